@@ -1,0 +1,169 @@
+"""The config: its types, the part of it that is science, and where its files are."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wgan_sweep import runs
+from wgan_sweep.errors import InputError
+
+
+@dataclass
+class Div:
+    """Exponents of the Wasserstein divergence."""
+
+    k: float = MISSING
+    p: float = MISSING
+
+
+@dataclass
+class Train:
+    """How a run is trained."""
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    n_critic: int = MISSING
+    ema: float = MISSING
+    precision: str = MISSING
+
+
+@dataclass
+class Config:
+    """The root. A group whose options are objects (``_target_``) is untyped here: the object's signature is its type."""
+
+    loss: Any = MISSING
+    constraint: Any = MISSING
+    sampling: Any = MISSING
+    div: Div = field(default_factory=Div)
+    stabiliser: Any = MISSING
+    model: Any = MISSING
+    data: Any = MISSING
+    optimizer: Any = MISSING
+    train: Train = field(default_factory=Train)
+    seed: int = MISSING
+    scorer: Any = MISSING
+    tracker: Any = MISSING
+    device: str = MISSING
+    runs: str = MISSING
+    log_every: int = MISSING
+    save_every: int = MISSING
+    choices: dict[str, str] = field(default_factory=dict)
+    """Which option of each group was chosen, by name; filled in when the config is composed."""
+
+
+SCIENCE = ("loss", "constraint", "stabiliser", "model", "data", "optimizer", "train", "seed")
+BY_REFERENCE = ("div", "sampling")
+"""Groups that count where one of `SCIENCE` refers to them, and nowhere else."""
+
+
+def conf_dir() -> Path:
+    """Return the folder of the config groups: beside the package where it was installed, else the checkout's."""
+    package = Path(__file__).parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def register() -> None:
+    """Make the types known to Hydra, as ``schema``."""
+    ConfigStore.instance().store(name="schema", node=Config, provider="wgan_sweep")
+
+
+def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
+    """Return the typed, resolved config of a composed one.
+
+    A path to data is made absolute: it names the data in the run's identity, whatever the working directory.
+
+    Raises:
+        InputError: if a value is missing or refers to nothing.
+    """
+    composed = cast("DictConfig", OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"]))
+    typed = OmegaConf.merge(OmegaConf.structured(Config), composed)
+    try:
+        config = cast("Config", OmegaConf.to_object(typed))
+    except OmegaConfBaseException as error:
+        raise InputError(f"the config is not complete: {error}") from error
+    named = {group: name for group, name in choices.items() if name and not group.startswith("hydra/")}
+    config.choices = config.choices | named
+    if config.data.get("path"):
+        config.data["path"] = str(Path(config.data["path"]).expanduser().absolute())
+    return config
+
+
+def science(config: Config) -> dict[str, Any]:
+    """Return what a run's identity is made of.
+
+    Not in it: how far it is trained (`train.steps`), where files are (`data.root`), and all that changes no weight.
+    """
+    values = {name: getattr(config, name) for name in SCIENCE}
+    values["train"] = {name: value for name, value in asdict(config.train).items() if name != "steps"}
+    values["data"] = {name: value for name, value in config.data.items() if name != "root"}
+    return cast("dict[str, Any]", runs.canonical(values))
+
+
+def run_id(config: Config) -> str:
+    """Return the name of the run that this config asks for."""
+    return runs.run_id(science(config))
+
+
+def differences(one: Any, other: Any, key: str = "") -> Iterator[str]:
+    """Yield ``key: value in one, value in other`` for each leaf in which two configs differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in sorted({*one, *other}):
+            yield from differences(one.get(name), other.get(name), f"{key}.{name}" if key else name)
+    elif one != other:
+        yield f"{key}: {one!r}, {other!r}"
+
+
+def to_yaml(config: Config) -> str:
+    """Return the config as yaml; `read` gives it back."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def read(path: Path) -> Config:
+    """Read the ``config.yaml`` of a run.
+
+    Raises:
+        InputError: if it does not fit the schema.
+    """
+    try:
+        return finalise(cast("DictConfig", OmegaConf.load(path)), {})
+    except OmegaConfBaseException as error:
+        raise InputError(f"{path} is not a run's config: {error}") from error
+
+
+def _references(node: Any) -> Iterator[str]:
+    """Yield the keys that the interpolations below a node refer to."""
+    if isinstance(node, Mapping):
+        for value in node.values():
+            yield from _references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _references(value)
+    elif isinstance(node, str):
+        for part in node.split("${")[1:]:
+            yield part.split("}")[0]
+
+
+def _related(key: str, other: str) -> bool:
+    return key == other or key.startswith(other + ".") or other.startswith(key + ".")
+
+
+def unused_overrides(composed: DictConfig, keys: Iterable[str]) -> list[str]:
+    """Return those of the overridden keys that no chosen option refers to.
+
+    Args:
+        composed: The composed config, with its interpolations.
+        keys: Keys as given on the command line, for example ``div.k`` or ``sampling``.
+    """
+    raw = cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=False))
+    used = {reference for name in SCIENCE for reference in _references(raw.get(name))}
+    for name in BY_REFERENCE:
+        if any(_related(name, reference) for reference in used):
+            used |= set(_references(raw.get(name)))
+    of_reference = [key for key in keys if key.split(".")[0] in BY_REFERENCE]
+    return [key for key in of_reference if not any(_related(key, reference) for reference in used)]

@@ -1,0 +1,10 @@
+"""Real examples: sets of uint8 images, and endless batches of them."""
+
+from wgan_sweep.data.batches import Batches
+from wgan_sweep.data.folder import ImageFolder
+from wgan_sweep.data.mnist5k import Mnist5k
+from wgan_sweep.data.npz import Npz
+from wgan_sweep.data.store import ImageSet, crop_and_resize, pad
+from wgan_sweep.data.torchvision import Torchvision
+
+__all__ = ["Batches", "ImageFolder", "ImageSet", "Mnist5k", "Npz", "Torchvision", "crop_and_resize", "pad"]

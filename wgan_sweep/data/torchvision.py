@@ -1,0 +1,68 @@
+"""The field's standard sets, as torchvision reads them, each turned once into a cached array."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wgan_sweep.data.store import MODES, ImageSet, Prepare, as_array, stored_once
+from wgan_sweep.errors import InputError
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """A data set of torchvision, its labels dropped.
+
+    Args:
+        name: What the set and its split are called, for example ``cifar10-train``; part of the cache's key.
+        dataset: torchvision's class with its options, called with ``root`` (and ``download=True`` if files are missing).
+        downloads: Whether that class can fetch its files.
+        root: The folder that torchvision looks in.
+        files: The files it needs there, for the error when they cannot be had.
+        prepare: Applied to each picture, so that all come out in one size.
+        channels: 3 (colour) or 1 (grey).
+    """
+
+    name: str
+    dataset: Callable[..., Any]
+    downloads: bool
+    root: str
+    files: Sequence[str]
+    prepare: Prepare
+    channels: int
+
+    def load(self) -> ImageSet:
+        """Return uint8 ``[N, H, W, channels]``.
+
+        Raises:
+            InputError: if files are missing and cannot be fetched; the message names them and their place.
+        """
+        root = Path(self.root).expanduser()
+        return stored_once(self._key(root), lambda: self._open(root), self._images)
+
+    def _key(self, root: Path) -> tuple[Any, ...]:
+        options = {name: value for name, value in getattr(self.prepare, "keywords", {}).items()}
+        return ("torchvision", self.name, str(root.resolve()), sorted(options.items()), self.channels)
+
+    def _open(self, root: Path) -> Any:
+        attempts = [{}, {"download": True}] if self.downloads else [{}]
+        problem: Exception | None = None
+        for options in attempts:
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                return self.dataset(root=str(root), **options)
+            except (OSError, RuntimeError, ImportError, ValueError) as error:
+                problem = error
+        raise InputError(
+            f"the files of {self.name} are not in {root} and could not be fetched ({problem}): "
+            f"put {', '.join(self.files)} into {root}, or set data.root to the folder that holds them"
+        ) from problem
+
+    def _images(self, dataset: Any) -> Iterator[NDArray[np.uint8]]:
+        for example in dataset:
+            picture: Image.Image = example[0]
+            yield as_array(self.prepare(picture.convert(MODES[self.channels])))

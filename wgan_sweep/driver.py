@@ -1,0 +1,246 @@
+"""One loop carries a trainer's measurements outward: to the run's directory, its tracker and the display."""
+
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wgan_sweep import checkpoints, provenance
+from wgan_sweep.config import Config, differences, run_id, science, to_yaml
+from wgan_sweep.errors import InputError
+from wgan_sweep.experiment import build, make_tracker
+from wgan_sweep.files import write
+from wgan_sweep.images import grid, png
+from wgan_sweep.progress import Display, RunProgress
+from wgan_sweep.runs import Record, RunDir, Status
+from wgan_sweep.tracking import Guarded, RunIdentity, Tracker
+
+log = logging.getLogger("wgan_sweep")
+
+SAMPLES = 64
+"""Images in a picture of samples."""
+
+
+class _DivergedError(Exception):
+    """A measurement that is not finite."""
+
+
+class _Session:
+    """One sitting of a run: from its checkpoint, or from nothing, to its end.
+
+    Building it writes nothing, so that a config that cannot work leaves no trace.
+    """
+
+    def __init__(self, config: Config, directory: RunDir) -> None:
+        self._config = config
+        self._directory = directory
+        parts = build(config)
+        self._trainer, self._scorer = parts.trainer, parts.scorer
+        self._window: list[tuple[int, dict[str, Tensor]]] = []
+        state, self._problems = checkpoints.load(directory.checkpoint)
+        if state is not None:
+            if found := list(differences(state["science"], science(config))):
+                raise InputError(
+                    f"{directory.checkpoint} belongs to another config (key: there, here): {'; '.join(found)}. "
+                    "Move it away to train anew, or ask for its config"
+                )
+            self._trainer.load_state_dict(state["trainer"])
+
+    def run(self, record: Record, tracker: Tracker, shown: RunProgress) -> None:
+        """Train and score to the end that the config asks for."""
+        self._record, self._tracker, self._shown = record, tracker, shown
+        self._take_up()
+        shown.working_on("preparing to score")
+        self._scorer.prepare()
+        every, until = self._config.scorer.get("every", 0), self._config.train.steps
+        for values in self._trainer.steps(until):
+            step = self._trainer.step
+            self._window.append((step, values))
+            scoring = bool(every) and step % every == 0
+            saving = step % self._config.save_every == 0
+            if step % self._config.log_every == 0 or scoring or saving or step == until:
+                self._log()
+            if scoring or saving or step == until:
+                self._save()  # before scoring: a score is never ahead of the checkpoint
+            if scoring:
+                self._score()
+        if self._record.scores.get("step") != self._trainer.step:
+            self._score()
+
+    def _take_up(self) -> None:
+        """Bring directory and record to the step that the checkpoint is at."""
+        for problem in self._problems:
+            self._shown.say(f"falling back to the previous checkpoint: {problem}")
+            log.warning("falling back to the previous checkpoint: %s", problem)
+        if self._trainer.why_double_backward:
+            log.info("gradient terms by double backward: %s", self._trainer.why_double_backward)
+        log.info("starting at step %d", self._trainer.step)
+        self._directory.forget_after(self._trainer.step)
+        for scores in (self._record.scores, self._record.best):
+            if scores.get("step", 0) > self._trainer.step:
+                scores.clear()
+        self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
+        self._directory.write_record(self._record)
+
+    def _log(self) -> None:
+        """Write the last step's measurements; look at all since the last time for one that is not finite."""
+        names = list(self._window[-1][1])
+        table = torch.stack([torch.stack([values[name].float() for name in names]) for _, values in self._window]).cpu()
+        for (step, _), row in zip(self._window, table, strict=True):
+            if not row.isfinite().all():
+                bad = ", ".join(f"{name}={value:g}" for name, value in zip(names, row.tolist(), strict=True))
+                raise _DivergedError(f"not finite at step {step}: {bad}")
+        self._window.clear()
+        measured = dict(zip(names, table[-1].tolist(), strict=True))
+        if "gradient_norm" not in measured:
+            measured["gradient_norm"] = float(self._trainer.gradient_norm())
+        self._write(measured)
+
+    def _write(self, measured: Mapping[str, float]) -> None:
+        step = self._trainer.step
+        line = {"step": step, "images_seen": self._trainer.images_seen, **measured}
+        self._directory.append_metrics(line)
+        self._tracker.log(step, {name: value for name, value in line.items() if name != "step"})
+        self._shown.update(step, line)
+
+    def _save(self) -> None:
+        state = {"science": science(self._config), "trainer": self._trainer.state_dict()}
+        checkpoints.save(self._directory.checkpoint, state)
+        self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
+        self._directory.write_record(self._record)
+
+    def _score(self) -> None:
+        step = self._trainer.step
+        picture = grid(self._trainer.sampler("picture")(SAMPLES))
+        write(self._directory.samples(step), png(picture))
+        self._tracker.images(step, picture)
+        self._shown.working_on("scoring")
+        if scores := self._scorer(self._trainer.sampler("score")):
+            self._write(scores)
+            self._record.scores = {"step": step, **scores}
+            if not self._record.best or scores["fid"] <= self._record.best["fid"]:
+                self._record.best = dict(self._record.scores)
+        self._directory.write_record(self._record)
+
+
+def _scored_by(scorer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a scorer's config decides on its result."""
+    return {name: value for name, value in scorer.items() if name not in ("every", "batch_size", "weights")}
+
+
+def is_finished(record: Record | None, config: Config) -> bool:
+    """Say whether nothing that a config asks for is left to do; a run that diverged would diverge again."""
+    if record is None:
+        return False
+    if record.status == Status.DIVERGED:
+        return True
+    same_scorer = _scored_by(record.config["scorer"]) == _scored_by(config.scorer)
+    return record.status == Status.DONE and record.step >= config.train.steps and same_scorer
+
+
+def directory_of(config: Config) -> RunDir:
+    """Return the directory of the run that a config asks for."""
+    return RunDir(Path(config.runs).expanduser() / run_id(config))
+
+
+def _started(config: Config, record: Record | None, overrides: list[str]) -> Record:
+    """Return the record of a run that starts, or starts again."""
+    if record is None:
+        record = Record(run_id(config), overrides=overrides, started=provenance.now())
+    elif _scored_by(record.config["scorer"]) != _scored_by(config.scorer):
+        record.scores, record.best = {}, {}  # of another scale
+    record.status = Status.RUNNING
+    record.error = record.finished = None
+    record.config = asdict(config)
+    record.versions, record.git, record.host = provenance.versions(), provenance.git(), platform.node()
+    return record
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
+
+
+def run(config: Config, *, overrides: list[str], display: Display, group: str | None = None) -> Record:
+    """Do what is left to do of a run: train from its checkpoint, score, and record how it ended.
+
+    Args:
+        config: What to run.
+        overrides: What the user typed to get there.
+        display: Where to show progress.
+        group: The sweep it belongs to.
+
+    Returns:
+        The run's record. Divergence and failure are statuses of it, not exceptions.
+
+    Raises:
+        InputError: if the config cannot work, or the run's directory belongs to another one; nothing is written then.
+    """
+    directory = directory_of(config)
+    record = directory.read_record()
+    with display.run(" ".join([run_id(config), *overrides]), config.train.steps) as shown:
+        if record is not None and is_finished(record, config):
+            shown.summary = f"{summary(record)} (nothing left to do)"
+            return record
+        began = time.monotonic()
+        session: _Session | None = None
+        problem: str | None = None
+        try:
+            session = _Session(config, directory)
+        except InputError:
+            raise
+        except Exception:
+            problem = traceback.format_exc()
+        record = _started(config, record, overrides)
+        write(directory.config, to_yaml(config))
+        directory.write_record(record)
+        identity = RunIdentity(record.run_id, directory.path.absolute(), group, record.config)
+        with _logging_to(directory.log):
+            tracker = Guarded(lambda: make_tracker(config, identity))
+            try:
+                if session is not None:
+                    session.run(record, tracker, shown)
+                    record.status = Status.DONE
+            except _DivergedError as error:
+                record.status, record.error = Status.DIVERGED, str(error)
+            except Exception:
+                problem = traceback.format_exc()
+            finally:
+                if problem:
+                    record.status, record.error = Status.FAILED, problem
+                    log.error(problem)
+                if record.status != Status.RUNNING:  # else interrupted: the next start takes it up
+                    record.finished = provenance.now()
+                directory.write_record(record)
+                tracker.close(record.status, {f"best_{name}": value for name, value in record.best.items()})
+        shown.summary = f"{summary(record)}  {time.monotonic() - began:.0f} s"
+    return record
+
+
+def summary(record: Record) -> str:
+    """Return one line about a run."""
+    if record.error:
+        return f"{record.status}: {record.error.strip().splitlines()[-1]}"
+    scores = record.scores
+    if "fid" not in scores:
+        return f"{record.status} at step {record.step}"
+    counts = f"{scores['fid_generated']:.0f} generated, {scores['fid_real']:.0f} real, {scores['fid_feature']:.0f} features"
+    return f"{record.status} at step {record.step}: FID {scores['fid']:.2f} ({counts})"

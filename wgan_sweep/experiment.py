@@ -1,0 +1,198 @@
+"""From a config to the parts of a run. What cannot work is refused here, before any work starts."""
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, cast
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from torch import Tensor
+
+from wgan_sweep import rng
+from wgan_sweep.config import Config
+from wgan_sweep.constraints import Constraint
+from wgan_sweep.data import Batches, ImageSet
+from wgan_sweep.errors import InputError
+from wgan_sweep.losses import Loss
+from wgan_sweep.precision import precision
+from wgan_sweep.stabilisers import Stabiliser
+from wgan_sweep.tracking import RunIdentity, Tracker
+from wgan_sweep.trainer import Trainer
+
+
+class Model(Protocol):
+    """A pair of networks, for a shape of data."""
+
+    latent_dim: int
+
+    def generator(self, shape: tuple[int, ...]) -> torch.nn.Module:
+        """Return the generator."""
+
+    def critic(self, shape: tuple[int, ...]) -> torch.nn.Module:
+        """Return the critic."""
+
+
+class Scorer(Protocol):
+    """Measures generated images against real ones."""
+
+    def prepare(self) -> None:
+        """Do what can be done before there is a generator."""
+
+    def __call__(self, sample: Callable[[int], Tensor]) -> dict[str, float]:
+        """Return scores; `sample` makes the next N uint8 images."""
+
+
+def _simple(hint: Any) -> set[type]:
+    """Return the plain types that a hint admits, empty where it says nothing of them."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    hints = set(typing.get_args(hint)) if union else {hint}
+    return hints & {int, float, str, bool, type(None)}
+
+
+def _check_types(node: Any, key: str) -> None:
+    """Check the plain values of each ``_target_`` below a node against its signature.
+
+    Raises:
+        InputError: for a value of another type, a key the target does not take, or one that it misses.
+    """
+    if isinstance(node, list):
+        for index, value in enumerate(node):
+            _check_types(value, f"{key}[{index}]")
+    if not isinstance(node, Mapping):
+        return
+    hints: dict[str, Any] = {}
+    if target := node.get("_target_"):
+        called = get_object(target)
+        hints = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
+    for name, value in node.items():
+        allowed = _simple(hints.get(name))
+        if allowed and isinstance(value, int | float | str | bool | type(None)):
+            fits = type(value) in allowed or (float in allowed and type(value) is int)
+            if not fits:
+                names = " or ".join(sorted("null" if t is type(None) else t.__name__ for t in allowed))
+                raise InputError(f"{key}.{name} must be {names}, got {value!r}")
+        _check_types(value, f"{key}.{name}")
+
+
+def _make(node: Mapping[str, Any], key: str) -> Any:
+    """Instantiate a config node; what is wrong with its values comes out as InputError."""
+    _check_types(node, key)
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={name} cannot be used ({error}): use auto, cpu or cuda") from error
+    return device
+
+
+@lru_cache(maxsize=2)
+def _load_data(node: str) -> ImageSet:
+    return cast("ImageSet", _make(json.loads(node), "data").load())
+
+
+def _images(config: Config) -> ImageSet:
+    """Return the data; the cells of a sweep share it."""
+    return _load_data(json.dumps(config.data, sort_keys=True))
+
+
+def _check_numbers(config: Config) -> None:
+    at_least = {
+        "train.steps": (config.train.steps, 1),
+        "train.batch_size": (config.train.batch_size, 1),
+        "train.n_critic": (config.train.n_critic, 1),
+        "log_every": (config.log_every, 1),
+        "save_every": (config.save_every, 1),
+        "scorer.every": (config.scorer.get("every", 0), 0),
+    }
+    for key, (value, bound) in at_least.items():
+        if value < bound:
+            raise InputError(f"{key} must be {bound} or more, got {value}")
+    if not 0 <= config.train.ema < 1:
+        raise InputError(f"train.ema must be in [0, 1), got {config.train.ema:g}; 0 turns averaging off")
+
+
+@dataclass
+class Parts:
+    """What a run is made of."""
+
+    trainer: Trainer
+    scorer: Scorer
+
+
+def _scorer(config: Config, images: ImageSet, device: torch.device) -> Scorer:
+    node = {name: value for name, value in config.scorer.items() if name != "every"}
+    return cast("Scorer", _make(node, "scorer")(real=images, device=device))
+
+
+def build(config: Config) -> Parts:
+    """Build a run's parts, at step 0.
+
+    Raises:
+        InputError: if the config cannot work.
+    """
+    _check_numbers(config)
+    device = _device(config.device)
+    arithmetic = precision(config.train.precision, device)
+    loss = cast("Loss", _make(config.loss, "loss"))
+    constraint = cast("Constraint", _make(config.constraint, "constraint"))
+    stabiliser = cast("Stabiliser", _make(config.stabiliser, "stabiliser"))
+    optimizer = _make(config.optimizer, "optimizer")
+    model = cast("Model", _make(config.model, "model"))
+    images = _images(config)
+    batches = Batches(images, config.train.batch_size, config.seed, device)
+    # Both on the CPU first, so that every device starts from the same weights.
+    with rng.seeded(config.seed, "generator"):
+        generator = model.generator(images.shape)
+    with rng.seeded(config.seed, "critic"):
+        critic = constraint.wrap(model.critic(images.shape))
+    trainer = Trainer(
+        generator=generator.to(device, memory_format=torch.channels_last),
+        critic=critic.to(device, memory_format=torch.channels_last),
+        loss=loss,
+        constraint=constraint,
+        stabiliser=stabiliser,
+        generator_optimizer=optimizer,
+        critic_optimizer=optimizer,
+        batches=batches,
+        latent_dim=model.latent_dim,
+        n_critic=config.train.n_critic,
+        ema=config.train.ema,
+        seed=config.seed,
+        device=device,
+        precision=arithmetic,
+    )
+    return Parts(trainer, _scorer(config, images, device))
+
+
+def make_tracker(config: Config, run: RunIdentity) -> Tracker:
+    """Start the tracker of a run."""
+    return cast("Tracker", _make(config.tracker, "tracker")(run=run))
+
+
+def check(config: Config) -> None:
+    """Refuse a config that cannot work, before any training.
+
+    Raises:
+        InputError: with what is wrong, the value, and what to do.
+    """
+    build(config)

@@ -1,0 +1,169 @@
+r"""A gradient term is *what* (psi of the per-example gradient norm) times *where* (r(x)).
+
+With :math:`g_i = \nabla_x T(x_i)`, a term is :math:`\frac1N \sum_i \psi(\lVert g_i \rVert)`. Its gradient in the
+critic's parameters equals that of the directional derivative :math:`\sum_i \langle v_i, \nabla_x T(x_i) \rangle` with
+:math:`v_i = \psi'(\lVert g_i \rVert)\, g_i / (N \lVert g_i \rVert)` held constant, because
+:math:`d\psi(\lVert g \rVert) = \psi'(\lVert g \rVert) \langle g / \lVert g \rVert, dg \rangle`. So one plain backward
+to the input gives :math:`g`, and one forward-mode derivative along :math:`v`, differentiated once, gives the rest: no
+graph of a graph. :func:`double_backward` is the textbook form, kept as the reference and as the fallback.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wgan_sweep.errors import InputError
+from wgan_sweep.sampling import Sampling
+
+Critic = Callable[[Tensor], Tensor]
+
+
+class Psi(Protocol):
+    """A function of the norm, elementwise, with its derivative."""
+
+    def __call__(self, norm: Tensor) -> Tensor:
+        """Return psi(norm)."""
+
+    def derivative(self, norm: Tensor) -> Tensor:
+        """Return psi'(norm)."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """psi(n) = k n^p: the Wasserstein divergence W_{k,p} (Wu et al. 2018).
+
+    Raises:
+        InputError: unless k > 0 and p > 1, outside of which it is not a divergence.
+    """
+
+    k: float
+    p: float
+
+    def __post_init__(self) -> None:
+        if not self.k > 0:
+            raise InputError(f"div.k must be above 0, got {self.k:g}: W_(k,p) is a divergence for k > 0 and p > 1 only")
+        if not self.p > 1:
+            raise InputError(f"div.p must be above 1, got {self.p:g}: W_(k,p) is a divergence for k > 0 and p > 1 only")
+
+    def __call__(self, norm: Tensor) -> Tensor:
+        """Return k n^p."""
+        return self.k * norm**self.p
+
+    def derivative(self, norm: Tensor) -> Tensor:
+        """Return k p n^(p-1); 0 at n = 0, its limit, for every p > 1."""
+        return self.k * self.p * norm ** (self.p - 1)
+
+
+@dataclass(frozen=True)
+class Centred:
+    """psi(n) = weight |n - centre|^exponent.
+
+    The gradient penalty (Gulrajani et al. 2017, equation 3) is weight 10, centre 1, exponent 2; R1 (Mescheder et al.
+    2018, equation 9) is weight gamma/2, centre 0, exponent 2 on real points.
+
+    Raises:
+        InputError: unless weight > 0, centre >= 0 and exponent > 1.
+    """
+
+    weight: float
+    centre: float = 1.0
+    exponent: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, value, holds, bound in (
+            ("weight", self.weight, self.weight > 0, "above 0"),
+            ("centre", self.centre, self.centre >= 0, "0 or more"),
+            ("exponent", self.exponent, self.exponent > 1, "above 1"),
+        ):
+            if not holds:
+                raise InputError(f"the gradient penalty's {name} must be {bound}, got {value:g}")
+
+    def __call__(self, norm: Tensor) -> Tensor:
+        """Return weight |n - centre|^exponent."""
+        return self.weight * (norm - self.centre).abs() ** self.exponent
+
+    def derivative(self, norm: Tensor) -> Tensor:
+        """Return the derivative in n."""
+        off = norm - self.centre
+        return self.weight * self.exponent * off.sign() * off.abs() ** (self.exponent - 1)
+
+
+class Evaluation(NamedTuple):
+    """A gradient term at one batch of points."""
+
+    objective: Tensor
+    """Scalar to add to the critic's loss: its *gradient* in the parameters is the term's (its value need not be)."""
+    value: Tensor
+    """Scalar, detached: the term."""
+    norms: Tensor
+    """``[N]``, detached: the norm of the critic's gradient at each point."""
+
+
+def _per_example_norm(gradient: Tensor) -> Tensor:
+    """Return ``[N]`` norms over all other axes, in float32 at least."""
+    return torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.promote_types(gradient.dtype, torch.float32))
+
+
+def input_gradient(critic: Critic, points: Tensor) -> Tensor:
+    """Return the critic's gradient at each of `points` (``[N, ...]``, same shape), detached."""
+    points = points.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(critic(points).sum(), points)
+    return gradient
+
+
+def forward_over_reverse(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
+    """Evaluate mean psi(norm of the gradient) at `points` (``[N, ...]``) without double backward."""
+    gradient = input_gradient(critic, points)
+    norms = _per_example_norm(gradient)
+    # The direction is undefined at a zero gradient; for p < 2 psi'(n)/n grows without bound there while psi'(n) g/n
+    # goes to 0, which is the limit taken.
+    scale = torch.where(norms > 0, psi.derivative(norms) / norms, 0.0) / norms.numel()
+    direction = gradient * scale.to(gradient.dtype).view(-1, *(1,) * (gradient.dim() - 1))
+    _, slope = torch.func.jvp(critic, (points.detach(),), (direction,))
+    return Evaluation(slope.sum(), psi(norms).mean(), norms)
+
+
+def double_backward(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
+    """Evaluate the same term as :func:`forward_over_reverse` by differentiating the gradient's own graph."""
+    points = points.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+        norms = _per_example_norm(gradient)
+        value = psi(norms).mean()
+    return Evaluation(value, value.detach(), norms.detach())
+
+
+Form = Callable[[Critic, Tensor, Psi], Evaluation]
+
+
+@dataclass(frozen=True)
+class GradientTerm:
+    """mean psi(norm of the critic's gradient) over the points of r(x)."""
+
+    psi: Psi
+    sampling: Sampling
+
+    def __call__(
+        self, critic: Critic, real: Tensor, fake: Tensor, generator: torch.Generator, form: Form
+    ) -> Evaluation:
+        """Evaluate the term on a batch: `real` and `fake` are ``[N, ...]``, the critic returns ``[N]`` scores."""
+        return form(critic, self.sampling(real, fake, generator), self.psi)
+
+
+def why_no_forward_mode(critic: nn.Module) -> str | None:
+    """Return why this critic needs :func:`double_backward`, or None where :func:`forward_over_reverse` is exact.
+
+    PyTorch's forward-mode rules of LayerNorm and InstanceNorm treat the saved statistics as constants, so that
+    differentiating them is silently wrong (GroupNorm's rule is right, and can express both); BatchNorm in training
+    mode has none, for it writes to its buffers.
+    """
+    for name, module in critic.named_modules():
+        if isinstance(module, nn.LayerNorm | nn.modules.instancenorm._InstanceNorm):
+            return f"the forward-mode rule of {type(module).__name__} ({name}) gives wrong second derivatives"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return f"{type(module).__name__} ({name}) has no forward-mode rule in training mode"
+    return None

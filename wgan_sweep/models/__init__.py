@@ -1,0 +1,7 @@
+"""Pairs of generator and critic, made for a shape of data."""
+
+from wgan_sweep.models.dcgan import DCGAN
+from wgan_sweep.models.mlp import MLP
+from wgan_sweep.models.resnet import ResNet
+
+__all__ = ["DCGAN", "MLP", "ResNet"]

@@ -1,0 +1,40 @@
+"""Multilayer perceptrons: for points in the plane, and the weakest generator for images (Arjovsky et al. 2017)."""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from wgan_sweep.models.layers import Scores
+
+
+@dataclass(frozen=True)
+class MLP:
+    """ReLU layers of one width.
+
+    Args:
+        dim: Width of the hidden layers.
+        depth: How many hidden layers each network has.
+        latent_dim: Size of z.
+    """
+
+    dim: int
+    depth: int
+    latent_dim: int
+
+    def _hidden(self, before: int) -> list[nn.Module]:
+        widths = [before] + [self.dim] * self.depth
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        return layers
+
+    def generator(self, shape: tuple[int, ...]) -> nn.Module:
+        """Return a network from ``[N, latent_dim]`` to ``[N, *shape]``: images in [-1, 1], points unbounded."""
+        bound: list[nn.Module] = [nn.Tanh()] if len(shape) == 3 else []
+        last = nn.Linear(self.dim, math.prod(shape))
+        return nn.Sequential(*self._hidden(self.latent_dim), last, *bound, nn.Unflatten(1, shape))
+
+    def critic(self, shape: tuple[int, ...]) -> nn.Module:
+        """Return a network from ``[N, *shape]`` to ``[N]`` scores."""
+        return nn.Sequential(nn.Flatten(), *self._hidden(math.prod(shape)), Scores(self.dim))

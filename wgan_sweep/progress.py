@@ -1,0 +1,133 @@
+"""How far a run and its sweep are: live bars on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def _describe(values: Mapping[str, float], rate: float) -> str:
+    parts = [f"{rate:,.0f} img/s"]
+    if "wasserstein" in values:
+        parts.append(f"W {values['wasserstein']:.3g}")
+    if "fid" in values:
+        parts.append(f"FID {values['fid']:.2f}")
+    return "  ".join(parts)
+
+
+class RunProgress:
+    """One run's share of the display: a bar while it goes on, its `summary` as one line at the end."""
+
+    def __init__(self, display: "Display", label: str, total: int) -> None:
+        self.summary = "interrupted"
+        self._display = display
+        self._label = label
+        self._total = total
+        self._task = display.add(label, total)
+        self._first: tuple[float, int, int] | None = None
+        self._shown: dict[str, float] = {}
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._display.remove(self._task)
+        self.say(self.summary if kind is None else f"{self.summary} ({kind.__name__})")
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Show measurements of a step; they hold `images_seen`."""
+        now, seen = time.monotonic(), int(values["images_seen"])
+        self._first = self._first or (now, step, seen)
+        since, first_step, before = self._first
+        elapsed = now - since
+        self._shown |= values
+        text = _describe(self._shown, (seen - before) / elapsed if elapsed else 0.0)
+        self._display.move(self._task, step, text)
+        if now - self._said >= SECONDS_BETWEEN_LINES and step > first_step:
+            self._said = now
+            left = (self._total - step) * elapsed / (step - first_step)
+            self._display.line_if_plain(f"{self._label}  step {step}/{self._total}  {text}  {left:.0f} s left")
+
+    def working_on(self, text: str) -> None:
+        """Show what the run does while its steps stand still (such as scoring)."""
+        self._display.move(self._task, None, text)
+        self._display.line_if_plain(f"{self._label}  {text}")
+
+    def say(self, text: str) -> None:
+        """Say a line about the run."""
+        self._display.line(f"{self._label}  {text}")
+
+
+class Display:
+    """The terminal, or a log: a bar for the sweep and one per run.
+
+    Args:
+        console: Where to write; standard error by default, so that standard output holds results only.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._live: Progress | None = None
+        self._sweep: TaskID | None = None
+
+    def _progress(self) -> Progress | None:
+        if self._live is None and self.console.is_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._live.start()
+        return self._live
+
+    def sweep(self, total: int) -> None:
+        """Show a bar for a sweep of `total` runs, until `close`."""
+        if progress := self._progress():
+            self._sweep = progress.add_task("sweep", total=total, text="runs")
+
+    def run(self, label: str, total: int) -> RunProgress:
+        """Start to show a run of `total` steps."""
+        return RunProgress(self, label, total)
+
+    def add(self, label: str, total: int) -> TaskID | None:
+        """Add a bar."""
+        progress = self._progress()
+        return progress.add_task(label, total=total, text="") if progress else None
+
+    def move(self, task: TaskID | None, step: int | None, text: str) -> None:
+        """Move a bar."""
+        if self._live and task is not None:
+            self._live.update(task, completed=step, text=text)
+
+    def remove(self, task: TaskID | None) -> None:
+        """Take a run's bar away and move the sweep's."""
+        if self._live and task is not None:
+            self._live.remove_task(task)
+            if self._sweep is not None:
+                self._live.advance(self._sweep)
+            else:
+                self.close()
+
+    def line(self, text: str) -> None:
+        """Write a line."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def line_if_plain(self, text: str) -> None:
+        """Write a line where there are no bars."""
+        if self._live is None:
+            self.line(text)
+
+    def close(self) -> None:
+        """Take all bars away."""
+        if self._live:
+            self._live.stop()
+        self._live = self._sweep = None

@@ -1,0 +1,261 @@
+"""Tables from run directories alone: the axes that vary, mean and spread over seeds, and what is missing."""
+
+import argparse
+import csv
+import io
+import json
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from wgan_sweep.runs import Record, Status, canonical, find_runs
+
+GROUPS = ("loss", "constraint", "sampling", "div", "stabiliser", "model", "data", "optimizer")
+MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real")
+"""What FIDs must have in common to be compared."""
+
+Key = tuple[str, ...]
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+
+
+def _text(value: Any) -> str:
+    value = canonical(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def coordinates(record: Record) -> dict[str, str]:
+    """Return where a run stands on every axis: the option of each group by name, and every number by its key."""
+    config = record.config
+    chosen = {group: name for group, name in config.get("choices", {}).items() if group in GROUPS}
+    # A group's own numbers come after its name; `train.steps` does not tell runs apart, it says how far they are.
+    numbers = {
+        key: _text(value)
+        for group in ("div", *GROUPS[:2], *GROUPS[4:], "train")
+        for key, value in _leaves(config.get(group), group)
+        if not key.endswith("_target_") and key not in ("train.steps", "data.root")
+    }
+    measured = {name: _text(record.scores[name]) for name in MEASURED_WITH if name in record.scores}
+    return {**chosen, **numbers, **measured}
+
+
+def _overridden(record: Record) -> set[str]:
+    return {override.lstrip("+~").split("=")[0] for override in record.overrides}
+
+
+def axes(records: Sequence[Record]) -> list[str]:
+    """Return the axes that vary among runs, the slowest first.
+
+    These are the keys that a user set and that differ; and of the other keys that differ, as many as it takes to tell
+    runs apart that are otherwise in one place (a loss brings its optimizer: that is no axis of its own).
+    """
+    places = [coordinates(record) for record in records]
+    keys = list(dict.fromkeys(key for place in places for key in place))
+    varying = [key for key in keys if len({place.get(key) for place in places}) > 1]
+    typed = set().union(*(_overridden(record) for record in records)) if records else set()
+    found = [key for key in varying if key in typed]
+
+    def groups(by: Iterable[str]) -> int:
+        return len({tuple(place.get(key) for key in by) for place in places})
+
+    for key in varying:
+        if key not in found and key not in MEASURED_WITH and groups([*found, key]) > groups(found):
+            found.append(key)
+    return found + [key for key in MEASURED_WITH if key in varying and _mixed(places, found, key)]
+
+
+def _mixed(places: Sequence[Mapping[str, str]], found: Sequence[str], key: str) -> bool:
+    """Say whether a key takes two values among the runs that have it (a failed run has none)."""
+    return len({place[key] for place in places if key in place}) > 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs in one place on all axes but the seed."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def values(self) -> list[float]:
+        """FIDs of the finished runs."""
+        return [r.scores["fid"] for r in self.records if r.status == Status.DONE and "fid" in r.scores]
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """Their sample standard deviation, from two on."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def others(self) -> dict[str, int]:
+        """How many runs have no FID, by status (a finished run without one counts as ``unscored``)."""
+        left = [r for r in self.records if r.status != Status.DONE or "fid" not in r.scores]
+        return dict(Counter("unscored" if r.status == Status.DONE else str(r.status) for r in left))
+
+    def text(self) -> str:
+        """Return ``mean ± sd (n)`` and what else there is; ``missing`` where no run was started."""
+        if not self.records:
+            return "missing"
+        parts = []
+        if self.mean is not None:
+            spread = f" ± {self.sd:.2f}" if self.sd is not None else ""
+            parts.append(f"{self.mean:.2f}{spread} (n={len(self.values)})")
+        parts += [f"{count} {status}" for status, count in self.others.items()]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Runs, by their place on the axes."""
+
+    axes: list[str]
+    cells: dict[Key, Cell]
+    records: list[Record]
+
+    def values(self, axis: int) -> list[str]:
+        """Return the values on an axis: numbers by size, options in the order they were run."""
+        found = list(dict.fromkeys(key[axis] for key in self.cells))
+        try:
+            return sorted(found, key=float)
+        except ValueError:
+            return found
+
+
+def report(records: Sequence[Record]) -> Report:
+    """Sort runs into cells."""
+    found = axes(records)
+    cells: dict[Key, list[Record]] = {}
+    for record in records:
+        place = coordinates(record)
+        cells.setdefault(tuple(place.get(axis, "-") for axis in found), []).append(record)
+    return Report(found, {key: Cell(tuple(members)) for key, members in cells.items()}, list(records))
+
+
+def table(found: Report) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of text: the last axis runs across, the others down."""
+    if len(found.axes) < 2:
+        header = [*found.axes, "FID"]
+        return header, [[*key, found.cells[key].text()] for key in sorted(found.cells, key=_order(found))]
+    across = found.values(len(found.axes) - 1)
+    header = [*found.axes[:-1], *(f"{found.axes[-1]}={value}" for value in across)]
+    down = {key[:-1]: None for key in sorted(found.cells, key=_order(found))}
+    if len(found.axes) == 2:
+        down = {(value,): None for value in found.values(0)}
+    nothing = Cell(())
+    return header, [[*key, *(found.cells.get((*key, value), nothing).text() for value in across)] for key in down]
+
+
+def _order(found: Report) -> Callable[[Key], tuple[int, ...]]:
+    ranks = [{value: rank for rank, value in enumerate(found.values(axis))} for axis in range(len(found.axes))]
+    return lambda key: tuple(rank[value] for rank, value in zip(ranks, key, strict=True))
+
+
+def footnotes(found: Report) -> list[str]:
+    """Return what the numbers mean, and what went wrong."""
+    lines = []
+    for feature, generated, real in sorted({tuple(r.scores.get(n) for n in MEASURED_WITH) for r in found.records if "fid" in r.scores}):
+        lines.append(
+            f"FID on InceptionV3 features ({feature:.0f}), {generated:.0f} generated against {real:.0f} real images, "
+            "at the last step, mean ± sd over n seeds."
+        )
+    if len(lines) > 1:
+        lines.append("FIDs of different features or counts cannot be compared with each other.")
+    for record in found.records:
+        if record.error:
+            reason = record.error.strip().splitlines()[-1]
+            lines.append(f"{record.status}: {record.run_id} ({' '.join(record.overrides) or 'defaults'}): {reason}")
+    return lines
+
+
+def to_markdown(found: Report) -> str:
+    """Return the table and its footnotes as Markdown."""
+    header, rows = table(found)
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    ruled = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(header), ruled, *map(line, rows), "", *footnotes(found)]) + "\n"
+
+
+def _entries(found: Report) -> Iterator[dict[str, Any]]:
+    everywhere = product(*(found.values(axis) for axis in range(len(found.axes))))
+    nothing = Cell(())
+    for key in everywhere:
+        cell = found.cells.get(key, nothing)
+        yield {
+            **dict(zip(found.axes, key, strict=True)),
+            "fid": cell.mean,
+            "sd": cell.sd,
+            "n": len(cell.values),
+            **{name: next((r.scores[name] for r in cell.records if name in r.scores), None) for name in MEASURED_WITH},
+            "status": " ".join(f"{count} {status}" for status, count in cell.others.items()) or ("done" if cell.records else "missing"),
+            "runs": [record.run_id for record in cell.records],
+        }
+
+
+def to_csv(found: Report) -> str:
+    """Return one line per cell as CSV."""
+    entries = [{**entry, "runs": " ".join(entry["runs"])} for entry in _entries(found)]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(entries[0]) if entries else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(entries)
+    return out.getvalue()
+
+
+def to_json(found: Report) -> str:
+    """Return axes, cells and runs as JSON."""
+    runs = [
+        {
+            "run_id": r.run_id,
+            "status": r.status,
+            "step": r.step,
+            "seed": r.config.get("seed"),
+            "scores": r.scores,
+            "best": r.best,
+            "error": r.error,
+        }
+        for r in found.records
+    ]
+    return json.dumps({"axes": found.axes, "cells": list(_entries(found)), "runs": runs}, indent=2) + "\n"
+
+
+FORMATS: dict[str, Callable[[Report], str]] = {"md": to_markdown, "csv": to_csv, "json": to_json}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a report of the runs below a folder (``wgan-report``)."""
+    parser = argparse.ArgumentParser("wgan-report", description="Scores of the runs below a folder, as a table.")
+    parser.add_argument("runs", type=Path, help="the folder of runs, for example ./runs")
+    parser.add_argument("--format", choices=FORMATS, default="md", help="md (default), csv or json")
+    options = parser.parse_args(arguments)
+    if not options.runs.is_dir():
+        sys.exit(f"wgan-report: there is no folder {options.runs}: give the folder that holds the runs (key `runs`)")
+    try:
+        records = [record for _, record in find_runs(options.runs)]
+    except ValueError as error:
+        sys.exit(f"wgan-report: {error}")
+    if not records:
+        sys.exit(f"wgan-report: {options.runs} holds no runs: start some with wgan-sweep, or give another folder")
+    sys.stdout.write(FORMATS[options.format](report(records)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A run is a directory named by the hash of its science config; what is in it is the truth about it."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from wgan_sweep.files import write
+
+
+class Status(StrEnum):
+    """How far a run has come."""
+
+    NEW = "new"
+    RUNNING = "running"
+    """Started; not at its end yet, or interrupted."""
+    DONE = "done"
+    DIVERGED = "diverged"
+    """A loss was not finite."""
+    FAILED = "failed"
+    """An exception ended it."""
+
+
+def canonical(value: Any) -> Any:
+    """Return `value` with one spelling per number (2.0 is 2) and lists for tuples, ready for JSON.
+
+    Raises:
+        ValueError: for a number that is not finite.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(item) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"a config cannot hold {value}")
+        return int(value) if value.is_integer() else value
+    return value
+
+
+def run_id(science: Mapping[str, Any]) -> str:
+    """Return the name of the run with this science config: 12 hex digits of a SHA-256."""
+    text = json.dumps(canonical(science), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass
+class Record:
+    """What is known of a run, at every moment of it (``record.json``)."""
+
+    run_id: str
+    status: Status = Status.NEW
+    overrides: list[str] = field(default_factory=list)
+    """What the user typed when the run was started first."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The resolved config."""
+    step: int = 0
+    """Generator updates done, as of the last save."""
+    images_seen: int = 0
+    """Real images that the critic was shown, as of the last save."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """The last scores, with the step they were measured at."""
+    best: dict[str, float] = field(default_factory=dict)
+    """The scores with the lowest FID, with their step."""
+    error: str | None = None
+    """Why it failed or diverged; with the traceback where there is one."""
+    versions: dict[str, str] = field(default_factory=dict)
+    git: dict[str, Any] | None = None
+    host: str = ""
+    started: str | None = None
+    """When it was started first (UTC, ISO 8601)."""
+    finished: str | None = None
+    """When it last ended, well or not."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The directory of a run, and the files of the contract in it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, as yaml."""
+        return self.path / "config.yaml"
+
+    @property
+    def record(self) -> Path:
+        """The run's record, as JSON."""
+        return self.path / "record.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Measurements, a JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def log(self) -> Path:
+        """What the run said."""
+        return self.path / "log.txt"
+
+    def samples(self, step: int) -> Path:
+        """Return the picture of samples at a step."""
+        return self.path / "samples" / f"{step}.png"
+
+    def last_samples(self) -> Path | None:
+        """Return the newest picture of samples, if there is one."""
+        pictures = [p for p in (self.path / "samples").glob("*.png") if p.stem.isdigit()]
+        return max(pictures, key=lambda picture: int(picture.stem), default=None)
+
+    def read_record(self) -> Record | None:
+        """Return the record, or None where no run was started.
+
+        Raises:
+            ValueError: if the file is there and is no record.
+        """
+        try:
+            text = self.record.read_text()
+        except FileNotFoundError:
+            return None
+        try:
+            values = json.loads(text)
+            known = {f.name for f in fields(Record)}
+            record = Record(**{name: value for name, value in values.items() if name in known})
+            record.status = Status(record.status)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{self.record} is not a run's record ({error}): move it away to start the run anew") from error
+        return record
+
+    def write_record(self, record: Record) -> None:
+        """Replace the record, atomically."""
+        write(self.record, json.dumps(asdict(record), indent=2) + "\n")
+
+    def append_metrics(self, line: Mapping[str, float]) -> None:
+        """Add one line of measurements."""
+        with self.metrics.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+
+    def read_metrics(self) -> Iterator[dict[str, float]]:
+        """Yield the lines of measurements; a last line that was cut off by a kill is passed over."""
+        try:
+            text = self.metrics.read_text()
+        except FileNotFoundError:
+            return
+        for line in text.splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    def forget_after(self, step: int) -> None:
+        """Drop measurements later than `step`, to which a run goes back: it makes them again."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        write(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def find_runs(runs: Path) -> Iterator[tuple[RunDir, Record]]:
+    """Yield the runs below a folder, in the order they were started.
+
+    Raises:
+        ValueError: if a record cannot be read.
+    """
+    found = [(directory, record) for p in runs.iterdir() if (record := (directory := RunDir(p)).read_record())]
+    yield from sorted(found, key=lambda item: (item[1].started or "", item[1].run_id))

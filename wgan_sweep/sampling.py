@@ -1,0 +1,69 @@
+"""r(x): where the critic's gradient is looked at.
+
+A sampling takes the batch's real and fake examples (both ``[N, ...]``) and a generator, and returns ``N`` points. Every
+scheme returns the same number of points, so that sweeping r(x) changes where the gradient is looked at and neither the
+cost of a step nor the variance that comes from a smaller sample. An interpolation draws one epsilon per example.
+
+Wu et al., Wasserstein Divergence for GANs, ECCV 2018 (the six schemes).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Sampling = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+
+
+def _between(first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
+    """Return one point on each segment from `second` to `first`, uniform along it."""
+    shape = (first.shape[0],) + (1,) * (first.dim() - 1)
+    epsilon = torch.rand(shape, generator=generator, device=first.device, dtype=first.dtype)
+    return torch.lerp(second, first, epsilon)
+
+
+def _shuffled(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randperm(count, generator=generator, device=like.device)
+
+
+def _pairs_within(batch: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Interpolate `count` pairs of one batch; an example meets itself only where the batch holds no other."""
+    total = batch.shape[0]
+    order = _shuffled(total, batch, generator)
+    partner = (torch.arange(count, device=batch.device) + count) % total
+    return _between(batch[order[:count]], batch[order[partner]], generator)
+
+
+def real_fake(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
+    """(1) Between a real and a fake example (WGAN-GP's choice and the default of the W-div paper)."""
+    return _between(real, fake, generator)
+
+
+def within_source(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
+    """(2) Between two real examples, and between two fake ones: half of the points each (real has the odd one)."""
+    fakes = fake.shape[0] // 2
+    inside_real = _pairs_within(real, real.shape[0] - fakes, generator)
+    return torch.cat([inside_real, _pairs_within(fake, fakes, generator)]) if fakes else inside_real
+
+
+def mixed_pairs(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
+    """(3) Between two examples picked at random from the pool of real and fake ones."""
+    return _pairs_within(torch.cat([real, fake]), real.shape[0], generator)
+
+
+def mixture(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
+    """(4) The raw pool: half of the points real examples, half fake ones (real has the odd one), picked at random."""
+    fakes = fake.shape[0] // 2
+    of_real = _shuffled(real.shape[0], real, generator)[: real.shape[0] - fakes]
+    of_fake = _shuffled(fake.shape[0], fake, generator)[:fakes]
+    return torch.cat([real[of_real], fake[of_fake]])
+
+
+def fake(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+    """(5) The raw fake examples."""
+    return fake
+
+
+def real(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+    """(6) The raw real examples (where R1 looks, too)."""
+    return real

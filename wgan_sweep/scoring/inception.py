@@ -1,0 +1,85 @@
+"""Features of the FID network, by torch-fidelity's InceptionV3 and its TensorFlow 1 resize (no antialias)."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from wgan_sweep import rng
+from wgan_sweep.errors import InputError
+from wgan_sweep.precision import precision
+from wgan_sweep.scoring.weights import Weights, as_stream
+
+FEATURES = (64, 192, 768, 2048)
+
+
+def _by_layer(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the TorchScript file's tensors as torch-fidelity's class does.
+
+    Both list 94 convolutions in the same order; the file has weight, beta, mean and variance for each. Its BatchNorm has no gain, and it has
+    no last layer: that becomes NaN, so that nobody mistakes noise for logits.
+    """
+    values = list(tensors.values())
+    layers = [name.removesuffix(".conv.weight") for name in own if name.endswith(".conv.weight")]
+    if len(values) != 4 * len(layers):
+        raise InputError(f"the FID network's file has {len(values)} tensors, wanted {4 * len(layers)}")
+    state = dict(own)
+    for index, layer in enumerate(layers):
+        weight, beta, mean, variance = values[4 * index : 4 * index + 4]
+        state |= {
+            f"{layer}.conv.weight": weight,
+            f"{layer}.bn.weight": torch.ones_like(beta),
+            f"{layer}.bn.bias": beta,
+            f"{layer}.bn.running_mean": mean,
+            f"{layer}.bn.running_var": variance,
+        }
+    return state | {name: torch.full_like(own[name], torch.nan) for name in ("fc.weight", "fc.bias")}
+
+
+class _Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
+    """torch-fidelity's network, whose constructor reads a file and calls `load_state_dict`."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        if "fc.weight" not in state_dict:
+            state_dict = _by_layer(state_dict, self.state_dict())
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+class Inception(nn.Module):
+    """uint8 images ``[N, 1 or 3, H, W]`` to float32 features ``[N, feature]``; grey is repeated to three channels."""
+
+    def __init__(self, weights: Weights, feature: int, device: torch.device) -> None:
+        super().__init__()
+        if feature not in FEATURES:
+            raise InputError(f"scorer.feature={feature}: choose one of {', '.join(map(str, FEATURES))}")
+        with rng.seeded(0, "overwritten"):  # its layers draw initial weights
+            network = _Inception("inception", [str(feature)], as_stream(dict(weights.tensors())))
+        for module in network.modules():
+            if hasattr(module, "bn"):
+                module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+        self._network = network.to(device, memory_format=torch.channels_last)
+        self._exact = precision("fp32", device)
+        self._device = device
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features; the first of a network's blocks for 64, and so on to the last pool for 2048."""
+        images = images.to(self._device)
+        channels = images.shape[1]
+        if channels not in (1, 3):
+            raise InputError(f"FID is defined for grey or colour images, these have {channels} channels: use scorer=none")
+        with self._exact(), torch.autocast(self._device.type, enabled=False):
+            features: Tensor = self._network(images.expand(-1, 3, -1, -1))[0]
+        return features
+
+
+@lru_cache(maxsize=2)
+def inception(weights: Weights, feature: int, device: torch.device) -> Inception:
+    """Return the network, built once per process."""
+    return Inception(weights, feature, device)
+
+

@@ -1,0 +1,238 @@
+"""Training as an iterator: one item per generator update; the caller decides what happens in between."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wgan_sweep import gradient_terms, rng
+from wgan_sweep.constraints import Constraint
+from wgan_sweep.gradient_terms import GradientTerm
+from wgan_sweep.images import to_uint8
+from wgan_sweep.losses import Loss
+from wgan_sweep.precision import Precision
+from wgan_sweep.sampling import real_fake
+from wgan_sweep.stabilisers import Stabiliser
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class RealExamples(Protocol):
+    """An endless source of real batches that can be resumed."""
+
+    batch_size: int
+
+    def __call__(self) -> Tensor:
+        """Return the next batch ``[batch_size, ...]`` on the device."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+
+
+class Trainer:
+    """Critic and generator, trained against each other.
+
+    Everything random comes from generators of this object, everything that a later step depends on is in
+    `state_dict`; nothing here touches a disk, a config or a tracker.
+
+    Args:
+        generator: ``[N, latent_dim]`` to ``[N, ...]``, on `device`.
+        critic: ``[N, ...]`` to ``[N]`` scores, on `device`, already wrapped by its constraint.
+        loss: What both minimise.
+        constraint: What bounds the critic.
+        stabiliser: What else acts on training.
+        generator_optimizer: Makes the generator's optimizer from its parameters.
+        critic_optimizer: Makes the critic's.
+        batches: Real examples.
+        latent_dim: Size of z, standard normal.
+        n_critic: Critic updates per generator update.
+        ema: Decay of the averaged generator per update, below 1; 0 turns averaging off. Early on the decay is
+            (1 + step) / (10 + step) where that is lower, so that the initial weights are forgotten.
+        seed: Seeds noise and r(x).
+        device: Where all tensors are.
+        precision: Context that the networks run in.
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: nn.Module,
+        critic: nn.Module,
+        loss: Loss,
+        constraint: Constraint,
+        stabiliser: Stabiliser,
+        generator_optimizer: MakeOptimizer,
+        critic_optimizer: MakeOptimizer,
+        batches: RealExamples,
+        latent_dim: int,
+        n_critic: int,
+        ema: float,
+        seed: int,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        self.generator = generator
+        self.critic = critic
+        self.averaged = copy.deepcopy(generator).requires_grad_(requires_grad=False).eval()
+        self.step = 0
+        self._loss = loss
+        self._constraint = constraint
+        self._terms: tuple[GradientTerm, ...] = loss.terms + constraint.terms
+        self._stabiliser = stabiliser
+        self._generator_optimizer = generator_optimizer(generator.parameters())
+        self._critic_optimizer = critic_optimizer(critic.parameters())
+        self._batches = batches
+        self._latent_dim = latent_dim
+        self._n_critic = n_critic
+        self._ema = ema
+        self._seed = seed
+        self._device = device
+        self._precision = precision
+        self._streams = {
+            purpose: rng.generator(seed, purpose, device=device) for purpose in ("noise", "points", "stabiliser")
+        }
+        self.why_double_backward = gradient_terms.why_no_forward_mode(critic) if self._terms else None
+        self._form = (
+            gradient_terms.double_backward if self.why_double_backward else gradient_terms.forward_over_reverse
+        )
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def images_seen(self) -> int:
+        """Real examples that the critic has been shown."""
+        return self.step * self._n_critic * self._batches.batch_size
+
+    def steps(self, until: int) -> Iterator[dict[str, Tensor]]:
+        """Train on to generator update `until`, one update per item.
+
+        Yields:
+            Scalars on the device: critic_loss (with its gradient terms), generator_loss, wasserstein
+            (E_real[T] - E_fake[T]), gradient_term, and gradient_norm where a term looked at it.
+        """
+        while self.step < until:
+            values: dict[str, Tensor] = {}
+            for _ in range(self._n_critic):
+                values = self._update_critic()
+            values |= self._update_generator()
+            self.step += 1
+            self._update_average()
+            yield values
+
+    def _z(self, count: int, stream: torch.Generator) -> Tensor:
+        return torch.randn(count, self._latent_dim, generator=stream, device=self._device, dtype=self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.generator.parameters()).dtype
+
+    def _seen(self, batch: Tensor) -> Tensor:
+        return self._stabiliser.view(batch, self.step, self._streams["stabiliser"])
+
+    def _score(self, batch: Tensor) -> Tensor:
+        """Return ``[N]`` scores, in float32 at least."""
+        with self._precision():
+            scores: Tensor = self.critic(batch)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    def _generate(self) -> Tensor:
+        with self._precision():
+            images: Tensor = self.generator(self._z(self._batches.batch_size, self._streams["noise"]))
+        return images.to(torch.promote_types(images.dtype, torch.float32))
+
+    def _update_critic(self) -> dict[str, Tensor]:
+        real = self._seen(self._batches().to(self._dtype))
+        with torch.no_grad():
+            fake = self._seen(self._generate())
+        real_scores, fake_scores = self._score(real), self._score(fake)
+        loss = self._loss.critic(real_scores, fake_scores)
+        values = {
+            "critic_loss": loss.detach(),
+            "wasserstein": (real_scores.mean() - fake_scores.mean()).detach(),
+            "gradient_term": torch.zeros_like(loss),
+        }
+        objective = loss
+        for term in self._terms:
+            found = term(self._score, real, fake, self._streams["points"], self._form)
+            objective = objective + found.objective
+            values["critic_loss"] = values["critic_loss"] + found.value
+            values["gradient_term"] = values["gradient_term"] + found.value
+            values["gradient_norm"] = found.norms.mean()
+        self._critic_optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]
+        self._critic_optimizer.step()
+        self._constraint.project(self.critic)
+        self._last = real, fake
+        return values
+
+    def _update_generator(self) -> dict[str, Tensor]:
+        self.critic.requires_grad_(requires_grad=False)
+        loss = self._loss.generator(self._score(self._seen(self._generate())))
+        self._generator_optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._generator_optimizer.step()
+        self.critic.requires_grad_(requires_grad=True)
+        return {"generator_loss": loss.detach()}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self._ema, (1 + self.step) / (10 + self.step))
+        averaged, live = list(self.averaged.parameters()), list(self.generator.parameters())
+        torch._foreach_lerp_(averaged, live, 1 - decay)
+        for kept, current in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(current)
+
+    def gradient_norm(self) -> Tensor:
+        """Return the mean norm of the critic's gradient between the last batch's real and fake examples.
+
+        For critics whose objective looks at no gradient. Draws from no stream of training.
+        """
+        if self._last is None:
+            raise RuntimeError("gradient_norm() looks at the last batch: take a step first")
+        points = real_fake(*self._last, rng.generator(self._seed, "probe", self.step, device=self._device))
+        return torch.linalg.vector_norm(gradient_terms.input_gradient(self._score, points).flatten(1), dim=1).mean()
+
+    def sampler(self, purpose: str) -> Callable[[int], Tensor]:
+        """Return a function from N to the next N uint8 images ``[N, C, H, W]`` of the averaged generator.
+
+        It draws z from the start of the stream (seed, `purpose`), so two samplers of one purpose give the same images
+        at the same weights. BatchNorm uses the running statistics of training. Nothing of training changes.
+        """
+        stream = rng.generator(self._seed, "sample", purpose, device=self._device)
+
+        @torch.no_grad()
+        def sample(count: int) -> Tensor:
+            with self._precision():
+                images: Tensor = self.averaged(self._z(count, stream))
+            return to_uint8(images)
+
+        return sample
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that later steps depend on: tensors, numbers and containers of them."""
+        return {
+            "step": self.step,
+            "generator": self.generator.state_dict(),
+            "critic": self.critic.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "generator_optimizer": self._generator_optimizer.state_dict(),
+            "critic_optimizer": self._critic_optimizer.state_dict(),
+            "batches": self._batches.state_dict(),
+            "streams": {purpose: stream.get_state() for purpose, stream in self._streams.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up training where `state_dict` was called."""
+        self.generator.load_state_dict(state["generator"])
+        self.critic.load_state_dict(state["critic"])
+        self.averaged.load_state_dict(state["averaged"])
+        self._generator_optimizer.load_state_dict(state["generator_optimizer"])
+        self._critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self._batches.load_state_dict(state["batches"])
+        for purpose, stream in self._streams.items():
+            stream.set_state(state["streams"][purpose].cpu())
+        self.step = int(state["step"])
