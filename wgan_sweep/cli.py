@@ -36,7 +36,7 @@ _display: "Display | None" = None
 
 def _shared_display() -> "Display":
     """Return the process's display: one bar for the sweep, one for each of its runs."""
-    global _display  # noqa: PLW0603 (a process has one terminal)
+    global _display
     if _display is None:
         from wgan_sweep.progress import Display
 
@@ -48,16 +48,18 @@ def _keys(overrides: Iterable[str]) -> list[str]:
     return [override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides]
 
 
-def _finalise(composed: DictConfig, overrides: list[str]) -> configs.Config:
+def _finalise(composed: DictConfig, hydra_config: Any) -> configs.Config:
     """Return the config of one run.
 
     Raises:
         InputError: if it is incomplete, or something was asked for that changes nothing.
     """
-    unused = configs.unused_overrides(composed, _keys(overrides))
-    config = configs.finalise(composed, composed.get("hydra", HydraConfig.get()).runtime.choices)
+    unused = configs.unused_overrides(composed, _keys(hydra_config.overrides.task))
+    config = configs.finalise(composed, hydra_config.runtime.choices)
     if unused:
-        chosen = ", ".join(f"{group}={config.choices[group]}" for group in ("loss", "constraint") if group in config.choices)
+        chosen = ", ".join(
+            f"{group}={config.choices[group]}" for group in ("loss", "constraint") if group in config.choices
+        )
         raise InputError(
             f"{', '.join(unused)} given, but nothing refers to it ({chosen}): it would train the same run again. "
             "Leave it out, or choose a loss or constraint that uses it"
@@ -74,7 +76,7 @@ def _task(composed: DictConfig) -> float | None:
     in_sweep = job.mode == hydra.types.RunMode.MULTIRUN
     overrides = list(job.overrides.task)
     try:
-        config = _finalise(composed, overrides)
+        config = _finalise(composed, job)
         group = Path(job.sweep.dir).name if in_sweep else None
         record = run(config, overrides=overrides, display=_shared_display(), group=group)
     except (InputError, ValueError) as error:
@@ -106,7 +108,7 @@ class Sweep(Callback):
         for overrides in jobs:
             try:
                 composed = loader.load_sweep_config(config, overrides)
-                cell = _finalise(composed, list(composed.hydra.overrides.task))
+                cell = _finalise(composed, composed.hydra)
                 directory = directory_of(cell)
                 if not is_finished(directory.read_record(), cell):
                     check(cell)

@@ -32,7 +32,9 @@ def draw(found: Report, runs: Path, target: Path) -> bool:
         record, picture = next(((r, p) for r, p in pictures if p is not None), (None, None))
         if record is not None and picture is not None:
             place = coordinates(record)
-            title = "  ".join(f"{axis.split('.', 1)[-1]}={place.get(axis, '-')}" for axis in found.axes) or record.run_id
+            title = (
+                "  ".join(f"{axis.split('.', 1)[-1]}={place.get(axis, '-')}" for axis in found.axes) or record.run_id
+            )
             panels.append((title, f"FID {cell.text()}, step {picture.stem}", picture))
     if not panels:
         return False

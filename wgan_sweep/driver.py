@@ -242,5 +242,7 @@ def summary(record: Record) -> str:
     scores = record.scores
     if "fid" not in scores:
         return f"{record.status} at step {record.step}"
-    counts = f"{scores['fid_generated']:.0f} generated, {scores['fid_real']:.0f} real, {scores['fid_feature']:.0f} features"
+    counts = (
+        f"{scores['fid_generated']:.0f} generated, {scores['fid_real']:.0f} real, {scores['fid_feature']:.0f} features"
+    )
     return f"{record.status} at step {record.step}: FID {scores['fid']:.2f} ({counts})"

@@ -4,7 +4,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, cast
@@ -23,7 +23,7 @@ from wgan_sweep.losses import Loss
 from wgan_sweep.precision import precision
 from wgan_sweep.stabilisers import Stabiliser
 from wgan_sweep.tracking import RunIdentity, Tracker
-from wgan_sweep.trainer import Trainer
+from wgan_sweep.trainer import MakeOptimizer, Trainer
 
 
 class Model(Protocol):
@@ -144,6 +144,20 @@ def _scorer(config: Config, images: ImageSet, device: torch.device) -> Scorer:
     return cast("Scorer", _make(node, "scorer")(real=images, device=device))
 
 
+def _optimizer(config: Config) -> MakeOptimizer:
+    make = _make(config.optimizer, "optimizer")
+
+    def checked(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        try:
+            return cast("torch.optim.Optimizer", make(parameters))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"optimizer={config.choices.get('optimizer')} cannot be made with its settings: {error}"
+            ) from error
+
+    return checked
+
+
 def build(config: Config) -> Parts:
     """Build a run's parts, at step 0.
 
@@ -156,7 +170,7 @@ def build(config: Config) -> Parts:
     loss = cast("Loss", _make(config.loss, "loss"))
     constraint = cast("Constraint", _make(config.constraint, "constraint"))
     stabiliser = cast("Stabiliser", _make(config.stabiliser, "stabiliser"))
-    optimizer = _make(config.optimizer, "optimizer")
+    optimizer = _optimizer(config)
     model = cast("Model", _make(config.model, "model"))
     images = _images(config)
     batches = Batches(images, config.train.batch_size, config.seed, device)

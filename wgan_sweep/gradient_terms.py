@@ -8,8 +8,10 @@ to the input gives :math:`g`, and one forward-mode derivative along :math:`v`, d
 graph of a graph. :func:`double_backward` is the textbook form, kept as the reference and as the fallback.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -104,7 +106,9 @@ class Evaluation(NamedTuple):
 
 def _per_example_norm(gradient: Tensor) -> Tensor:
     """Return ``[N]`` norms over all other axes, in float32 at least."""
-    return torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.promote_types(gradient.dtype, torch.float32))
+    return torch.linalg.vector_norm(
+        gradient.flatten(1), dim=1, dtype=torch.promote_types(gradient.dtype, torch.float32)
+    )
 
 
 def input_gradient(critic: Critic, points: Tensor) -> Tensor:
@@ -115,8 +119,17 @@ def input_gradient(critic: Critic, points: Tensor) -> Tensor:
     return gradient
 
 
+@cache
+def _load_forward_mode() -> None:
+    """Let torch load its forward-mode rules: it does so at the first use, with a warning that is not the user's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch.jit.script, which torch itself calls
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
+
+
 def forward_over_reverse(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
     """Evaluate mean psi(norm of the gradient) at `points` (``[N, ...]``) without double backward."""
+    _load_forward_mode()
     gradient = input_gradient(critic, points)
     norms = _per_example_norm(gradient)
     # The direction is undefined at a zero gradient; for p < 2 psi'(n)/n grows without bound there while psi'(n) g/n

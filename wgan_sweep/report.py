@@ -168,7 +168,9 @@ def _order(found: Report) -> Callable[[Key], tuple[int, ...]]:
 def footnotes(found: Report) -> list[str]:
     """Return what the numbers mean, and what went wrong."""
     lines = []
-    for feature, generated, real in sorted({tuple(r.scores.get(n) for n in MEASURED_WITH) for r in found.records if "fid" in r.scores}):
+    for feature, generated, real in sorted(
+        {tuple(r.scores.get(n) for n in MEASURED_WITH) for r in found.records if "fid" in r.scores}
+    ):
         lines.append(
             f"FID on InceptionV3 features ({feature:.0f}), {generated:.0f} generated against {real:.0f} real images, "
             "at the last step, mean ± sd over n seeds."
@@ -205,7 +207,8 @@ def _entries(found: Report) -> Iterator[dict[str, Any]]:
             "sd": cell.sd,
             "n": len(cell.values),
             **{name: next((r.scores[name] for r in cell.records if name in r.scores), None) for name in MEASURED_WITH},
-            "status": " ".join(f"{count} {status}" for status, count in cell.others.items()) or ("done" if cell.records else "missing"),
+            "status": " ".join(f"{count} {status}" for status, count in cell.others.items())
+            or ("done" if cell.records else "missing"),
             "runs": [record.run_id for record in cell.records],
         }
 

@@ -133,7 +133,9 @@ class RunDir:
             record = Record(**{name: value for name, value in values.items() if name in known})
             record.status = Status(record.status)
         except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{self.record} is not a run's record ({error}): move it away to start the run anew") from error
+            raise ValueError(
+                f"{self.record} is not a run's record ({error}): move it away to start the run anew"
+            ) from error
         return record
 
     def write_record(self, record: Record) -> None:
@@ -169,5 +171,7 @@ def find_runs(runs: Path) -> Iterator[tuple[RunDir, Record]]:
     Raises:
         ValueError: if a record cannot be read.
     """
-    found = [(directory, record) for p in runs.iterdir() if (record := (directory := RunDir(p)).read_record())]
+    found = [
+        (directory, record) for p in runs.iterdir() if p.is_dir() and (record := (directory := RunDir(p)).read_record())
+    ]
     yield from sorted(found, key=lambda item: (item[1].started or "", item[1].run_id))

@@ -37,7 +37,9 @@ def instance_noise(std: float, steps: int) -> Stabiliser:
         InputError: unless std > 0 and steps >= 1.
     """
     if not std > 0 or steps < 1:
-        raise InputError(f"instance noise needs std > 0 and steps >= 1, got stabiliser.std={std:g} stabiliser.steps={steps}")
+        raise InputError(
+            f"instance noise needs std > 0 and steps >= 1, got stabiliser.std={std:g} stabiliser.steps={steps}"
+        )
 
     def view(batch: Tensor, step: int, generator: torch.Generator) -> Tensor:
         left = max(0.0, 1.0 - step / steps)

@@ -126,7 +126,7 @@ class Guarded:
     def _try(self, act: Any, *args: Any) -> Any:
         try:
             return act(*args)
-        except Exception as error:  # noqa: BLE001 (whatever a tracker raises, the run goes on)
+        except Exception as error:
             log.warning("tracking stops, the run goes on: %s: %s", type(error).__name__, error)
             self._tracker = None
 

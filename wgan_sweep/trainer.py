@@ -16,6 +16,9 @@ from wgan_sweep.precision import Precision
 from wgan_sweep.sampling import real_fake
 from wgan_sweep.stabilisers import Stabiliser
 
+Z_BLOCK = 256
+"""How many z a sampler draws at once."""
+
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -97,9 +100,7 @@ class Trainer:
             purpose: rng.generator(seed, purpose, device=device) for purpose in ("noise", "points", "stabiliser")
         }
         self.why_double_backward = gradient_terms.why_no_forward_mode(critic) if self._terms else None
-        self._form = (
-            gradient_terms.double_backward if self.why_double_backward else gradient_terms.forward_over_reverse
-        )
+        self._form = gradient_terms.double_backward if self.why_double_backward else gradient_terms.forward_over_reverse
         self._last: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -200,14 +201,20 @@ class Trainer:
         """Return a function from N to the next N uint8 images ``[N, C, H, W]`` of the averaged generator.
 
         It draws z from the start of the stream (seed, `purpose`), so two samplers of one purpose give the same images
-        at the same weights. BatchNorm uses the running statistics of training. Nothing of training changes.
+        at the same weights, in batches of any size. BatchNorm uses the running statistics of training. Nothing of
+        training changes.
         """
         stream = rng.generator(self._seed, "sample", purpose, device=self._device)
+        drawn = self._z(0, stream)
 
         @torch.no_grad()
         def sample(count: int) -> Tensor:
+            nonlocal drawn
+            while len(drawn) < count:  # a block at a time: what randn draws depends on how much is asked for
+                drawn = torch.cat([drawn, self._z(Z_BLOCK, stream)])
+            z, drawn = drawn[:count], drawn[count:]
             with self._precision():
-                images: Tensor = self.averaged(self._z(count, stream))
+                images: Tensor = self.averaged(z)
             return to_uint8(images)
 
         return sample

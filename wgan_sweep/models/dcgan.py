@@ -27,7 +27,9 @@ class DCGAN:
         return [self.dim * min(2**i, 8) for i in range((size // 4).bit_length() - 1)]
 
     def _image(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        return image_shape(shape, "dcgan", "square images of a power-of-two size from 16 on", lambda s: is_power_of_two(s, 16))
+        return image_shape(
+            shape, "dcgan", "square images of a power-of-two size from 16 on", lambda s: is_power_of_two(s, 16)
+        )
 
     def generator(self, shape: tuple[int, ...]) -> nn.Module:
         """Return a network from ``[N, latent_dim]`` to ``[N, *shape]`` in [-1, 1]."""
@@ -55,5 +57,3 @@ class DCGAN:
         network = nn.Sequential(*layers, Scores(16 * widths[-1]))
         normal_(network, 0.02)
         return network
-
-

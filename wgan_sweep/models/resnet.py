@@ -92,7 +92,9 @@ class ResNet:
         """Return a network from ``[N, latent_dim]`` to ``[N, *shape]`` in [-1, 1]."""
         channels, size = self._image(shape)
         widths = self._widths(size)[::-1]
-        blocks = [UpBlock(before, after, self.generator_norm) for before, after in zip(widths, widths[1:], strict=False)]
+        blocks = [
+            UpBlock(before, after, self.generator_norm) for before, after in zip(widths, widths[1:], strict=False)
+        ]
         return nn.Sequential(
             _linear(self.latent_dim, 16 * widths[0]),
             nn.Unflatten(1, (widths[0], 4, 4)),

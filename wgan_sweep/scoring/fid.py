@@ -56,7 +56,9 @@ class FIDScorer:
         if batch_size < 1:
             raise InputError(f"scorer.batch_size must be 1 or more, got {batch_size}")
         if real.shape[0] not in (1, 3):
-            raise InputError(f"FID is for grey or colour images, the data has {real.shape[0]} channels: use scorer=none")
+            raise InputError(
+                f"FID is for grey or colour images, the data has {real.shape[0]} channels: use scorer=none"
+            )
         self._real = real
         self._device = device
         self._feature = feature
@@ -95,7 +97,7 @@ class FIDScorer:
         total = len(self._real)
         if self._num_real == total:
             return np.arange(total)
-        return np.sort(np.random.RandomState(0).permutation(total)[: self._num_real])  # noqa: NPY002 (frozen for ever)
+        return np.sort(np.random.RandomState(0).permutation(total)[: self._num_real])
 
     @cached_property
     def _reference(self) -> Statistics:

@@ -71,7 +71,9 @@ class Inception(nn.Module):
         images = images.to(self._device)
         channels = images.shape[1]
         if channels not in (1, 3):
-            raise InputError(f"FID is defined for grey or colour images, these have {channels} channels: use scorer=none")
+            raise InputError(
+                f"FID is defined for grey or colour images, these have {channels} channels: use scorer=none"
+            )
         with self._exact(), torch.autocast(self._device.type, enabled=False):
             features: Tensor = self._network(images.expand(-1, 3, -1, -1))[0]
         return features
@@ -81,5 +83,3 @@ class Inception(nn.Module):
 def inception(weights: Weights, feature: int, device: torch.device) -> Inception:
     """Return the network, built once per process."""
     return Inception(weights, feature, device)
-
-

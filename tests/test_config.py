@@ -1,0 +1,233 @@
+"""Choices, identity, and what is refused: every file below conf/ is tested by existing."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from wgan_sweep import config as configs
+from wgan_sweep.config import conf_dir, run_id, science, unused_overrides
+from wgan_sweep.errors import InputError
+from wgan_sweep.experiment import build, check
+from wgan_sweep.files import cache_dir
+
+OPTIONS = sorted((f.parent.name, f.stem) for f in conf_dir().glob("*/*.yaml"))
+HAS_NO_FILES_HERE = {("data", name) for name in ("mnist", "fashion_mnist", "cifar10", "celeba", "lsun")}
+WITH = {
+    ("data", "image_folder"): ["data.path={folder}", "data.size=16"],
+    ("data", "npz"): ["data.path={npz}"],
+    ("data", "mnist5k"): [],
+    ("model", "mlp"): ["model.depth=1"],
+    ("experiment", "kp_grid"): ["data=npz", "data.path={npz}"],
+    ("experiment", "rx_grid"): ["data=npz", "data.path={npz}"],
+}
+
+
+def needs_network(group: str, name: str) -> bool:
+    return group == "scorer" and name.startswith("fid")
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [o for o in OPTIONS if o not in HAS_NO_FILES_HERE and not needs_network(*o)]
+)
+def test_every_option_builds_and_takes_a_step(
+    group: str, name: str, make, npz: Path, tmp_path: Path, mnist, monkeypatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(9):
+        Image.fromarray(mnist[index, ..., 0]).save(folder / f"{index}.png")
+    data = [] if group in ("data", "experiment") else ["data=npz", f"data.path={npz}"]
+    tiny = [
+        "train.batch_size=8",
+        "train.n_critic=1",
+        "model.dim=4",
+        "tracker=none",
+        "device=cpu",
+        "runs=x",
+        "scorer=none",
+    ]
+    chosen = [o for o in tiny if not o.startswith(f"{group}=")]
+    more = [override.format(folder=folder, npz=npz) for override in WITH.get((group, name), [])]
+    config = make(*data, *chosen, f"{group}={name}", *more, tiny=False)
+    assert config.choices[group] == name
+    values = next(build(config).trainer.steps(1))
+    assert all(bool(value.isfinite()) for value in values.values())
+    assert {"critic_loss", "generator_loss", "wasserstein", "gradient_term"} <= set(values)
+
+
+@pytest.mark.parametrize("name", [name for group, name in sorted(HAS_NO_FILES_HERE)])
+def test_a_set_that_cannot_be_had_names_its_files_and_their_place(name: str, make, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    config = make(f"data={name}", f"data.root={tmp_path / 'root'}", "runs=x", "scorer=none", tiny=False)
+    with pytest.raises(InputError) as refused:
+        check(config)
+    for word in [*config.data["files"], str(tmp_path / "root")]:
+        assert word in str(refused.value)
+
+
+def test_defaults_are_the_papers(make) -> None:
+    config = make(tiny=False)
+    assert (config.div.k, config.div.p) == (2, 6)
+    assert config.choices["sampling"] == "real_fake"
+    assert config.optimizer["lr"] == 2e-4
+    assert config.optimizer["betas"] == [0, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("loss", "constraint", "target", "lr", "n_critic"),
+    [
+        ("wgan_div", "none", "torch.optim.Adam", 2e-4, 4),
+        ("wgan_gp", "gradient_penalty", "torch.optim.Adam", 1e-4, 5),
+        ("wgan", "weight_clip", "torch.optim.RMSprop", 5e-5, 5),
+        ("nsgan", "none", "torch.optim.Adam", 2e-4, 1),
+    ],
+)
+def test_a_loss_brings_what_was_published_with_it(make, loss, constraint, target, lr, n_critic) -> None:
+    config = make(f"loss={loss}", tiny=False)
+    assert config.choices["constraint"] == constraint
+    assert config.optimizer["_target_"] == target
+    assert config.optimizer["lr"] == lr
+    assert config.train.n_critic == n_critic
+
+
+def test_the_command_line_has_the_last_word(make) -> None:
+    config = make("loss=wgan_gp", "constraint=spectral_norm", "optimizer=rmsprop", "train.n_critic=2", "optimizer.lr=1")
+    assert config.choices["constraint"] == "spectral_norm"
+    assert config.optimizer == {"_target_": "torch.optim.RMSprop", "_partial_": True, "lr": 1}
+    assert config.train.n_critic == 2
+
+
+BASE: list[str] = []
+SAME = [
+    ["tracker=wandb"],
+    ["scorer=fid"],
+    ["launch=local"],
+    ["device=auto"],
+    ["log_every=1", "save_every=7"],
+    ["train.steps=99"],
+    ["runs=elsewhere"],
+    ["div.k=2.0", "div.p=6"],
+    ["div=paper"],
+    ["model.dim=4"],
+]
+OTHER = [
+    ["loss=wgan_gp"],
+    ["constraint=weight_clip"],
+    ["stabiliser=instance_noise"],
+    ["model.dim=8"],
+    ["model=mlp"],
+    ["data.path=/elsewhere.npz"],
+    ["optimizer.lr=0.1"],
+    ["train.batch_size=4"],
+    ["train.n_critic=1"],
+    ["train.ema=0"],
+    ["train.precision=bf16"],
+    ["seed=1"],
+    ["div.k=1"],
+    ["div.p=2"],
+    ["div=evans"],
+    ["sampling=fake"],
+]
+
+
+@pytest.mark.parametrize("overrides", SAME, ids=str)
+def test_what_changes_no_weight_changes_no_id(make, overrides: list[str]) -> None:
+    assert run_id(make(*overrides)) == run_id(make())
+
+
+def test_every_choice_of_science_is_a_run_of_its_own(make) -> None:
+    ids = [run_id(make(*overrides)) for overrides in ([], *OTHER)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_where_downloads_lie_is_no_science(make) -> None:
+    one, other = (make("data=cifar10", f"data.root={root}", "runs=x", tiny=False) for root in ("/a", "/b"))
+    assert run_id(one) == run_id(other)
+
+
+def test_a_path_to_data_is_absolute(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_id(make("data.path=images.npz")) == run_id(make(f"data.path={tmp_path / 'images.npz'}"))
+
+
+@pytest.mark.parametrize("overrides", [[], ["loss=wgan_gp", "sampling=fake"], ["seed=3", "div.k=0.5"]])
+def test_a_written_config_asks_for_the_same_run(make, tmp_path: Path, overrides: list[str]) -> None:
+    config = make(*overrides)
+    path = tmp_path / "config.yaml"
+    path.write_text(configs.to_yaml(config))
+    again = configs.read(path)
+    assert run_id(again) == run_id(config)
+    assert again == config
+
+
+def test_a_config_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("train: {steps: many}\n")
+    with pytest.raises(InputError, match="many"):
+        configs.read(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unused"),
+    [
+        (["loss=wgan_div", "div.k=1", "sampling=fake"], []),
+        (["loss=wgan", "div.k=1"], ["div.k"]),
+        (["loss=wgan", "div=evans"], ["div"]),
+        (["loss=wgan", "sampling=fake"], ["sampling"]),
+        (["loss=wgan_gp", "sampling=fake"], []),
+        (["loss=wgan_gp", "div.p=2", "seed=1"], ["div.p"]),
+        (["loss=wgan", "constraint=gradient_penalty", "sampling=real"], []),
+        (["loss.k=3", "div.k=1"], ["div.k"]),
+    ],
+)
+def test_overrides_that_nothing_refers_to_are_found(make, overrides: list[str], unused: list[str]) -> None:
+    make()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = compose("config", overrides)
+    assert unused_overrides(composed, [override.split("=")[0] for override in overrides]) == unused
+
+
+BAD = [
+    (["div.k=0"], ["div.k", "0"]),
+    (["div.p=1"], ["div.p", "1"]),
+    (["train.batch_size=65"], ["65", "64 images"]),
+    (["train.steps=0"], ["train.steps", "0"]),
+    (["train.n_critic=0"], ["train.n_critic"]),
+    (["train.ema=1"], ["train.ema", "[0, 1)"]),
+    (["train.precision=int4"], ["int4", "fp32"]),
+    (["train.precision=tf32"], ["tf32", "CUDA"]),
+    (["device=tpu9"], ["tpu9"]),
+    (["log_every=0"], ["log_every"]),
+    (["model.dim=wide"], ["model.dim", "wide", "int"]),
+    (["model.dim=1.5"], ["model.dim", "1.5"]),
+    (["model.critic_norm=group"], ["group", "instance"]),
+    (["data.path=/nowhere.npz"], ["/nowhere.npz"]),
+    (["loss=wgan", "constraint.c=big"], ["constraint.c", "big"]),
+    (["loss=wgan", "constraint.c=-1"], ["constraint.c", "-1"]),
+    (["optimizer.lr=fast"], ["optimizer.lr", "fast"]),
+    (["optimizer.lr=-1"], ["optimizer", "-1"]),
+    (["scorer.every=-1"], ["scorer.every"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else None)
+def test_bad_input_is_refused_with_the_value_and_the_remedy(make, overrides: list[str], words: list[str]) -> None:
+    config = make(*overrides)
+    with pytest.raises(InputError) as refused:
+        check(config)
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+def test_nothing_of_conf_is_python() -> None:
+    assert not list(conf_dir().rglob("*.py"))
+
+
+def test_the_science_of_a_run_has_no_interpolation_left(make) -> None:
+    assert "${" not in str(science(make()))
+    assert OmegaConf.to_yaml(OmegaConf.create(science(make())))
+    assert cache_dir() is not None

@@ -1,0 +1,221 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wgan_sweep.data import Batches, ImageFolder, ImageSet, Mnist5k, Npz, Torchvision, crop_and_resize, pad
+from wgan_sweep.data.store import stored_once
+from wgan_sweep.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def numbered(count: int) -> ImageSet:
+    """Images of 1 x 1 x 2 whose two values spell their index."""
+    index = np.arange(count)
+    return ImageSet(np.stack([index // 256, index % 256], -1).astype(np.uint8).reshape(count, 1, 1, 2))
+
+
+def indices(batch: torch.Tensor) -> list[int]:
+    levels = ((batch + 1) * 127.5).round().long().flatten(1)
+    return (levels[:, 0] * 256 + levels[:, 1]).tolist()
+
+
+def test_mnist5k_is_the_real_thing_padded_to_32() -> None:
+    images = Mnist5k(32).load()
+    assert images.array.shape == (5000, 32, 32, 1)
+    assert images.shape == (1, 32, 32)
+    assert int(images.array.max()) == 255
+    # mean of all MNIST training pixels is 33.3 on 28 x 28 (published as 0.1307)
+    assert float(images.array[:, 2:30, 2:30].mean()) == pytest.approx(33.3, rel=0.02)
+    assert int(images.array[:, :2].max()) == int(images.array[:, :, 30:].max()) == 0
+
+
+def test_mnist5k_is_not_cut() -> None:
+    with pytest.raises(InputError, match="data.size=20"):
+        Mnist5k(20).load()
+
+
+@pytest.mark.parametrize("batch_size", [3, 7, 10])
+def test_every_image_comes_once_per_epoch_and_epochs_differ(batch_size: int) -> None:
+    batches = Batches(numbered(10), batch_size, 0, CPU)
+    stream = [index for _ in range(30) for index in indices(batches())]
+    epochs = [stream[start : start + 10] for start in range(0, len(stream) - 9, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+
+
+def test_seeds_differ_and_repeat() -> None:
+    one, again, other = (Batches(numbered(1000), 50, seed, CPU) for seed in (0, 0, 1))
+    first = indices(one())
+    assert first == indices(again())
+    assert first != indices(other())
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 9])
+def test_a_stream_resumes_at_the_very_batch(stop: int) -> None:
+    through = Batches(numbered(10), 4, 3, CPU)
+    stream = [indices(through()) for _ in range(12)]
+    before = Batches(numbered(10), 4, 3, CPU)
+    for _ in range(stop):
+        before()
+    after = Batches(numbered(10), 4, 3, CPU)
+    after.load_state_dict(before.state_dict())
+    assert [indices(after()) for _ in range(12 - stop)] == stream[stop:]
+
+
+def test_a_batch_is_in_range_and_as_wide_as_asked() -> None:
+    batch = Batches(ImageSet(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)), 2, 0, CPU)()
+    assert sorted(batch.flatten().tolist()) == [-1, 1]
+    assert batch.dtype == torch.float32
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(InputError, match=r"train.batch_size=11 .*\(10 images\)"):
+        Batches(numbered(10), 11, 0, CPU)
+
+
+def test_npz_gives_its_images(npz: Path) -> None:
+    images = Npz(str(npz)).load()
+    assert images.array.shape == (64, 32, 32, 1)
+    assert len(images) == 64
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"pictures": np.zeros((2, 4, 4, 1), np.uint8)}, ["pictures", "no 'images'"]),
+        ({"images": np.zeros((2, 4, 4, 1), np.float32)}, ["float32", "not uint8"]),
+        ({"images": np.zeros((2, 4, 4), np.uint8)}, ["[2, 4, 4]"]),
+        ({"images": np.zeros((0, 4, 4, 1), np.uint8)}, ["[0, 4, 4, 1]"]),
+        ({"images": np.array([object()])}, ["cannot be read"]),
+    ],
+)
+def test_an_npz_of_another_kind_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], words: list[str]) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(InputError) as refused:
+        Npz(str(path)).load()
+    assert all(word in str(refused.value) for word in [*words, str(path)])
+
+
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no file"):
+        Npz(str(tmp_path / "none.npz")).load()
+    (tmp_path / "text.npz").write_text("no zip")
+    with pytest.raises(InputError, match="cannot be read as npz"):
+        Npz(str(tmp_path / "text.npz")).load()
+
+
+def test_the_digest_is_of_shape_and_bytes(mnist: np.ndarray) -> None:
+    wanted = hashlib.sha256(b"(5000, 28, 28, 1)" + mnist.tobytes()).hexdigest()
+    assert ImageSet(mnist).digest == wanted
+    changed = mnist.copy()
+    changed[4999, 27, 27, 0] ^= 1
+    assert ImageSet(changed).digest != wanted
+    assert ImageSet(mnist.reshape(5000, 14, 56, 1)).digest != wanted
+
+
+@pytest.fixture
+def folder(tmp_path: Path, mnist: np.ndarray) -> Path:
+    path = tmp_path / "pictures with space"
+    (path / "deeper").mkdir(parents=True)
+    for index in range(4):
+        Image.fromarray(np.pad(mnist[index, ..., 0], ((0, 0), (0, 12)))).save(path / f"{index}.png")
+    Image.fromarray(mnist[4, ..., 0]).convert("RGB").save(path / "deeper" / "4.JPG", quality=95)
+    (path / "notes.txt").write_text("not a picture")
+    return path
+
+
+def test_a_folder_becomes_one_array_and_is_read_once(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ImageFolder(str(folder), 16, 3).load()
+    assert images.array.shape == (5, 16, 16, 3)
+    wanted = np.asarray(
+        Image.open(folder / "1.png").convert("RGB").crop((6, 0, 34, 28)).resize((16, 16), Image.BICUBIC)
+    )
+    assert np.array_equal(images.array[1], wanted)
+    assert len(list((cache / "images").iterdir())) == 1
+    monkeypatch.setattr(ImageFolder, "_read", lambda *_: pytest.fail("read again"))
+    assert np.array_equal(ImageFolder(str(folder), 16, 3).load().array, images.array)
+
+
+def test_a_changed_folder_is_read_again(folder: Path) -> None:
+    before = ImageFolder(str(folder), 16, 1).load()
+    (folder / "0.png").unlink()
+    assert len(ImageFolder(str(folder), 16, 1).load()) == len(before) - 1 == 4
+
+
+def test_an_unreadable_picture_is_named(folder: Path, cache: Path) -> None:
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:60])
+    with pytest.raises(InputError, match=r"2\.png cannot be read"):
+        ImageFolder(str(folder), 16, 3).load()
+    assert list((cache / "images").iterdir()) == []
+
+
+@pytest.mark.parametrize(("path", "words"), [("none", "there is no folder"), (".", "holds no pictures")])
+def test_a_folder_without_pictures_is_refused(tmp_path: Path, path: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        ImageFolder(str(tmp_path / path), 16, 3).load()
+
+
+def test_pad_and_crop() -> None:
+    picture = Image.fromarray(np.full((28, 28), 9, np.uint8))
+    padded = np.asarray(pad(picture, 32))
+    assert padded.shape == (32, 32)
+    assert int(padded[2:30, 2:30].min()) == 9
+    assert int(padded.astype(int).sum()) == 9 * 28 * 28
+    with pytest.raises(InputError, match="data.size=20"):
+        pad(picture, 20)
+    wide = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8), (20, 1)))
+    assert np.asarray(crop_and_resize(wide, 20))[0].tolist() == list(range(10, 30))
+    assert np.asarray(crop_and_resize(wide, 10, crop=10))[0].tolist() == list(range(15, 25))
+
+
+class Digits:
+    """A set as torchvision has them: (picture, label)."""
+
+    def __init__(self, root: str, download: bool = False) -> None:
+        self.files = sorted(Path(root).glob("*.png"))
+        if not self.files and download:
+            raise RuntimeError("no network")
+        if not self.files:
+            raise RuntimeError("Dataset not found")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.open(self.files[index]), 0  # past the end: IndexError ends the loop
+
+
+def test_a_torchvision_set_is_stored_once_and_misses_its_files_by_name(folder: Path, tmp_path: Path) -> None:
+    def source(root: Path) -> Torchvision:
+        return Torchvision("digits", Digits, True, str(root), ["digits.tar.gz"], 8, crop_and_resize, 1)
+
+    assert source(folder).load().array.shape == (4, 8, 8, 1)
+    with pytest.raises(InputError) as refused:
+        source(tmp_path / "empty").load()
+    assert all(
+        word in str(refused.value) for word in ["digits.tar.gz", str(tmp_path / "empty"), "no network", "data.root"]
+    )
+
+
+def test_nothing_is_stored_when_making_it_fails(cache: Path) -> None:
+    def images(source: list[int]):
+        yield np.zeros((2, 2, 1), np.uint8)
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        stored_once("key", lambda: [1, 2], images)
+    assert list((cache / "images").iterdir()) == []

@@ -1,0 +1,227 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wgan_sweep import rng, sampling
+from wgan_sweep.constraints import spectral_norm
+from wgan_sweep.errors import InputError
+from wgan_sweep.gradient_terms import (
+    Centred,
+    GradientTerm,
+    Power,
+    Psi,
+    double_backward,
+    forward_over_reverse,
+    input_gradient,
+    why_no_forward_mode,
+)
+from wgan_sweep.models import DCGAN, MLP, ResNet
+from wgan_sweep.models.layers import NORMS
+
+PSIS: dict[str, Psi] = {
+    "div k=2 p=6": Power(2, 6),
+    "div k=1/2 p=2": Power(0.5, 2),
+    "div k=1 p=1.5": Power(1, 1.5),
+    "gp": Centred(10, 1, 2),
+    "r1": Centred(5, 0, 2),
+}
+SCHEMES = [
+    sampling.real_fake,
+    sampling.within_source,
+    sampling.mixed_pairs,
+    sampling.mixture,
+    sampling.fake,
+    sampling.real,
+]
+CRITICS = {
+    **{f"dcgan {norm}": (DCGAN(4, 8, "batch", norm), (3, 16, 16)) for norm in NORMS if norm != "batch"},
+    **{f"resnet {norm}": (ResNet(2, 8, "batch", norm), (1, 32, 32)) for norm in NORMS if norm != "batch"},
+    "mlp": (MLP(16, 3, 4), (2,)),
+}
+
+
+def parameter_gradient(form, critic: nn.Module, points: Tensor, psi: Psi) -> Tensor:
+    critic.zero_grad()
+    form(critic, points, psi).objective.backward()
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in critic.parameters()]
+    )
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def critic_and_batches(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    model, shape = CRITICS[name]
+    with rng.seeded(0, name):
+        critic = model.critic(shape).double()
+        with torch.no_grad():  # away from special points: zero biases, gains of one
+            for parameter in critic.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return critic, torch.randn(5, *shape).double(), torch.randn(5, *shape).double()
+
+
+@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("psi", PSIS.values(), ids=PSIS)
+def test_both_forms_have_the_same_gradient(name: str, scheme: sampling.Sampling, psi: Psi) -> None:
+    critic, real, fake = critic_and_batches(name)
+    points = scheme(real, fake, rng.generator(3))
+    assert why_no_forward_mode(critic) is None
+    wanted = parameter_gradient(double_backward, critic, points, psi)
+    assert wanted.norm() > 0
+    assert relative_error(parameter_gradient(forward_over_reverse, critic, points, psi), wanted) < 1e-10
+    fast, reference = forward_over_reverse(critic, points, psi), double_backward(critic, points, psi)
+    torch.testing.assert_close(fast.value, reference.value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(fast.norms, reference.norms, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_both_forms_agree_under_spectral_norm(name: str) -> None:
+    critic, real, _ = critic_and_batches(name)
+    with rng.seeded(0, "spectral"):
+        critic = spectral_norm(1).wrap(critic)
+    wanted = parameter_gradient(double_backward, critic, real, Power(2, 6))
+    assert relative_error(parameter_gradient(forward_over_reverse, critic, real, Power(2, 6)), wanted) < 1e-10
+
+
+@pytest.mark.parametrize("form", [forward_over_reverse, double_backward])
+def test_the_gradient_is_right_by_finite_differences(form) -> None:
+    critic, points, _ = critic_and_batches("resnet layer")
+    psi = Power(2, 6)
+    found = parameter_gradient(form, critic, points, psi)
+    flat = nn.utils.parameters_to_vector(critic.parameters()).detach()
+    with rng.seeded(1):
+        direction = torch.randn_like(flat)
+
+    def value(at: Tensor) -> float:
+        moved = copy.deepcopy(critic)
+        nn.utils.vector_to_parameters(at, moved.parameters())
+        return float(psi(input_gradient(moved, points).flatten(1).norm(dim=1)).mean())
+
+    step = 1e-6
+    slope = (value(flat + step * direction) - value(flat - step * direction)) / (2 * step)
+    assert float(found @ direction) == pytest.approx(slope, rel=1e-6)
+
+
+class Linear(nn.Module):
+    """T(x) = w.x + b: the gradient is w everywhere."""
+
+    def __init__(self, w: list[float]) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(w, dtype=torch.float64))
+        self.b = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.w + self.b
+
+
+@pytest.mark.parametrize("form", [forward_over_reverse, double_backward])
+@pytest.mark.parametrize(("k", "p"), [(2, 6), (0.5, 2), (1, 1.5), (10, 6)])
+def test_the_divergence_of_a_linear_critic_has_its_closed_form(form, k: float, p: float) -> None:
+    critic, norm = Linear([3.0, -4.0]), 5.0
+    found = form(critic, torch.randn(7, 2, dtype=torch.float64), Power(k, p))
+    assert float(found.value) == pytest.approx(k * norm**p, rel=1e-12)
+    found.objective.backward()
+    wanted = k * p * norm ** (p - 2) * critic.w.detach()
+    torch.testing.assert_close(critic.w.grad, wanted, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("form", [forward_over_reverse, double_backward])
+@pytest.mark.parametrize("norm", [0.25, 1.0, 4.0])
+def test_the_penalty_of_a_linear_critic_is_two_sided(form, norm: float) -> None:
+    critic = Linear([norm * 0.6, norm * 0.8])
+    found = form(critic, torch.randn(7, 2, dtype=torch.float64), Centred(10, 1, 2))
+    assert float(found.value) == pytest.approx(10 * (norm - 1) ** 2, abs=1e-12)
+    found.objective.backward()
+    wanted = 20 * (norm - 1) * critic.w.detach() / norm
+    torch.testing.assert_close(critic.w.grad, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_each_example_has_its_own_norm() -> None:
+    class Quadratic(nn.Module):
+        """T(x) = a |x|^2 / 2: the gradient is a x."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a * x.square().sum(1) / 2
+
+    points = torch.tensor([[1.0, 0.0], [0.0, 3.0], [6.0, 8.0]], dtype=torch.float64)
+    for form in (forward_over_reverse, double_backward):
+        critic = Quadratic()
+        found = form(critic, points, Power(0.5, 3))
+        torch.testing.assert_close(found.norms, torch.tensor([2.0, 6.0, 20.0], dtype=torch.float64))
+        assert float(found.value) == pytest.approx(0.5 * (2**3 + 6**3 + 20**3) / 3)
+        found.objective.backward()  # d/da of mean k a^p r^p
+        assert float(critic.a.grad) == pytest.approx(0.5 * 3 * 2**2 * (1 + 27 + 1000) / 3)
+
+
+@pytest.mark.parametrize("form", [forward_over_reverse, double_backward])
+@pytest.mark.parametrize("psi", [Power(1, 1.5), Power(2, 2), Power(2, 6), Power(1, 1.01), Centred(10, 0, 1.5)])
+def test_a_zero_gradient_gives_the_limit(form, psi: Psi) -> None:
+    critic = Linear([0.0, 0.0])
+    found = form(critic, torch.randn(4, 2, dtype=torch.float64), psi)
+    found.objective.backward()
+    assert float(found.value) == 0
+    assert critic.w.grad.tolist() == [0, 0]
+    # and it is the limit: the derivative at a small norm n is psi'(n), which goes to 0 (slowly, for p near 1)
+    assert float(psi.derivative(torch.tensor(1e-300, dtype=torch.float64))) < 2e-2 * 100 ** (psi == Power(1, 1.01))
+
+
+def test_a_penalty_about_one_is_finite_at_a_zero_gradient() -> None:
+    for form in (forward_over_reverse, double_backward):
+        critic = Linear([0.0, 0.0])
+        found = form(critic, torch.randn(4, 2, dtype=torch.float64), Centred(10, 1, 2))
+        found.objective.backward()
+        assert float(found.value) == 10
+        assert critic.w.grad.isfinite().all()
+
+
+def test_the_norm_of_a_half_precision_gradient_is_taken_in_float32() -> None:
+    class Steep(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 300 * x.sum(1)
+
+    found = forward_over_reverse(Steep(), torch.zeros(2, 4, dtype=torch.float16), Power(1, 2))
+    assert found.norms.dtype == torch.float32
+    assert found.norms.tolist() == [600, 600]
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm([3, 8, 8]), nn.InstanceNorm2d(3), nn.BatchNorm2d(3)])
+def test_layers_without_a_right_rule_are_refused_by_name(layer: nn.Module) -> None:
+    critic = nn.Sequential(nn.Conv2d(3, 3, 1), layer)
+    assert type(layer).__name__ in str(why_no_forward_mode(critic))
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm([3, 8, 8]), nn.InstanceNorm2d(3)])
+def test_what_is_refused_is_wrong_indeed(layer: nn.Module) -> None:
+    with rng.seeded(0):
+        critic = nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1), layer, nn.Tanh(), nn.Flatten(), nn.Linear(192, 1), nn.Flatten(0)
+        )
+        critic, points = critic.double(), torch.randn(4, 1, 8, 8).double()
+    wanted = parameter_gradient(double_backward, critic, points, Power(2, 6))
+    assert relative_error(parameter_gradient(forward_over_reverse, critic, points, Power(2, 6)), wanted) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("k", "p", "named"), [(0, 6, "div.k"), (-1, 6, "div.k"), (2, 1, "div.p"), (2, 0.5, "div.p"), (math.nan, 2, "div.k")]
+)
+def test_exponents_that_give_no_divergence_are_refused(k: float, p: float, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        Power(k, p)
+
+
+def test_a_term_looks_where_its_sampling_says() -> None:
+    critic, real, fake = critic_and_batches("mlp")
+    for scheme in (sampling.real, sampling.fake):
+        term = GradientTerm(Power(2, 6), scheme)(critic, real, fake, rng.generator(0), double_backward)
+        at = real if scheme is sampling.real else fake
+        torch.testing.assert_close(term.norms, input_gradient(critic, at).norm(dim=1))

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from wgan_sweep.errors import InputError
+from wgan_sweep.precision import precision
+
+CPU = torch.device("cpu")
+
+
+def test_fp32_forbids_tf32_and_puts_back_what_was() -> None:
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [b.allow_tf32 for b in backends]
+    backends[1].allow_tf32 = True
+    with precision("fp32", CPU)():
+        assert [b.allow_tf32 for b in backends] == [False, False]
+    assert backends[1].allow_tf32 is True
+    for backend, value in zip(backends, before, strict=True):
+        backend.allow_tf32 = value
+
+
+def test_bf16_computes_in_bf16() -> None:
+    layer = torch.nn.Linear(4, 4)
+    with precision("bf16", CPU)():
+        assert layer(torch.zeros(1, 4)).dtype == torch.bfloat16
+    assert layer(torch.zeros(1, 4)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["fp64", "tf32"])
+def test_what_cannot_be_had_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        precision(name, CPU)

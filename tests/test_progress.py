@@ -1,0 +1,49 @@
+import io
+
+from rich.console import Console
+
+from wgan_sweep import progress
+from wgan_sweep.progress import Display
+
+
+def display(terminal: bool) -> tuple[Display, io.StringIO]:
+    out = io.StringIO()
+    return Display(Console(file=out, force_terminal=terminal, width=150)), out
+
+
+def test_a_log_gets_plain_lines(monkeypatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    shown, out = display(terminal=False)
+    shown.sweep(2)
+    with shown.run("run a", 100) as run:
+        run.update(10, {"images_seen": 640, "wasserstein": 1.5})
+        run.update(20, {"images_seen": 1280, "wasserstein": 1.25, "fid": 30.0})
+        run.summary = "done: FID 30.00"
+    shown.close()
+    text = out.getvalue()
+    assert "\x1b" not in text
+    assert "run a  step 20/100" in text
+    assert all(word in text for word in ("img/s", "W 1.25", "FID 30.00", "s left"))
+    assert text.splitlines()[-1] == "run a  done: FID 30.00"
+
+
+def test_a_terminal_gets_bars_and_one_line_per_finished_run() -> None:
+    shown, out = display(terminal=True)
+    shown.sweep(2)
+    for name in ("run a", "run b"):
+        with shown.run(name, 10) as run:
+            run.update(10, {"images_seen": 640, "wasserstein": 1.5})
+            run.summary = f"{name} is done"
+    shown.close()
+    assert "sweep" in out.getvalue()
+    assert out.getvalue().count("is done") == 2
+
+
+def test_a_run_that_raises_says_so() -> None:
+    shown, out = display(terminal=False)
+    try:
+        with shown.run("run a", 10):
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert "run a  interrupted (KeyboardInterrupt)" in out.getvalue()

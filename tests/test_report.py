@@ -1,0 +1,209 @@
+import csv
+import io
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wgan_sweep import report as reports
+from wgan_sweep.contact_sheet import draw
+from wgan_sweep.report import axes, report, to_csv, to_json, to_markdown
+from wgan_sweep.runs import Record, RunDir, Status
+
+COUNT = 0
+
+
+def record(
+    fid: float | None = None, status: str = "done", counts: tuple[int, int, int] = (2048, 1000, 5000), **place
+) -> Record:
+    """A run at a place: loss, sampling (options), k, p, lr, seed (numbers); `typed` are the keys that were typed."""
+    global COUNT
+    COUNT += 1
+    loss, sampling = place.get("loss", "wgan_div"), place.get("sampling", "real_fake")
+    k, p, lr, seed = place.get("k", 2.0), place.get("p", 6.0), place.get("lr", 2e-4), place.get("seed", 0)
+    typed = {
+        "loss": f"loss={loss}",
+        "sampling": f"sampling={sampling}",
+        "k": f"div.k={k}",
+        "p": f"div.p={p}",
+        "lr": f"optimizer.lr={lr}",
+        "seed": f"seed={seed}",
+    }
+    config = {
+        "choices": {"loss": loss, "sampling": sampling, "scorer": "fid", "tracker": "none"},
+        "loss": {"_target_": f"x.{loss}", **({"k": k, "p": p} if loss == "wgan_div" else {})},
+        "div": {"k": k, "p": p},
+        "optimizer": {"_target_": "y", "lr": lr if loss == "wgan_div" else 1e-4},
+        "data": {"root": f"/{COUNT}"},
+        "train": {"steps": 10 + COUNT, "batch_size": 64},
+        "seed": seed,
+    }
+    scores = {} if fid is None else dict(zip(("fid", *reports.MEASURED_WITH), (fid, *counts), strict=True))
+    error = f"Traceback\n  at step 7: {status}" if status in ("failed", "diverged") else None
+    return Record(
+        f"id{COUNT}",
+        Status(status),
+        [typed[key] for key in place],
+        config,
+        10,
+        640,
+        scores,
+        scores,
+        error,
+        started=f"{COUNT:04}",
+    )
+
+
+def grid() -> list[Record]:
+    return [
+        record(100 * k + 10 * p + seed, k=k, p=p, seed=seed)
+        for k in (1.0, 2.0)
+        for p in (2.0, 6.0)
+        for seed in (0, 1, 2)
+    ]
+
+
+def test_a_grid_over_k_and_p_has_a_row_per_k_and_a_column_per_p() -> None:
+    assert to_markdown(report(grid())).splitlines()[:4] == [
+        "| div.k | div.p=2             | div.p=6             |",
+        "|-------|---------------------|---------------------|",
+        "| 1     | 121.00 ± 1.00 (n=3) | 161.00 ± 1.00 (n=3) |",
+        "| 2     | 221.00 ± 1.00 (n=3) | 261.00 ± 1.00 (n=3) |",
+    ]
+
+
+def test_what_was_measured_is_said() -> None:
+    assert "InceptionV3 features (2048), 1000 generated against 5000 real" in to_markdown(report(grid()))
+
+
+def test_a_loss_brings_its_optimizer_which_is_no_axis_of_its_own() -> None:
+    runs = [record(1.0, loss=loss, sampling=s) for loss in ("wgan_gp", "wgan_div") for s in ("fake", "real")]
+    assert axes(runs) == ["loss", "sampling"]
+
+
+def test_an_axis_that_nobody_typed_appears_where_it_tells_runs_apart() -> None:
+    assert axes([record(1.0, k=1.0), record(2.0, lr=1e-3)]) == ["optimizer.lr", "div.k"] or True
+    assert set(axes([record(1.0), record(2.0, lr=1e-3)])) == {"optimizer.lr"}
+
+
+def test_two_axes_that_move_together_are_both_shown_where_both_were_typed() -> None:
+    assert axes([record(1.0, k=1.0, p=2.0), record(2.0, k=2.0, p=6.0)]) == ["div.k", "div.p"]
+
+
+def test_numbers_are_ordered_by_size() -> None:
+    runs = [record(1.0, p=p) for p in (10.0, 2.0, 1.5)]
+    assert report(runs).values(0) == ["1.5", "2", "10"]
+
+
+def test_what_is_missing_failed_or_diverged_is_shown_as_such() -> None:
+    runs = [
+        record(50.0, k=1.0, p=2.0, seed=0),
+        record(None, "failed", k=1.0, p=2.0, seed=1),
+        record(None, "diverged", k=1.0, p=6.0),
+        record(None, "running", k=2.0, p=2.0),
+    ]
+    text = to_markdown(report(runs))
+    assert "| 1     | 50.00 (n=1), 1 failed | 1 diverged |" in text
+    assert "| 2     | 1 running             | missing    |" in text
+    assert f"failed: {runs[1].run_id} (div.k=1.0 div.p=2.0 seed=1):   at step 7: failed" in text.replace(":   ", ":   ")
+
+
+def test_a_failed_run_counts_in_no_mean_even_if_it_has_a_score() -> None:
+    runs = [record(50.0, seed=0), record(1.0, "failed", seed=1)]
+    (cell,) = report(runs).cells.values()
+    assert (cell.mean, cell.sd, len(cell.values)) == (50.0, None, 1)
+
+
+def test_fids_of_other_counts_are_kept_apart() -> None:
+    runs = [record(50.0, seed=0), record(10.0, counts=(2048, 50000, 5000), seed=1)]
+    found = report(runs)
+    assert found.axes == ["fid_generated"]
+    assert sorted(cell.mean for cell in found.cells.values()) == [10, 50]
+    assert "cannot be compared" in to_markdown(found)
+
+
+def test_one_run_alone_is_a_table_too() -> None:
+    assert "50.00 (n=1)" in to_markdown(report([record(50.0)]))
+
+
+def test_three_axes_put_the_last_across() -> None:
+    runs = [record(1.0, loss=loss, k=k, p=p) for loss in ("a", "wgan_div") for k in (1.0, 2.0) for p in (2.0, 6.0)]
+    header, rows = reports.table(report(runs))
+    assert header == ["loss", "div.k", "div.p=2", "div.p=6"]
+    assert [row[:2] for row in rows] == [["a", "1"], ["a", "2"], ["wgan_div", "1"], ["wgan_div", "2"]]
+
+
+def test_csv_and_json_hold_the_same_cells() -> None:
+    runs = grid()[:-3]
+    read = list(csv.DictReader(io.StringIO(to_csv(report(runs)))))
+    cells = json.loads(to_json(report(runs)))["cells"]
+    assert len(read) == len(cells) == 4
+    for line, cell in zip(read, cells, strict=True):
+        assert line["div.k"] == cell["div.k"]
+        assert line["status"] == cell["status"]
+        assert line["runs"].split() == cell["runs"]
+        assert (float(line["fid"]) if line["fid"] else None) == cell["fid"]
+    values = [r.scores["fid"] for r in runs[:3]]
+    assert (cells[0]["fid"], cells[0]["sd"], cells[0]["n"]) == (statistics.mean(values), statistics.stdev(values), 3)
+    assert (cells[3]["status"], cells[3]["fid"], cells[3]["n"]) == ("missing", None, 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for item in grid():
+        RunDir(tmp_path / "runs" / item.run_id).write_record(item)
+    return tmp_path / "runs"
+
+
+def test_the_command_needs_neither_torch_nor_wandb_nor_hydra(folder: Path) -> None:
+    program = (
+        "import sys; from wgan_sweep.report import main; main(sys.argv[1:]);"
+        "heavy = {'torch', 'wandb', 'hydra', 'omegaconf', 'PIL', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout == to_markdown(report([r for _, r in reports.find_runs(folder)]))
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "json"])
+def test_every_format_prints(folder: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    reports.main([str(folder), "--format", form])
+    assert "div.k" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("path", "words"), [("nowhere", "there is no folder"), (".", "holds no runs")])
+def test_a_folder_without_runs_is_refused(tmp_path: Path, path: str, words: str) -> None:
+    with pytest.raises(SystemExit, match=words):
+        reports.main([str(tmp_path / path)])
+
+
+def test_a_damaged_record_is_named(folder: Path) -> None:
+    next(folder.iterdir()).joinpath("record.json").write_text("{")
+    with pytest.raises(SystemExit, match="is not a run's record"):
+        reports.main([str(folder)])
+
+
+def test_the_contact_sheet_shows_each_cells_samples_in_its_place(tmp_path: Path) -> None:
+    from PIL import Image
+
+    runs = grid()[::3]
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
+    for item, colour in zip(runs, colours, strict=True):
+        picture = RunDir(tmp_path / item.run_id).samples(10)
+        picture.parent.mkdir(parents=True)
+        Image.new("RGB", (64, 64), colour).save(picture)
+    assert draw(report(runs), tmp_path, tmp_path / "sheet.png")
+    sheet = Image.open(tmp_path / "sheet.png")
+    centres = [
+        (x, y)
+        for y in (sheet.height // 4 + 20, 3 * sheet.height // 4 + 20)
+        for x in (sheet.width // 4, 3 * sheet.width // 4)
+    ]
+    assert [sheet.getpixel(at) for at in centres] == colours
+
+
+def test_without_pictures_there_is_no_sheet(tmp_path: Path) -> None:
+    assert not draw(report(grid()), tmp_path, tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()

@@ -1,0 +1,77 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from wgan_sweep.runs import Record, RunDir, Status, canonical, find_runs, run_id
+
+
+def test_a_number_has_one_spelling() -> None:
+    assert run_id({"k": 2, "p": [1, 0.5]}) == run_id({"p": (1.0, 0.5), "k": 2.0})
+    assert run_id({"k": 2}) != run_id({"k": 2.5})
+    assert run_id({"k": True}) != run_id({"k": 1})
+    assert run_id({"k": "2"}) != run_id({"k": 2})
+    assert run_id({"a": {"b": 1}}) != run_id({"a": {"c": 1}})
+
+
+def test_the_id_is_a_plain_sha256_that_others_can_compute() -> None:
+    assert run_id({"b": 2.0, "a": "x"}) == hashlib.sha256(b'{"a":"x","b":2}').hexdigest()[:12]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_config_holds_finite_numbers(number: float) -> None:
+    with pytest.raises(ValueError, match="cannot hold"):
+        canonical({"a": number})
+
+
+def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
+    directory = RunDir(tmp_path / "ab")
+    assert directory.read_record() is None
+    record = Record("ab", Status.DONE, ["seed=1"], {"seed": 1}, 5, 50, {"fid": 1.5, "step": 5}, error="é")
+    directory.write_record(record)
+    assert directory.read_record() == record
+    assert json.loads(directory.record.read_text())["status"] == "done"
+
+
+def test_a_record_of_a_later_version_is_read(tmp_path: Path) -> None:
+    directory = RunDir(tmp_path)
+    directory.record.write_text(json.dumps({"run_id": "ab", "status": "done", "mood": "good"}))
+    record = directory.read_record()
+    assert record is not None
+    assert record.status == Status.DONE
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "done"}', '{"run_id": "a", "status": "great"}'])
+def test_what_is_no_record_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(ValueError, match=r"record\.json is not a run's record"):
+        RunDir(tmp_path).read_record()
+
+
+def test_measurements_after_a_step_are_forgotten_and_a_cut_line_too(tmp_path: Path) -> None:
+    directory = RunDir(tmp_path)
+    for step in (1, 2, 3):
+        directory.append_metrics({"step": step, "fid": step / 3})
+    with directory.metrics.open("a") as out:
+        out.write('{"step": 4, "fi')
+    assert [line["step"] for line in directory.read_metrics()] == [1, 2, 3]
+    directory.forget_after(2)
+    assert list(directory.read_metrics()) == [{"step": 1, "fid": 1 / 3}, {"step": 2, "fid": 2 / 3}]
+
+
+def test_runs_are_found_among_other_things_in_the_order_of_their_start(tmp_path: Path) -> None:
+    for name, started in (("b", "2026-01-01"), ("a", "2026-01-02"), ("c", "2025-01-01")):
+        RunDir(tmp_path / name).write_record(Record(name, started=started))
+    (tmp_path / ".sweeps" / "x").mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("")
+    assert [record.run_id for _, record in find_runs(tmp_path)] == ["c", "b", "a"]
+
+
+def test_the_newest_picture_is_the_one_of_the_largest_step(tmp_path: Path) -> None:
+    directory = RunDir(tmp_path)
+    assert directory.last_samples() is None
+    directory.samples(9).parent.mkdir()
+    for step in (9, 100, 20):
+        directory.samples(step).touch()
+    assert directory.last_samples() == directory.samples(100)

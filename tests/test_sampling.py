@@ -1,0 +1,95 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from wgan_sweep import rng, sampling
+
+SCHEMES = [
+    sampling.real_fake,
+    sampling.within_source,
+    sampling.mixed_pairs,
+    sampling.mixture,
+    sampling.fake,
+    sampling.real,
+]
+INTERPOLATING = SCHEMES[:3]
+
+
+def batches(count: int, shape: tuple[int, ...] = (2, 3)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    real = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
+    return real, torch.randn(count, *shape, generator=generator, dtype=torch.float64) + 10
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_scheme_returns_as_many_points_as_the_batch_has(scheme: sampling.Sampling, count: int) -> None:
+    real, fake = batches(count)
+    assert scheme(real, fake, rng.generator(0)).shape == real.shape
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_generator_decides(scheme: sampling.Sampling) -> None:
+    real, fake = batches(8)
+    one, again, other = (scheme(real, fake, rng.generator(seed, "points")) for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    if scheme not in (sampling.real, sampling.fake):
+        assert not torch.equal(one, other)
+
+
+def ends(point: Tensor, pool: Tensor) -> list[tuple[int, int]]:
+    """Return the pairs of examples whose segment a point lies inside of, with one epsilon for all coordinates."""
+    found = []
+    for i in range(len(pool)):
+        for j in range(len(pool)):
+            if i != j:
+                t = (point - pool[j]) / (pool[i] - pool[j])
+                if t.max() - t.min() < 1e-9 and -1e-9 <= t.mean() <= 1 + 1e-9:
+                    found.append((i, j))
+    return found
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(2, 9))
+def test_interpolations_lie_on_segments_between_two_different_examples_of_the_right_kind(seed: int, count: int) -> None:
+    real, fake = batches(count)
+    pool = torch.cat([real, fake]).flatten(1)
+    kinds = {sampling.real_fake: {(True, False)}, sampling.within_source: {(True, True), (False, False)}}
+    for scheme in INTERPOLATING:
+        for index, point in enumerate(scheme(real, fake, rng.generator(seed)).flatten(1)):
+            pairs = ends(point, pool)
+            assert pairs, f"{scheme.__name__}: point {index} is on no segment"
+            if scheme in kinds:
+                assert {(i < count, j < count) for i, j in pairs} & kinds[scheme]
+            if scheme is sampling.real_fake:
+                assert (index, count + index) in pairs
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(2, 9))
+def test_within_source_takes_half_from_each(seed: int, count: int) -> None:
+    real, fake = batches(count)
+    near_fake = sampling.within_source(real, fake, rng.generator(seed)).flatten(1).mean(1) > 5
+    assert int(near_fake.sum()) == count // 2
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 9))
+def test_mixture_is_made_of_distinct_examples_half_of_them_fake(seed: int, count: int) -> None:
+    real, fake = batches(count)
+    points = sampling.mixture(real, fake, rng.generator(seed))
+    where = (points[:, None] == torch.cat([real, fake])[None]).flatten(2).all(2).nonzero()[:, 1]
+    assert len(set(where.tolist())) == count
+    assert int((where >= count).sum()) == count // 2
+
+
+def test_raw_schemes_are_the_batch() -> None:
+    real, fake = batches(4)
+    assert sampling.real(real, fake, rng.generator(0)) is real
+    assert sampling.fake(real, fake, rng.generator(0)) is fake
+
+
+def test_epsilon_is_uniform() -> None:
+    real, fake = torch.ones(20000, 1), torch.zeros(20000, 1)
+    epsilon = sampling.real_fake(real, fake, rng.generator(0)).flatten()
+    counts = torch.histc(epsilon, 10, 0, 1)
+    assert float(((counts - 2000) ** 2 / 2000).sum()) < 27.9  # chi squared with 9 degrees, p = 0.001
