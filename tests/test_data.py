@@ -41,7 +41,7 @@ def test_mnist5k_is_the_real_thing_padded_to_32() -> None:
 
 
 def test_mnist5k_is_not_cut() -> None:
-    with pytest.raises(InputError, match="data.size=20"):
+    with pytest.raises(InputError, match=r"data\.size=20"):
         Mnist5k(20).load()
 
 
@@ -175,7 +175,7 @@ def test_pad_and_crop() -> None:
     assert padded.shape == (32, 32)
     assert int(padded[2:30, 2:30].min()) == 9
     assert int(padded.astype(int).sum()) == 9 * 28 * 28
-    with pytest.raises(InputError, match="data.size=20"):
+    with pytest.raises(InputError, match=r"data\.size=20"):
         pad(picture, 20)
     wide = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8), (20, 1)))
     assert np.asarray(crop_and_resize(wide, 20))[0].tolist() == list(range(10, 30))

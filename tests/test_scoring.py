@@ -66,7 +66,7 @@ def test_the_distance_of_two_gaussians_with_one_basis_has_a_closed_form() -> Non
 
 @pytest.mark.parametrize("count", [100, 3000])
 def test_identical_sets_are_at_distance_zero(count: int) -> None:
-    found = statistics(features(count, 256, 2), 500)
+    found = statistics(features(count, 256, 2) / 16, 500)  # a trace of 256, as large as Inception's is
     assert abs(frechet_distance(found, found)) < 1e-3
 
 

@@ -78,10 +78,11 @@ def test_without_a_key_the_run_is_kept_offline_and_nothing_is_asked(home: Path, 
     assert (run.run_id, run.run_group, run.project) == ("abc123", "sweep-1", "p")
     config = {u.key or "/".join(u.nested_key): json.loads(u.value_json) for u in run.config.update}
     assert config["div"] == {"k": 2.0}
-    history = []
-    for record in kept:
-        if record.WhichOneof("record_type") == "history":
-            history.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
+    history = [
+        {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+        for record in kept
+        if record.WhichOneof("record_type") == "history"
+    ]
     scalars = [{k: line[k] for k in ("images_seen", "fid", "wasserstein")} for line in history if "fid" in line]
     assert scalars == [{"images_seen": s * 10, "fid": 5.0 - s, "wasserstein": s / 2} for s in (1, 2, 3)]
     assert any("samples" in line or any(k.startswith("samples") for k in line) for line in history)

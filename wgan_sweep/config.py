@@ -34,7 +34,7 @@ class Train:
 
 @dataclass
 class Config:
-    """The root. A group whose options are objects (``_target_``) is untyped here: the object's signature is its type."""
+    """The root. A group of objects (``_target_``) is untyped here: the object's signature is its type."""
 
     loss: Any = MISSING
     constraint: Any = MISSING
@@ -81,7 +81,7 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     Raises:
         InputError: if a value is missing or refers to nothing.
     """
-    composed = cast("DictConfig", OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"]))
+    composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     typed = OmegaConf.merge(OmegaConf.structured(Config), composed)
     try:
         config = cast("Config", OmegaConf.to_object(typed))

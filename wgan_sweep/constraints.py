@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm as parametrize_spectral_norm
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from wgan_sweep.errors import InputError
 from wgan_sweep.gradient_terms import Centred, GradientTerm
@@ -76,21 +77,23 @@ def spectral_norm(n_power_iterations: int) -> Constraint:
         for module in list(critic.modules()):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 parametrize_spectral_norm(module, n_power_iterations=n_power_iterations)
-        for parametrization in _parametrizations(critic):
-            parametrization.eval()  # holds the estimate; torch's iterates at every access while in training mode
+        for module in _normalised(critic):
+            _parametrizations(module).eval()  # holds the estimate; in training mode every access iterates
         return critic
 
     def iterate(critic: nn.Module) -> None:
-        for module in critic.modules():
-            if is_parametrized(module, "weight"):
-                parametrization = module.parametrizations.weight  # type: ignore[union-attr]
-                parametrization.train()
-                with torch.no_grad():
-                    module.weight  # noqa: B018 (reading it runs the power iteration)
-                parametrization.eval()
+        for module in _normalised(critic):
+            _parametrizations(module).train()
+            with torch.no_grad():
+                module.weight  # noqa: B018 (reading it runs the power iteration)
+            _parametrizations(module).eval()
 
     return Constraint(wrap=wrap, project=iterate)
 
 
-def _parametrizations(critic: nn.Module) -> list[nn.Module]:
-    return [m.parametrizations.weight for m in critic.modules() if is_parametrized(m, "weight")]  # type: ignore[misc, union-attr]
+def _normalised(critic: nn.Module) -> list[nn.Module]:
+    return [module for module in critic.modules() if is_parametrized(module, "weight")]
+
+
+def _parametrizations(module: nn.Module) -> ParametrizationList:
+    return cast("ParametrizationList", cast("nn.ModuleDict", module.parametrizations)["weight"])

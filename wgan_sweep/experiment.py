@@ -180,8 +180,8 @@ def build(config: Config) -> Parts:
     with rng.seeded(config.seed, "critic"):
         critic = constraint.wrap(model.critic(images.shape))
     trainer = Trainer(
-        generator=generator.to(device, memory_format=torch.channels_last),
-        critic=critic.to(device, memory_format=torch.channels_last),
+        generator=generator.to(device).to(memory_format=torch.channels_last),
+        critic=critic.to(device).to(memory_format=torch.channels_last),
         loss=loss,
         constraint=constraint,
         stabiliser=stabiliser,

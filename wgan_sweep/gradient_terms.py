@@ -106,9 +106,10 @@ class Evaluation(NamedTuple):
 
 def _per_example_norm(gradient: Tensor) -> Tensor:
     """Return ``[N]`` norms over all other axes, in float32 at least."""
-    return torch.linalg.vector_norm(
+    norms: Tensor = torch.linalg.vector_norm(
         gradient.flatten(1), dim=1, dtype=torch.promote_types(gradient.dtype, torch.float32)
     )
+    return norms
 
 
 def input_gradient(critic: Critic, points: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ def forward_over_reverse(critic: Critic, points: Tensor, psi: Psi) -> Evaluation
     # goes to 0, which is the limit taken.
     scale = torch.where(norms > 0, psi.derivative(norms) / norms, 0.0) / norms.numel()
     direction = gradient * scale.to(gradient.dtype).view(-1, *(1,) * (gradient.dim() - 1))
-    _, slope = torch.func.jvp(critic, (points.detach(),), (direction,))
+    slope: Tensor = torch.func.jvp(critic, (points.detach(),), (direction,))[1]
     return Evaluation(slope.sum(), psi(norms).mean(), norms)
 
 

@@ -72,10 +72,10 @@ def axes(records: Sequence[Record]) -> list[str]:
     for key in varying:
         if key not in found and key not in MEASURED_WITH and groups([*found, key]) > groups(found):
             found.append(key)
-    return found + [key for key in MEASURED_WITH if key in varying and _mixed(places, found, key)]
+    return found + [key for key in MEASURED_WITH if key in varying and _mixed(places, key)]
 
 
-def _mixed(places: Sequence[Mapping[str, str]], found: Sequence[str], key: str) -> bool:
+def _mixed(places: Sequence[Mapping[str, str]], key: str) -> bool:
     """Say whether a key takes two values among the runs that have it (a failed run has none)."""
     return len({place[key] for place in places if key in place}) > 1
 

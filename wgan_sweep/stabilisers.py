@@ -27,7 +27,7 @@ def none() -> Stabiliser:
 
 
 def instance_noise(std: float, steps: int) -> Stabiliser:
-    """Gaussian noise on all that the critic sees, annealed to 0 (Arjovsky & Bottou 2017, section 3; Sonderby et al. 2017).
+    """Gaussian noise on all that the critic sees, annealed to 0 (Arjovsky & Bottou 2017; Sonderby et al. 2017).
 
     Args:
         std: Standard deviation at step 0, in units of the data (images: [-1, 1]).

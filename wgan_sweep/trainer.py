@@ -182,7 +182,8 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(self._ema, (1 + self.step) / (10 + self.step))
-        averaged, live = list(self.averaged.parameters()), list(self.generator.parameters())
+        averaged: list[Tensor] = list(self.averaged.parameters())
+        live: list[Tensor] = list(self.generator.parameters())
         torch._foreach_lerp_(averaged, live, 1 - decay)
         for kept, current in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
             kept.copy_(current)
@@ -195,7 +196,8 @@ class Trainer:
         if self._last is None:
             raise RuntimeError("gradient_norm() looks at the last batch: take a step first")
         points = real_fake(*self._last, rng.generator(self._seed, "probe", self.step, device=self._device))
-        return torch.linalg.vector_norm(gradient_terms.input_gradient(self._score, points).flatten(1), dim=1).mean()
+        norms: Tensor = torch.linalg.vector_norm(gradient_terms.input_gradient(self._score, points).flatten(1), dim=1)
+        return norms.mean()
 
     def sampler(self, purpose: str) -> Callable[[int], Tensor]:
         """Return a function from N to the next N uint8 images ``[N, C, H, W]`` of the averaged generator.

@@ -19,7 +19,7 @@ class Torchvision:
 
     Args:
         name: What the set and its split are called, for example ``cifar10-train``; part of the cache's key.
-        dataset: torchvision's class with its options, called with ``root`` (and ``download=True`` if files are missing).
+        dataset: torchvision's class with its options; called with ``root``, and ``download=True`` where files miss.
         downloads: Whether that class can fetch its files.
         root: The folder that torchvision looks in.
         files: The files it needs there, for the error when they cannot be had.

@@ -1,6 +1,7 @@
 """DCGAN: strided convolutions up and down (Radford et al. 2016)."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -41,7 +42,7 @@ class DCGAN:
             norm(self.generator_norm, widths[0]),
             nn.ReLU(),
         ]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.ConvTranspose2d(before, after, 4, 2, 1), norm(self.generator_norm, after), nn.ReLU()]
         network = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1), nn.Tanh())
         normal_(network, 0.02)
@@ -52,7 +53,7 @@ class DCGAN:
         channels, size = self._image(shape)
         widths = self._widths(size)
         layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1), norm(self.critic_norm, after), nn.LeakyReLU(0.2)]
         network = nn.Sequential(*layers, Scores(16 * widths[-1]))
         normal_(network, 0.02)

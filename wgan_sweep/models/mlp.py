@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -25,7 +26,7 @@ class MLP:
     def _hidden(self, before: int) -> list[nn.Module]:
         widths = [before] + [self.dim] * self.depth
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
         return layers
 

@@ -1,6 +1,7 @@
 """The residual networks of WGAN-GP's public code, which the W-div paper trains too (Gulrajani et al. 2017)."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -48,7 +49,8 @@ class UpBlock(_Block):
         """Upsample before the first convolution (the 1x1 shortcut commutes with it, and is cheaper first)."""
         y = self.conv1(upsample(self.relu(self.norm1(x))))
         y = self.conv2(self.relu(self.norm2(y)))
-        return y + upsample(self.shortcut(x))
+        result: Tensor = y + upsample(self.shortcut(x))
+        return result
 
 
 class DownBlock(_Block):
@@ -92,9 +94,7 @@ class ResNet:
         """Return a network from ``[N, latent_dim]`` to ``[N, *shape]`` in [-1, 1]."""
         channels, size = self._image(shape)
         widths = self._widths(size)[::-1]
-        blocks = [
-            UpBlock(before, after, self.generator_norm) for before, after in zip(widths, widths[1:], strict=False)
-        ]
+        blocks = [UpBlock(before, after, self.generator_norm) for before, after in pairwise(widths)]
         return nn.Sequential(
             _linear(self.latent_dim, 16 * widths[0]),
             nn.Unflatten(1, (widths[0], 4, 4)),
@@ -109,7 +109,7 @@ class ResNet:
         """Return a network from ``[N, *shape]`` to ``[N]`` scores."""
         channels, size = self._image(shape)
         widths = self._widths(size)
-        blocks = [DownBlock(before, after, self.critic_norm) for before, after in zip(widths, widths[1:], strict=False)]
+        blocks = [DownBlock(before, after, self.critic_norm) for before, after in pairwise(widths)]
         scores = Scores(16 * widths[-1])
         nn.init.xavier_uniform_(scores.linear.weight)
         nn.init.zeros_(scores.linear.bias)

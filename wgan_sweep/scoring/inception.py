@@ -20,8 +20,8 @@ FEATURES = (64, 192, 768, 2048)
 def _by_layer(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name the TorchScript file's tensors as torch-fidelity's class does.
 
-    Both list 94 convolutions in the same order; the file has weight, beta, mean and variance for each. Its BatchNorm has no gain, and it has
-    no last layer: that becomes NaN, so that nobody mistakes noise for logits.
+    Both list 94 convolutions in the same order; the file has weight, beta, mean and variance for each. Its BatchNorm
+    has no gain, and it has no last layer: that becomes NaN, so that nobody mistakes noise for logits.
     """
     values = list(tensors.values())
     layers = [name.removesuffix(".conv.weight") for name in own if name.endswith(".conv.weight")]
