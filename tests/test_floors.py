@@ -16,7 +16,7 @@ FLOORS = [
     {"losses", "constraints", "scoring"},
     {"trainer"},
     {"config", "report"},
-    {"experiment", "contact_sheet"},
+    {"experiment", "contact_sheet", "bench"},
     {"driver"},
     {"cli"},
     {"__main__"},

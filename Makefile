@@ -1,0 +1,49 @@
+# Everything runs in .venv, made on first use. PYTHON picks the interpreter (3.11 or later).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint types bench wheel-smoke clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## Install the package into .venv
+
+demo: $(VENV)/.installed ## Four runs over k and p on real images, and their FIDs (minutes on two cores)
+	WGAN_SWEEP_RUNS=$(RUNS) $(BIN)/wgan-sweep -m loss=wgan_div div.k=1,2 div.p=2,6
+
+test: $(VENV)/.installed-dev ## The fast tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+check: lint types test wheel-smoke ## All that CI runs
+
+bench: $(VENV)/.installed ## Gradient terms: forward over reverse against double backward
+	$(BIN)/python -m wgan_sweep.bench
+
+wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it beside nothing else, and use it from another directory
+	BUILD_PYTHON=$(BIN)/python tests/wheel_smoke.sh
+
+clean: ## Remove what was built; runs stay
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,167 @@
+"""The installed command, as a user meets it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = [
+    "train.steps=3",
+    "train.batch_size=8",
+    "train.n_critic=1",
+    "model.dim=4",
+    "model.latent_dim=8",
+    "scorer=none",
+    "tracker=none",
+    "device=cpu",
+    "data=npz",
+]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, npz: Path):
+    folder = tmp_path / "else where"
+    folder.mkdir()
+
+    def command(*arguments: str, code: int = 0, tiny: bool = True) -> subprocess.CompletedProcess[str]:
+        base = [*TINY, f"data.path={npz}"] if tiny else []
+        flags = [a for a in arguments if a.startswith("-")]  # argparse wants them before the overrides
+        rest = [a for a in arguments if not a.startswith("-")]
+        done = subprocess.run(
+            [sys.executable, "-m", "wgan_sweep", *flags, *base, *rest],
+            cwd=folder,
+            env={k: v for k, v in os.environ.items() if k != "WGAN_SWEEP_RUNS"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    command.folder = folder  # type: ignore[attr-defined]
+    return command
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted((folder / "runs").glob("*/record.json"))]
+
+
+def test_a_sweep_trains_its_grid_once_and_ends_in_its_table(sweep) -> None:
+    arguments = ["-m", "loss=wgan_div", "div.k=1,2", "div.p=2,6"]
+    done = sweep(*arguments)
+    runs = records(sweep.folder)
+    assert sorted((r["config"]["div"]["k"], r["config"]["div"]["p"]) for r in runs) == [(1, 2), (1, 6), (2, 2), (2, 6)]
+    assert all(r["status"] == "done" for r in runs)
+    lines = done.stdout.splitlines()
+    header = next(i for i, line in enumerate(lines) if line.startswith("| div.k"))
+    assert re.split(r"\s*\|\s*", lines[header])[1:4] == ["div.k", "div.p=2", "div.p=6"]
+    assert len([line for line in lines if line.startswith("samples ")]) == 4
+    sheet = re.search(r"together +(.*)", done.stdout)
+    assert sheet is not None
+    assert (sweep.folder / sheet[1]).stat().st_size > 1000
+    assert "wgan-report runs" in done.stdout
+    before = {p: p.stat().st_mtime_ns for p in (sweep.folder / "runs").glob("[0-9a-f]*/*")}
+    again = sweep(*arguments)
+    assert again.stderr.count("nothing left to do") == 4
+    assert [line for line in again.stdout.splitlines() if line.startswith("|")] == [
+        s for s in lines if s.startswith("|")
+    ]
+    assert {p: p.stat().st_mtime_ns for p in (sweep.folder / "runs").glob("[0-9a-f]*/*")} == before
+    assert {p.name for p in sweep.folder.iterdir()} == {"runs"}
+
+
+def test_a_larger_grid_trains_what_is_missing(sweep) -> None:
+    sweep("-m", "div.k=1,2")
+    done = sweep("-m", "div.k=1,2,3")
+    assert done.stderr.count("nothing left to do") == 2
+    assert len(records(sweep.folder)) == 3
+
+
+def test_the_steps_of_a_finished_run_are_no_part_of_its_name(sweep) -> None:
+    sweep()
+    sweep("train.steps=5")
+    (record,) = records(sweep.folder)
+    assert record["step"] == 5
+
+
+def test_one_runs_divergence_does_not_stop_the_others_and_the_exit_code_says_it(sweep) -> None:
+    done = sweep("-m", "optimizer.lr=1e30,1e-4", code=1)
+    assert sorted(r["status"] for r in records(sweep.folder)) == ["diverged", "done"]
+    assert "1 diverged" in done.stdout
+    assert "not finite at step" in done.stdout
+
+
+def test_a_single_run_that_diverges_exits_with_1(sweep) -> None:
+    assert "diverged" in sweep("optimizer.lr=1e30", code=1).stderr
+
+
+REFUSED = [
+    (["div.kk=1"], ["div.kk"]),
+    (["loss=wgan_foo"], ["wgan_foo", "wgan_gp"]),
+    (["train.steps=many"], ["train.steps", "many"]),
+    (["div.k=-1"], ["div.k", "-1", "above 0"]),
+    (["div.p=1"], ["div.p", "1"]),
+    (["train.batch_size=100"], ["100", "64 images"]),
+    (["loss=wgan", "div.k=1"], ["div.k", "nothing refers to it", "loss=wgan"]),
+    (["model=resnet", "model.dim=x"], ["model.dim", "'x'"]),
+    (["data.path=/no/such.npz"], ["/no/such.npz"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda v: " ".join(v) if v else "")
+def test_bad_input_is_refused_before_any_work(sweep, arguments: list[str], words: list[str]) -> None:
+    done = sweep(*arguments, code=1)
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not records(sweep.folder)
+
+
+def test_one_bad_cell_stops_a_sweep_before_its_first_run(sweep) -> None:
+    done = sweep("-m", "div.k=1,2,-3,0", code=1)
+    assert "2 of 4 runs of the sweep cannot work" in done.stderr
+    assert done.stderr.count("div.k must be above 0") == 2
+    assert not records(sweep.folder)
+
+
+def test_a_missing_value_is_named(sweep) -> None:
+    done = sweep("data=npz", code=1, tiny=False)
+    assert "data.path" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_experiment_is_a_sweep_that_the_command_line_narrows(sweep) -> None:
+    sweep("experiment=kp_grid", "div.k=1,2", "div.p=6", "seed=0")
+    assert sorted(r["config"]["div"]["k"] for r in records(sweep.folder)) == [1, 2]
+
+
+def test_a_written_config_runs_as_the_run_it_came_from(sweep) -> None:
+    sweep("seed=4")
+    (record,) = records(sweep.folder)
+    folder = sweep.folder / "runs" / record["run_id"]
+    done = sweep(f"--config-path={folder}", "--config-name=config", tiny=False)
+    assert f"{record['run_id']}  done" in done.stderr
+    assert "nothing left to do" in done.stderr
+
+
+@pytest.mark.parametrize("option", [["--help"], ["--cfg", "job"]])
+def test_asking_for_help_loads_nothing_heavy(tmp_path: Path, option: list[str]) -> None:
+    program = """if True:
+        import atexit, sys
+        from wgan_sweep.cli import main
+        heavy = lambda: sorted({'torch', 'wandb', 'torchvision', 'mlxtend', 'matplotlib'} & set(sys.modules))
+        atexit.register(lambda: print('heavy:', heavy()))
+        main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, *option], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "heavy: []" in done.stdout
+    assert (
+        "wgan_div" in done.stdout or "WassersteinDivergence" in done.stdout or "wasserstein_divergence" in done.stdout
+    )
+    assert not list(tmp_path.iterdir())

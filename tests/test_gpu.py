@@ -1,0 +1,71 @@
+"""What only a GPU can show: the same guarantees there. Run with ``pytest -m gpu``."""
+
+import pytest
+import torch
+
+from wgan_sweep import rng
+from wgan_sweep.experiment import build
+from wgan_sweep.gradient_terms import Power, double_backward, forward_over_reverse
+from wgan_sweep.trainer import Trainer
+
+from .test_gradient_terms import CRITICS, critic_and_batches, parameter_gradient, relative_error
+from .test_trainer import assert_bitwise_equal, run
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize("psi", [Power(2, 6), Power(1, 1.5)])
+def test_both_forms_have_the_same_gradient(name: str, psi: Power) -> None:
+    critic, points, _ = critic_and_batches(name)
+    critic, points = critic.cuda(), points.cuda()
+    wanted = parameter_gradient(double_backward, critic, points, psi)
+    assert relative_error(parameter_gradient(forward_over_reverse, critic, points, psi), wanted) < 1e-10
+
+
+def trainer(make, *overrides: str) -> Trainer:
+    return build(make("device=cuda", *overrides)).trainer
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize(
+    "overrides",
+    [["loss=wgan_div"], ["loss=wgan_gp", "model=resnet"], ["loss=wgan"], ["loss=nsgan", "constraint=spectral_norm"]],
+    ids=" ".join,
+)
+def test_training_is_finite_and_resumes_bitwise(make, precision: str, overrides: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    asked = [*overrides, f"train.precision={precision}"]
+    through = trainer(make, *asked)
+    values = run(through, 6)
+    assert all(abs(v) < float("inf") for line in values for v in line.values())
+    before = trainer(make, *asked)
+    run(before, 2)
+    after = trainer(make, *asked)
+    after.load_state_dict(before.state_dict())
+    assert run(after, 6) == values[2:]
+    assert_bitwise_equal(after.state_dict(), through.state_dict())
+
+
+def test_a_gpu_starts_from_the_weights_of_a_cpu_and_sees_the_same_batches(make) -> None:
+    here, there = build(make("device=cpu")).trainer, trainer(make)
+    for one, other in zip(here.critic.parameters(), there.critic.parameters(), strict=True):
+        assert torch.equal(one, other.cpu())
+    assert torch.equal(here._batches(), there._batches().cpu())
+
+
+def test_a_step_waits_for_nothing(make) -> None:
+    made = trainer(make, "loss=wgan_div", "train.steps=100")
+    steps = made.steps(100)
+    for _ in range(10):  # past the first epochs, whose orders are copied
+        next(steps)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_generator_of_a_gpu_is_seeded(make) -> None:
+    one, other = (torch.rand(3, generator=rng.generator(0, "x", device="cuda"), device="cuda") for _ in range(2))
+    assert torch.equal(one, other)

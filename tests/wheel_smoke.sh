@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The wheel alone: built from a clean copy, installed into a fresh environment, used from a directory without the checkout.
+set -Eeuo pipefail
+python=$(cd "$(dirname "${BUILD_PYTHON:?the python that builds}")" && pwd)/$(basename "$BUILD_PYTHON")
+checkout=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+cd "$checkout"
+"$python" -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+# The big dependencies come from the building environment; the package and its config come from the wheel.
+"$python" -m venv "$work/venv"
+"$python" -c 'import site; print(site.getsitepackages()[0])' >"$work/site.txt"
+target=$("$work/venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')
+"$work/venv/bin/python" -m pip install --quiet --no-deps "$work"/dist/*.whl
+# A path without .pth processing: the editable install of the checkout must not be found.
+cat "$work/site.txt" >"$target/zz-dependencies.pth"
+
+mkdir "$work/else where"
+cd "$work/else where"
+"$work/venv/bin/python" - "$checkout" <<'PY'
+import sys, pathlib, wgan_sweep
+from wgan_sweep.config import conf_dir
+for path in (pathlib.Path(wgan_sweep.__file__), conf_dir()):
+    assert not path.is_relative_to(sys.argv[1]), path
+assert (conf_dir() / "config.yaml").exists()
+PY
+tiny="train.steps=2 train.batch_size=8 train.n_critic=1 model.dim=4 scorer=none tracker=none device=cpu"
+"$work/venv/bin/wgan-sweep" --help >/dev/null
+"$work/venv/bin/wgan-sweep" -m div.k=1,2 $tiny
+"$work/venv/bin/python" -m wgan_sweep -m div.k=1,2 $tiny | grep -q 'div.k'
+"$work/venv/bin/wgan-report" runs | grep -q 'div.k'
+[ "$(find . -name record.json | wc -l)" = 2 ]
+echo "wheel-smoke: the wheel works from $(pwd)"

@@ -1,0 +1,127 @@
+"""What the gradient term costs: both of its forms, interleaved in one process (``make bench``)."""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wgan_sweep import rng
+from wgan_sweep.constraints import none as no_constraint
+from wgan_sweep.data import Batches, ImageSet
+from wgan_sweep.files import write
+from wgan_sweep.gradient_terms import Form, double_backward, forward_over_reverse
+from wgan_sweep.losses import wasserstein_divergence
+from wgan_sweep.models import DCGAN, ResNet
+from wgan_sweep.precision import precision
+from wgan_sweep.sampling import real_fake
+from wgan_sweep.stabilisers import none as no_stabiliser
+from wgan_sweep.trainer import Trainer
+
+BATCH, N_CRITIC = 64, 4
+SMALL = {
+    "dcgan 32x32 dim 16": (DCGAN(16, 128, "batch", "none"), 32),
+    "resnet 32x32 dim 8": (ResNet(8, 128, "batch", "layer"), 32),
+}
+FULL = {
+    "dcgan 64x64 dim 64": (DCGAN(64, 128, "batch", "none"), 64),
+    "resnet 64x64 dim 64": (ResNet(64, 128, "batch", "layer"), 64),
+}
+
+
+def _steps(model: DCGAN | ResNet, size: int, form: Form, arithmetic: str, device: torch.device) -> Iterator[object]:
+    pixels = np.random.default_rng(0).integers(0, 256, (1024, size, size, 3), dtype=np.uint8)
+    images = ImageSet(pixels)
+    with rng.seeded(0, "bench"):
+        generator, critic = model.generator(images.shape), model.critic(images.shape)
+    optimizer = partial(torch.optim.Adam, lr=2e-4, betas=(0.0, 0.9))
+    return Trainer(
+        generator=generator.to(device).to(memory_format=torch.channels_last),
+        critic=critic.to(device).to(memory_format=torch.channels_last),
+        loss=wasserstein_divergence(2, 6, real_fake),
+        constraint=no_constraint(),
+        stabiliser=no_stabiliser(),
+        generator_optimizer=optimizer,
+        critic_optimizer=optimizer,
+        batches=Batches(images, BATCH, 0, device),
+        latent_dim=model.latent_dim,
+        n_critic=N_CRITIC,
+        ema=0.999,
+        seed=0,
+        device=device,
+        precision=precision(arithmetic, device),
+        form=form,
+    ).steps(sys.maxsize)
+
+
+def _milliseconds(steps: Iterator[object], count: int, device: torch.device) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        next(steps)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - began) * 1000 / count
+
+
+def measure(device: torch.device, arithmetics: list[str], repeats: int, count: int) -> Iterator[dict[str, object]]:
+    """Yield medians for each network and precision; the two forms take turns."""
+    for name, (model, size) in (FULL if device.type == "cuda" else SMALL).items():
+        for arithmetic in arithmetics:
+            forms = {"double backward": double_backward, "forward over reverse": forward_over_reverse}
+            running = {label: _steps(model, size, form, arithmetic, device) for label, form in forms.items()}
+            for steps in running.values():
+                _milliseconds(steps, 3, device)
+            times: dict[str, list[float]] = {label: [] for label in forms}
+            for _ in range(repeats):
+                for label, steps in running.items():
+                    times[label].append(_milliseconds(steps, count, device))
+            medians = {label: statistics.median(values) for label, values in times.items()}
+            spread = max((max(values) - min(values)) / medians[label] for label, values in times.items())
+            ratio = medians["double backward"] / medians["forward over reverse"]
+            yield {"network": name, "precision": arithmetic, **medians, "ratio": ratio, "spread": spread}
+
+
+def main() -> None:
+    """Print a table of milliseconds per iteration; ``--json FILE`` keeps the figures."""
+    parser = argparse.ArgumentParser("python -m wgan_sweep.bench", description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", nargs="+", help="default: fp32 on a CPU; fp32 tf32 bf16 on a GPU")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--count", type=int, default=5, help="iterations per repeat")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    arithmetics = options.precision or (["fp32", "tf32", "bf16"] if device.type == "cuda" else ["fp32"])
+    chip = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    say = sys.stdout.write
+    say(
+        f"{chip}, torch {torch.__version__}. One iteration is {N_CRITIC} critic updates and 1 generator update, batch {BATCH}.\n\n"
+    )
+    say(
+        "| network | precision | double backward, ms | forward over reverse, ms | ratio | spread |\n|---|---|---|---|---|---|\n"
+    )
+    rows = []
+    for row in measure(device, arithmetics, options.repeats, options.count):
+        rows.append(row)
+        figures = [f"{row[key]:.1f}" for key in ("double backward", "forward over reverse")]
+        say(
+            f"| {row['network']} | {row['precision']} | {' | '.join(figures)} | {row['ratio']:.2f} | {row['spread']:.0%} |\n"
+        )
+        sys.stdout.flush()
+    if options.json:
+        write(options.json, json.dumps({"device": chip, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
