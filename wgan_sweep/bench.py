@@ -26,17 +26,19 @@ from wgan_sweep.stabilisers import none as no_stabiliser
 from wgan_sweep.trainer import Trainer
 
 BATCH, N_CRITIC = 64, 4
-SMALL = {
+FORMS: dict[str, Form] = {"double backward": double_backward, "forward over reverse": forward_over_reverse}
+Model = DCGAN | ResNet
+SMALL: dict[str, tuple[Model, int]] = {
     "dcgan 32x32 dim 16": (DCGAN(16, 128, "batch", "none"), 32),
     "resnet 32x32 dim 8": (ResNet(8, 128, "batch", "layer"), 32),
 }
-FULL = {
+FULL: dict[str, tuple[Model, int]] = {
     "dcgan 64x64 dim 64": (DCGAN(64, 128, "batch", "none"), 64),
     "resnet 64x64 dim 64": (ResNet(64, 128, "batch", "layer"), 64),
 }
 
 
-def _steps(model: DCGAN | ResNet, size: int, form: Form, arithmetic: str, device: torch.device) -> Iterator[object]:
+def _steps(model: Model, size: int, form: Form, arithmetic: str, device: torch.device) -> Iterator[object]:
     pixels = np.random.default_rng(0).integers(0, 256, (1024, size, size, 3), dtype=np.uint8)
     images = ImageSet(pixels)
     with rng.seeded(0, "bench"):
@@ -74,11 +76,10 @@ def measure(device: torch.device, arithmetics: list[str], repeats: int, count: i
     """Yield medians for each network and precision; the two forms take turns."""
     for name, (model, size) in (FULL if device.type == "cuda" else SMALL).items():
         for arithmetic in arithmetics:
-            forms = {"double backward": double_backward, "forward over reverse": forward_over_reverse}
-            running = {label: _steps(model, size, form, arithmetic, device) for label, form in forms.items()}
+            running = {label: _steps(model, size, form, arithmetic, device) for label, form in FORMS.items()}
             for steps in running.values():
                 _milliseconds(steps, 3, device)
-            times: dict[str, list[float]] = {label: [] for label in forms}
+            times: dict[str, list[float]] = {label: [] for label in FORMS}
             for _ in range(repeats):
                 for label, steps in running.items():
                     times[label].append(_milliseconds(steps, count, device))
@@ -104,20 +105,16 @@ def main() -> None:
         if device.type == "cuda"
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     )
-    say = sys.stdout.write
-    say(
-        f"{chip}, torch {torch.__version__}. One iteration is {N_CRITIC} critic updates and 1 generator update, batch {BATCH}.\n\n"
-    )
-    say(
-        "| network | precision | double backward, ms | forward over reverse, ms | ratio | spread |\n|---|---|---|---|---|---|\n"
-    )
+    write_out = sys.stdout.write
+    write_out(f"{chip}, torch {torch.__version__}\n")
+    write_out(f"An iteration is {N_CRITIC} critic updates and 1 generator update, batch {BATCH}; medians in ms.\n\n")
+    columns = ["network", "precision", *FORMS, "ratio", "spread"]
+    write_out(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n")
     rows = []
     for row in measure(device, arithmetics, options.repeats, options.count):
         rows.append(row)
-        figures = [f"{row[key]:.1f}" for key in ("double backward", "forward over reverse")]
-        say(
-            f"| {row['network']} | {row['precision']} | {' | '.join(figures)} | {row['ratio']:.2f} | {row['spread']:.0%} |\n"
-        )
+        figures = [f"{row[label]:.1f}" for label in FORMS] + [f"{row['ratio']:.2f}", f"{row['spread']:.0%}"]
+        write_out(f"| {row['network']} | {row['precision']} | {' | '.join(figures)} |\n")
         sys.stdout.flush()
     if options.json:
         write(options.json, json.dumps({"device": chip, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wgan_sweep import gradient_terms, rng
 from wgan_sweep.constraints import Constraint
-from wgan_sweep.gradient_terms import GradientTerm
+from wgan_sweep.gradient_terms import Form, GradientTerm
 from wgan_sweep.images import to_uint8
 from wgan_sweep.losses import Loss
 from wgan_sweep.precision import Precision
@@ -59,6 +59,7 @@ class Trainer:
         seed: Seeds noise and r(x).
         device: Where all tensors are.
         precision: Context that the networks run in.
+        form: How gradient terms are evaluated; by default without double backward, where the critic's layers allow it.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Trainer:
         seed: int,
         device: torch.device,
         precision: Precision,
+        form: Form | None = None,
     ) -> None:
         self.generator = generator
         self.critic = critic
@@ -100,7 +102,8 @@ class Trainer:
             purpose: rng.generator(seed, purpose, device=device) for purpose in ("noise", "points", "stabiliser")
         }
         self.why_double_backward = gradient_terms.why_no_forward_mode(critic) if self._terms else None
-        self._form = gradient_terms.double_backward if self.why_double_backward else gradient_terms.forward_over_reverse
+        fitting = gradient_terms.double_backward if self.why_double_backward else gradient_terms.forward_over_reverse
+        self._form = form or fitting
         self._last: tuple[Tensor, Tensor] | None = None
 
     @property
