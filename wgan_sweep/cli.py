@@ -3,6 +3,7 @@
 What is heavy (torch) is imported when there is work to do: `--help` and `--cfg` answer at once.
 """
 
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +32,18 @@ def _refuse(message: str) -> NoReturn:
     sys.exit(1)
 
 
+class _ToDisplay(logging.Handler):
+    """Shows what the library says beside the bars."""
+
+    def __init__(self, display: "Display") -> None:
+        super().__init__()
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a line."""
+        self._display.line(record.getMessage())
+
+
 _display: "Display | None" = None
 
 
@@ -41,6 +54,11 @@ def _shared_display() -> "Display":
         from wgan_sweep.progress import Display
 
         _display = Display()
+        handler = _ToDisplay(_display)
+        handler.setLevel(logging.INFO)
+        log = logging.getLogger("wgan_sweep")
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
     return _display
 
 
@@ -79,9 +97,7 @@ def _task(composed: DictConfig) -> float | None:
         config = _finalise(composed, job)
         group = Path(job.sweep.dir).name if in_sweep else None
         record = run(config, overrides=overrides, display=_shared_display(), group=group)
-    except (InputError, ValueError) as error:
-        if not isinstance(error, InputError) and type(error) is not ValueError:
-            raise
+    except InputError as error:
         _refuse(str(error))
     if not in_sweep and record.status != Status.DONE:
         sys.exit(1)
@@ -103,6 +119,7 @@ class Sweep(Callback):
         from wgan_sweep.driver import directory_of, is_finished
         from wgan_sweep.experiment import check
 
+        _shared_display()
         loader = GlobalHydra.instance().config_loader()
         problems = []
         for overrides in jobs:
@@ -114,7 +131,7 @@ class Sweep(Callback):
                     check(cell)
                 self._runs = directory.path.parent
                 self._ids.append(directory.path.name)
-            except (InputError, ValueError) as error:
+            except InputError as error:
                 problems.append(f"  {' '.join(overrides)}: {error}")
         if problems:
             count = f"{len(problems)} of {len(jobs)} runs"
@@ -166,4 +183,10 @@ def _conclude(runs: Path, ids: list[str], folder: Path) -> None:
 def main() -> None:
     """Run ``wgan-sweep``."""
     app = hydra.main(version_base="1.3", config_path=str(configs.conf_dir()), config_name="config")
-    cast("Any", app(cast("TaskFunction", _task)))()
+    try:
+        cast("Any", app(cast("TaskFunction", _task)))()
+    except KeyboardInterrupt:
+        if _display is not None:
+            _display.close()
+        sys.stderr.write("wgan-sweep: interrupted; the same command goes on from the last checkpoints\n")
+        sys.exit(130)

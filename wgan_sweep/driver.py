@@ -78,11 +78,10 @@ class _Session:
     def _take_up(self) -> None:
         """Bring directory and record to the step that the checkpoint is at."""
         for problem in self._problems:
-            self._shown.say(f"falling back to the previous checkpoint: {problem}")
             log.warning("falling back to the previous checkpoint: %s", problem)
         if self._trainer.why_double_backward:
-            log.info("gradient terms by double backward: %s", self._trainer.why_double_backward)
-        log.info("starting at step %d", self._trainer.step)
+            log.debug("gradient terms by double backward: %s", self._trainer.why_double_backward)
+        log.debug("starting at step %d", self._trainer.step)
         self._directory.forget_after(self._trainer.step)
         for scores in (self._record.scores, self._record.best):
             if scores.get("step", 0) > self._trainer.step:
@@ -126,7 +125,7 @@ class _Session:
         if scores := self._scorer(self._trainer.sampler("score")):
             self._write(scores)
             self._record.scores = {"step": step, **scores}
-            if not self._record.best or scores["fid"] <= self._record.best["fid"]:
+            if "fid" not in scores or not self._record.best or scores["fid"] <= self._record.best["fid"]:
                 self._record.best = dict(self._record.scores)
         self._directory.write_record(self._record)
 
@@ -170,7 +169,7 @@ def _logging_to(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
     try:
         yield
     finally:

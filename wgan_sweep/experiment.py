@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from hydra.errors import InstantiationException
@@ -20,7 +20,7 @@ from wgan_sweep.constraints import Constraint
 from wgan_sweep.data import Batches, ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.losses import Loss
-from wgan_sweep.precision import precision
+from wgan_sweep.precision import Precision, precision
 from wgan_sweep.stabilisers import Stabiliser
 from wgan_sweep.tracking import RunIdentity, Tracker
 from wgan_sweep.trainer import MakeOptimizer, Trainer
@@ -131,6 +131,70 @@ def _check_numbers(config: Config) -> None:
         raise InputError(f"train.ema must be in [0, 1), got {config.train.ema:g}; 0 turns averaging off")
 
 
+def _scorer(config: Config, images: ImageSet, device: torch.device) -> Scorer:
+    node = {name: value for name, value in config.scorer.items() if name != "every"}
+    return cast("Scorer", _make(node, "scorer")(real=images, device=device))
+
+
+@dataclass
+class _Choices:
+    """The objects that a config names."""
+
+    device: torch.device
+    precision: Precision
+    loss: Loss
+    constraint: Constraint
+    stabiliser: Stabiliser
+    make_optimizer: MakeOptimizer
+    model: Model
+    images: ImageSet
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Make them; what is out of range is refused on the way."""
+        _check_numbers(config)
+        device = _device(config.device)
+        return cls(
+            device=device,
+            precision=precision(config.train.precision, device),
+            loss=_make(config.loss, "loss"),
+            constraint=_make(config.constraint, "constraint"),
+            stabiliser=_make(config.stabiliser, "stabiliser"),
+            make_optimizer=_make(config.optimizer, "optimizer"),
+            model=_make(config.model, "model"),
+            images=_images(config),
+        )
+
+    def optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Make an optimizer."""
+        try:
+            return self.make_optimizer(parameters)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the optimizer cannot be made with the settings of `optimizer`: {error}") from error
+
+    def networks(self, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """Make generator and critic, on torch's default device."""
+        with rng.seeded(seed, "generator"):
+            generator = self.model.generator(self.images.shape)
+        with rng.seeded(seed, "critic"):
+            critic = self.constraint.wrap(self.model.critic(self.images.shape))
+        return generator, critic
+
+
+def check(config: Config) -> None:
+    """Refuse a config that cannot work, before any training; networks are made without their weights.
+
+    Raises:
+        InputError: with what is wrong, the value, and what to do.
+    """
+    choices = _Choices.of(config)
+    Batches(choices.images, config.train.batch_size, config.seed, torch.device("cpu"))
+    with torch.device("meta"):
+        for network in choices.networks(config.seed):
+            choices.optimizer(network.parameters())
+    _scorer(config, choices.images, choices.device)
+
+
 @dataclass
 class Parts:
     """What a run is made of."""
@@ -139,74 +203,35 @@ class Parts:
     scorer: Scorer
 
 
-def _scorer(config: Config, images: ImageSet, device: torch.device) -> Scorer:
-    node = {name: value for name, value in config.scorer.items() if name != "every"}
-    return cast("Scorer", _make(node, "scorer")(real=images, device=device))
-
-
-def _optimizer(config: Config) -> MakeOptimizer:
-    make = _make(config.optimizer, "optimizer")
-
-    def checked(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        try:
-            return cast("torch.optim.Optimizer", make(parameters))
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"optimizer={config.choices.get('optimizer')} cannot be made with its settings: {error}"
-            ) from error
-
-    return checked
-
-
 def build(config: Config) -> Parts:
     """Build a run's parts, at step 0.
 
     Raises:
         InputError: if the config cannot work.
     """
-    _check_numbers(config)
-    device = _device(config.device)
-    arithmetic = precision(config.train.precision, device)
-    loss = cast("Loss", _make(config.loss, "loss"))
-    constraint = cast("Constraint", _make(config.constraint, "constraint"))
-    stabiliser = cast("Stabiliser", _make(config.stabiliser, "stabiliser"))
-    optimizer = _optimizer(config)
-    model = cast("Model", _make(config.model, "model"))
-    images = _images(config)
-    batches = Batches(images, config.train.batch_size, config.seed, device)
-    # Both on the CPU first, so that every device starts from the same weights.
-    with rng.seeded(config.seed, "generator"):
-        generator = model.generator(images.shape)
-    with rng.seeded(config.seed, "critic"):
-        critic = constraint.wrap(model.critic(images.shape))
+    choices = _Choices.of(config)
+    device = choices.device
+    # On the CPU first, so that every device starts from the same weights.
+    generator, critic = choices.networks(config.seed)
     trainer = Trainer(
         generator=generator.to(device).to(memory_format=torch.channels_last),
         critic=critic.to(device).to(memory_format=torch.channels_last),
-        loss=loss,
-        constraint=constraint,
-        stabiliser=stabiliser,
-        generator_optimizer=optimizer,
-        critic_optimizer=optimizer,
-        batches=batches,
-        latent_dim=model.latent_dim,
+        loss=choices.loss,
+        constraint=choices.constraint,
+        stabiliser=choices.stabiliser,
+        generator_optimizer=choices.optimizer,
+        critic_optimizer=choices.optimizer,
+        batches=Batches(choices.images, config.train.batch_size, config.seed, device),
+        latent_dim=choices.model.latent_dim,
         n_critic=config.train.n_critic,
         ema=config.train.ema,
         seed=config.seed,
         device=device,
-        precision=arithmetic,
+        precision=choices.precision,
     )
-    return Parts(trainer, _scorer(config, images, device))
+    return Parts(trainer, _scorer(config, choices.images, device))
 
 
 def make_tracker(config: Config, run: RunIdentity) -> Tracker:
     """Start the tracker of a run."""
     return cast("Tracker", _make(config.tracker, "tracker")(run=run))
-
-
-def check(config: Config) -> None:
-    """Refuse a config that cannot work, before any training.
-
-    Raises:
-        InputError: with what is wrong, the value, and what to do.
-    """
-    build(config)

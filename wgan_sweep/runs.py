@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from wgan_sweep.errors import InputError
 from wgan_sweep.files import write
 
 
@@ -29,7 +30,7 @@ def canonical(value: Any) -> Any:
     """Return `value` with one spelling per number (2.0 is 2) and lists for tuples, ready for JSON.
 
     Raises:
-        ValueError: for a number that is not finite.
+        InputError: for a number that is not finite.
     """
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}
@@ -37,7 +38,7 @@ def canonical(value: Any) -> Any:
         return [canonical(item) for item in value]
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"a config cannot hold {value}")
+            raise InputError(f"a config cannot hold {value}")
         return int(value) if value.is_integer() else value
     return value
 
@@ -121,7 +122,7 @@ class RunDir:
         """Return the record, or None where no run was started.
 
         Raises:
-            ValueError: if the file is there and is no record.
+            InputError: if the file is there and is no record.
         """
         try:
             text = self.record.read_text()
@@ -133,7 +134,7 @@ class RunDir:
             record = Record(**{name: value for name, value in values.items() if name in known})
             record.status = Status(record.status)
         except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(
+            raise InputError(
                 f"{self.record} is not a run's record ({error}): move it away to start the run anew"
             ) from error
         return record
@@ -169,7 +170,7 @@ def find_runs(runs: Path) -> Iterator[tuple[RunDir, Record]]:
     """Yield the runs below a folder, in the order they were started.
 
     Raises:
-        ValueError: if a record cannot be read.
+        InputError: if a record cannot be read.
     """
     found = [
         (directory, record) for p in runs.iterdir() if p.is_dir() and (record := (directory := RunDir(p)).read_record())
