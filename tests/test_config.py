@@ -110,7 +110,7 @@ SAME = [
     ["launch=local"],
     ["device=auto"],
     ["log_every=1", "save_every=7"],
-    ["train.steps=99"],
+    ["train.steps=99", "train.compile=true"],
     ["runs=elsewhere"],
     ["div.k=2.0", "div.p=6"],
     ["div=paper"],

@@ -210,3 +210,11 @@ def test_instance_noise_is_seen_by_the_critic_and_fades(trainer) -> None:
     assert 1.1 < outside[1] < outside[0]
     assert outside[2] <= 1
     assert isinstance(made.critic, nn.Module)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_networks_train_as_the_plain_ones_do(trainer) -> None:
+    compiled, plain = run(trainer("train.compile=true"), 2), run(trainer(), 2)
+    for one, other in zip(compiled, plain, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)

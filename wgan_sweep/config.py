@@ -30,6 +30,7 @@ class Train:
     n_critic: int = MISSING
     ema: float = MISSING
     precision: str = MISSING
+    compile: bool = MISSING
 
 
 @dataclass
@@ -97,10 +98,11 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
 def science(config: Config) -> dict[str, Any]:
     """Return what a run's identity is made of.
 
-    Not in it: how far it is trained (`train.steps`), where files are (`data.root`), and all that changes no weight.
+    Not in it: how far it is trained (`train.steps`), how it is computed (`train.compile`, `device`), where files are
+    (`data.root`), and what only looks (scorer, tracker, cadence).
     """
     values = {name: getattr(config, name) for name in SCIENCE}
-    values["train"] = {name: value for name, value in asdict(config.train).items() if name != "steps"}
+    values["train"] = {name: value for name, value in asdict(config.train).items() if name not in ("steps", "compile")}
     values["data"] = {name: value for name, value in config.data.items() if name != "root"}
     return cast("dict[str, Any]", runs.canonical(values))
 

@@ -228,6 +228,7 @@ def build(config: Config) -> Parts:
         seed=config.seed,
         device=device,
         precision=choices.precision,
+        compiled=config.train.compile,
     )
     return Parts(trainer, _scorer(config, choices.images, device))
 

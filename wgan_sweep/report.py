@@ -44,7 +44,7 @@ def coordinates(record: Record) -> dict[str, str]:
         key: _text(value)
         for group in ("div", *GROUPS[:2], *GROUPS[4:], "train")
         for key, value in _leaves(config.get(group), group)
-        if not key.endswith("_target_") and key not in ("train.steps", "data.root")
+        if not key.endswith("_target_") and key not in ("train.steps", "train.compile", "data.root")
     }
     measured = {name: _text(record.scores[name]) for name in MEASURED_WITH if name in record.scores}
     return {**chosen, **numbers, **measured}

@@ -19,6 +19,7 @@ from wgan_sweep.stabilisers import Stabiliser
 Z_BLOCK = 256
 """How many z a sampler draws at once."""
 
+Network = Callable[[Tensor], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -59,6 +60,7 @@ class Trainer:
         seed: Seeds noise and r(x).
         device: Where all tensors are.
         precision: Context that the networks run in.
+        compiled: Whether the networks' plain passes go through ``torch.compile`` (gradient terms run as they are).
         form: How gradient terms are evaluated; by default without double backward, where the critic's layers allow it.
     """
 
@@ -79,12 +81,15 @@ class Trainer:
         seed: int,
         device: torch.device,
         precision: Precision,
+        compiled: bool = False,
         form: Form | None = None,
     ) -> None:
         self.generator = generator
         self.critic = critic
         self.averaged = copy.deepcopy(generator).requires_grad_(requires_grad=False).eval()
         self.step = 0
+        self._plain_generator: Network = torch.compile(generator) if compiled else generator
+        self._plain_critic: Network = torch.compile(critic) if compiled else critic
         self._loss = loss
         self._constraint = constraint
         self._terms: tuple[GradientTerm, ...] = loss.terms + constraint.terms
@@ -137,16 +142,22 @@ class Trainer:
     def _seen(self, batch: Tensor) -> Tensor:
         return self._stabiliser.view(batch, self.step, self._streams["stabiliser"])
 
-    def _score(self, batch: Tensor) -> Tensor:
-        """Return ``[N]`` scores, in float32 at least."""
+    def _applied(self, network: Network, batch: Tensor) -> Tensor:
+        """Apply a network in the run's precision; the result is float32 at least."""
         with self._precision():
-            scores: Tensor = self.critic(batch)
-        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+            result = network(batch)
+        return result.to(torch.promote_types(result.dtype, torch.float32))
+
+    def _score(self, batch: Tensor) -> Tensor:
+        """Return ``[N]`` scores."""
+        return self._applied(self._plain_critic, batch)
+
+    def _score_for_gradients(self, batch: Tensor) -> Tensor:
+        """Return ``[N]`` scores by layers that a forward-mode derivative can pass through."""
+        return self._applied(self.critic, batch)
 
     def _generate(self) -> Tensor:
-        with self._precision():
-            images: Tensor = self.generator(self._z(self._batches.batch_size, self._streams["noise"]))
-        return images.to(torch.promote_types(images.dtype, torch.float32))
+        return self._applied(self._plain_generator, self._z(self._batches.batch_size, self._streams["noise"]))
 
     def _update_critic(self) -> dict[str, Tensor]:
         real = self._seen(self._batches().to(self._dtype))
@@ -161,7 +172,7 @@ class Trainer:
         }
         objective = loss
         for term in self._terms:
-            found = term(self._score, real, fake, self._streams["points"], self._form)
+            found = term(self._score_for_gradients, real, fake, self._streams["points"], self._form)
             objective = objective + found.objective
             values["critic_loss"] = values["critic_loss"] + found.value
             values["gradient_term"] = values["gradient_term"] + found.value
@@ -199,7 +210,9 @@ class Trainer:
         if self._last is None:
             raise RuntimeError("gradient_norm() looks at the last batch: take a step first")
         points = real_fake(*self._last, rng.generator(self._seed, "probe", self.step, device=self._device))
-        norms: Tensor = torch.linalg.vector_norm(gradient_terms.input_gradient(self._score, points).flatten(1), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(
+            gradient_terms.input_gradient(self._score_for_gradients, points).flatten(1), dim=1
+        )
         return norms.mean()
 
     def sampler(self, purpose: str) -> Callable[[int], Tensor]:
