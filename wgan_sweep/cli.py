@@ -62,6 +62,10 @@ def _shared_display() -> "Display":
     return _display
 
 
+_in_every_run: set[str] = set()
+"""Overrides that all runs of the process's sweep have in common: they tell none apart."""
+
+
 def _keys(overrides: Iterable[str]) -> list[str]:
     return [override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides]
 
@@ -95,8 +99,13 @@ def _task(composed: DictConfig) -> float | None:
     overrides = list(job.overrides.task)
     try:
         config = _finalise(composed, job)
-        group = Path(job.sweep.dir).name if in_sweep else None
-        record = run(config, overrides=overrides, display=_shared_display(), group=group)
+        record = run(
+            config,
+            overrides=overrides,
+            display=_shared_display(),
+            group=Path(job.sweep.dir).name if in_sweep else None,
+            label=" ".join(override for override in overrides if override not in _in_every_run),
+        )
     except InputError as error:
         _refuse(str(error))
     if not in_sweep and record.status != Status.DONE:
@@ -120,6 +129,8 @@ class Sweep(Callback):
         from wgan_sweep.experiment import check
 
         _shared_display()
+        if len(jobs) > 1:
+            _in_every_run.update(set(jobs[0]).intersection(*jobs[1:]))
         loader = GlobalHydra.instance().config_loader()
         problems = []
         for overrides in jobs:

@@ -178,7 +178,9 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def run(config: Config, *, overrides: list[str], display: Display, group: str | None = None) -> Record:
+def run(
+    config: Config, *, overrides: list[str], display: Display, group: str | None = None, label: str | None = None
+) -> Record:
     """Do what is left to do of a run: train from its checkpoint, score, and record how it ended.
 
     Args:
@@ -186,6 +188,7 @@ def run(config: Config, *, overrides: list[str], display: Display, group: str | 
         overrides: What the user typed to get there.
         display: Where to show progress.
         group: The sweep it belongs to.
+        label: What to call it on the display, beside its id; by default what the user typed.
 
     Returns:
         The run's record. Divergence and failure are statuses of it, not exceptions.
@@ -195,7 +198,8 @@ def run(config: Config, *, overrides: list[str], display: Display, group: str | 
     """
     directory = directory_of(config)
     record = directory.read_record()
-    with display.run(" ".join([run_id(config), *overrides]), config.train.steps) as shown:
+    name = f"{run_id(config)} {' '.join(overrides) if label is None else label}".strip()
+    with display.run(name, config.train.steps) as shown:
         if record is not None and is_finished(record, config):
             shown.summary = f"{summary(record)} (nothing left to do)"
             return record
