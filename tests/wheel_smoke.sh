@@ -28,7 +28,9 @@ PY
 tiny="train.steps=2 train.batch_size=8 train.n_critic=1 model.dim=4 scorer=none tracker=none device=cpu"
 "$work/venv/bin/wgan-sweep" --help >/dev/null
 "$work/venv/bin/wgan-sweep" -m div.k=1,2 $tiny
-"$work/venv/bin/python" -m wgan_sweep -m div.k=1,2 $tiny | grep -q 'div.k'
-"$work/venv/bin/wgan-report" runs | grep -q 'div.k'
+"$work/venv/bin/python" -m wgan_sweep -m div.k=1,2 $tiny >again.txt 2>&1
+[ "$(grep -c 'nothing left to do' again.txt)" = 2 ]
+"$work/venv/bin/wgan-report" runs >table.txt
+grep -q '^| div.k' table.txt
 [ "$(find . -name record.json | wc -l)" = 2 ]
 echo "wheel-smoke: the wheel works from $(pwd)"

@@ -66,6 +66,10 @@ _in_every_run: set[str] = set()
 """Overrides that all runs of the process's sweep have in common: they tell none apart."""
 
 
+def _what_is_its_own(overrides: Iterable[str]) -> str:
+    return " ".join(override for override in overrides if override not in _in_every_run)
+
+
 def _keys(overrides: Iterable[str]) -> list[str]:
     return [override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides]
 
@@ -104,7 +108,7 @@ def _task(composed: DictConfig) -> float | None:
             overrides=overrides,
             display=_shared_display(),
             group=Path(job.sweep.dir).name if in_sweep else None,
-            label=" ".join(override for override in overrides if override not in _in_every_run),
+            label=_what_is_its_own(overrides),
         )
     except InputError as error:
         _refuse(str(error))
@@ -182,7 +186,7 @@ def _conclude(runs: Path, ids: list[str], folder: Path) -> None:
     write(f"runs      {runs}/<id>, {len(records)} of them\n")
     for record in records:
         picture = RunDir(runs / record.run_id).last_samples()
-        write(f"samples   {picture or 'none'}  ({' '.join(record.overrides)})\n")
+        write(f"samples   {picture or 'none'}  ({_what_is_its_own(record.overrides)})\n")
     if draw(found, runs, folder / "samples.png"):
         write(f"together  {folder / 'samples.png'}\n")
     write(f"further   wgan-report {runs}\n")
