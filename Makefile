@@ -25,7 +25,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 install: $(VENV)/.installed ## Install the package into .venv
 
 demo: $(VENV)/.installed ## Four runs over k and p on real images, and their FIDs (minutes on two cores)
-	WGAN_SWEEP_RUNS=$(RUNS) $(BIN)/wgan-sweep -m loss=wgan_div div.k=1,2 div.p=2,6
+	WGAN_SWEEP_RUNS="$(RUNS)" $(BIN)/wgan-sweep -m loss=wgan_div div.k=1,2 div.p=2,6
 
 test: $(VENV)/.installed-dev ## The fast tests
 	$(BIN)/python -m pytest

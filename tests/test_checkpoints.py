@@ -66,3 +66,31 @@ def test_without_hard_links_the_previous_one_is_copied(path: Path, monkeypatch: 
     checkpoints.save(path, {"step": 3})
     assert checkpoints.load(path)[0] == {"step": 3}
     assert torch.load(previous(path), weights_only=True)["step"] == 2
+
+
+def test_damage_at_any_byte_is_noticed_or_harmless(path: Path, tmp_path: Path) -> None:
+    checkpoints.save(path, {"step": 7, "w": torch.arange(3.0)})
+    whole = path.read_bytes()
+    path.unlink()
+    fell_back = 0
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
+        state, problems = checkpoints.load(path)
+        assert state is not None
+        if problems:
+            fell_back += 1
+            assert state["step"] == 2
+        else:
+            assert state["step"] == 7
+            assert torch.equal(state["w"], torch.arange(3.0))
+    assert fell_back > len(whole) / 4
+
+
+def test_a_damaged_one_set_aside_never_takes_the_whole_ones_place(path: Path) -> None:
+    path.write_bytes(b"damaged")
+    checkpoints.set_aside(path)
+    checkpoints.save(path, {"step": 3})
+    assert torch.load(previous(path), weights_only=True)["step"] == 1
+    assert path.with_name("checkpoint.corrupt.pt").read_bytes() == b"damaged"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -27,14 +28,17 @@ def sweep(tmp_path: Path, npz: Path):
     folder = tmp_path / "else where"
     folder.mkdir()
 
-    def command(*arguments: str, code: int = 0, tiny: bool = True) -> subprocess.CompletedProcess[str]:
+    def command(
+        *arguments: str, code: int = 0, tiny: bool = True, runs: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         base = [*TINY, f"data.path={npz}"] if tiny else []
         flags = [a for a in arguments if a.startswith("-")]  # argparse wants them before the overrides
         rest = [a for a in arguments if not a.startswith("-")]
         done = subprocess.run(
             [sys.executable, "-m", "wgan_sweep", *flags, *base, *rest],
             cwd=folder,
-            env={k: v for k, v in os.environ.items() if k != "WGAN_SWEEP_RUNS"},
+            env={k: v for k, v in os.environ.items() if k != "WGAN_SWEEP_RUNS"}
+            | ({"WGAN_SWEEP_RUNS": runs} if runs else {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -100,6 +104,34 @@ def test_a_single_run_that_diverges_exits_with_1(sweep) -> None:
     assert "diverged" in sweep("optimizer.lr=1e30", code=1).stderr
 
 
+def test_a_cell_that_turns_out_impossible_does_not_stop_the_others(sweep) -> None:
+    sweep("-m", "div.k=1,2")
+    one, other = sorted((sweep.folder / "runs").glob("[0-9a-f]*"))
+    (one / "checkpoint.pt").write_bytes((other / "checkpoint.pt").read_bytes())
+    done = sweep("-m", "div.k=1,2,3", "train.steps=4", code=1)
+    assert "belongs to another config" in done.stderr
+    assert sorted(r["step"] for r in records(sweep.folder)) == [3, 4, 4]
+    assert "| div.k" in done.stdout
+
+
+def test_an_unknown_key_of_a_node_is_refused_in_a_sweep_too(sweep) -> None:
+    done = sweep("-m", "+model.depth=3", "div.k=1,2", code=1)
+    assert "model has no depth" in done.stderr
+    done = sweep("-m", "div.kk=1,2", code=1)
+    assert "div.kk" in done.stderr
+    assert "Warning" not in done.stderr
+    assert not records(sweep.folder)
+
+
+@pytest.mark.parametrize("name", ["ü x", "it's", "a=b,c", 'say "k"'])
+def test_runs_live_in_folders_of_any_name(sweep, name: str) -> None:
+    folder = sweep.folder / name
+    done = sweep("-m", "div.k=1,2", runs=str(folder))
+    assert len(list(folder.glob("*/record.json"))) == 2
+    hint = next(line for line in done.stdout.splitlines() if line.startswith("further"))
+    assert shlex.split(hint)[1:] == ["wgan-report", name]
+
+
 REFUSED = [
     (["div.kk=1"], ["div.kk"]),
     (["loss=wgan_foo"], ["wgan_foo", "wgan_gp"]),
@@ -144,8 +176,13 @@ def test_a_written_config_runs_as_the_run_it_came_from(sweep) -> None:
     (record,) = records(sweep.folder)
     folder = sweep.folder / "runs" / record["run_id"]
     done = sweep(f"--config-path={folder}", "--config-name=config", tiny=False)
-    assert f"{record['run_id']}  done" in done.stderr
+    assert f"{record['run_id']} done" in done.stderr.replace("  ", " ")
     assert "nothing left to do" in done.stderr
+    assert done.stdout == ""
+    done = sweep("-m", f"--config-path={folder}", "--config-name=config", "seed=4,5", tiny=False)
+    assert "| seed" not in done.stdout
+    assert len(records(sweep.folder)) == 2
+    assert {p.name for p in sweep.folder.iterdir()} == {"runs"}
 
 
 @pytest.mark.parametrize("option", [["--help"], ["--cfg", "job"]])

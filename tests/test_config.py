@@ -1,12 +1,15 @@
 """Choices, identity, and what is refused: every file below conf/ is tested by existing."""
 
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from wgan_sweep import config as configs
+from wgan_sweep import experiment
 from wgan_sweep.config import conf_dir, run_id, science, unused_overrides
 from wgan_sweep.errors import InputError
 from wgan_sweep.experiment import build, check
@@ -151,6 +154,33 @@ def test_where_downloads_lie_is_no_science(make) -> None:
     assert run_id(one) == run_id(other)
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_torchvisions_files_become_padded_images_of_the_split_asked_for(
+    name: str, make, tmp_path: Path, mnist, monkeypatch
+) -> None:
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    raw = tmp_path / "root" / {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[name] / "raw"
+    raw.mkdir(parents=True)
+    for split, images in (("train", mnist[:20]), ("t10k", mnist[20:30])):
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 0x803, len(images), 28, 28) + images.tobytes()
+        )
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, len(images)) + bytes(len(images)))
+    for train, wanted in (("true", mnist[:20]), ("false", mnist[20:30])):
+        config = make(
+            f"data={name}",
+            f"data.root={tmp_path / 'root'}",
+            f"data.dataset.train={train}",
+            "train.batch_size=8",
+            "scorer=none",
+            "device=cpu",
+            tiny=False,
+        )
+        found = experiment._images(config).array
+        assert found.shape == (len(wanted), 32, 32, 1)
+        assert np.array_equal(found[:, 2:30, 2:30], wanted)
+
+
 def test_a_path_to_data_is_absolute(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_id(make("data.path=images.npz")) == run_id(make(f"data.path={tmp_path / 'images.npz'}"))
@@ -205,6 +235,14 @@ BAD = [
     (["log_every=0"], ["log_every"]),
     (["model.dim=wide"], ["model.dim", "wide", "int"]),
     (["model.dim=1.5"], ["model.dim", "1.5"]),
+    (["model.dim=0"], ["model.dim", "0"]),
+    (["model.latent_dim=0"], ["model.latent_dim", "0"]),
+    (["model=mlp", "model.depth=0"], ["model.depth", "0"]),
+    (["+model.depth=3"], ["model", "depth", "critic_norm"]),
+    (["~model.latent_dim"], ["model", "lacks latent_dim"]),
+    (["device=meta"], ["meta"]),
+    (["data=image_folder", "data.path=/", "data.size=0"], ["data.size", "0"]),
+    (["stabiliser=instance_noise", "stabiliser.std=0"], ["stabiliser.std=0"]),
     (["model.critic_norm=group"], ["group", "instance"]),
     (["data.path=/nowhere.npz"], ["/nowhere.npz"]),
     (["loss=wgan", "constraint.c=big"], ["constraint.c", "big"]),

@@ -1,5 +1,6 @@
 """A run as a whole: its files, and that nothing of it is lost whatever happens."""
 
+import io
 import json
 import signal
 import subprocess
@@ -295,3 +296,85 @@ def test_real_scores_of_a_real_run(make, tmp_path: Path) -> None:
     assert record.status == Status.DONE, record.error
     assert np.isfinite(record.scores["fid"])
     assert record.scores["fid"] > 0
+
+
+def fids(config: Config) -> list[tuple[int, float]]:
+    lines = driver.directory_of(config).read_metrics()
+    return [(int(line["step"]), line["fid"]) for line in lines if "fid" in line]
+
+
+def test_a_score_that_a_kill_prevented_is_made_up_for(make, plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = plan(3.0, 1.0, 2.0)
+    config = make("scorer.every=2", "save_every=100")
+    call = Counting.__call__
+
+    def dies_at_the_second(self: Counting, sample) -> dict[str, float]:
+        if self.calls == 1:
+            raise KeyboardInterrupt
+        return call(self, sample)
+
+    monkeypatch.setattr(Counting, "__call__", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.setattr(Counting, "__call__", call)
+    record = run(config)
+    assert fids(config) == [(2, 3.0), (4, 1.0), (6, 2.0)]
+    assert (record.best["step"], record.scores["step"]) == (4, 6)
+    assert scorer.calls == 3
+
+
+def test_a_score_written_before_a_kill_is_not_written_twice(make, plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan(3.0, 3.0)
+    config = make()
+    write_record = RunDir.write_record
+
+    def dies_with_a_score(self: RunDir, record: Record) -> None:
+        if record.scores and record.status == Status.RUNNING:
+            record.scores = {}
+            record.best = {}
+            raise KeyboardInterrupt
+        write_record(self, record)
+
+    monkeypatch.setattr(RunDir, "write_record", dies_with_a_score)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.setattr(RunDir, "write_record", write_record)
+    assert run(config).scores["fid"] == 3.0
+    assert fids(config) == [(6, 3.0)]
+
+
+def test_no_scorer_leaves_the_scores_of_a_finished_run_alone(make, plan) -> None:
+    plan(20.0)
+    run(make("scorer=fid"))
+    record = run(make("scorer=none"))
+    assert record.scores["fid"] == record.best["fid"] == 20
+    assert record.config["scorer"]["num_samples"] == 1000
+
+
+def test_fewer_steps_than_a_finished_run_has_are_said(make) -> None:
+    run(make("train.steps=6"))
+    out = Console(record=True, width=300, file=io.StringIO())
+    driver.run(make("train.steps=4"), overrides=[], display=Display(out))
+    assert "4 steps were asked" in out.export_text()
+
+
+def test_a_fallback_keeps_the_whole_checkpoint_until_there_is_another(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(make("train.steps=6", "save_every=2"))
+    directory = driver.directory_of(make())
+    damaged = directory.checkpoint.read_bytes()[:200]
+    directory.checkpoint.unlink()
+    directory.checkpoint.write_bytes(damaged)
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(make("train.steps=8", "save_every=2"))
+    monkeypatch.undo()
+    state, _ = checkpoints.load(directory.checkpoint)
+    assert state is not None
+    assert state["trainer"]["step"] == 4
+
+
+def test_a_runs_folder_that_cannot_be_is_refused(make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(InputError, match="runs="):
+            run(make(f"runs={folder}"))

@@ -11,7 +11,7 @@ def test_fp32_forbids_tf32_and_puts_back_what_was() -> None:
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [b.allow_tf32 for b in backends]
     backends[1].allow_tf32 = True
-    with precision("fp32", CPU)():
+    with precision("fp32", CPU).step():
         assert [b.allow_tf32 for b in backends] == [False, False]
     assert backends[1].allow_tf32 is True
     for backend, value in zip(backends, before, strict=True):
@@ -20,7 +20,7 @@ def test_fp32_forbids_tf32_and_puts_back_what_was() -> None:
 
 def test_bf16_computes_in_bf16() -> None:
     layer = torch.nn.Linear(4, 4)
-    with precision("bf16", CPU)():
+    with precision("bf16", CPU).forward():
         assert layer(torch.zeros(1, 4)).dtype == torch.bfloat16
     assert layer(torch.zeros(1, 4)).dtype == torch.float32
 

@@ -15,15 +15,23 @@ def test_a_log_gets_plain_lines(monkeypatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     shown, out = display(terminal=False)
     shown.sweep(2)
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with shown.run("run a", 100) as run:
         run.update(10, {"images_seen": 640, "wasserstein": 1.5})
+        run.update(15, {"images_seen": 960})  # 320 images in 10 s
+        run.working_on("scoring")  # whatever time that takes
+        run.update(15, {"images_seen": 960})
         run.update(20, {"images_seen": 1280, "wasserstein": 1.25, "fid": 30.0})
         run.summary = "done: FID 30.00"
     shown.close()
     text = out.getvalue()
     assert "\x1b" not in text
     assert "run a  step 20/100" in text
-    assert all(word in text for word in ("img/s", "W 1.25", "FID 30.00", "s left"))
+    assert all(word in text for word in ("img/s", "W 1.25", "FID 30.00", " left"))
+    assert "img/s" not in text.splitlines()[0]  # not known yet
+    assert text.count("32 img/s") == 3
+    assert "0:02:40 left" in text  # 80 steps at 10 steps in 20 s
     assert text.splitlines()[-1] == "run a  done: FID 30.00"
 
 

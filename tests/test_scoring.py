@@ -200,7 +200,7 @@ def test_the_real_images_that_count_are_a_fixed_random_choice(cache: Path, mnist
     [
         ({"feature": 100}, ["scorer.feature=100", "2048"]),
         ({"num_samples": 1}, ["scorer.num_samples", "1"]),
-        ({"num_real": 101}, ["scorer.num_real", "101", "100"]),
+        ({"num_real": 1}, ["scorer.num_real", "1"]),
         ({"batch_size": 0}, ["scorer.batch_size"]),
         ({"weights": "/nowhere.pth"}, ["/nowhere.pth", "scorer.weights"]),
     ],

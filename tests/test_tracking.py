@@ -94,6 +94,16 @@ def test_without_a_key_the_run_is_kept_offline_and_nothing_is_asked(home: Path, 
     assert summary["best_fid"] == 2.0
 
 
+def test_online_without_a_key_is_offline_for_it_would_ask(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking._mode() == "offline"
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert tracking._mode() == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert tracking._mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert tracking._mode() == "disabled"
+
+
 def test_a_guard_says_the_first_failure_once(caplog: pytest.LogCaptureFixture) -> None:
     class Breaks:
         def __init__(self) -> None:

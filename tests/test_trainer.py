@@ -218,3 +218,20 @@ def test_compiled_networks_train_as_the_plain_ones_do(trainer) -> None:
     compiled, plain = run(trainer("train.compile=true"), 2), run(trainer(), 2)
     for one, other in zip(compiled, plain, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("bf16", True)])
+@pytest.mark.parametrize("loss", ["wgan_div", "nsgan"])
+def test_a_precision_holds_backward_as_forward(trainer, precision: str, allowed: bool, loss: str) -> None:
+    made = trainer(f"train.precision={precision}", f"loss={loss}", "train.n_critic=1")
+    seen: dict[str, set[bool]] = {"forward": set(), "backward": set()}
+
+    def note(when: str) -> None:
+        seen[when].add(torch.backends.cudnn.allow_tf32)
+
+    for network in (made.generator, made.critic):
+        network.register_forward_hook(lambda *_: note("forward"))
+        for parameter in network.parameters():
+            parameter.register_post_accumulate_grad_hook(lambda _: note("backward"))
+    run(made, 1)
+    assert seen == {"forward": {allowed}, "backward": {allowed}}

@@ -4,7 +4,9 @@ What is heavy (torch) is imported when there is work to do: `--help` and `--cfg`
 """
 
 import logging
+import shlex
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -13,6 +15,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -28,6 +31,7 @@ configs.register()
 
 
 def _refuse(message: str) -> NoReturn:
+    _close_display()
     sys.stderr.write(f"wgan-sweep: {message}\n")
     sys.exit(1)
 
@@ -66,6 +70,11 @@ _in_every_run: set[str] = set()
 """Overrides that all runs of the process's sweep have in common: they tell none apart."""
 
 
+def _close_display() -> None:
+    if _display is not None:
+        _display.close()
+
+
 def _what_is_its_own(overrides: Iterable[str]) -> str:
     return " ".join(override for override in overrides if override not in _in_every_run)
 
@@ -83,14 +92,16 @@ def _finalise(composed: DictConfig, hydra_config: Any) -> configs.Config:
     unused = configs.unused_overrides(composed, _keys(hydra_config.overrides.task))
     config = configs.finalise(composed, hydra_config.runtime.choices)
     if unused:
-        chosen = ", ".join(
-            f"{group}={config.choices[group]}" for group in ("loss", "constraint") if group in config.choices
-        )
+        chosen = ", ".join(f"{group}={config.choices[group]}" for group in ("loss", "constraint"))
         raise InputError(
             f"{', '.join(unused)} given, but nothing refers to it ({chosen}): it would train the same run again. "
             "Leave it out, or choose a loss or constraint that uses it"
         )
     return config
+
+
+_refused: list[str] = []
+"""Runs of the process's sweep that turned out impossible only when their turn came."""
 
 
 def _task(composed: DictConfig) -> float | None:
@@ -102,23 +113,29 @@ def _task(composed: DictConfig) -> float | None:
     in_sweep = job.mode == hydra.types.RunMode.MULTIRUN
     overrides = list(job.overrides.task)
     try:
-        config = _finalise(composed, job)
         record = run(
-            config,
+            _finalise(composed, job),
             overrides=overrides,
             display=_shared_display(),
             group=Path(job.sweep.dir).name if in_sweep else None,
             label=_what_is_its_own(overrides),
         )
     except InputError as error:
-        _refuse(str(error))
+        if not in_sweep:
+            _refuse(str(error))
+        _refused.append(f"refused: {' '.join(overrides)}: {error}")
+        _shared_display().line(_refused[-1])
+        return None
     if not in_sweep and record.status != Status.DONE:
         sys.exit(1)
     return record.best.get("fid")
 
 
 class Sweep(Callback):
-    """Hydra's moments around a multirun: check all runs before the first starts; show the table after the last."""
+    """Hydra's moments around a multirun: check all runs before the first starts; show the table after the last.
+
+    Hydra turns an exception of a callback into a warning; here it ends the command.
+    """
 
     def __init__(self) -> None:
         self._runs: Path | None = None
@@ -126,13 +143,34 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Compose and check every run of a grid; a sweeper that chooses as it goes is checked run by run."""
+        try:
+            self._check(config)
+        except HydraException as error:
+            _refuse(str(error))
+        except Exception:
+            _close_display()
+            traceback.print_exc()
+            sys.exit(1)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Print the table of the sweep and where to look further; exit with 1 if a run failed."""
+        _close_display()
+        try:
+            bad = self._runs is not None and _conclude(self._runs, self._ids, Path(config.hydra.sweep.dir))
+        except Exception:
+            traceback.print_exc()
+            bad = True
+        if bad or _refused:
+            sys.exit(1)
+
+    def _check(self, config: DictConfig) -> None:
         jobs = _grid(config)
         if jobs is None:
             return
-        from wgan_sweep.driver import directory_of, is_finished
+        from wgan_sweep.driver import check_identity, directory_of, is_finished
         from wgan_sweep.experiment import check
 
-        _shared_display()
+        display = _shared_display()
         if len(jobs) > 1:
             _in_every_run.update(set(jobs[0]).intersection(*jobs[1:]))
         loader = GlobalHydra.instance().config_loader()
@@ -142,23 +180,19 @@ class Sweep(Callback):
                 composed = loader.load_sweep_config(config, overrides)
                 cell = _finalise(composed, composed.hydra)
                 directory = directory_of(cell)
-                if not is_finished(directory.read_record(), cell):
+                record = directory.read_record()
+                check_identity(record, cell)
+                if not is_finished(record, cell):
                     check(cell)
-                self._runs = directory.path.parent
-                self._ids.append(directory.path.name)
             except InputError as error:
                 problems.append(f"  {' '.join(overrides)}: {error}")
+            else:
+                self._runs = directory.path.parent
+                self._ids.append(directory.path.name)
         if problems:
             count = f"{len(problems)} of {len(jobs)} runs"
             _refuse("\n".join([f"nothing was started, since {count} of the sweep cannot work:", *problems]))
-        _shared_display().sweep(len(jobs))
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the table of the sweep and where to look further; exit with 1 if a run failed."""
-        if _display is not None:
-            _display.close()
-        if self._runs is not None:
-            _conclude(self._runs, self._ids, Path(config.hydra.sweep.dir))
+        display.sweep(len(jobs))
 
 
 def _grid(config: DictConfig) -> list[list[str]] | None:
@@ -174,25 +208,32 @@ def _grid(config: DictConfig) -> list[list[str]] | None:
     return [list(job) for batch in batches for job in batch]
 
 
-def _conclude(runs: Path, ids: list[str], folder: Path) -> None:
+def _from_here(path: Path) -> str:
+    """Return a path as a shell wants it, relative where it is below the working directory."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def _conclude(runs: Path, ids: list[str], folder: Path) -> bool:
+    """Show the sweep's table, pictures and places; return whether any run has not come to its end."""
     from wgan_sweep.contact_sheet import draw
     from wgan_sweep.report import report, to_markdown
     from wgan_sweep.runs import RunDir, Status
 
-    records = [record for name in dict.fromkeys(ids) if (record := RunDir(runs / name).read_record())]
+    names = list(dict.fromkeys(ids))
+    records = [record for name in names if (record := RunDir(runs / name).read_record())]
     found = report(records)
-    write = sys.stdout.write
-    write(f"\n{to_markdown(found)}\n")
-    write(f"runs      {runs}/<id>, {len(records)} of them\n")
+    lines = ["", to_markdown(found), f"runs      {_from_here(runs)}/<id>, {len(records)} of them"]
     for record in records:
         picture = RunDir(runs / record.run_id).last_samples()
-        write(f"samples   {picture or 'none'}  ({_what_is_its_own(record.overrides)})\n")
+        place = _from_here(picture) if picture else "none"
+        lines.append(f"samples   {place}  ({_what_is_its_own(record.overrides)})")
     if draw(found, runs, folder / "samples.png"):
-        write(f"together  {folder / 'samples.png'}\n")
-    write(f"further   wgan-report {runs}\n")
+        lines.append(f"together  {_from_here((folder / 'samples.png').absolute())}")
+    lines.append(f"further   wgan-report {_from_here(runs)}")
+    sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
-    if any(record.status != Status.DONE for record in records) or len(records) < len(set(ids)):
-        sys.exit(1)
+    return len(records) < len(names) or any(record.status != Status.DONE for record in records)
 
 
 def main() -> None:
@@ -201,7 +242,8 @@ def main() -> None:
     try:
         cast("Any", app(cast("TaskFunction", _task)))()
     except KeyboardInterrupt:
-        if _display is not None:
-            _display.close()
+        _close_display()
         sys.stderr.write("wgan-sweep: interrupted; the same command goes on from the last checkpoints\n")
         sys.exit(130)
+    finally:
+        _close_display()

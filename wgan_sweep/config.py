@@ -77,33 +77,38 @@ def register() -> None:
 def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     """Return the typed, resolved config of a composed one.
 
-    A path to data is made absolute: it names the data in the run's identity, whatever the working directory.
+    Paths of data and runs are made absolute. A group that no chosen option refers to is no choice (`div` for a loss
+    without exponents).
 
     Raises:
         InputError: if a value is missing or refers to nothing.
     """
-    composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    typed = OmegaConf.merge(OmegaConf.structured(Config), composed)
+    named = {group: name for group, name in choices.items() if name and not group.startswith("hydra/")}
+    unused = unused_overrides(composed, set(named) & set(BY_REFERENCE))
+    composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("hydra", "defaults")])
     try:
+        typed = OmegaConf.merge(OmegaConf.structured(Config), composed)
         config = cast("Config", OmegaConf.to_object(typed))
     except OmegaConfBaseException as error:
         raise InputError(f"the config is not complete: {error}") from error
-    named = {group: name for group, name in choices.items() if name and not group.startswith("hydra/")}
-    config.choices = config.choices | named
+    config.choices = config.choices | {group: name for group, name in named.items() if group not in unused}
+    config.runs = str(Path(config.runs).expanduser().absolute())
     if config.data.get("path"):
         config.data["path"] = str(Path(config.data["path"]).expanduser().absolute())
     return config
 
 
-def science(config: Config) -> dict[str, Any]:
-    """Return what a run's identity is made of.
+def science(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's identity is made of, from a config or from one that a record holds.
 
     Not in it: how far it is trained (`train.steps`), how it is computed (`train.compile`, `device`), where files are
     (`data.root`), and what only looks (scorer, tracker, cadence).
     """
-    values = {name: getattr(config, name) for name in SCIENCE}
-    values["train"] = {name: value for name, value in asdict(config.train).items() if name not in ("steps", "compile")}
-    values["data"] = {name: value for name, value in config.data.items() if name != "root"}
+    every = config if isinstance(config, Mapping) else asdict(config)
+    values = {name: every.get(name) for name in SCIENCE}
+    aside = {"train": ("steps", "compile"), "data": ("root",)}
+    for group, names in aside.items():
+        values[group] = {name: value for name, value in (values[group] or {}).items() if name not in names}
     return cast("dict[str, Any]", runs.canonical(values))
 
 
@@ -121,9 +126,21 @@ def differences(one: Any, other: Any, key: str = "") -> Iterator[str]:
         yield f"{key}: {one!r}, {other!r}"
 
 
+HYDRA = """\
+# Hydra's part: so that `wgan-sweep --config-path <this folder> --config-name config` asks for this run.
+defaults: [override hydra/job_logging: none, override hydra/hydra_logging: none, _self_]
+hydra:
+  job: {name: wgan-sweep, chdir: false}
+  output_subdir: null
+  run: {dir: .}
+  sweep: {dir: "${runs}/.sweeps/${now:%Y-%m-%dT%H-%M-%S}-${now:%f}", subdir: .}
+  callbacks: {sweep: {_target_: wgan_sweep.cli.Sweep}}
+"""
+
+
 def to_yaml(config: Config) -> str:
-    """Return the config as yaml; `read` gives it back."""
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    """Return the config as yaml, resolved; `read` gives it back, and so does Hydra."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config))) + "\n" + HYDRA
 
 
 def read(path: Path) -> Config:

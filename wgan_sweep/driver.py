@@ -58,9 +58,12 @@ class _Session:
         """Train and score to the end that the config asks for."""
         self._record, self._tracker, self._shown = record, tracker, shown
         self._take_up()
-        shown.working_on("preparing to score")
-        self._scorer.prepare()
+        if self._scorer is not None:
+            shown.working_on("preparing to score")
+            self._scorer.prepare()
         every, until = self._config.scorer.get("every", 0), self._config.train.steps
+        if every and self._trainer.step % every == 0:
+            self._score()  # it may have been killed at this point
         for values in self._trainer.steps(until):
             step = self._trainer.step
             self._window.append((step, values))
@@ -72,11 +75,12 @@ class _Session:
                 self._save()  # before scoring: a score is never ahead of the checkpoint
             if scoring:
                 self._score()
-        if self._record.scores.get("step") != self._trainer.step:
-            self._score()
+        self._score()
 
     def _take_up(self) -> None:
         """Bring directory and record to the step that the checkpoint is at."""
+        if self._problems:
+            checkpoints.set_aside(self._directory.checkpoint)
         for problem in self._problems:
             log.warning("falling back to the previous checkpoint: %s", problem)
         if self._trainer.why_double_backward:
@@ -117,16 +121,23 @@ class _Session:
         self._directory.write_record(self._record)
 
     def _score(self) -> None:
+        """Score this step, unless that is done; leave a picture in any case."""
         step = self._trainer.step
+        if step == 0 or (self._scorer is not None and self._record.scores.get("step") == step):
+            return
         picture = grid(self._trainer.sampler("picture")(SAMPLES))
         write(self._directory.samples(step), png(picture))
         self._tracker.images(step, picture)
+        if self._scorer is None:
+            return
         self._shown.working_on("scoring")
-        if scores := self._scorer(self._trainer.sampler("score")):
+        scores = self._scorer(self._trainer.sampler("score"))
+        line = {"step": step, "images_seen": self._trainer.images_seen, **scores}
+        if line not in self._directory.read_metrics():  # killed after this line and before the record
             self._write(scores)
-            self._record.scores = {"step": step, **scores}
-            if "fid" not in scores or not self._record.best or scores["fid"] <= self._record.best["fid"]:
-                self._record.best = dict(self._record.scores)
+        self._record.scores = {"step": step, **scores}
+        if "fid" not in scores or not self._record.best or scores["fid"] <= self._record.best["fid"]:
+            self._record.best = dict(self._record.scores)
         self._directory.write_record(self._record)
 
 
@@ -141,8 +152,26 @@ def is_finished(record: Record | None, config: Config) -> bool:
         return False
     if record.status == Status.DIVERGED:
         return True
-    same_scorer = _scored_by(record.config["scorer"]) == _scored_by(config.scorer)
-    return record.status == Status.DONE and record.step >= config.train.steps and same_scorer
+    return record.status == Status.DONE and record.step >= config.train.steps and not _other_scorer(record, config)
+
+
+def _other_scorer(record: Record, config: Config) -> bool:
+    """Say whether a config asks for scores that a record has not; no scorer asks for none."""
+    asked = config.scorer.get("_target_") is not None
+    return asked and _scored_by(record.config["scorer"]) != _scored_by(config.scorer)
+
+
+def check_identity(record: Record | None, config: Config) -> None:
+    """Refuse a directory whose record is of another run.
+
+    Raises:
+        InputError: naming the differences.
+    """
+    if record is not None and (found := list(differences(science(record.config), science(config)))):
+        raise InputError(
+            f"{directory_of(config).path} holds another run (key: there, here): {'; '.join(found)}. "
+            "Move it away to train anew"
+        )
 
 
 def directory_of(config: Config) -> RunDir:
@@ -154,7 +183,7 @@ def _started(config: Config, record: Record | None, overrides: list[str]) -> Rec
     """Return the record of a run that starts, or starts again."""
     if record is None:
         record = Record(run_id(config), overrides=overrides, started=provenance.now())
-    elif _scored_by(record.config["scorer"]) != _scored_by(config.scorer):
+    elif _other_scorer(record, config):
         record.scores, record.best = {}, {}  # of another scale
     record.status = Status.RUNNING
     record.error = record.finished = None
@@ -198,10 +227,11 @@ def run(
     """
     directory = directory_of(config)
     record = directory.read_record()
+    check_identity(record, config)
     name = f"{run_id(config)} {' '.join(overrides) if label is None else label}".strip()
     with display.run(name, config.train.steps) as shown:
         if record is not None and is_finished(record, config):
-            shown.summary = f"{summary(record)} (nothing left to do)"
+            shown.summary = f"{summary(record)} ({_why_finished(record, config, directory)})"
             return record
         began = time.monotonic()
         session: _Session | None = None
@@ -229,13 +259,20 @@ def run(
             finally:
                 if problem:
                     record.status, record.error = Status.FAILED, problem
-                    log.error(problem)
+                    log.debug(problem)
                 if record.status != Status.RUNNING:  # else interrupted: the next start takes it up
                     record.finished = provenance.now()
                 directory.write_record(record)
                 tracker.close(record.status, {f"best_{name}": value for name, value in record.best.items()})
         shown.summary = f"{summary(record)}  {time.monotonic() - began:.0f} s"
     return record
+
+
+def _why_finished(record: Record, config: Config, directory: RunDir) -> str:
+    if record.status == Status.DIVERGED:
+        return f"not tried again: remove {directory.path} for that"
+    beyond = f": {config.train.steps} steps were asked" if record.step > config.train.steps else ""
+    return f"nothing left to do{beyond}"
 
 
 def summary(record: Record) -> str:

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
 import torch
@@ -19,6 +20,7 @@ from wgan_sweep.config import Config
 from wgan_sweep.constraints import Constraint
 from wgan_sweep.data import Batches, ImageSet
 from wgan_sweep.errors import InputError
+from wgan_sweep.files import check_writable
 from wgan_sweep.losses import Loss
 from wgan_sweep.precision import Precision, precision
 from wgan_sweep.stabilisers import Stabiliser
@@ -70,6 +72,13 @@ def _check_types(node: Any, key: str) -> None:
     if target := node.get("_target_"):
         called = get_object(target)
         hints = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
+        known = inspect.signature(called).parameters
+        given = {name for name in node if name not in ("_target_", "_partial_")}
+        if unknown := sorted(given - known.keys()):
+            raise InputError(f"{key} has no {', '.join(unknown)}: {target} takes {', '.join(known) or 'nothing'}")
+        needed = {name for name, parameter in known.items() if parameter.default is parameter.empty}
+        if not node.get("_partial_") and (missing := sorted(needed - given)):
+            raise InputError(f"{key} lacks {', '.join(missing)}, which {target} needs")
     for name, value in node.items():
         allowed = _simple(hints.get(name))
         if allowed and isinstance(value, int | float | str | bool | type(None)):
@@ -99,8 +108,8 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device={name} cannot be used ({error}): use auto, cpu or cuda") from error
     return device
 
@@ -131,7 +140,9 @@ def _check_numbers(config: Config) -> None:
         raise InputError(f"train.ema must be in [0, 1), got {config.train.ema:g}; 0 turns averaging off")
 
 
-def _scorer(config: Config, images: ImageSet, device: torch.device) -> Scorer:
+def _scorer(config: Config, images: ImageSet, device: torch.device) -> Scorer | None:
+    if config.scorer.get("_target_") is None:
+        return None
     node = {name: value for name, value in config.scorer.items() if name != "every"}
     return cast("Scorer", _make(node, "scorer")(real=images, device=device))
 
@@ -153,6 +164,7 @@ class _Choices:
     def of(cls, config: Config) -> Self:
         """Make them; what is out of range is refused on the way."""
         _check_numbers(config)
+        check_writable(Path(config.runs), "runs")
         device = _device(config.device)
         return cls(
             device=device,
@@ -200,7 +212,7 @@ class Parts:
     """What a run is made of."""
 
     trainer: Trainer
-    scorer: Scorer
+    scorer: Scorer | None
 
 
 def build(config: Config) -> Parts:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from wgan_sweep.errors import InputError
+
 
 def cache_dir() -> Path:
     """Return the folder of what can be made again: ``$WGAN_SWEEP_CACHE``, else ``wgan-sweep`` in the user's cache."""
@@ -44,3 +46,16 @@ def write(path: Path, content: str | bytes) -> None:
     """Write `content` (text as UTF-8) to `path`, atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Refuse a folder that cannot be made or written to.
+
+    Raises:
+        InputError: naming the config key that holds it.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{key}={folder} cannot be a folder: {existing} is a file; set {key} to another place")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{key}={folder} cannot be written to ({existing} is read-only); set {key} to another place")

@@ -1,13 +1,14 @@
 """Arithmetic of a step: contexts that set it and put the old one back."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 
 from wgan_sweep.errors import InputError
 
-Precision = Callable[[], AbstractContextManager[None]]
+Context = Callable[[], AbstractContextManager[None]]
 
 
 @contextmanager
@@ -22,14 +23,18 @@ def _tf32(allowed: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-@contextmanager
-def _bf16(device: torch.device) -> Iterator[None]:
-    with _tf32(allowed=True), torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
-        yield
+@dataclass(frozen=True)
+class Precision:
+    """How numbers are computed with."""
+
+    step: Context
+    """Around forward and backward passes alike."""
+    forward: Context
+    """Around a network's forward pass, inside of `step`."""
 
 
 def precision(name: str, device: torch.device) -> Precision:
-    """Return the context that networks run in.
+    """Return the contexts that networks run in.
 
     Args:
         name: ``fp32`` (no TF32 anywhere), ``tf32`` (CUDA only) or ``bf16`` (autocast: weights, norms of gradients, the
@@ -41,11 +46,13 @@ def precision(name: str, device: torch.device) -> Precision:
     """
     if name == "tf32" and device.type != "cuda":
         raise InputError(f"train.precision=tf32 needs a CUDA device, this run is on {device}: use fp32")
-    contexts: dict[str, Precision] = {
-        "fp32": lambda: _tf32(allowed=False),
-        "tf32": lambda: _tf32(allowed=True),
-        "bf16": lambda: _bf16(device),
+    choices = {
+        "fp32": Precision(lambda: _tf32(allowed=False), nullcontext),
+        "tf32": Precision(lambda: _tf32(allowed=True), nullcontext),
+        "bf16": Precision(
+            lambda: _tf32(allowed=True), lambda: torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+        ),
     }
-    if name not in contexts:
-        raise InputError(f"unknown train.precision={name}: choose one of {', '.join(contexts)}")
-    return contexts[name]
+    if name not in choices:
+        raise InputError(f"unknown train.precision={name}: choose one of {', '.join(choices)}")
+    return choices[name]

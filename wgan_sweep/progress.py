@@ -2,20 +2,25 @@
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from wgan_sweep.errors import InputError
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def _describe(values: Mapping[str, float], rate: float) -> str:
-    parts = [f"{rate:,.0f} img/s"]
+def _describe(values: Mapping[str, float], rate: float | None, left: float | None) -> str:
+    parts = [f"{rate:,.0f} img/s"] if rate is not None else []
     if "wasserstein" in values:
         parts.append(f"W {values['wasserstein']:.3g}")
     if "fid" in values:
         parts.append(f"FID {values['fid']:.2f}")
+    if left is not None:
+        parts.append(f"{timedelta(seconds=round(left))} left")
     return "  ".join(parts)
 
 
@@ -28,7 +33,8 @@ class RunProgress:
         self._label = label
         self._total = total
         self._task = display.add(label, total)
-        self._first: tuple[float, int, int] | None = None
+        self._last: tuple[float, int, int] | None = None
+        self._spent, self._steps, self._images = 0.0, 0, 0
         self._shown: dict[str, float] = {}
         self._said = time.monotonic()
 
@@ -37,24 +43,34 @@ class RunProgress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._display.remove(self._task)
-        self.say(self.summary if kind is None else f"{self.summary} ({kind.__name__})")
+        if kind is None:
+            self.say(self.summary)
+        elif not issubclass(kind, InputError):  # a refusal is said by whoever shows errors
+            self.say(f"{self.summary} ({kind.__name__})")
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Show measurements of a step; they hold `images_seen`."""
+        """Show measurements of a step; they hold `images_seen`. Time that `working_on` took counts in no rate."""
         now, seen = time.monotonic(), int(values["images_seen"])
-        self._first = self._first or (now, step, seen)
-        since, first_step, before = self._first
-        elapsed = now - since
+        if self._last is not None:
+            then, last_step, last_seen = self._last
+            self._spent, self._steps, self._images = (
+                self._spent + now - then,
+                self._steps + step - last_step,
+                self._images + seen - last_seen,
+            )
+        self._last = now, step, seen
         self._shown |= values
-        text = _describe(self._shown, (seen - before) / elapsed if elapsed else 0.0)
+        rate = self._images / self._spent if self._steps else None
+        left = (self._total - step) * self._spent / self._steps if self._steps else None
+        text = _describe(self._shown, rate, left)
         self._display.move(self._task, step, text)
-        if now - self._said >= SECONDS_BETWEEN_LINES and step > first_step:
+        if now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            left = (self._total - step) * elapsed / (step - first_step)
-            self._display.line_if_plain(f"{self._label}  step {step}/{self._total}  {text}  {left:.0f} s left")
+            self._display.line_if_plain(f"{self._label}  step {step}/{self._total}  {text}")
 
     def working_on(self, text: str) -> None:
         """Show what the run does while its steps stand still (such as scoring)."""
+        self._last = None
         self._display.move(self._task, None, text)
         self._display.line_if_plain(f"{self._label}  {text}")
 
@@ -82,7 +98,6 @@ class Display:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
                 console=self.console,
                 transient=True,
             )

@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import statistics
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import Any
 from wgan_sweep.runs import Record, Status, canonical, find_runs
 
 GROUPS = ("loss", "constraint", "sampling", "div", "stabiliser", "model", "data", "optimizer")
-MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real")
+MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "step")
 """What FIDs must have in common to be compared."""
 
 Key = tuple[str, ...]
@@ -38,15 +39,19 @@ def _text(value: Any) -> str:
 def coordinates(record: Record) -> dict[str, str]:
     """Return where a run stands on every axis: the option of each group by name, and every number by its key."""
     config = record.config
-    chosen = {group: name for group, name in config.get("choices", {}).items() if group in GROUPS}
-    # A group's own numbers come after its name; `train.steps` does not tell runs apart, it says how far they are.
+    choices = config.get("choices", {})
+    chosen = {group: choices[group] for group in GROUPS if group in choices}
+    # `train.steps` does not tell runs apart: it says how far they are.
+    ignored = ("train.steps", "train.compile", "data.root")
     numbers = {
         key: _text(value)
-        for group in ("div", *GROUPS[:2], *GROUPS[4:], "train")
+        for group in ("div", *chosen, "train")
+        if group in chosen or group == "train"
         for key, value in _leaves(config.get(group), group)
-        if not key.endswith("_target_") and key not in ("train.steps", "train.compile", "data.root")
+        if group != "sampling" and not key.endswith("_target_") and key not in ignored
     }
-    measured = {name: _text(record.scores[name]) for name in MEASURED_WITH if name in record.scores}
+    scores = record.scores if record.status == Status.DONE else {}
+    measured = {name: _text(scores[name]) for name in MEASURED_WITH if name in scores}
     return {**chosen, **numbers, **measured}
 
 
@@ -119,6 +124,14 @@ class Cell:
         return ", ".join(parts)
 
 
+def _size(value: str) -> float:
+    """Return the number that a value is; what is none comes last."""
+    try:
+        return float(value)
+    except ValueError:
+        return math.inf
+
+
 @dataclass(frozen=True)
 class Report:
     """Runs, by their place on the axes."""
@@ -130,10 +143,7 @@ class Report:
     def values(self, axis: int) -> list[str]:
         """Return the values on an axis: numbers by size, options in the order they were run."""
         found = list(dict.fromkeys(key[axis] for key in self.cells))
-        try:
-            return sorted(found, key=float)
-        except ValueError:
-            return found
+        return sorted(found, key=_size) if any(_size(value) < math.inf for value in found) else found
 
 
 def report(records: Sequence[Record]) -> Report:
@@ -168,15 +178,15 @@ def _order(found: Report) -> Callable[[Key], tuple[int, ...]]:
 def footnotes(found: Report) -> list[str]:
     """Return what the numbers mean, and what went wrong."""
     lines = []
-    for feature, generated, real in sorted(
+    for feature, generated, real, step in sorted(
         {tuple(r.scores.get(n) for n in MEASURED_WITH) for r in found.records if "fid" in r.scores}
     ):
         lines.append(
             f"FID on InceptionV3 features ({feature:.0f}), {generated:.0f} generated against {real:.0f} real images, "
-            "at the last step, mean ± sd over n seeds."
+            f"at step {step:.0f}; mean ± sd over n seeds."
         )
     if len(lines) > 1:
-        lines.append("FIDs of different features or counts cannot be compared with each other.")
+        lines.append("FIDs of different features, counts or steps cannot be compared with each other.")
     for record in found.records:
         if record.error:
             reason = record.error.strip().splitlines()[-1]
@@ -251,13 +261,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.runs.is_dir():
         sys.exit(f"wgan-report: there is no folder {options.runs}: give the folder that holds the runs (key `runs`)")
-    try:
-        records = [record for _, record in find_runs(options.runs)]
-    except ValueError as error:
-        sys.exit(f"wgan-report: {error}")
+    records, problems = find_runs(options.runs)
+    for problem in problems:
+        sys.stderr.write(f"wgan-report: {problem}\n")
     if not records:
         sys.exit(f"wgan-report: {options.runs} holds no runs: start some with wgan-sweep, or give another folder")
     sys.stdout.write(FORMATS[options.format](report(records)))
+    if problems:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -26,19 +26,19 @@ class Status(StrEnum):
     """An exception ended it."""
 
 
-def canonical(value: Any) -> Any:
+def canonical(value: Any, key: str = "") -> Any:
     """Return `value` with one spelling per number (2.0 is 2) and lists for tuples, ready for JSON.
 
     Raises:
         InputError: for a number that is not finite.
     """
     if isinstance(value, Mapping):
-        return {str(key): canonical(item) for key, item in value.items()}
+        return {str(name): canonical(item, f"{key}.{name}" if key else str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [canonical(item) for item in value]
+        return [canonical(item, key) for item in value]
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise InputError(f"a config cannot hold {value}")
+            raise InputError(f"{key or 'a config'} cannot be {value}: give a finite number")
         return int(value) if value.is_integer() else value
     return value
 
@@ -125,17 +125,18 @@ class RunDir:
             InputError: if the file is there and is no record.
         """
         try:
-            text = self.record.read_text()
-        except FileNotFoundError:
-            return None
-        try:
-            values = json.loads(text)
+            values = json.loads(self.record.read_text())
             known = {f.name for f in fields(Record)}
             record = Record(**{name: value for name, value in values.items() if name in known})
             record.status = Status(record.status)
-        except (TypeError, AttributeError, ValueError) as error:
+            if not isinstance(record.config["scorer"], dict):
+                raise TypeError("config.scorer is not a group")  # noqa: TRY301
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (TypeError, AttributeError, ValueError, KeyError, OSError) as error:
             raise InputError(
-                f"{self.record} is not a run's record ({error}): move it away to start the run anew"
+                f"{self.record} is not a run's record ({type(error).__name__}: {error}): "
+                "move it away to start the run anew"
             ) from error
         return record
 
@@ -166,13 +167,15 @@ class RunDir:
         write(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def find_runs(runs: Path) -> Iterator[tuple[RunDir, Record]]:
-    """Yield the runs below a folder, in the order they were started.
-
-    Raises:
-        InputError: if a record cannot be read.
-    """
-    found = [
-        (directory, record) for p in runs.iterdir() if p.is_dir() and (record := (directory := RunDir(p)).read_record())
-    ]
-    yield from sorted(found, key=lambda item: (item[1].started or "", item[1].run_id))
+def find_runs(runs: Path) -> tuple[list[Record], list[str]]:
+    """Return the records of the runs below a folder, in the order they were started, and what cannot be read."""
+    found: list[Record] = []
+    problems: list[str] = []
+    for path in sorted(runs.iterdir()):
+        try:
+            record = RunDir(path).read_record() if path.is_dir() else None
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            found += [record] if record else []
+    return sorted(found, key=lambda record: (record.started or "", record.run_id)), problems

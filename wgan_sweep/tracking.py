@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
+INIT_TIMEOUT_S = 30
+"""How long W&B may take to answer before a run goes on offline."""
+
 Values = Mapping[str, float]
 
 
@@ -71,6 +74,12 @@ def key_is_configured() -> bool:
     return False
 
 
+def _mode() -> str:
+    """Return W&B's mode: what ``WANDB_MODE`` says, but online only where that needs no prompt."""
+    mode = os.environ.get("WANDB_MODE") or "online"
+    return mode if mode != "online" or key_is_configured() else "offline"
+
+
 class WandbTracker:
     """Mirrors to Weights & Biases: online where a key is configured, else offline; it never asks.
 
@@ -80,20 +89,30 @@ class WandbTracker:
     def __init__(self, *, run: RunIdentity, project: str, entity: str | None) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if key_is_configured() else "offline")
         self._wandb = wandb
-        self._run = wandb.init(
-            project=project,
-            entity=entity,
-            id=run.run_id,
-            name=run.run_id,
-            group=run.group,
-            resume="allow",
-            mode=mode,  # type: ignore[arg-type]
-            dir=run.directory,
-            config=dict(run.config),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+
+        def start(mode: str) -> wandb.Run:
+            return wandb.init(
+                project=project,
+                entity=entity,
+                id=run.run_id,
+                name=run.run_id,
+                group=run.group,
+                resume="allow",
+                mode=mode,  # type: ignore[arg-type]
+                dir=run.directory,
+                config=dict(run.config),
+                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S),
+            )
+
+        try:
+            self._run = start(_mode())
+        except wandb.Error as error:
+            if _mode() != "online":
+                raise
+            log.warning("W&B cannot be reached, this process goes on offline: %s", error)
+            os.environ["WANDB_MODE"] = "offline"
+            self._run = start("offline")
         self._run.define_metric("images_seen")
         self._run.define_metric("*", step_metric="images_seen")
         self._run.define_metric("fid", step_metric="images_seen", summary="min")

@@ -124,13 +124,18 @@ class Trainer:
             (E_real[T] - E_fake[T]), gradient_term, and gradient_norm where a term looked at it.
         """
         while self.step < until:
-            values: dict[str, Tensor] = {}
-            for _ in range(self._n_critic):
-                values = self._update_critic()
-            values |= self._update_generator()
-            self.step += 1
-            self._update_average()
+            with self._precision.step():
+                values = self._advance()
             yield values
+
+    def _advance(self) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = {}
+        for _ in range(self._n_critic):
+            values = self._update_critic()
+        values |= self._update_generator()
+        self.step += 1
+        self._update_average()
+        return values
 
     def _z(self, count: int, stream: torch.Generator) -> Tensor:
         return torch.randn(count, self._latent_dim, generator=stream, device=self._device, dtype=self._dtype)
@@ -144,7 +149,7 @@ class Trainer:
 
     def _applied(self, network: Network, batch: Tensor) -> Tensor:
         """Apply a network in the run's precision; the result is float32 at least."""
-        with self._precision():
+        with self._precision.forward():
             result = network(batch)
         return result.to(torch.promote_types(result.dtype, torch.float32))
 
@@ -210,9 +215,9 @@ class Trainer:
         if self._last is None:
             raise RuntimeError("gradient_norm() looks at the last batch: take a step first")
         points = real_fake(*self._last, rng.generator(self._seed, "probe", self.step, device=self._device))
-        norms: Tensor = torch.linalg.vector_norm(
-            gradient_terms.input_gradient(self._score_for_gradients, points).flatten(1), dim=1
-        )
+        with self._precision.step():
+            gradient = gradient_terms.input_gradient(self._score_for_gradients, points)
+        norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         return norms.mean()
 
     def sampler(self, purpose: str) -> Callable[[int], Tensor]:
@@ -231,9 +236,8 @@ class Trainer:
             while len(drawn) < count:  # a block at a time: what randn draws depends on how much is asked for
                 drawn = torch.cat([drawn, self._z(Z_BLOCK, stream)])
             z, drawn = drawn[:count], drawn[count:]
-            with self._precision():
-                images: Tensor = self.averaged(z)
-            return to_uint8(images)
+            with self._precision.step():
+                return to_uint8(self._applied(self.averaged, z))
 
         return sample
 

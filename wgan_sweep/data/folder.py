@@ -36,6 +36,8 @@ class ImageFolder:
         folder = Path(self.path).expanduser()
         if self.channels not in MODES:
             raise InputError(f"data.channels must be 1 (grey) or 3 (colour), got {self.channels}")
+        if self.size < 1:
+            raise InputError(f"data.size must be 1 or more, got {self.size}")
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}: set data.path to a folder of pictures")
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
@@ -51,7 +53,7 @@ class ImageFolder:
         try:
             with Image.open(file) as opened:
                 picture = opened.convert(MODES[self.channels])
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             raise InputError(
                 f"{file} cannot be read as a picture ({error}): mend it or take it out of the folder"
             ) from error

@@ -1,6 +1,7 @@
 """Any images, as the array ``images`` of an npz file."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Npz:
                 images = arrays["images"]
         except FileNotFoundError:
             raise InputError(f"there is no file {path}: set data.path to an existing npz; {WANTED}") from None
-        except (zipfile.BadZipFile, ValueError, OSError, TypeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} cannot be read as npz ({error}): {WANTED}") from error

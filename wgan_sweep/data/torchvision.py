@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class Torchvision:
     """A data set of torchvision, its labels dropped.
 
     Args:
-        name: What the set and its split are called, for example ``cifar10-train``; part of the cache's key.
+        name: What the set is called in messages.
         dataset: torchvision's class with its options; called with ``root``, and ``download=True`` where files miss.
         downloads: Whether that class can fetch its files.
         root: The folder that torchvision looks in.
@@ -47,11 +48,8 @@ class Torchvision:
         return stored_once(self._key(root), lambda: self._open(root), self._images)
 
     def _key(self, root: Path) -> tuple[Any, ...]:
-        how = (
-            getattr(self.prepare, "func", self.prepare).__name__,
-            sorted(getattr(self.prepare, "keywords", {}).items()),
-        )
-        return ("torchvision", self.name, str(root.resolve()), self.size, how, self.channels)
+        called = [_spelled(function) for function in (self.dataset, self.prepare)]
+        return ("torchvision", *called, str(root.resolve()), self.size, self.channels)
 
     def _open(self, root: Path) -> Any:
         attempts = [{}, {"download": True}] if self.downloads else [{}]
@@ -71,3 +69,10 @@ class Torchvision:
         for example in dataset:
             picture: Image.Image = example[0]
             yield as_array(self.prepare(picture.convert(MODES[self.channels]), self.size))
+
+
+def _spelled(function: Callable[..., Any]) -> tuple[str, str]:
+    """Return a function's name and the options it is bound to."""
+    if isinstance(function, partial):
+        return function.func.__qualname__, repr(sorted(function.keywords.items()))
+    return function.__qualname__, "[]"

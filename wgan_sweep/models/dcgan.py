@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from wgan_sweep.models.layers import Scores, image_shape, is_power_of_two, norm, normal_
+from wgan_sweep.models.layers import Scores, check_sizes, image_shape, is_power_of_two, norm, normal_
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class DCGAN:
     latent_dim: int
     generator_norm: str
     critic_norm: str
+
+    def __post_init__(self) -> None:
+        check_sizes(dim=self.dim, latent_dim=self.latent_dim)
 
     def _widths(self, size: int) -> list[int]:
         return [self.dim * min(2**i, 8) for i in range((size // 4).bit_length() - 1)]

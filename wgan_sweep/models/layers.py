@@ -48,6 +48,17 @@ class MeanPool(nn.Module):
         return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) * 0.25
 
 
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes of a model that are not positive.
+
+    Raises:
+        InputError: naming the key ``model.<name>``.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"model.{name} must be 1 or more, got {size}")
+
+
 def image_shape(shape: tuple[int, ...], model: str, sizes: str, fits: Callable[[int], bool]) -> tuple[int, int]:
     """Return (channels, size) of a square image shape that `model` can make.
 

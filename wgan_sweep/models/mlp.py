@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from wgan_sweep.models.layers import Scores
+from wgan_sweep.models.layers import Scores, check_sizes
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class MLP:
     dim: int
     depth: int
     latent_dim: int
+
+    def __post_init__(self) -> None:
+        check_sizes(dim=self.dim, depth=self.depth, latent_dim=self.latent_dim)
 
     def _hidden(self, before: int) -> list[nn.Module]:
         widths = [before] + [self.dim] * self.depth

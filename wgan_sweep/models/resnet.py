@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from wgan_sweep.models.layers import MeanPool, Scores, image_shape, norm, upsample
+from wgan_sweep.models.layers import MeanPool, Scores, check_sizes, image_shape, norm, upsample
 
 SIZES = (32, 64, 128)
 
@@ -83,6 +83,9 @@ class ResNet:
     latent_dim: int
     generator_norm: str
     critic_norm: str
+
+    def __post_init__(self) -> None:
+        check_sizes(dim=self.dim, latent_dim=self.latent_dim)
 
     def _widths(self, size: int) -> list[int]:
         return [self.dim * min(2**i, 8) for i in range((size // 4).bit_length())]

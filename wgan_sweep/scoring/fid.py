@@ -28,7 +28,7 @@ class FIDScorer:
         device: Where the network runs.
         feature: Which features: 2048 (the FID of the literature), 768, 192 or 64 (cheaper, on another scale).
         num_samples: Images generated per score; FID falls as it grows, so compare at equal counts only.
-        num_real: Real images that count, picked at random but always the same; null for all.
+        num_real: Real images that count, picked at random but always the same; all where there are fewer, or for null.
         batch_size: Images per pass through the network.
         weights: The network's file; null to find it (see `scoring.weights`).
 
@@ -51,8 +51,8 @@ class FIDScorer:
             raise InputError(f"scorer.feature={feature}: choose one of {', '.join(map(str, FEATURES))}")
         if num_samples < 2:
             raise InputError(f"scorer.num_samples must be 2 or more, got {num_samples}")
-        if num_real is not None and not 2 <= num_real <= len(real):
-            raise InputError(f"scorer.num_real must be in 2..{len(real)} (the data), or null for all; got {num_real}")
+        if num_real is not None and num_real < 2:
+            raise InputError(f"scorer.num_real must be 2 or more, or null for all, got {num_real}")
         if batch_size < 1:
             raise InputError(f"scorer.batch_size must be 1 or more, got {batch_size}")
         if real.shape[0] not in (1, 3):
@@ -63,7 +63,7 @@ class FIDScorer:
         self._device = device
         self._feature = feature
         self._num_samples = num_samples
-        self._num_real = num_real or len(real)
+        self._num_real = min(num_real or len(real), len(real))
         self._batch_size = batch_size
         self._weights = find(weights)
 

@@ -74,7 +74,7 @@ class Inception(nn.Module):
             raise InputError(
                 f"FID is defined for grey or colour images, these have {channels} channels: use scorer=none"
             )
-        with self._exact(), torch.autocast(self._device.type, enabled=False):
+        with self._exact.step(), torch.autocast(self._device.type, enabled=False):
             features: Tensor = self._network(images.expand(-1, 3, -1, -1))[0]
         return features
 
