@@ -22,13 +22,14 @@ WITH = {
     ("data", "npz"): ["data.path={npz}"],
     ("data", "mnist5k"): [],
     ("model", "mlp"): ["model.depth=1"],
+    ("stabiliser", "label_smoothing"): ["loss=nsgan"],
     ("experiment", "kp_grid"): ["data=npz", "data.path={npz}"],
     ("experiment", "rx_grid"): ["data=npz", "data.path={npz}"],
 }
 
 
 def needs_network(group: str, name: str) -> bool:
-    return group == "scorer" and name.startswith("fid")
+    return group == "scorer" and name != "none"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,9 @@ def test_defaults_are_the_papers(make) -> None:
         ("wgan_gp", "gradient_penalty", "torch.optim.Adam", 1e-4, 5),
         ("wgan", "weight_clip", "torch.optim.RMSprop", 5e-5, 5),
         ("nsgan", "none", "torch.optim.Adam", 2e-4, 1),
+        ("gan", "none", "torch.optim.Adam", 2e-4, 1),
+        ("lsgan", "none", "torch.optim.Adam", 2e-4, 1),
+        ("hinge", "spectral_norm", "torch.optim.Adam", 2e-4, 5),
     ],
 )
 def test_a_loss_brings_what_was_published_with_it(make, loss, constraint, target, lr, n_critic) -> None:
@@ -176,7 +180,7 @@ def test_torchvisions_files_become_padded_images_of_the_split_asked_for(
             "device=cpu",
             tiny=False,
         )
-        found = experiment._images(config).array
+        found = experiment._real(config).array
         assert found.shape == (len(wanted), 32, 32, 1)
         assert np.array_equal(found[:, 2:30, 2:30], wanted)
 
@@ -250,6 +254,8 @@ BAD = [
     (["optimizer.lr=fast"], ["optimizer.lr", "fast"]),
     (["optimizer.lr=-1"], ["optimizer", "-1"]),
     (["scorer.every=-1"], ["scorer.every"]),
+    (["stabiliser=label_smoothing"], ["label_smoothing", "nsgan"]),
+    (["stabiliser=virtual_batch_norm", "model.generator_norm=none"], ["virtual_batch_norm", "has none"]),
 ]
 
 

@@ -5,7 +5,7 @@ from torch import nn
 from wgan_sweep import rng, sampling
 from wgan_sweep.constraints import gradient_penalty, none, spectral_norm, weight_clip
 from wgan_sweep.errors import InputError
-from wgan_sweep.gradient_terms import Centred
+from wgan_sweep.gradient_terms import Centred, forward_over_reverse
 from wgan_sweep.models import DCGAN
 
 
@@ -36,6 +36,24 @@ def test_the_penalty_is_its_term() -> None:
     (term,) = gradient_penalty(10, 1, 2, sampling.real).terms
     assert term.psi == Centred(10, 1, 2)
     assert term.sampling is sampling.real
+
+
+def test_r1_is_half_gamma_times_the_squared_gradient_at_real_examples(make) -> None:
+    from wgan_sweep.experiment import _make
+
+    (term,) = _make(make("constraint=r1", "loss=wgan").constraint, "constraint").terms
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(0)).double()
+    real, fake = torch.randn(6, 3).double(), torch.randn(6, 3).double()
+    term(network, real, fake, rng.generator(0), forward_over_reverse).objective.backward()
+    found = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+    network.zero_grad()
+    real.requires_grad_()
+    (gradient,) = torch.autograd.grad(network(real).sum(), real, create_graph=True)
+    (10 / 2 * gradient.square().sum(1).mean()).backward()
+    wanted = [p.grad for p in network.parameters() if p.grad is not None]
+    assert len(found) == len(wanted) == 3
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-14)
 
 
 def matrices(critic: nn.Module) -> list[torch.Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wgan_sweep.data import Batches, ImageFolder, ImageSet, Mnist5k, Npz, Torchvision, crop_and_resize, pad
+from wgan_sweep.data import ImageFolder, ImageSet, Mnist5k, Npz, Torchvision, crop_and_resize, pad
 from wgan_sweep.data.store import stored_once
 from wgan_sweep.errors import InputError
 
@@ -47,7 +47,7 @@ def test_mnist5k_is_not_cut() -> None:
 
 @pytest.mark.parametrize("batch_size", [3, 7, 10])
 def test_every_image_comes_once_per_epoch_and_epochs_differ(batch_size: int) -> None:
-    batches = Batches(numbered(10), batch_size, 0, CPU)
+    batches = numbered(10).batches(batch_size, 0, CPU)
     stream = [index for _ in range(30) for index in indices(batches())]
     epochs = [stream[start : start + 10] for start in range(0, len(stream) - 9, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
@@ -55,7 +55,7 @@ def test_every_image_comes_once_per_epoch_and_epochs_differ(batch_size: int) -> 
 
 
 def test_seeds_differ_and_repeat() -> None:
-    one, again, other = (Batches(numbered(1000), 50, seed, CPU) for seed in (0, 0, 1))
+    one, again, other = (numbered(1000).batches(50, seed, CPU) for seed in (0, 0, 1))
     first = indices(one())
     assert first == indices(again())
     assert first != indices(other())
@@ -63,25 +63,25 @@ def test_seeds_differ_and_repeat() -> None:
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 4, 9])
 def test_a_stream_resumes_at_the_very_batch(stop: int) -> None:
-    through = Batches(numbered(10), 4, 3, CPU)
+    through = numbered(10).batches(4, 3, CPU)
     stream = [indices(through()) for _ in range(12)]
-    before = Batches(numbered(10), 4, 3, CPU)
+    before = numbered(10).batches(4, 3, CPU)
     for _ in range(stop):
         before()
-    after = Batches(numbered(10), 4, 3, CPU)
+    after = numbered(10).batches(4, 3, CPU)
     after.load_state_dict(before.state_dict())
     assert [indices(after()) for _ in range(12 - stop)] == stream[stop:]
 
 
 def test_a_batch_is_in_range_and_as_wide_as_asked() -> None:
-    batch = Batches(ImageSet(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)), 2, 0, CPU)()
+    batch = ImageSet(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)).batches(2, 0, CPU)()
     assert sorted(batch.flatten().tolist()) == [-1, 1]
     assert batch.dtype == torch.float32
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(InputError, match=r"train.batch_size=11 .*\(10 images\)"):
-        Batches(numbered(10), 11, 0, CPU)
+        numbered(10).batches(11, 0, CPU)
 
 
 def test_npz_gives_its_images(npz: Path) -> None:

@@ -11,9 +11,10 @@ import wgan_sweep
 PACKAGE = Path(wgan_sweep.__file__).parent
 
 FLOORS = [
-    {"errors", "files", "rng", "images", "precision", "sampling", "provenance", "runs", "__init__"},
-    {"gradient_terms", "models", "data", "checkpoints", "stabilisers", "tracking", "progress"},
+    {"errors", "files", "rng", "images", "precision", "sampling", "provenance", "plots", "runs", "__init__"},
+    {"gradient_terms", "models", "data", "checkpoints", "tracking", "progress"},
     {"losses", "constraints", "scoring"},
+    {"stabilisers"},
     {"trainer"},
     {"config", "report"},
     {"experiment", "contact_sheet", "bench"},
@@ -30,6 +31,8 @@ KNOWN_ONLY_TO = {
     "wandb": {"tracking"},
     "torchmetrics": {"scoring"},
     "torch_fidelity": {"scoring"},
+    "ot": {"scoring"},
+    "matplotlib": {"plots"},
     "rich": {"progress"},
 }
 

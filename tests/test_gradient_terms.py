@@ -11,6 +11,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.gradient_terms import (
     Centred,
     GradientTerm,
+    OneSided,
     Power,
     Psi,
     double_backward,
@@ -27,6 +28,7 @@ PSIS: dict[str, Psi] = {
     "div k=1 p=1.5": Power(1, 1.5),
     "gp": Centred(10, 1, 2),
     "r1": Centred(5, 0, 2),
+    "lp": OneSided(10, 0.01),
 }
 SCHEMES = [
     sampling.real_fake,
@@ -139,6 +141,17 @@ def test_the_penalty_of_a_linear_critic_is_two_sided(form, norm: float) -> None:
     assert float(found.value) == pytest.approx(10 * (norm - 1) ** 2, abs=1e-12)
     found.objective.backward()
     wanted = 20 * (norm - 1) * critic.w.detach() / norm
+    torch.testing.assert_close(critic.w.grad, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", [forward_over_reverse, double_backward])
+@pytest.mark.parametrize(("norm", "value"), [(0.25, 0.0), (1.0, 0.0), (4.0, 90.0)])
+def test_the_lipschitz_penalty_of_a_linear_critic_is_one_sided(form, norm: float, value: float) -> None:
+    critic = Linear([norm * 0.6, norm * 0.8])
+    found = form(critic, torch.randn(7, 2, dtype=torch.float64), OneSided(10, 1))
+    assert float(found.value) == pytest.approx(value, abs=1e-12)
+    found.objective.backward()
+    wanted = 20 * max(0, norm - 1) * critic.w.detach() / norm
     torch.testing.assert_close(critic.w.grad, wanted, rtol=1e-12, atol=1e-12)
 
 

@@ -47,7 +47,7 @@ def record(
         "train": {"steps": 10 + COUNT, "batch_size": 64},
         "seed": seed,
     }
-    scores = {} if fid is None else dict(zip(("fid", *reports.MEASURED_WITH), (fid, *counts, step), strict=True))
+    scores = {} if fid is None else {"fid": fid, **dict(zip(reports.MEASURED_WITH, counts, strict=False)), "step": step}
     error = f"Traceback\n  at step 7: {status}" if status in ("failed", "diverged") else None
     return Record(
         f"id{COUNT}",
@@ -236,3 +236,16 @@ def test_the_contact_sheet_shows_each_cells_samples_in_its_place(tmp_path: Path)
 def test_without_pictures_there_is_no_sheet(tmp_path: Path) -> None:
     assert not draw(report(grid()), tmp_path, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_points_are_judged_by_w1_and_any_score_can_be_shown(tmp_path: Path, capsys) -> None:
+    for seed, (w1, modes) in enumerate([(0.5, 8), (0.7, 6)]):
+        item = record(None, seed=seed)
+        item.scores = {"w1": w1, "modes": modes, "exact_samples": 2000, "step": 10}
+        RunDir(tmp_path / item.run_id).write_record(item)
+    reports.main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "0.6 ± 0.1414 (n=2)" in shown
+    assert "W1 of 2000 generated against as many real points, at step 10" in shown
+    reports.main([str(tmp_path), "--metric", "modes"])
+    assert "7 ± 1.414 (n=2)" in capsys.readouterr().out

@@ -13,6 +13,7 @@ SCHEMES = [
     sampling.mixture,
     sampling.fake,
     sampling.real,
+    sampling.perturbed_real,
 ]
 INTERPOLATING = SCHEMES[:3]
 
@@ -93,3 +94,14 @@ def test_epsilon_is_uniform() -> None:
     epsilon = sampling.real_fake(real, fake, rng.generator(0)).flatten()
     counts = torch.histc(epsilon, 10, 0, 1)
     assert float(((counts - 2000) ** 2 / 2000).sum()) < 27.9  # chi squared with 9 degrees, p = 0.001
+
+
+def test_perturbed_points_lie_between_a_real_example_and_its_perturbation() -> None:
+    real, fake = batches(500, (4,))
+    moved = (sampling.perturbed_real(real, fake, rng.generator(0)) - real) / (0.5 * real.std())
+    assert float(moved.min()) >= 0
+    assert float(moved.max()) <= 1
+    assert float(moved.mean()) == pytest.approx(0.25, abs=0.02)  # E[epsilon] E[u]
+    epsilon = moved.max(1).values  # one epsilon per example: its coordinates share it
+    assert float(torch.corrcoef(moved.T)[0, 1]) > 0.2
+    assert float(epsilon.std()) > 0.1

@@ -17,6 +17,11 @@ COMBINATIONS = [
     ["loss=wgan_gp", "model.critic_norm=batch"],
     ["loss=wgan_div", "model=mlp", "model.depth=1", "train.ema=0"],
     ["loss=nsgan", "train.precision=bf16"],
+    ["loss=lsgan", "stabiliser=label_smoothing"],
+    ["loss=hinge", "stabiliser=feature_matching"],
+    ["loss=wgan_gp", "stabiliser=historical_averaging", "constraint=lipschitz_penalty"],
+    ["loss=gan", "stabiliser=virtual_batch_norm", "constraint=r1"],
+    ["loss=wgan_div", "stabiliser=minibatch_discrimination", "sampling=perturbed_real"],
 ]
 
 

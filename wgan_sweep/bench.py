@@ -15,7 +15,7 @@ import torch
 
 from wgan_sweep import rng
 from wgan_sweep.constraints import none as no_constraint
-from wgan_sweep.data import Batches, ImageSet
+from wgan_sweep.data import ImageSet
 from wgan_sweep.files import write
 from wgan_sweep.gradient_terms import Form, double_backward, forward_over_reverse
 from wgan_sweep.losses import wasserstein_divergence
@@ -52,7 +52,7 @@ def _steps(model: Model, size: int, form: Form, arithmetic: str, device: torch.d
         stabiliser=no_stabiliser(),
         generator_optimizer=optimizer,
         critic_optimizer=optimizer,
-        batches=Batches(images, BATCH, 0, device),
+        batches=images.batches(BATCH, 0, device),
         latent_dim=model.latent_dim,
         n_critic=N_CRITIC,
         ema=0.999,

@@ -105,9 +105,9 @@ _refused: list[str] = []
 
 
 def _task(composed: DictConfig) -> float | None:
-    """Run one config; return its lowest FID."""
+    """Run one config; return its lowest FID (or W1)."""
     from wgan_sweep.driver import run
-    from wgan_sweep.runs import Status
+    from wgan_sweep.runs import Status, objective
 
     job = HydraConfig.get()
     in_sweep = job.mode == hydra.types.RunMode.MULTIRUN
@@ -128,7 +128,8 @@ def _task(composed: DictConfig) -> float | None:
         return None
     if not in_sweep and record.status != Status.DONE:
         sys.exit(1)
-    return record.best.get("fid")
+    judged = objective(record.best)
+    return record.best[judged] if judged else None
 
 
 class Sweep(Callback):

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm as parametrize_spectra
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.gradient_terms import Centred, GradientTerm
+from wgan_sweep.gradient_terms import Centred, GradientTerm, OneSided
 from wgan_sweep.sampling import Sampling
 
 
@@ -42,6 +42,11 @@ def none() -> Constraint:
 def gradient_penalty(weight: float, centre: float, exponent: float, sampling: Sampling) -> Constraint:
     """Two-sided penalty weight |n - centre|^exponent (Gulrajani et al. 2017, equation 3: 10, 1, 2)."""
     return Constraint(terms=(GradientTerm(Centred(weight, centre, exponent), sampling),))
+
+
+def lipschitz_penalty(weight: float, bound: float, sampling: Sampling) -> Constraint:
+    """One-sided penalty weight max(0, n - bound)^2 (WGAN-LP, Petzka et al. 2018: 10, 1)."""
+    return Constraint(terms=(GradientTerm(OneSided(weight, bound), sampling),))
 
 
 def weight_clip(c: float) -> Constraint:

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from wgan_sweep.files import write
-from wgan_sweep.report import Report, coordinates
+from wgan_sweep.report import NAMES, Report, coordinates
 from wgan_sweep.runs import RunDir
 
 PANEL = 320
@@ -35,7 +35,9 @@ def draw(found: Report, runs: Path, target: Path) -> bool:
             title = (
                 "  ".join(f"{axis.split('.', 1)[-1]}={place.get(axis, '-')}" for axis in found.axes) or record.run_id
             )
-            panels.append((title, f"FID {cell.text()}, step {picture.stem}", picture))
+            panels.append(
+                (title, f"{NAMES.get(found.metric, found.metric)} {cell.text()}, step {picture.stem}", picture)
+            )
     if not panels:
         return False
     columns = len(found.values(len(found.axes) - 1)) if len(found.axes) > 1 else min(len(panels), 4)

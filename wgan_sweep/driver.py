@@ -1,6 +1,7 @@
 """One loop carries a trainer's measurements outward: to the run's directory, its tracker and the display."""
 
 import logging
+import math
 import platform
 import time
 import traceback
@@ -18,15 +19,12 @@ from wgan_sweep.config import Config, differences, run_id, science, to_yaml
 from wgan_sweep.errors import InputError
 from wgan_sweep.experiment import build, make_tracker
 from wgan_sweep.files import write
-from wgan_sweep.images import grid, png
+from wgan_sweep.images import png
 from wgan_sweep.progress import Display, RunProgress
-from wgan_sweep.runs import Record, RunDir, Status
+from wgan_sweep.runs import Record, RunDir, Status, objective
 from wgan_sweep.tracking import Guarded, RunIdentity, Tracker
 
 log = logging.getLogger("wgan_sweep")
-
-SAMPLES = 64
-"""Images in a picture of samples."""
 
 
 class _DivergedError(Exception):
@@ -43,7 +41,7 @@ class _Session:
         self._config = config
         self._directory = directory
         parts = build(config)
-        self._trainer, self._scorer = parts.trainer, parts.scorer
+        self._trainer, self._real, self._scorer = parts.trainer, parts.real, parts.scorer
         self._window: list[tuple[int, dict[str, Tensor]]] = []
         state, self._problems = checkpoints.load(directory.checkpoint)
         if state is not None:
@@ -85,6 +83,11 @@ class _Session:
             log.warning("falling back to the previous checkpoint: %s", problem)
         if self._trainer.why_double_backward:
             log.debug("gradient terms by double backward: %s", self._trainer.why_double_backward)
+        if self._trainer.why_not_per_example:
+            log.warning(
+                "%s, so the gradient term is not about single examples: consider model.critic_norm=layer or none",
+                self._trainer.why_not_per_example,
+            )
         log.debug("starting at step %d", self._trainer.step)
         self._directory.forget_after(self._trainer.step)
         for scores in (self._record.scores, self._record.best):
@@ -125,7 +128,7 @@ class _Session:
         step = self._trainer.step
         if step == 0 or (self._scorer is not None and self._record.scores.get("step") == step):
             return
-        picture = grid(self._trainer.sampler("picture")(SAMPLES))
+        picture = self._real.picture(self._trainer.sampler("picture")(self._real.pictured), self._trainer.score)
         write(self._directory.samples(step), png(picture))
         self._tracker.images(step, picture)
         if self._scorer is None:
@@ -136,7 +139,8 @@ class _Session:
         if line not in self._directory.read_metrics():  # killed after this line and before the record
             self._write(scores)
         self._record.scores = {"step": step, **scores}
-        if "fid" not in scores or not self._record.best or scores["fid"] <= self._record.best["fid"]:
+        judged = objective(scores)
+        if judged is None or scores[judged] <= self._record.best.get(judged, math.inf):
             self._record.best = dict(self._record.scores)
         self._directory.write_record(self._record)
 
@@ -281,7 +285,8 @@ def summary(record: Record) -> str:
         return f"{record.status}: {record.error.strip().splitlines()[-1]}"
     scores = record.scores
     if "fid" not in scores:
-        return f"{record.status} at step {record.step}"
+        found = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if name != "step")
+        return f"{record.status} at step {record.step}{': ' if found else ''}{found}"
     counts = (
         f"{scores['fid_generated']:.0f} generated, {scores['fid_real']:.0f} real, {scores['fid_feature']:.0f} features"
     )

@@ -10,22 +10,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
+import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wgan_sweep import rng
 from wgan_sweep.config import Config
 from wgan_sweep.constraints import Constraint
-from wgan_sweep.data import Batches, ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.files import check_writable
 from wgan_sweep.losses import Loss
+from wgan_sweep.models.layers import Critic
 from wgan_sweep.precision import Precision, precision
 from wgan_sweep.stabilisers import Stabiliser
 from wgan_sweep.tracking import RunIdentity, Tracker
-from wgan_sweep.trainer import MakeOptimizer, Trainer
+from wgan_sweep.trainer import MakeOptimizer, RealExamples, Trainer
 
 
 class Model(Protocol):
@@ -36,8 +38,28 @@ class Model(Protocol):
     def generator(self, shape: tuple[int, ...]) -> torch.nn.Module:
         """Return the generator."""
 
-    def critic(self, shape: tuple[int, ...]) -> torch.nn.Module:
+    def critic(self, shape: tuple[int, ...]) -> Critic:
         """Return the critic."""
+
+
+class Real(Protocol):
+    """Real examples: a set of images, or a distribution of points."""
+
+    pictured: int
+    """How many samples a picture shows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example, as networks see it."""
+
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> RealExamples:
+        """Return endless batches."""
+
+    def finish(self, made: Tensor) -> Tensor:
+        """Return what a generator made, as it is shown and scored."""
+
+    def picture(self, made: Tensor, critic: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
+        """Draw finished samples, uint8 ``[H, W, C]``."""
 
 
 class Scorer(Protocol):
@@ -115,11 +137,11 @@ def _device(name: str) -> torch.device:
 
 
 @lru_cache(maxsize=2)
-def _load_data(node: str) -> ImageSet:
-    return cast("ImageSet", _make(json.loads(node), "data").load())
+def _load_data(node: str) -> Real:
+    return cast("Real", _make(json.loads(node), "data").load())
 
 
-def _images(config: Config) -> ImageSet:
+def _real(config: Config) -> Real:
     """Return the data; the cells of a sweep share it."""
     return _load_data(json.dumps(config.data, sort_keys=True))
 
@@ -140,11 +162,11 @@ def _check_numbers(config: Config) -> None:
         raise InputError(f"train.ema must be in [0, 1), got {config.train.ema:g}; 0 turns averaging off")
 
 
-def _scorer(config: Config, images: ImageSet, device: torch.device) -> Scorer | None:
+def _scorer(config: Config, real: Real, device: torch.device) -> Scorer | None:
     if config.scorer.get("_target_") is None:
         return None
     node = {name: value for name, value in config.scorer.items() if name != "every"}
-    return cast("Scorer", _make(node, "scorer")(real=images, device=device))
+    return cast("Scorer", _make(node, "scorer")(real=real, device=device))
 
 
 @dataclass
@@ -158,7 +180,7 @@ class _Choices:
     stabiliser: Stabiliser
     make_optimizer: MakeOptimizer
     model: Model
-    images: ImageSet
+    real: Real
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -174,7 +196,7 @@ class _Choices:
             stabiliser=_make(config.stabiliser, "stabiliser"),
             make_optimizer=_make(config.optimizer, "optimizer"),
             model=_make(config.model, "model"),
-            images=_images(config),
+            real=_real(config),
         )
 
     def optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -187,9 +209,9 @@ class _Choices:
     def networks(self, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Make generator and critic, on torch's default device."""
         with rng.seeded(seed, "generator"):
-            generator = self.model.generator(self.images.shape)
+            generator = self.stabiliser.generator(self.model.generator(self.real.shape), self.model.latent_dim)
         with rng.seeded(seed, "critic"):
-            critic = self.constraint.wrap(self.model.critic(self.images.shape))
+            critic = self.constraint.wrap(self.stabiliser.critic(self.model.critic(self.real.shape)))
         return generator, critic
 
 
@@ -200,11 +222,12 @@ def check(config: Config) -> None:
         InputError: with what is wrong, the value, and what to do.
     """
     choices = _Choices.of(config)
-    Batches(choices.images, config.train.batch_size, config.seed, torch.device("cpu"))
+    choices.stabiliser.loss(choices.loss)
+    choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
     with torch.device("meta"):
         for network in choices.networks(config.seed):
             choices.optimizer(network.parameters())
-    _scorer(config, choices.images, choices.device)
+    _scorer(config, choices.real, choices.device)
 
 
 @dataclass
@@ -212,6 +235,7 @@ class Parts:
     """What a run is made of."""
 
     trainer: Trainer
+    real: Real
     scorer: Scorer | None
 
 
@@ -233,16 +257,17 @@ def build(config: Config) -> Parts:
         stabiliser=choices.stabiliser,
         generator_optimizer=choices.optimizer,
         critic_optimizer=choices.optimizer,
-        batches=Batches(choices.images, config.train.batch_size, config.seed, device),
+        batches=choices.real.batches(config.train.batch_size, config.seed, device),
         latent_dim=choices.model.latent_dim,
         n_critic=config.train.n_critic,
         ema=config.train.ema,
         seed=config.seed,
         device=device,
         precision=choices.precision,
+        finish=choices.real.finish,
         compiled=config.train.compile,
     )
-    return Parts(trainer, _scorer(config, choices.images, device))
+    return Parts(trainer, choices.real, _scorer(config, choices.real, device))
 
 
 def make_tracker(config: Config, run: RunIdentity) -> Tracker:

@@ -93,6 +93,32 @@ class Centred:
         return self.weight * self.exponent * off.sign() * off.abs() ** (self.exponent - 1)
 
 
+@dataclass(frozen=True)
+class OneSided:
+    """psi(n) = weight max(0, n - bound)^2: only norms above the bound cost (WGAN-LP, Petzka et al. 2018).
+
+    Raises:
+        InputError: unless weight > 0 and bound >= 0.
+    """
+
+    weight: float
+    bound: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise InputError(f"the Lipschitz penalty's weight must be above 0, got {self.weight:g}")
+        if not self.bound >= 0:
+            raise InputError(f"the Lipschitz penalty's bound must be 0 or more, got {self.bound:g}")
+
+    def __call__(self, norm: Tensor) -> Tensor:
+        """Return weight max(0, n - bound)^2."""
+        return self.weight * (norm - self.bound).clamp_min(0) ** 2
+
+    def derivative(self, norm: Tensor) -> Tensor:
+        """Return the derivative in n."""
+        return 2 * self.weight * (norm - self.bound).clamp_min(0)
+
+
 class Evaluation(NamedTuple):
     """A gradient term at one batch of points."""
 
@@ -166,6 +192,17 @@ class GradientTerm:
     ) -> Evaluation:
         """Evaluate the term on a batch: `real` and `fake` are ``[N, ...]``, the critic returns ``[N]`` scores."""
         return form(critic, self.sampling(real, fake, generator), self.psi)
+
+
+def why_not_per_example(critic: nn.Module) -> str | None:
+    """Return why this critic's score of an example depends on the rest of its batch, or None where it does not.
+
+    A gradient term is about each example's own gradient; here it sees that of the batch's summed scores.
+    """
+    for name, module in critic.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) or getattr(module, "couples_examples", False):
+            return f"{type(module).__name__} ({name}) makes an example's score depend on the rest of its batch"
+    return None
 
 
 def why_no_forward_mode(critic: nn.Module) -> str | None:

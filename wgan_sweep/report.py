@@ -14,11 +14,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from wgan_sweep.runs import Record, Status, canonical, find_runs
+from wgan_sweep.runs import OBJECTIVES, Record, Status, canonical, find_runs, objective
 
 GROUPS = ("loss", "constraint", "sampling", "div", "stabiliser", "model", "data", "optimizer")
-MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "step")
-"""What FIDs must have in common to be compared."""
+NAMES = {"fid": "FID", "w1": "W1", "w2": "W2"}
+MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "exact_samples", "step")
+"""What scores must have in common to be compared."""
 
 Key = tuple[str, ...]
 
@@ -90,11 +91,17 @@ class Cell:
     """The runs in one place on all axes but the seed."""
 
     records: tuple[Record, ...]
+    metric: str = "fid"
+    """The score that is shown."""
+
+    @property
+    def _scored(self) -> list[Record]:
+        return [r for r in self.records if r.status == Status.DONE and self.metric in r.scores]
 
     @property
     def values(self) -> list[float]:
-        """FIDs of the finished runs."""
-        return [r.scores["fid"] for r in self.records if r.status == Status.DONE and "fid" in r.scores]
+        """Scores of the finished runs."""
+        return [record.scores[self.metric] for record in self._scored]
 
     @property
     def mean(self) -> float | None:
@@ -108,8 +115,8 @@ class Cell:
 
     @property
     def others(self) -> dict[str, int]:
-        """How many runs have no FID, by status (a finished run without one counts as ``unscored``)."""
-        left = [r for r in self.records if r.status != Status.DONE or "fid" not in r.scores]
+        """How many runs have no score, by status (a finished run without one counts as ``unscored``)."""
+        left = [r for r in self.records if r not in self._scored]
         return dict(Counter("unscored" if r.status == Status.DONE else str(r.status) for r in left))
 
     def text(self) -> str:
@@ -118,8 +125,9 @@ class Cell:
             return "missing"
         parts = []
         if self.mean is not None:
-            spread = f" ± {self.sd:.2f}" if self.sd is not None else ""
-            parts.append(f"{self.mean:.2f}{spread} (n={len(self.values)})")
+            digits = ".2f" if self.metric == "fid" else ".4g"
+            spread = f" ± {self.sd:{digits}}" if self.sd is not None else ""
+            parts.append(f"{self.mean:{digits}}{spread} (n={len(self.values)})")
         parts += [f"{count} {status}" for status, count in self.others.items()]
         return ", ".join(parts)
 
@@ -139,6 +147,7 @@ class Report:
     axes: list[str]
     cells: dict[Key, Cell]
     records: list[Record]
+    metric: str = "fid"
 
     def values(self, axis: int) -> list[str]:
         """Return the values on an axis: numbers by size, options in the order they were run."""
@@ -146,20 +155,26 @@ class Report:
         return sorted(found, key=_size) if any(_size(value) < math.inf for value in found) else found
 
 
-def report(records: Sequence[Record]) -> Report:
-    """Sort runs into cells."""
+def report(records: Sequence[Record], metric: str | None = None) -> Report:
+    """Sort runs into cells.
+
+    Args:
+        records: The runs.
+        metric: The score to show; by default the one that the runs are judged by (FID where there is any).
+    """
+    metric = metric or objective({name: 0.0 for record in records for name in record.scores}) or OBJECTIVES[0]
     found = axes(records)
     cells: dict[Key, list[Record]] = {}
     for record in records:
         place = coordinates(record)
         cells.setdefault(tuple(place.get(axis, "-") for axis in found), []).append(record)
-    return Report(found, {key: Cell(tuple(members)) for key, members in cells.items()}, list(records))
+    return Report(found, {key: Cell(tuple(members), metric) for key, members in cells.items()}, list(records), metric)
 
 
 def table(found: Report) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of text: the last axis runs across, the others down."""
     if len(found.axes) < 2:
-        header = [*found.axes, "FID"]
+        header = [*found.axes, NAMES.get(found.metric, found.metric)]
         return header, [[*key, found.cells[key].text()] for key in sorted(found.cells, key=_order(found))]
     across = found.values(len(found.axes) - 1)
     header = [*found.axes[:-1], *(f"{found.axes[-1]}={value}" for value in across)]
@@ -178,15 +193,18 @@ def _order(found: Report) -> Callable[[Key], tuple[int, ...]]:
 def footnotes(found: Report) -> list[str]:
     """Return what the numbers mean, and what went wrong."""
     lines = []
-    for feature, generated, real, step in sorted(
-        {tuple(r.scores.get(n) for n in MEASURED_WITH) for r in found.records if "fid" in r.scores}
-    ):
-        lines.append(
-            f"FID on InceptionV3 features ({feature:.0f}), {generated:.0f} generated against {real:.0f} real images, "
-            f"at step {step:.0f}; mean ± sd over n seeds."
+    scored = [r.scores for r in found.records if r.status == Status.DONE and found.metric in r.scores]
+    name = NAMES.get(found.metric, found.metric)
+    for measured in sorted({tuple(scores.get(key, 0) for key in MEASURED_WITH) for scores in scored}):
+        feature, generated, real, points, step = measured
+        how = (
+            f" on InceptionV3 features ({feature:.0f}), {generated:.0f} generated against {real:.0f} real images,"
+            if feature
+            else f" of {points:.0f} generated against as many real points,"
         )
+        lines.append(f"{name}{how} at step {step:.0f}; mean ± sd over n seeds.")
     if len(lines) > 1:
-        lines.append("FIDs of different features, counts or steps cannot be compared with each other.")
+        lines.append(f"{name} of different features, counts or steps cannot be compared with each other.")
     for record in found.records:
         if record.error:
             reason = record.error.strip().splitlines()[-1]
@@ -213,7 +231,7 @@ def _entries(found: Report) -> Iterator[dict[str, Any]]:
         cell = found.cells.get(key, nothing)
         yield {
             **dict(zip(found.axes, key, strict=True)),
-            "fid": cell.mean,
+            found.metric: cell.mean,
             "sd": cell.sd,
             "n": len(cell.values),
             **{name: next((r.scores[name] for r in cell.records if name in r.scores), None) for name in MEASURED_WITH},
@@ -258,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("wgan-report", description="Scores of the runs below a folder, as a table.")
     parser.add_argument("runs", type=Path, help="the folder of runs, for example ./runs")
     parser.add_argument("--format", choices=FORMATS, default="md", help="md (default), csv or json")
+    parser.add_argument("--metric", help="the score to show: fid, w1, w2, modes, ... (default: fid, else w1)")
     options = parser.parse_args(arguments)
     if not options.runs.is_dir():
         sys.exit(f"wgan-report: there is no folder {options.runs}: give the folder that holds the runs (key `runs`)")
@@ -266,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"wgan-report: {problem}\n")
     if not records:
         sys.exit(f"wgan-report: {options.runs} holds no runs: start some with wgan-sweep, or give another folder")
-    sys.stdout.write(FORMATS[options.format](report(records)))
+    sys.stdout.write(FORMATS[options.format](report(records, options.metric)))
     if problems:
         sys.exit(1)
 

@@ -49,6 +49,15 @@ def run_id(science: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+OBJECTIVES = ("fid", "w1")
+"""Scores that a run is judged by, the first that it has; lower is better."""
+
+
+def objective(scores: Mapping[str, float]) -> str | None:
+    """Return the name of the score that a run is judged by, or None without any."""
+    return next((name for name in OBJECTIVES if name in scores), None)
+
+
 @dataclass
 class Record:
     """What is known of a run, at every moment of it (``record.json``)."""
@@ -66,7 +75,7 @@ class Record:
     scores: dict[str, float] = field(default_factory=dict)
     """The last scores, with the step they were measured at."""
     best: dict[str, float] = field(default_factory=dict)
-    """The scores with the lowest FID, with their step."""
+    """The scores with the lowest objective (FID, or W1), with their step."""
     error: str | None = None
     """Why it failed or diverged; with the traceback where there is one."""
     versions: dict[str, str] = field(default_factory=dict)

@@ -67,3 +67,13 @@ def fake(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:  # n
 def real(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
     """(6) The raw real examples (where R1 looks, too)."""
     return real
+
+
+def perturbed_real(real: Tensor, fake: Tensor, generator: torch.Generator, scale: float = 0.5) -> Tensor:  # noqa: ARG001
+    """Around the real examples (DRAGAN, Kodali et al. 2017, in its public code's form).
+
+    x + epsilon * scale * s * u with s the standard deviation of the whole batch, u uniform in [0, 1] per value, and one
+    epsilon uniform in [0, 1] per example.
+    """
+    noise = torch.rand(real.shape, generator=generator, device=real.device, dtype=real.dtype)
+    return _between(real + scale * real.std() * noise, real, generator)

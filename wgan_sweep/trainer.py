@@ -14,7 +14,7 @@ from wgan_sweep.images import to_uint8
 from wgan_sweep.losses import Loss
 from wgan_sweep.precision import Precision
 from wgan_sweep.sampling import real_fake
-from wgan_sweep.stabilisers import Stabiliser
+from wgan_sweep.stabilisers import PastMean, Stabiliser
 
 Z_BLOCK = 256
 """How many z a sampler draws at once."""
@@ -60,6 +60,7 @@ class Trainer:
         seed: Seeds noise and r(x).
         device: Where all tensors are.
         precision: Context that the networks run in.
+        finish: From what the generator makes to what is shown and scored.
         compiled: Whether the networks' plain passes go through ``torch.compile`` (gradient terms run as they are).
         form: How gradient terms are evaluated; by default without double backward, where the critic's layers allow it.
     """
@@ -81,6 +82,7 @@ class Trainer:
         seed: int,
         device: torch.device,
         precision: Precision,
+        finish: Callable[[Tensor], Tensor] = to_uint8,
         compiled: bool = False,
         form: Form | None = None,
     ) -> None:
@@ -90,9 +92,10 @@ class Trainer:
         self.step = 0
         self._plain_generator: Network = torch.compile(generator) if compiled else generator
         self._plain_critic: Network = torch.compile(critic) if compiled else critic
-        self._loss = loss
+        self._loss = loss = stabiliser.loss(loss)
         self._constraint = constraint
         self._terms: tuple[GradientTerm, ...] = loss.terms + constraint.terms
+        self._past = [PastMean(network.parameters()) for network in (critic, generator)] if stabiliser.pull else []
         self._stabiliser = stabiliser
         self._generator_optimizer = generator_optimizer(generator.parameters())
         self._critic_optimizer = critic_optimizer(critic.parameters())
@@ -103,9 +106,11 @@ class Trainer:
         self._seed = seed
         self._device = device
         self._precision = precision
+        self._finish = finish
         self._streams = {
             purpose: rng.generator(seed, purpose, device=device) for purpose in ("noise", "points", "stabiliser")
         }
+        self.why_not_per_example = gradient_terms.why_not_per_example(critic) if self._terms else None
         self.why_double_backward = gradient_terms.why_no_forward_mode(critic) if self._terms else None
         fitting = gradient_terms.double_backward if self.why_double_backward else gradient_terms.forward_over_reverse
         self._form = form or fitting
@@ -182,19 +187,30 @@ class Trainer:
             values["critic_loss"] = values["critic_loss"] + found.value
             values["gradient_term"] = values["gradient_term"] + found.value
             values["gradient_norm"] = found.norms.mean()
-        self._critic_optimizer.zero_grad()
-        objective.backward()  # type: ignore[no-untyped-call]
-        self._critic_optimizer.step()
+        self._take(self._critic_optimizer, objective, self._past[:1])
         self._constraint.project(self.critic)
         self._last = real, fake
         return values
 
+    def _take(self, optimizer: torch.optim.Optimizer, objective: Tensor, past: list[PastMean]) -> None:
+        """Take one step of a player: one backward, one update."""
+        for mean in past:
+            objective = objective + self._stabiliser.pull * mean.distance()
+        optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        for mean in past:
+            mean.update()
+
     def _update_generator(self) -> dict[str, Tensor]:
         self.critic.requires_grad_(requires_grad=False)
-        loss = self._loss.generator(self._score(self._seen(self._generate())))
-        self._generator_optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._generator_optimizer.step()
+        fake = self._seen(self._generate())
+        if self._stabiliser.match is not None and self._last is not None:
+            with self._precision.forward():
+                loss = self._stabiliser.match(self.critic, self._last[0], fake)
+        else:
+            loss = self._loss.generator(self._score(fake))
+        self._take(self._generator_optimizer, loss, self._past[1:])
         self.critic.requires_grad_(requires_grad=True)
         return {"generator_loss": loss.detach()}
 
@@ -220,8 +236,13 @@ class Trainer:
         norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         return norms.mean()
 
+    def score(self, points: Tensor) -> Tensor:
+        """Return the critic's scores ``[N]`` of examples ``[N, ...]``, both on the CPU."""
+        with self._precision.step():
+            return self._score_for_gradients(points.to(self._device)).cpu()
+
     def sampler(self, purpose: str) -> Callable[[int], Tensor]:
-        """Return a function from N to the next N uint8 images ``[N, C, H, W]`` of the averaged generator.
+        """Return a function from N to the next N finished samples of the averaged generator (uint8 images, or points).
 
         It draws z from the start of the stream (seed, `purpose`), so two samplers of one purpose give the same images
         at the same weights, in batches of any size. BatchNorm uses the running statistics of training. Nothing of
@@ -237,7 +258,7 @@ class Trainer:
                 drawn = torch.cat([drawn, self._z(Z_BLOCK, stream)])
             z, drawn = drawn[:count], drawn[count:]
             with self._precision.step():
-                return to_uint8(self._applied(self.averaged, z))
+                return self._finish(self._applied(self.averaged, z))
 
         return sample
 
@@ -251,6 +272,7 @@ class Trainer:
             "generator_optimizer": self._generator_optimizer.state_dict(),
             "critic_optimizer": self._critic_optimizer.state_dict(),
             "batches": self._batches.state_dict(),
+            "past": [mean.state_dict() for mean in self._past],
             "streams": {purpose: stream.get_state() for purpose, stream in self._streams.items()},
         }
 
@@ -262,6 +284,8 @@ class Trainer:
         self._generator_optimizer.load_state_dict(state["generator_optimizer"])
         self._critic_optimizer.load_state_dict(state["critic_optimizer"])
         self._batches.load_state_dict(state["batches"])
+        for mean, stored in zip(self._past, state["past"], strict=True):
+            mean.load_state_dict(stored)
         for purpose, stream in self._streams.items():
             stream.set_state(state["streams"][purpose].cpu())
         self.step = int(state["step"])

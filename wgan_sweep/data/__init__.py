@@ -1,10 +1,26 @@
-"""Real examples: sets of uint8 images, and endless batches of them."""
+"""Real examples: sets of uint8 images and distributions of points, and endless batches of them."""
 
 from wgan_sweep.data.batches import Batches
 from wgan_sweep.data.folder import ImageFolder
 from wgan_sweep.data.mnist5k import Mnist5k
 from wgan_sweep.data.npz import Npz
+from wgan_sweep.data.points import GaussianGrid, GaussianRing, ParallelLines, Points, ShiftedUniform, SwissRoll
 from wgan_sweep.data.store import ImageSet, crop_and_resize, pad
 from wgan_sweep.data.torchvision import Torchvision
 
-__all__ = ["Batches", "ImageFolder", "ImageSet", "Mnist5k", "Npz", "Torchvision", "crop_and_resize", "pad"]
+__all__ = [
+    "Batches",
+    "GaussianGrid",
+    "GaussianRing",
+    "ImageFolder",
+    "ImageSet",
+    "Mnist5k",
+    "Npz",
+    "ParallelLines",
+    "Points",
+    "ShiftedUniform",
+    "SwissRoll",
+    "Torchvision",
+    "crop_and_resize",
+    "pad",
+]

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wgan_sweep import rng
-from wgan_sweep.data.store import ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.images import to_range
 
@@ -18,8 +19,8 @@ class Batches:
     and position depend on the seed and on the number of batches drawn, on nothing else: the position is the state.
 
     Args:
-        images: The set; it lives on `device` as uint8 when it takes at most half of the memory free there, else in
-            pinned host memory.
+        images: uint8 ``[N, H, W, C]``; they live on `device` when they take at most half of the memory free there, else
+            in pinned host memory.
         batch_size: Images per batch.
         seed: The run's seed.
         device: Where batches are wanted.
@@ -28,15 +29,14 @@ class Batches:
         InputError: if a batch is larger than the set.
     """
 
-    def __init__(self, images: ImageSet, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(self, images: NDArray[np.uint8], batch_size: int, seed: int, device: torch.device) -> None:
         if batch_size > len(images):
             raise InputError(f"train.batch_size={batch_size} is larger than the data ({len(images)} images): lower it")
-        self.shape = images.shape
         self.batch_size = batch_size
         self.drawn = 0
         self._seed = seed
         self._device = device
-        pixels = torch.from_numpy(images.array)
+        pixels = torch.from_numpy(images)
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             pixels = pixels.to(device) if 2 * pixels.nbytes <= free else pixels.pin_memory()

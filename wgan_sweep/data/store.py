@@ -7,11 +7,15 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from wgan_sweep.data.batches import Batches
 from wgan_sweep.errors import InputError
 from wgan_sweep.files import cache_dir, replacing
+from wgan_sweep.images import grid, to_uint8
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +23,8 @@ class ImageSet:
     """Real images, uint8 ``[N, H, W, C]``; the array may be a memory map."""
 
     array: NDArray[np.uint8]
+    pictured: int = 64
+    """How many images a picture shows."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -28,6 +34,22 @@ class ImageSet:
 
     def __len__(self) -> int:
         return int(self.array.shape[0])
+
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> Batches:
+        """Return endless batches of the images, in [-1, 1].
+
+        Raises:
+            InputError: if a batch is larger than the set.
+        """
+        return Batches(self.array, batch_size, seed, device)
+
+    def finish(self, made: Tensor) -> Tensor:
+        """Return what a generator made, as it is compared: uint8."""
+        return to_uint8(made)
+
+    def picture(self, made: Tensor, critic: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:  # noqa: ARG002
+        """Lay images out in a grid, uint8 ``[H, W, C]``."""
+        return grid(made)
 
     @cached_property
     def digest(self) -> str:

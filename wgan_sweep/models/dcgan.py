@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from wgan_sweep.models.layers import Scores, check_sizes, image_shape, is_power_of_two, norm, normal_
+from wgan_sweep.models.layers import Critic, check_sizes, image_shape, is_power_of_two, norm, normal_
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class DCGAN:
         normal_(network, 0.02)
         return network
 
-    def critic(self, shape: tuple[int, ...]) -> nn.Module:
+    def critic(self, shape: tuple[int, ...]) -> Critic:
         """Return a network from ``[N, *shape]`` to ``[N]`` scores."""
         channels, size = self._image(shape)
         widths = self._widths(size)
         layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1), norm(self.critic_norm, after), nn.LeakyReLU(0.2)]
-        network = nn.Sequential(*layers, Scores(16 * widths[-1]))
+        network = Critic(nn.Sequential(*layers), 16 * widths[-1])
         normal_(network, 0.02)
         return network

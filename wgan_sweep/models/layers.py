@@ -40,6 +40,21 @@ class Scores(nn.Module):
         return scores
 
 
+class Critic(nn.Module):
+    """A critic in its two parts: `body` makes ``[N, ...]`` features, `head` turns them into ``[N]`` scores."""
+
+    def __init__(self, body: nn.Module, features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.body = body
+        self.head: nn.Module = Scores(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[N]``."""
+        scores: Tensor = self.head(self.body(x))
+        return scores
+
+
 class MeanPool(nn.Module):
     """Halve ``[N, C, H, W]`` by the mean of each 2 x 2 block (four strided slices: their derivatives are cheap)."""
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from wgan_sweep.models.layers import Scores, check_sizes
+from wgan_sweep.models.layers import Critic, check_sizes
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,6 @@ class MLP:
         last = nn.Linear(self.dim, math.prod(shape))
         return nn.Sequential(*self._hidden(self.latent_dim), last, *bound, nn.Unflatten(1, shape))
 
-    def critic(self, shape: tuple[int, ...]) -> nn.Module:
+    def critic(self, shape: tuple[int, ...]) -> Critic:
         """Return a network from ``[N, *shape]`` to ``[N]`` scores."""
-        return nn.Sequential(nn.Flatten(), *self._hidden(math.prod(shape)), Scores(self.dim))
+        return Critic(nn.Sequential(nn.Flatten(), *self._hidden(math.prod(shape))), self.dim)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from wgan_sweep.models.layers import MeanPool, Scores, check_sizes, image_shape, norm, upsample
+from wgan_sweep.models.layers import Critic, MeanPool, check_sizes, image_shape, norm, upsample
 
 SIZES = (32, 64, 128)
 
@@ -108,12 +108,12 @@ class ResNet:
             nn.Tanh(),
         )
 
-    def critic(self, shape: tuple[int, ...]) -> nn.Module:
+    def critic(self, shape: tuple[int, ...]) -> Critic:
         """Return a network from ``[N, *shape]`` to ``[N]`` scores."""
         channels, size = self._image(shape)
         widths = self._widths(size)
         blocks = [DownBlock(before, after, self.critic_norm) for before, after in pairwise(widths)]
-        scores = Scores(16 * widths[-1])
-        nn.init.xavier_uniform_(scores.linear.weight)
-        nn.init.zeros_(scores.linear.bias)
-        return nn.Sequential(_conv(channels, widths[0], 3, 1.0), *blocks, scores)
+        critic = Critic(nn.Sequential(_conv(channels, widths[0], 3, 1.0), *blocks), 16 * widths[-1])
+        for parameter in critic.head.parameters():
+            nn.init.xavier_uniform_(parameter) if parameter.dim() > 1 else nn.init.zeros_(parameter)
+        return critic

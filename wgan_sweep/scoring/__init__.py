@@ -1,5 +1,6 @@
-"""Scores of generated images against real ones."""
+"""Scores of generated examples against real ones."""
 
+from wgan_sweep.scoring.exact import ExactScorer
 from wgan_sweep.scoring.fid import FIDScorer
 
-__all__ = ["FIDScorer"]
+__all__ = ["ExactScorer", "FIDScorer"]

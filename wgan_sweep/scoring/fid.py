@@ -47,6 +47,8 @@ class FIDScorer:
         batch_size: int,
         weights: str | None,
     ) -> None:
+        if not isinstance(real, ImageSet):
+            raise InputError("FID is for images, this data is points: use scorer=exact")
         if feature not in FEATURES:
             raise InputError(f"scorer.feature={feature}: choose one of {', '.join(map(str, FEATURES))}")
         if num_samples < 2:

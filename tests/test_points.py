@@ -1,0 +1,149 @@
+"""Toy distributions against their own definitions, and exact quantities against closed forms and SciPy."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+import torch
+
+from wgan_sweep import rng
+from wgan_sweep.data import GaussianGrid, GaussianRing, ParallelLines, Points, ShiftedUniform, SwissRoll
+from wgan_sweep.errors import InputError
+from wgan_sweep.scoring import ExactScorer
+
+CPU = torch.device("cpu")
+
+
+def drawn(source, count: int = 20000) -> torch.Tensor:
+    return source.load().draw(count, rng.generator(0, "test"))
+
+
+@pytest.mark.parametrize(("source", "count"), [(GaussianRing(8, 2.0, 0.02), 8), (GaussianGrid(5, 1.0, 0.05), 25)])
+def test_mixtures_have_their_modes_in_equal_shares(source, count: int) -> None:
+    points = source.load()
+    assert points.modes is not None
+    assert len(points.modes) == count
+    distance, nearest = torch.cdist(drawn(source), points.modes).min(1)
+    shares = torch.bincount(nearest, minlength=count).numpy()
+    assert scipy.stats.chisquare(shares).pvalue > 1e-3
+    # distances from a centre in the plane are Rayleigh distributed
+    assert scipy.stats.kstest(distance.numpy() / points.std, "rayleigh").pvalue > 1e-3
+
+
+def test_the_ring_and_the_grid_are_where_they_should_be() -> None:
+    ring, grid = GaussianRing(8, 2.0, 0.02).load().modes, GaussianGrid(5, 1.0, 0.05).load().modes
+    assert ring is not None
+    assert grid is not None
+    torch.testing.assert_close(ring.norm(dim=1), torch.full((8,), 2.0))
+    assert sorted(map(tuple, grid.tolist())) == [(float(x), float(y)) for x in range(-2, 3) for y in range(-2, 3)]
+
+
+def test_the_uniform_ones_are_uniform() -> None:
+    assert scipy.stats.kstest(drawn(ShiftedUniform(0.5))[:, 0].numpy() - 0.5, "uniform").pvalue > 1e-3
+    lines = drawn(ParallelLines(-2.0))
+    assert set(lines[:, 0].tolist()) == {-2.0}
+    assert scipy.stats.kstest(lines[:, 1].numpy(), "uniform").pvalue > 1e-3
+
+
+def test_the_swiss_roll_rolls() -> None:
+    roll = drawn(SwissRoll(7.5, 1e-6)) * 7.5
+    t = roll.norm(dim=1)
+    assert scipy.stats.kstest((t.numpy() / (1.5 * math.pi) - 1) / 2, "uniform").pvalue > 1e-3
+    torch.testing.assert_close(roll, torch.stack([t * t.cos(), t * t.sin()], 1), rtol=1e-3, atol=1e-3)
+
+
+def test_batches_are_new_points_that_repeat_and_resume() -> None:
+    points = SwissRoll(7.5, 0.05).load()
+    one, other = points.batches(16, 0, CPU), points.batches(16, 0, CPU)
+    stream = [one() for _ in range(4)]
+    assert len({batch.sum().item() for batch in stream}) == 4
+    other.load_state_dict({"drawn": 2})
+    assert torch.equal(other(), stream[2])
+    assert not torch.equal(points.batches(16, 1, CPU)(), stream[0])
+
+
+@pytest.mark.parametrize(
+    "source", [GaussianRing(0, 1, 1), GaussianGrid(2, 0, 1), GaussianRing(2, 1, -1), SwissRoll(0, 1)]
+)
+def test_numbers_that_are_not_positive_are_refused(source) -> None:
+    with pytest.raises(InputError, match="must be above 0"):
+        source.load()
+
+
+def score(real: Points, made: torch.Tensor) -> dict[str, float]:
+    return ExactScorer(real=real, device=CPU, num_samples=len(made), projections=500)(lambda count: made[:count])
+
+
+def test_distances_on_the_line_are_scipys() -> None:
+    real = ShiftedUniform(0.0).load()
+    made = real.draw(400, rng.generator(0, "other")) ** 2 + 0.3
+    truth = real.draw(400, rng.generator(0, "exact"))
+    found = score(real, made)
+    assert found["w1"] == pytest.approx(scipy.stats.wasserstein_distance(truth[:, 0], made[:, 0]), rel=1e-6)
+    wanted = np.sqrt(np.mean((np.sort(truth[:, 0].numpy()) - np.sort(made[:, 0].numpy())) ** 2))
+    assert found["w2"] == pytest.approx(wanted, rel=1e-5)
+    assert found["sliced_w2"] == pytest.approx(wanted, rel=1e-5)  # on the line there is one direction
+
+
+def test_distances_in_the_plane_are_the_optimal_assignments() -> None:
+    real = GaussianRing(8, 2.0, 0.02).load()
+    made = torch.randn(200, 2, generator=rng.generator(1))
+    truth = real.draw(200, rng.generator(0, "exact"))
+    found = score(real, made)
+    cost = torch.cdist(made.double(), truth.double()).numpy()
+    for power, name in ((1, "w1"), (2, "w2")):
+        rows, columns = scipy.optimize.linear_sum_assignment(cost**power)
+        assert found[name] == pytest.approx((cost[rows, columns] ** power).mean() ** (1 / power), rel=1e-6)
+
+
+@pytest.mark.parametrize("theta", [-1.5, 0.25, 3.0])
+def test_parallel_segments_are_their_distance_apart(theta: float) -> None:
+    real = ParallelLines(0.0).load()
+    made = real.draw(300, rng.generator(0, "exact")) + torch.tensor([theta, 0.0])
+    found = score(real, made)
+    assert found["w1"] == pytest.approx(abs(theta), rel=1e-5)
+    assert found["w2"] == pytest.approx(abs(theta), rel=1e-5)
+
+
+def test_modes_and_quality_are_counted_within_three_standard_deviations() -> None:
+    real = GaussianGrid(5, 1.0, 0.05).load()
+    assert real.modes is not None
+    made = real.modes[[0, 0, 7, 24]] + torch.tensor([[0.0, 0.0], [0.14, 0.0], [0.0, -0.16], [0.1, 0.1]])
+    found = score(real, made)
+    assert found["modes"] == 2  # 0 twice and 24; 7 is missed by a hair
+    assert found["high_quality"] == 0.75
+    assert "modes" not in score(SwissRoll(7.5, 0.05).load(), made)
+    perfect = score(real, real.draw(2000, rng.generator(5)))
+    assert perfect["modes"] == 25
+    assert perfect["high_quality"] == pytest.approx(1 - math.exp(-4.5), abs=0.01)
+
+
+def test_images_have_no_exact_score_and_points_no_fid(make) -> None:
+    from wgan_sweep.experiment import check
+
+    with pytest.raises(InputError, match="use scorer=fid"):
+        check(make("scorer=exact"))
+    with pytest.raises(InputError, match="use scorer=exact"):
+        check(make("data=gaussians8", "scorer=fid", tiny=False))
+
+
+@pytest.mark.parametrize("name", ["gaussians8", "shifted_uniform"])
+def test_a_toy_run_is_scored_and_pictured(name: str, make, tmp_path) -> None:
+    from PIL import Image
+    from rich.console import Console
+
+    from wgan_sweep import driver
+    from wgan_sweep.progress import Display
+
+    more = ["train.steps=3", "train.n_critic=1", "model.dim=16", "scorer.num_samples=50", "tracker=none", "device=cpu"]
+    config = make(f"data={name}", *more, tiny=False)
+    assert (config.choices["model"], config.choices["scorer"]) == ("mlp", "exact")
+    record = driver.run(config, overrides=[], display=Display(Console(quiet=True)))
+    assert record.status == "done", record.error
+    assert record.scores["w1"] > 0
+    assert record.best == record.scores
+    with Image.open(driver.directory_of(config).samples(3)) as picture:
+        assert picture.size == (500, 500)
+        assert len(picture.getcolors(maxcolors=100000) or []) > 50
