@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 
 from wgan_sweep import config as configs
 from wgan_sweep import experiment
@@ -38,8 +39,6 @@ def needs_network(group: str, name: str) -> bool:
 def test_every_option_builds_and_takes_a_step(
     group: str, name: str, make, npz: Path, tmp_path: Path, mnist, monkeypatch
 ) -> None:
-    from PIL import Image
-
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -183,6 +182,50 @@ def test_torchvisions_files_become_padded_images_of_the_split_asked_for(
         found = experiment._real(config).array
         assert found.shape == (len(wanted), 32, 32, 1)
         assert np.array_equal(found[:, 2:30, 2:30], wanted)
+
+
+class Pictures:
+    """Stands for a torchvision class whose files are too large for a test; has its signature."""
+
+    asked: dict[str, object]
+
+    def __init__(self, root, train=None, split=None, classes=None, download=False) -> None:
+        Pictures.asked = {"train": train, "split": split, "classes": classes}
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int):
+        if index == 9:
+            raise IndexError
+        return Image.new("RGB", (178, 218), (index, 100, 200)), 0
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "size", "asked"),
+    [
+        ("cifar10", "CIFAR10", 32, {"train": True, "split": None, "classes": None}),
+        ("celeba", "CelebA", 64, {"train": None, "split": "all", "classes": None}),
+        ("lsun", "LSUN", 64, {"train": None, "split": None, "classes": ["bedroom_train"]}),
+    ],
+)
+def test_torchvisions_large_sets_are_asked_for_and_brought_to_size(
+    name, cls, size, asked, make, tmp_path, monkeypatch
+) -> None:
+    import torchvision
+
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torchvision.datasets, cls, Pictures)
+    found = experiment._real(make(f"data={name}", f"data.root={tmp_path}", "scorer=none", tiny=False)).array
+    assert found.shape == (9, size, size, 3)
+    assert found[7].reshape(-1, 3).tolist() == [[7, 100, 200]] * size**2
+    assert Pictures.asked == asked
+
+
+@pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "scorer"])
+def test_every_scorer_is_made_for_the_data_it_is_for(name: str, make) -> None:
+    config = make(f"scorer={name}") if name != "exact" else make("data=gaussians8", f"scorer={name}", tiny=False)
+    assert (build(config).scorer is None) == (name == "none")
 
 
 def test_a_path_to_data_is_absolute(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

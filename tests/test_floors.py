@@ -11,7 +11,19 @@ import wgan_sweep
 PACKAGE = Path(wgan_sweep.__file__).parent
 
 FLOORS = [
-    {"errors", "files", "rng", "images", "precision", "sampling", "provenance", "plots", "runs", "__init__"},
+    {
+        "errors",
+        "files",
+        "rng",
+        "images",
+        "precision",
+        "sampling",
+        "tangents",
+        "provenance",
+        "plots",
+        "runs",
+        "__init__",
+    },
     {"gradient_terms", "models", "data", "checkpoints", "tracking", "progress"},
     {"losses", "constraints", "scoring"},
     {"stabilisers"},

@@ -8,10 +8,8 @@ to the input gives :math:`g`, and one forward-mode derivative along :math:`v`, d
 graph of a graph. :func:`double_backward` is the textbook form, kept as the reference and as the fallback.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from wgan_sweep.errors import InputError
 from wgan_sweep.sampling import Sampling
+from wgan_sweep.tangents import derivative_along
 
 Critic = Callable[[Tensor], Tensor]
 
@@ -146,25 +145,15 @@ def input_gradient(critic: Critic, points: Tensor) -> Tensor:
     return gradient
 
 
-@cache
-def _load_forward_mode() -> None:
-    """Let torch load its forward-mode rules: it does so at the first use, with a warning that is not the user's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch.jit.script, which torch itself calls
-        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
-
-
 def forward_over_reverse(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
     """Evaluate mean psi(norm of the gradient) at `points` (``[N, ...]``) without double backward."""
-    _load_forward_mode()
     gradient = input_gradient(critic, points)
     norms = _per_example_norm(gradient)
     # The direction is undefined at a zero gradient; for p < 2 psi'(n)/n grows without bound there while psi'(n) g/n
     # goes to 0, which is the limit taken.
     scale = torch.where(norms > 0, psi.derivative(norms) / norms, 0.0) / norms.numel()
     direction = gradient * scale.to(gradient.dtype).view(-1, *(1,) * (gradient.dim() - 1))
-    slope: Tensor = torch.func.jvp(critic, (points.detach(),), (direction,))[1]
-    return Evaluation(slope.sum(), psi(norms).mean(), norms)
+    return Evaluation(derivative_along(critic, points, direction).sum(), psi(norms).mean(), norms)
 
 
 def double_backward(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:

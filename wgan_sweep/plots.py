@@ -61,5 +61,5 @@ def draw_points(real: Tensor, made: Tensor, critic: Callable[[Tensor], Tensor]) 
         axes.scatter(made[:, 0].numpy(), made[:, 1].numpy(), s=4, color="tab:orange", label="generated")
         axes.set(xlim=(float(x[0]), float(x[-1])), ylim=(float(y[0]), float(y[-1])))
     axes.legend(loc="upper right")
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -197,7 +197,7 @@ class Trainer:
         for mean in past:
             objective = objective + self._stabiliser.pull * mean.distance()
         optimizer.zero_grad()
-        objective.backward()  # type: ignore[no-untyped-call]
+        objective.backward()
         optimizer.step()
         for mean in past:
             mean.update()

@@ -42,7 +42,7 @@ def _read_release(path: Path) -> dict[str, Tensor]:
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch announces the end of torch.jit.load
-        state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
     return state
 
 
