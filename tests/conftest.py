@@ -9,7 +9,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from wgan_sweep import config as configs
+from wgan_sweep import experiment
 from wgan_sweep.config import Config
+
+from .helpers import Counting
 
 configs.register()
 
@@ -61,3 +64,13 @@ def make(tmp_path: Path, npz: Path) -> Iterator[Make]:
 
     yield compose_config
     GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch):
+    def install(*fids: float) -> Counting:
+        scorer = Counting(list(fids))
+        monkeypatch.setattr(experiment, "_scorer", lambda *_: scorer)
+        return scorer
+
+    return install

@@ -22,6 +22,8 @@ from wgan_sweep.gradient_terms import (
 from wgan_sweep.models import DCGAN, MLP, ResNet
 from wgan_sweep.models.layers import NORMS
 
+from .test_sampling import SCHEMES
+
 PSIS: dict[str, Psi] = {
     "div k=2 p=6": Power(2, 6),
     "div k=1/2 p=2": Power(0.5, 2),
@@ -30,14 +32,6 @@ PSIS: dict[str, Psi] = {
     "r1": Centred(5, 0, 2),
     "lp": OneSided(10, 0.01),
 }
-SCHEMES = [
-    sampling.real_fake,
-    sampling.within_source,
-    sampling.mixed_pairs,
-    sampling.mixture,
-    sampling.fake,
-    sampling.real,
-]
 CRITICS = {
     **{f"dcgan {norm}": (DCGAN(4, 8, "batch", norm), (3, 16, 16)) for norm in NORMS if norm != "batch"},
     **{f"resnet {norm}": (ResNet(2, 8, "batch", norm), (1, 32, 32)) for norm in NORMS if norm != "batch"},
