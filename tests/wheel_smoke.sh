@@ -33,4 +33,6 @@ tiny="train.steps=2 train.batch_size=8 train.n_critic=1 model.dim=4 scorer=none 
 "$work/venv/bin/wgan-report" runs >table.txt
 grep -q '^| div.k' table.txt
 [ "$(find . -name record.json | wc -l)" = 2 ]
-echo "wheel-smoke: the wheel works from $(pwd)"
+(cd / && "$work/venv/bin/wgan-sweep" "runs=$work/from-root" $tiny)
+[ "$(find "$work/from-root" -name record.json | wc -l)" = 1 ]
+echo "wheel-smoke: the wheel works from $(pwd) and from /"
