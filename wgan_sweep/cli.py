@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from wgan_sweep import config as configs
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs import overridden_key
 
 if TYPE_CHECKING:
     from hydra.types import TaskFunction
@@ -79,17 +80,13 @@ def _what_is_its_own(overrides: Iterable[str]) -> str:
     return " ".join(override for override in overrides if override not in _in_every_run)
 
 
-def _keys(overrides: Iterable[str]) -> list[str]:
-    return [override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides]
-
-
 def _finalise(composed: DictConfig, hydra_config: Any) -> configs.Config:
     """Return the config of one run.
 
     Raises:
         InputError: if it is incomplete, or something was asked for that changes nothing.
     """
-    unused = configs.unused_overrides(composed, _keys(hydra_config.overrides.task))
+    unused = configs.unused_overrides(composed, map(overridden_key, hydra_config.overrides.task))
     config = configs.finalise(composed, hydra_config.runtime.choices)
     if unused:
         chosen = ", ".join(f"{group}={config.choices[group]}" for group in ("loss", "constraint"))

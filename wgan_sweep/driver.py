@@ -45,11 +45,7 @@ class _Session:
         self._window: list[tuple[int, dict[str, Tensor]]] = []
         state, self._problems = checkpoints.load(directory.checkpoint)
         if state is not None:
-            if found := list(differences(state["science"], science(config))):
-                raise InputError(
-                    f"{directory.checkpoint} belongs to another config (key: there, here): {'; '.join(found)}. "
-                    "Move it away to train anew, or ask for its config"
-                )
+            _check_science(directory.checkpoint, state["science"], config)
             self._trainer.load_state_dict(state["trainer"])
 
     def run(self, record: Record, tracker: Tracker, shown: RunProgress) -> None:
@@ -171,16 +167,21 @@ def check_identity(record: Record | None, config: Config) -> None:
     Raises:
         InputError: naming the differences.
     """
-    if record is not None and (found := list(differences(science(record.config), science(config)))):
+    if record is not None:
+        _check_science(directory_of(config).path, science(record.config), config)
+
+
+def _check_science(place: Path, theirs: Mapping[str, Any], config: Config) -> None:
+    if found := list(differences(theirs, science(config))):
         raise InputError(
-            f"{directory_of(config).path} holds another run (key: there, here): {'; '.join(found)}. "
-            "Move it away to train anew"
+            f"{place} belongs to another config (key: there, here): {'; '.join(found)}. "
+            "Move it away to train anew, or ask for its config"
         )
 
 
 def directory_of(config: Config) -> RunDir:
     """Return the directory of the run that a config asks for."""
-    return RunDir(Path(config.runs).expanduser() / run_id(config))
+    return RunDir(Path(config.runs) / run_id(config))
 
 
 def _started(config: Config, record: Record | None, overrides: list[str]) -> Record:
@@ -281,8 +282,8 @@ def _why_finished(record: Record, config: Config, directory: RunDir) -> str:
 
 def summary(record: Record) -> str:
     """Return one line about a run."""
-    if record.error:
-        return f"{record.status}: {record.error.strip().splitlines()[-1]}"
+    if record.reason:
+        return f"{record.status}: {record.reason}"
     scores = record.scores
     if "fid" not in scores:
         found = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if name != "step")

@@ -129,7 +129,7 @@ class Evaluation(NamedTuple):
     """``[N]``, detached: the norm of the critic's gradient at each point."""
 
 
-def _per_example_norm(gradient: Tensor) -> Tensor:
+def per_example_norm(gradient: Tensor) -> Tensor:
     """Return ``[N]`` norms over all other axes, in float32 at least."""
     norms: Tensor = torch.linalg.vector_norm(
         gradient.flatten(1), dim=1, dtype=torch.promote_types(gradient.dtype, torch.float32)
@@ -148,7 +148,7 @@ def input_gradient(critic: Critic, points: Tensor) -> Tensor:
 def forward_over_reverse(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
     """Evaluate mean psi(norm of the gradient) at `points` (``[N, ...]``) without double backward."""
     gradient = input_gradient(critic, points)
-    norms = _per_example_norm(gradient)
+    norms = per_example_norm(gradient)
     # The direction is undefined at a zero gradient; for p < 2 psi'(n)/n grows without bound there while psi'(n) g/n
     # goes to 0, which is the limit taken.
     scale = torch.where(norms > 0, psi.derivative(norms) / norms, 0.0) / norms.numel()
@@ -161,7 +161,7 @@ def double_backward(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-        norms = _per_example_norm(gradient)
+        norms = per_example_norm(gradient)
         value = psi(norms).mean()
     return Evaluation(value, value.detach(), norms.detach())
 

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from wgan_sweep.runs import OBJECTIVES, Record, Status, canonical, find_runs, objective
+from wgan_sweep.runs import OBJECTIVES, Record, Status, canonical, find_runs, objective, overridden_key
 
 GROUPS = ("loss", "constraint", "sampling", "div", "stabiliser", "model", "data", "optimizer")
 NAMES = {"fid": "FID", "w1": "W1", "w2": "W2"}
@@ -57,7 +57,7 @@ def coordinates(record: Record) -> dict[str, str]:
 
 
 def _overridden(record: Record) -> set[str]:
-    return {override.lstrip("+~").split("=")[0] for override in record.overrides}
+    return {overridden_key(override) for override in record.overrides}
 
 
 def axes(records: Sequence[Record]) -> list[str]:
@@ -206,9 +206,9 @@ def footnotes(found: Report) -> list[str]:
     if len(lines) > 1:
         lines.append(f"{name} of different features, counts or steps cannot be compared with each other.")
     for record in found.records:
-        if record.error:
-            reason = record.error.strip().splitlines()[-1]
-            lines.append(f"{record.status}: {record.run_id} ({' '.join(record.overrides) or 'defaults'}): {reason}")
+        if record.reason:
+            typed = " ".join(record.overrides) or "defaults"
+            lines.append(f"{record.status}: {record.run_id} ({typed}): {record.reason}")
     return lines
 
 

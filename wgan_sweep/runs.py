@@ -49,6 +49,11 @@ def run_id(science: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def overridden_key(override: str) -> str:
+    """Return the key of a Hydra override: ``div.k`` of ``+div.k=1``, ``loss`` of ``loss@x=wgan``."""
+    return override.lstrip("+~").split("=")[0].split("@")[0]
+
+
 OBJECTIVES = ("fid", "w1")
 """Scores that a run is judged by, the first that it has; lower is better."""
 
@@ -85,6 +90,11 @@ class Record:
     """When it was started first (UTC, ISO 8601)."""
     finished: str | None = None
     """When it last ended, well or not."""
+
+    @property
+    def reason(self) -> str | None:
+        """The error's last line: of a traceback, the exception itself."""
+        return self.error.strip().splitlines()[-1] if self.error else None
 
 
 @dataclass(frozen=True)

@@ -233,8 +233,7 @@ class Trainer:
         points = real_fake(*self._last, rng.generator(self._seed, "probe", self.step, device=self._device))
         with self._precision.step():
             gradient = gradient_terms.input_gradient(self._score_for_gradients, points)
-        norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-        return norms.mean()
+        return gradient_terms.per_example_norm(gradient).mean()
 
     def score(self, points: Tensor) -> Tensor:
         """Return the critic's scores ``[N]`` of examples ``[N, ...]``, both on the CPU."""

@@ -1,6 +1,5 @@
 """Real examples: sets of uint8 images and distributions of points, and endless batches of them."""
 
-from wgan_sweep.data.batches import Batches
 from wgan_sweep.data.folder import ImageFolder
 from wgan_sweep.data.mnist5k import Mnist5k
 from wgan_sweep.data.npz import Npz
@@ -9,7 +8,6 @@ from wgan_sweep.data.store import ImageSet, crop_and_resize, pad
 from wgan_sweep.data.torchvision import Torchvision
 
 __all__ = [
-    "Batches",
     "GaussianGrid",
     "GaussianRing",
     "ImageFolder",

@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +81,21 @@ class Weights:
         return self.file.read(self.path)
 
 
+@lru_cache(maxsize=8)
+def _sha256(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 (they tell one content of a path from the next)
+    """Hash a file once per process: every cell of a sweep asks for the network."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _verify(path: Path) -> Weights:
     """Hash `path`.
 
     Raises:
         InputError: if it is none of the known files.
     """
-    with path.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    status = path.stat()
+    sha256 = _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
     for known in KNOWN:
         if sha256.startswith(known.sha256):
             return Weights(path, sha256, known)
