@@ -65,7 +65,7 @@ def test_a_sweep_trains_its_grid_once_and_ends_in_its_table(sweep) -> None:
     header = next(i for i, line in enumerate(lines) if line.startswith("| div.k"))
     assert re.split(r"\s*\|\s*", lines[header])[1:4] == ["div.k", "div.p=2", "div.p=6"]
     assert len([line for line in lines if line.startswith("samples ")]) == 4
-    sheet = re.search(r"together +(.*)", done.stdout)
+    sheet = re.search(r"figure +(.*)", done.stdout)
     assert sheet is not None
     assert (sweep.folder / sheet[1]).stat().st_size > 1000
     assert "wgan-report runs" in done.stdout

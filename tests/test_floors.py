@@ -29,7 +29,7 @@ FLOORS = [
     {"stabilisers"},
     {"trainer"},
     {"config", "report"},
-    {"experiment", "contact_sheet", "bench"},
+    {"experiment", "contact_sheet", "theory", "bench"},
     {"driver"},
     {"cli"},
     {"__main__"},
@@ -44,6 +44,7 @@ KNOWN_ONLY_TO = {
     "torchmetrics": {"scoring"},
     "torch_fidelity": {"scoring"},
     "ot": {"scoring"},
+    "scipy": {"scoring"},
     "matplotlib": {"plots"},
     "rich": {"progress"},
 }

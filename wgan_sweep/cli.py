@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wgan_sweep import config as configs
 from wgan_sweep.errors import InputError
@@ -154,7 +154,8 @@ class Sweep(Callback):
         """Print the table of the sweep and where to look further; exit with 1 if a run failed."""
         _close_display()
         try:
-            bad = self._runs is not None and _conclude(self._runs, self._ids, Path(config.hydra.sweep.dir))
+            figure = cast("dict[str, Any]", OmegaConf.to_container(config.figure, resolve=True))
+            bad = self._runs is not None and _conclude(self._runs, self._ids, Path(config.hydra.sweep.dir), figure)
         except Exception:
             traceback.print_exc()
             bad = True
@@ -212,22 +213,29 @@ def _from_here(path: Path) -> str:
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def _conclude(runs: Path, ids: list[str], folder: Path) -> bool:
-    """Show the sweep's table, pictures and places; return whether any run has not come to its end."""
-    from wgan_sweep.contact_sheet import draw
-    from wgan_sweep.report import report, to_markdown
+PLACES_SHOWN = 12
+"""Samples of so many runs are listed one by one."""
+
+
+def _conclude(runs: Path, ids: list[str], folder: Path, figure: dict[str, Any]) -> bool:
+    """Show the sweep's table, figure and places; return whether any run has not come to its end."""
+    from wgan_sweep.experiment import make_figure
+    from wgan_sweep.files import write
     from wgan_sweep.runs import RunDir, Status
 
     names = list(dict.fromkeys(ids))
     records = [record for name in names if (record := RunDir(runs / name).read_record())]
-    found = report(records)
-    lines = ["", to_markdown(found), f"runs      {_from_here(runs)}/<id>, {len(records)} of them"]
-    for record in records:
+    found = make_figure(figure)(records, runs)
+    write(folder / "table.md", found.table)
+    lines = ["", found.table, f"runs      {_from_here(runs)}/<id>, {len(records)} of them"]
+    for record in records if len(records) <= PLACES_SHOWN else []:
         picture = RunDir(runs / record.run_id).last_samples()
         place = _from_here(picture) if picture else "none"
         lines.append(f"samples   {place}  ({_what_is_its_own(record.overrides)})")
-    if draw(found, runs, folder / "samples.png"):
-        lines.append(f"together  {_from_here((folder / 'samples.png').absolute())}")
+    lines.append(f"table     {_from_here((folder / 'table.md').absolute())}")
+    if found.picture:
+        write(folder / "figure.png", found.picture)
+        lines.append(f"figure    {_from_here((folder / 'figure.png').absolute())}")
     lines.append(f"further   wgan-report {_from_here(runs)}")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

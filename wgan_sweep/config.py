@@ -31,6 +31,8 @@ class Train:
     ema: float = MISSING
     precision: str = MISSING
     compile: bool = MISSING
+    freeze_generator_at: int | None = MISSING
+    simultaneous: bool = MISSING
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Config:
     seed: int = MISSING
     scorer: Any = MISSING
     tracker: Any = MISSING
+    figure: Any = MISSING
     device: str = MISSING
     runs: str = MISSING
     log_every: int = MISSING

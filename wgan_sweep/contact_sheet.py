@@ -1,13 +1,13 @@
 """One picture of a sweep: each cell's samples under its place on the axes and its FID."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from wgan_sweep.files import write
-from wgan_sweep.report import NAMES, Report, coordinates
-from wgan_sweep.runs import RunDir
+from wgan_sweep.report import NAMES, Conclusion, Report, coordinates, report, to_markdown
+from wgan_sweep.runs import Record, RunDir
 
 PANEL = 320
 """Side of a cell's picture, in pixels."""
@@ -15,17 +15,19 @@ MARGIN = 12
 LINE = 20
 
 
-def draw(found: Report, runs: Path, target: Path) -> bool:
-    """Write the contact sheet of a report's runs (the first seed of each cell) as PNG.
+def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
+    """Return the table of a sweep's scores, and its contact sheet.
 
     Args:
-        found: The report.
-        runs: The folder of runs.
-        target: The file to write.
-
-    Returns:
-        Whether there was any picture to show.
+        records: The sweep's runs.
+        runs: Their folder.
     """
+    found = report(records)
+    return Conclusion(to_markdown(found), _draw(found, runs))
+
+
+def _draw(found: Report, runs: Path) -> bytes | None:
+    """Return the contact sheet (the first seed of each cell) as PNG, or None without any samples."""
     panels = []
     for cell in found.cells.values():
         pictures = [(record, RunDir(runs / record.run_id).last_samples()) for record in cell.records]
@@ -39,7 +41,7 @@ def draw(found: Report, runs: Path, target: Path) -> bool:
                 (title, f"{NAMES.get(found.metric, found.metric)} {cell.text()}, step {picture.stem}", picture)
             )
     if not panels:
-        return False
+        return None
     columns = len(found.values(len(found.axes) - 1)) if len(found.axes) > 1 else min(len(panels), 4)
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -58,5 +60,4 @@ def draw(found: Report, runs: Path, target: Path) -> bool:
             sheet.paste(samples.convert("RGB").resize(size, resample), (left, top + 2 * LINE + 4))
     buffer = io.BytesIO()
     sheet.save(buffer, "png")
-    write(target, buffer.getvalue())
-    return True
+    return buffer.getvalue()

@@ -27,6 +27,10 @@ from wgan_sweep.tracking import Guarded, RunIdentity, Tracker
 log = logging.getLogger("wgan_sweep")
 
 
+SCORES_IN_A_LINE = 4
+"""How many scores a summary names; the record holds all."""
+
+
 class _DivergedError(Exception):
     """A measurement that is not finite."""
 
@@ -104,6 +108,7 @@ class _Session:
         measured = dict(zip(names, table[-1].tolist(), strict=True))
         if "gradient_norm" not in measured:
             measured["gradient_norm"] = float(self._trainer.gradient_norm())
+        measured["generator_gradient_norm"] = float(self._trainer.generator_gradient_norm())
         self._write(measured)
 
     def _write(self, measured: Mapping[str, float]) -> None:
@@ -130,7 +135,7 @@ class _Session:
         if self._scorer is None:
             return
         self._shown.working_on("scoring")
-        scores = self._scorer(self._trainer.sampler("score"))
+        scores = self._scorer(self._trainer.sampler("score"), self._trainer)
         line = {"step": step, "images_seen": self._trainer.images_seen, **scores}
         if line not in self._directory.read_metrics():  # killed after this line and before the record
             self._write(scores)
@@ -286,7 +291,8 @@ def summary(record: Record) -> str:
         return f"{record.status}: {record.reason}"
     scores = record.scores
     if "fid" not in scores:
-        found = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if name != "step")
+        shown = [name for name in scores if name != "step"][:SCORES_IN_A_LINE]
+        found = ", ".join(f"{name} {scores[name]:.4g}" for name in shown)
         return f"{record.status} at step {record.step}{': ' if found else ''}{found}"
     counts = (
         f"{scores['fid_generated']:.0f} generated, {scores['fid_real']:.0f} real, {scores['fid_feature']:.0f} features"

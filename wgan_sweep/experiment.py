@@ -4,7 +4,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,9 @@ from wgan_sweep.files import check_writable
 from wgan_sweep.losses import Loss
 from wgan_sweep.models.layers import Critic
 from wgan_sweep.precision import Precision, precision
+from wgan_sweep.report import Conclusion
+from wgan_sweep.runs import Record
+from wgan_sweep.scoring import Players
 from wgan_sweep.stabilisers import Stabiliser
 from wgan_sweep.tracking import RunIdentity, Tracker
 from wgan_sweep.trainer import MakeOptimizer, RealExamples, Trainer
@@ -68,8 +71,12 @@ class Scorer(Protocol):
     def prepare(self) -> None:
         """Do what can be done before there is a generator."""
 
-    def __call__(self, sample: Callable[[int], Tensor]) -> dict[str, float]:
-        """Return scores; `sample` makes the next N uint8 images."""
+    def __call__(self, sample: Callable[[int], Tensor], players: Players) -> dict[str, float]:
+        """Return scores; `sample` makes the next N finished samples (uint8 images, or points)."""
+
+
+Conclude = Callable[[Sequence[Record], Path], Conclusion]
+"""From a sweep's runs and their folder to what it ends in."""
 
 
 def _simple(hint: Any) -> set[type]:
@@ -158,6 +165,9 @@ def _check_numbers(config: Config) -> None:
     for key, (value, bound) in at_least.items():
         if value < bound:
             raise InputError(f"{key} must be {bound} or more, got {value}")
+    frozen = config.train.freeze_generator_at
+    if frozen is not None and frozen < 0:
+        raise InputError(f"train.freeze_generator_at must be 0 or more, or null for never, got {frozen}")
     if not 0 <= config.train.ema < 1:
         raise InputError(f"train.ema must be in [0, 1), got {config.train.ema:g}; 0 turns averaging off")
 
@@ -222,6 +232,7 @@ def check(config: Config) -> None:
         InputError: with what is wrong, the value, and what to do.
     """
     choices = _Choices.of(config)
+    make_figure(config.figure)
     choices.stabiliser.loss(choices.loss)
     choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
     with torch.device("meta"):
@@ -266,8 +277,19 @@ def build(config: Config) -> Parts:
         precision=choices.precision,
         finish=choices.real.finish,
         compiled=config.train.compile,
+        freeze_generator_at=config.train.freeze_generator_at,
+        simultaneous=config.train.simultaneous,
     )
     return Parts(trainer, choices.real, _scorer(config, choices.real, device))
+
+
+def make_figure(node: Mapping[str, Any]) -> Conclude:
+    """Return what draws a sweep's end, from its config node.
+
+    Raises:
+        InputError: for a key that it does not take, or a value of another type.
+    """
+    return cast("Conclude", _make(node, "figure"))
 
 
 def make_tracker(config: Config, run: RunIdentity) -> Tracker:

@@ -1,16 +1,47 @@
 """Pictures of points and of what a critic makes of the plane."""
 
+import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 LEVELS = 24
 """Level sets of the critic."""
 ARROWS = 21
 """Arrows of its gradient field, along each axis."""
+
+
+def panels(
+    rows: int, columns: int, *, side: float = 3.6, wide: float = 1.2, share_y: bool = False
+) -> tuple["Figure", list["Axes"]]:
+    """Return a figure and its empty panels, row by row.
+
+    Args:
+        rows: How many rows.
+        columns: How many panels each has.
+        side: Height of a panel in inches.
+        wide: Width of a panel over its height.
+        share_y: Whether the panels have one vertical axis.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * side * wide, rows * side), dpi=100, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
+
+
+def to_png(figure: "Figure") -> bytes:
+    """Return a figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _field(critic: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +72,7 @@ def draw_points(real: Tensor, made: Tensor, critic: Callable[[Tensor], Tensor]) 
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     low, high = real.amin(0), real.amax(0)
-    margin = 0.25 * float((high - low).max())
+    margin = 0.25 * float((high - low).max()) or 1.0
     spans = [torch.linspace(float(a) - margin, float(b) + margin, 101) for a, b in zip(low, high, strict=True)]
     if real.shape[1] == 1:
         (x,) = spans

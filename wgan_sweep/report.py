@@ -141,6 +141,16 @@ def _size(value: str) -> float:
 
 
 @dataclass(frozen=True)
+class Conclusion:
+    """What a sweep ends in."""
+
+    table: str
+    """Markdown."""
+    picture: bytes | None = None
+    """PNG; None where there is nothing to draw."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Runs, by their place on the axes."""
 
@@ -205,23 +215,32 @@ def footnotes(found: Report) -> list[str]:
         lines.append(f"{name}{how} at step {step:.0f}; mean ± sd over n seeds.")
     if len(lines) > 1:
         lines.append(f"{name} of different features, counts or steps cannot be compared with each other.")
-    for record in found.records:
-        if record.reason:
-            typed = " ".join(record.overrides) or "defaults"
-            lines.append(f"{record.status}: {record.run_id} ({typed}): {record.reason}")
-    return lines
+    return lines + problems(found.records)
+
+
+def problems(records: Iterable[Record]) -> list[str]:
+    """Return a line for each run that failed or diverged, with the reason."""
+    return [
+        f"{record.status}: {record.run_id} ({' '.join(record.overrides) or 'defaults'}): {record.reason}"
+        for record in records
+        if record.reason
+    ]
 
 
 def to_markdown(found: Report) -> str:
     """Return the table and its footnotes as Markdown."""
-    header, rows = table(found)
+    return markdown(*table(found), footnotes(found))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterable[str]) -> str:
+    """Return a table, and the notes below it, as Markdown."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
     ruled = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([line(header), ruled, *map(line, rows), "", *footnotes(found)]) + "\n"
+    return "\n".join([line(header), ruled, *map(line, rows), "", *notes]) + "\n"
 
 
 def _entries(found: Report) -> Iterator[dict[str, Any]]:

@@ -63,6 +63,10 @@ class Trainer:
         finish: From what the generator makes to what is shown and scored.
         compiled: Whether the networks' plain passes go through ``torch.compile`` (gradient terms run as they are).
         form: How gradient terms are evaluated; by default without double backward, where the critic's layers allow it.
+        freeze_generator_at: From this step on the generator stands still, and a critic that starts from scratch (its
+            first weights, an optimizer without memory) is trained against it; None: never.
+        simultaneous: Whether the generator's gradient is taken before the critic's updates of the step, so that both
+            players move from the same point, instead of after them.
     """
 
     def __init__(
@@ -85,6 +89,8 @@ class Trainer:
         finish: Callable[[Tensor], Tensor] = to_uint8,
         compiled: bool = False,
         form: Form | None = None,
+        freeze_generator_at: int | None = None,
+        simultaneous: bool = False,
     ) -> None:
         self.generator = generator
         self.critic = critic
@@ -98,7 +104,11 @@ class Trainer:
         self._past = [PastMean(network.parameters()) for network in (critic, generator)] if stabiliser.pull else []
         self._stabiliser = stabiliser
         self._generator_optimizer = generator_optimizer(generator.parameters())
+        self._make_critic_optimizer = critic_optimizer
         self._critic_optimizer = critic_optimizer(critic.parameters())
+        self._freeze_at = freeze_generator_at
+        self._first_critic = None if freeze_generator_at is None else copy.deepcopy(critic.state_dict())
+        self._simultaneous = simultaneous
         self._batches = batches
         self._latent_dim = latent_dim
         self._n_critic = n_critic
@@ -134,13 +144,29 @@ class Trainer:
             yield values
 
     def _advance(self) -> dict[str, Tensor]:
+        if self.step == self._freeze_at:
+            self._restart_critic()
         values: dict[str, Tensor] = {}
+        if self._simultaneous:
+            values = self._find_generator_gradient()
         for _ in range(self._n_critic):
-            values = self._update_critic()
-        values |= self._update_generator()
+            values |= self._update_critic()
+        if not self._simultaneous:
+            values |= self._find_generator_gradient()
+        if not self._is_frozen:
+            self._follow(self._generator_optimizer, self._past[1:])
         self.step += 1
         self._update_average()
         return values
+
+    @property
+    def _is_frozen(self) -> bool:
+        return self._freeze_at is not None and self.step >= self._freeze_at
+
+    def _restart_critic(self) -> None:
+        self.critic.load_state_dict(self._first_critic or {})
+        self._critic_optimizer = self._make_critic_optimizer(self.critic.parameters())
+        self._past[:1] = [PastMean(self.critic.parameters()) for _ in self._past[:1]]
 
     def _z(self, count: int, stream: torch.Generator) -> Tensor:
         return torch.randn(count, self._latent_dim, generator=stream, device=self._device, dtype=self._dtype)
@@ -187,32 +213,38 @@ class Trainer:
             values["critic_loss"] = values["critic_loss"] + found.value
             values["gradient_term"] = values["gradient_term"] + found.value
             values["gradient_norm"] = found.norms.mean()
-        self._take(self._critic_optimizer, objective, self._past[:1])
+        self._differentiate(self._critic_optimizer, objective, self._past[:1])
+        self._follow(self._critic_optimizer, self._past[:1])
         self._constraint.project(self.critic)
         self._last = real, fake
         return values
 
-    def _take(self, optimizer: torch.optim.Optimizer, objective: Tensor, past: list[PastMean]) -> None:
-        """Take one step of a player: one backward, one update."""
+    def _differentiate(self, optimizer: torch.optim.Optimizer, objective: Tensor, past: list[PastMean]) -> None:
+        """Find a player's gradient: one backward."""
         for mean in past:
             objective = objective + self._stabiliser.pull * mean.distance()
         optimizer.zero_grad()
         objective.backward()
+
+    def _follow(self, optimizer: torch.optim.Optimizer, past: list[PastMean]) -> None:
+        """Move a player along its gradient."""
         optimizer.step()
         for mean in past:
             mean.update()
 
-    def _update_generator(self) -> dict[str, Tensor]:
+    def _find_generator_gradient(self) -> dict[str, Tensor]:
         self.critic.requires_grad_(requires_grad=False)
-        fake = self._seen(self._generate())
-        if self._stabiliser.match is not None and self._last is not None:
-            with self._precision.forward():
-                loss = self._stabiliser.match(self.critic, self._last[0], fake)
-        else:
-            loss = self._loss.generator(self._score(fake))
-        self._take(self._generator_optimizer, loss, self._past[1:])
+        real = None if self._last is None else self._last[0]
+        loss = self._generator_loss(real, self._seen(self._generate()))
+        self._differentiate(self._generator_optimizer, loss, self._past[1:])
         self.critic.requires_grad_(requires_grad=True)
         return {"generator_loss": loss.detach()}
+
+    def _generator_loss(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        if self._stabiliser.match is not None and real is not None:
+            with self._precision.forward():
+                return self._stabiliser.match(self.critic, real, fake)
+        return self._loss.generator(self._score(fake))
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -235,10 +267,44 @@ class Trainer:
             gradient = gradient_terms.input_gradient(self._score_for_gradients, points)
         return gradient_terms.per_example_norm(gradient).mean()
 
+    def generator_gradient_norm(self, real: Tensor | None = None) -> Tensor:
+        """Return the norm, over all parameters, of the gradient of what the generator minimises.
+
+        Draws from no stream of training, and leaves no gradient; BatchNorm's running statistics stay.
+
+        Args:
+            real: Examples ``[N, ...]``, to go with as many generated ones; by default the last batch.
+        """
+        if real is None:
+            if self._last is None:
+                raise RuntimeError("generator_gradient_norm() looks at the last batch: take a step first, or give one")
+            real = self._last[0]
+        z = self._z(len(real), rng.generator(self._seed, "probe z", self.step, device=self._device))
+        generator = copy.deepcopy(self.generator)
+        with self._precision.step():
+            loss = self._generator_loss(real.to(self._device, self._dtype), self._applied(generator, z))
+            gradient = torch.autograd.grad(loss, list(generator.parameters()))
+        return torch.nn.utils.get_total_norm(gradient)
+
     def score(self, points: Tensor) -> Tensor:
         """Return the critic's scores ``[N]`` of examples ``[N, ...]``, both on the CPU."""
         with self._precision.step():
             return self._score_for_gradients(points.to(self._device)).cpu()
+
+    def critic_loss(self, real: Tensor, fake: Tensor) -> float:
+        """Return what the critic minimises, with its gradient terms, at examples ``[N, ...]`` on the CPU.
+
+        Draws from no stream of training, and leaves no gradient.
+        """
+        stream = rng.generator(self._seed, "probe", self.step, device=self._device)
+        real, fake = real.to(self._device, self._dtype), fake.to(self._device, self._dtype)
+        with self._precision.step(), torch.no_grad():
+            loss = self._loss.critic(self._score_for_gradients(real), self._score_for_gradients(fake))
+            for term in self._terms:
+                points = term.sampling(real, fake, stream)
+                gradient = gradient_terms.input_gradient(self._score_for_gradients, points)
+                loss = loss + term.psi(gradient_terms.per_example_norm(gradient)).mean()
+        return float(loss)
 
     def sampler(self, purpose: str) -> Callable[[int], Tensor]:
         """Return a function from N to the next N finished samples of the averaged generator (uint8 images, or points).
@@ -273,6 +339,8 @@ class Trainer:
             "batches": self._batches.state_dict(),
             "past": [mean.state_dict() for mean in self._past],
             "streams": {purpose: stream.get_state() for purpose, stream in self._streams.items()},
+            # What the generator's gradient looks at before the step's own batches are drawn.
+            "last": self._last if self._simultaneous else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -287,4 +355,6 @@ class Trainer:
             mean.load_state_dict(stored)
         for purpose, stream in self._streams.items():
             stream.set_state(state["streams"][purpose].cpu())
+        if state["last"] is not None:
+            self._last = state["last"][0].to(self._device), state["last"][1].to(self._device)
         self.step = int(state["step"])

@@ -3,7 +3,15 @@
 from wgan_sweep.data.folder import ImageFolder
 from wgan_sweep.data.mnist5k import Mnist5k
 from wgan_sweep.data.npz import Npz
-from wgan_sweep.data.points import GaussianGrid, GaussianRing, ParallelLines, Points, ShiftedUniform, SwissRoll
+from wgan_sweep.data.points import (
+    GaussianGrid,
+    GaussianRing,
+    ParallelLines,
+    PointMass,
+    Points,
+    ShiftedUniform,
+    SwissRoll,
+)
 from wgan_sweep.data.store import ImageSet, crop_and_resize, pad
 from wgan_sweep.data.torchvision import Torchvision
 
@@ -15,6 +23,7 @@ __all__ = [
     "Mnist5k",
     "Npz",
     "ParallelLines",
+    "PointMass",
     "Points",
     "ShiftedUniform",
     "SwissRoll",

@@ -160,6 +160,24 @@ class ShiftedUniform:
 
 
 @dataclass(frozen=True)
+class PointMass:
+    """One point, always (the Dirac-GAN of Mescheder et al. 2018)."""
+
+    at: list[float]
+
+    def load(self) -> Points:
+        """Return the distribution.
+
+        Raises:
+            InputError: for a point of no coordinates.
+        """
+        if not self.at:
+            raise InputError("data.at must have one coordinate or more, got []")
+        place = torch.tensor(self.at, dtype=torch.float32)
+        return Points((len(self.at),), lambda count, generator: place.expand(count, -1))  # noqa: ARG005
+
+
+@dataclass(frozen=True)
 class ParallelLines:
     """(theta, u) with u uniform in [0, 1]: parallel to the segment at theta = 0 (Arjovsky et al. 2017, example 1)."""
 

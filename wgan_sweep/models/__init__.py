@@ -1,7 +1,8 @@
 """Pairs of generator and critic, made for a shape of data."""
 
 from wgan_sweep.models.dcgan import DCGAN
+from wgan_sweep.models.location import Location
 from wgan_sweep.models.mlp import MLP
 from wgan_sweep.models.resnet import ResNet
 
-__all__ = ["DCGAN", "MLP", "ResNet"]
+__all__ = ["DCGAN", "MLP", "Location", "ResNet"]

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from wgan_sweep.errors import InputError
 from wgan_sweep.models.layers import Critic, check_sizes
 
 
@@ -15,7 +16,7 @@ class MLP:
 
     Args:
         dim: Width of the hidden layers.
-        depth: How many hidden layers each network has.
+        depth: How many hidden layers each network has; 0 makes both linear.
         latent_dim: Size of z.
     """
 
@@ -24,21 +25,25 @@ class MLP:
     latent_dim: int
 
     def __post_init__(self) -> None:
-        check_sizes(dim=self.dim, depth=self.depth, latent_dim=self.latent_dim)
+        check_sizes(dim=self.dim, latent_dim=self.latent_dim)
+        if self.depth < 0:
+            raise InputError(f"model.depth must be 0 or more, got {self.depth}")
 
-    def _hidden(self, before: int) -> list[nn.Module]:
+    def _hidden(self, before: int) -> tuple[list[nn.Module], int]:
+        """Return the hidden layers and the width of their output."""
         widths = [before] + [self.dim] * self.depth
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
-        return layers
+        return layers, widths[-1]
 
     def generator(self, shape: tuple[int, ...]) -> nn.Module:
         """Return a network from ``[N, latent_dim]`` to ``[N, *shape]``: images in [-1, 1], points unbounded."""
         bound: list[nn.Module] = [nn.Tanh()] if len(shape) == 3 else []
-        last = nn.Linear(self.dim, math.prod(shape))
-        return nn.Sequential(*self._hidden(self.latent_dim), last, *bound, nn.Unflatten(1, shape))
+        hidden, width = self._hidden(self.latent_dim)
+        return nn.Sequential(*hidden, nn.Linear(width, math.prod(shape)), *bound, nn.Unflatten(1, shape))
 
     def critic(self, shape: tuple[int, ...]) -> Critic:
         """Return a network from ``[N, *shape]`` to ``[N]`` scores."""
-        return Critic(nn.Sequential(nn.Flatten(), *self._hidden(math.prod(shape))), self.dim)
+        hidden, width = self._hidden(math.prod(shape))
+        return Critic(nn.Sequential(nn.Flatten(), *hidden), width)

@@ -15,6 +15,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.files import cache_dir
 from wgan_sweep.scoring.frechet import Accumulator, Statistics, frechet_distance
 from wgan_sweep.scoring.inception import FEATURES, inception
+from wgan_sweep.scoring.players import Players
 from wgan_sweep.scoring.weights import find
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class FIDScorer:
         """Compute the real statistics, or read them: done before training, so that nothing fails after it."""
         _ = self._reference
 
-    def __call__(self, sample: Callable[[int], Tensor]) -> dict[str, float]:
+    def __call__(self, sample: Callable[[int], Tensor], players: Players | None = None) -> dict[str, float]:  # noqa: ARG002
         """Return ``fid`` with its features and both counts; `sample` makes the next N uint8 ``[N, C, H, W]``."""
         generated = (sample(count) for count in self._batch_counts(self._num_samples))
         return {
