@@ -52,7 +52,7 @@ class Counting:
     def prepare(self) -> None:
         pass
 
-    def __call__(self, sample) -> dict[str, float]:
+    def __call__(self, sample, players) -> dict[str, float]:
         assert sample(2).shape[0] == 2
         self.calls += 1
         return {"fid": self.fids[self.calls - 1], "fid_feature": 2048, "fid_generated": 2, "fid_real": 4}

@@ -16,13 +16,15 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.experiment import build, check
 from wgan_sweep.files import cache_dir
 
-OPTIONS = sorted((f.parent.name, f.stem) for f in conf_dir().glob("*/*.yaml"))
+FILES = [f.relative_to(conf_dir()).with_suffix("") for f in conf_dir().rglob("*/*.yaml")]
+OPTIONS = sorted((f.parts[0], "/".join(f.parts[1:])) for f in FILES)
 HAS_NO_FILES_HERE = {("data", name) for name in ("mnist", "fashion_mnist", "cifar10", "celeba", "lsun")}
 WITH = {
     ("data", "image_folder"): ["data.path={folder}", "data.size=16"],
     ("data", "npz"): ["data.path={npz}"],
     ("data", "mnist5k"): [],
     ("model", "mlp"): ["model.depth=1"],
+    ("model", "location"): ["data=shifted_uniform"],
     ("stabiliser", "label_smoothing"): ["loss=nsgan"],
     ("experiment", "kp_grid"): ["data=npz", "data.path={npz}"],
     ("experiment", "rx_grid"): ["data=npz", "data.path={npz}"],
@@ -44,7 +46,8 @@ def test_every_option_builds_and_takes_a_step(
     folder.mkdir()
     for index in range(9):
         Image.fromarray(mnist[index, ..., 0]).save(folder / f"{index}.png")
-    data = [] if group in ("data", "experiment") else ["data=npz", f"data.path={npz}"]
+    brings_data = group in ("data", "experiment") or name == "location"
+    data = [] if brings_data else ["data=npz", f"data.path={npz}"]
     tiny = [
         "train.batch_size=8",
         "train.n_critic=1",
@@ -58,6 +61,7 @@ def test_every_option_builds_and_takes_a_step(
     more = [override.format(folder=folder, npz=npz) for override in WITH.get((group, name), [])]
     config = make(*data, *chosen, f"{group}={name}", *more, tiny=False)
     assert config.choices[group] == name
+    check(config)
     values = next(build(config).trainer.steps(1))
     assert all(bool(value.isfinite()) for value in values.values())
     assert {"critic_loss", "generator_loss", "wasserstein", "gradient_term"} <= set(values)
@@ -284,7 +288,7 @@ BAD = [
     (["model.dim=1.5"], ["model.dim", "1.5"]),
     (["model.dim=0"], ["model.dim", "0"]),
     (["model.latent_dim=0"], ["model.latent_dim", "0"]),
-    (["model=mlp", "model.depth=0"], ["model.depth", "0"]),
+    (["model=mlp", "model.depth=-1"], ["model.depth", "-1"]),
     (["+model.depth=3"], ["model", "depth", "critic_norm"]),
     (["~model.latent_dim"], ["model", "lacks latent_dim"]),
     (["device=meta"], ["meta"]),

@@ -26,12 +26,12 @@ KILLED = """
     from wgan_sweep.progress import Display
     from wgan_sweep.trainer import Trainer
 
-    update = Trainer._update_generator
+    update = Trainer._find_generator_gradient
     def update_and_die(self):
         if self.step == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
         return update(self)
-    Trainer._update_generator = update_and_die
+    Trainer._find_generator_gradient = update_and_die
     driver.run(read(Path(sys.argv[1])), overrides=[], display=Display(Console(quiet=True)))
 """
 
@@ -129,7 +129,7 @@ def test_an_exception_is_a_status_with_its_traceback_and_is_tried_again(make, mo
 
 def test_an_interrupted_run_is_still_running_in_its_record(make, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make()
-    monkeypatch.setattr(Trainer, "_update_generator", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Trainer, "_find_generator_gradient", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(config)
     record = driver.directory_of(config).read_record()

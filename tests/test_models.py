@@ -1,9 +1,10 @@
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.models import DCGAN, MLP, ResNet
+from wgan_sweep.models import DCGAN, MLP, Location, ResNet
 from wgan_sweep.models.layers import NORMS, MeanPool, norm
 
 
@@ -31,6 +32,29 @@ def test_mlp_takes_points_and_images(shape: tuple[int, ...]) -> None:
     made = model.generator(shape)(torch.randn(5, 4))
     assert made.shape == (5, *shape)
     assert model.critic(shape)(made).shape == (5,)
+
+
+def test_an_mlp_of_no_hidden_layers_is_linear() -> None:
+    model = MLP(16, 0, 4)
+    generator, critic = model.generator((2,)), model.critic((2,))
+    z, x = torch.randn(3, 4), torch.randn(3, 2)
+    for network, at in ((generator, z), (critic, x)):
+        zero = network(torch.zeros_like(at))
+        torch.testing.assert_close(network(2 * at) - zero, 2 * (network(at) - zero), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match=r"model\.depth"):
+        MLP(16, -1, 4)
+
+
+def test_a_location_is_its_box_where_it_is_and_learns_nothing_else() -> None:
+    made = Location([0.0, 2.0], [3.0, -1.0], 8, 1).generator((2,))
+    assert [name for name, _ in made.named_parameters()] == ["place"]
+    points = made(torch.randn(20000, 2, generator=torch.Generator().manual_seed(0))).detach()
+    assert set(points[:, 0].tolist()) == {3.0}
+    assert scipy.stats.kstest((points[:, 1].numpy() + 1) / 2, "uniform").pvalue > 1e-3
+    with pytest.raises(InputError, match=r"as many coordinates"):
+        Location([0.0], [1.0, 2.0], 8, 1)
+    with pytest.raises(InputError, match=r"model\.sides"):
+        Location([0.0], [1.0], 8, 1).generator((2,))
 
 
 def count(network: nn.Module) -> int:

@@ -5,13 +5,16 @@ import math
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.spatial
 import scipy.stats
 import torch
+from torch import nn
 
-from wgan_sweep import rng
-from wgan_sweep.data import GaussianGrid, GaussianRing, ParallelLines, Points, ShiftedUniform, SwissRoll
+from wgan_sweep import rng, sampling
+from wgan_sweep.data import GaussianGrid, GaussianRing, ParallelLines, PointMass, Points, ShiftedUniform, SwissRoll
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring import ExactScorer
+from wgan_sweep.scoring.divergences import jensen_shannon, kullback_leibler
 
 CPU = torch.device("cpu")
 
@@ -72,8 +75,27 @@ def test_numbers_that_are_not_positive_are_refused(source) -> None:
         source.load()
 
 
+class Known:
+    """Players that everything is known of: T(x) = 3 x_0 + |x|^2 / 2."""
+
+    def __init__(self, dim: int) -> None:
+        self.generator = self.critic = nn.Identity()
+        self.dim = dim
+
+    def score(self, points: torch.Tensor) -> torch.Tensor:
+        assert points.shape[1] == self.dim
+        return 3 * points[:, 0] + points.square().sum(1) / 2
+
+    def critic_loss(self, real: torch.Tensor, fake: torch.Tensor) -> float:
+        return float(len(real) + len(fake))
+
+    def generator_gradient_norm(self, real: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(0.25)
+
+
 def score(real: Points, made: torch.Tensor) -> dict[str, float]:
-    return ExactScorer(real=real, device=CPU, num_samples=len(made), projections=500)(lambda count: made[:count])
+    scorer = ExactScorer(real=real, device=CPU, num_samples=len(made), projections=500, sampling=sampling.real_fake)
+    return scorer(lambda count: made[:count], Known(made.shape[1]))
 
 
 def test_distances_on_the_line_are_scipys() -> None:
@@ -107,14 +129,69 @@ def test_parallel_segments_are_their_distance_apart(theta: float) -> None:
     assert found["w2"] == pytest.approx(abs(theta), rel=1e-5)
 
 
+def test_what_the_players_are_is_measured_at_the_points_of_r() -> None:
+    real = ParallelLines(0.0).load()
+    made = real.draw(500, rng.generator(1)) + torch.tensor([2.0, 0.0])
+    found = score(real, made)
+    truth = real.draw(500, rng.generator(0, "exact"))
+    assert found["critic_gap"] == pytest.approx(
+        float((3 * truth[:, 0] + truth.square().sum(1) / 2).mean() - (3 * made[:, 0] + made.square().sum(1) / 2).mean())
+    )
+    points = sampling.real_fake(truth, made, rng.generator(0, "exact points"))
+    gradient = points + torch.tensor([3.0, 0.0])
+    norms = np.linalg.norm(gradient.numpy(), axis=1)
+    assert found["critic_gradient_mean"] == pytest.approx(norms.mean())
+    assert found["critic_gradient_max"] == pytest.approx(norms.max())
+    for q in (5, 25, 50, 75, 95):
+        assert found[f"critic_gradient_q{q}"] == pytest.approx(np.percentile(norms, q))
+    assert [found["critic_slope_0"], found["critic_slope_1"]] == pytest.approx(gradient.mean(0).tolist())
+    assert [found["mean_0"], found["mean_1"]] == pytest.approx(made.mean(0).tolist())
+    assert (found["critic_loss"], found["generator_gradient"]) == (1000, 0.25)
+
+
+@pytest.mark.parametrize("theta", [0.0, 0.25, 0.5, 1.0, 1.5])
+def test_js_of_uniforms_is_their_closed_form(theta: float) -> None:
+    real = ShiftedUniform(theta).load()
+    found = score(real, ShiftedUniform(0.0).load().draw(2000, rng.generator(3)))
+    assert found["js"] == pytest.approx(min(theta, 1) * math.log(2), abs=0.02)
+
+
+@pytest.mark.parametrize(("theta", "js"), [(0.0, 0.0), (1e-2, math.log(2)), (3.0, math.log(2))])
+def test_js_of_segments_and_of_points_is_their_closed_form(theta: float, js: float) -> None:
+    segment = ParallelLines(0.0).load()
+    made = segment.draw(2000, rng.generator(3))
+    assert score(ParallelLines(theta).load(), made)["js"] == pytest.approx(js, abs=0.02)
+    points = score(PointMass([theta]).load(), torch.zeros(2000, 1))
+    assert points["js"] == pytest.approx(js, abs=1e-3)
+    assert "kl" not in points  # no density, no number
+    assert points["w1"] == pytest.approx(theta, abs=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (1.0, 2.0), (0.5, 1.3)])
+def test_divergences_of_gaussians_are_their_closed_form_and_scipys_integral(
+    dim: int, shift: float, scale: float
+) -> None:
+    draw = np.random.default_rng(dim)
+    one, other = draw.normal(size=(4000, dim)), shift + scale * draw.normal(size=(4000, dim))
+    wanted = dim * (math.log(scale) + (1 + shift**2) / (2 * scale**2) - 0.5)
+    assert kullback_leibler(one, other) == pytest.approx(wanted, abs=0.1)
+    if dim == 1:
+        x = np.linspace(-12, 12, 20001)
+        densities = scipy.stats.norm.pdf(x), scipy.stats.norm.pdf(x, shift, scale)
+        wanted = scipy.spatial.distance.jensenshannon(*densities) ** 2
+        assert jensen_shannon(one, other) == pytest.approx(wanted, abs=0.03)
+        assert jensen_shannon(one, other) == pytest.approx(jensen_shannon(other, one), abs=1e-12)
+
+
 def test_modes_and_quality_are_counted_within_three_standard_deviations() -> None:
     real = GaussianGrid(5, 1.0, 0.05).load()
     assert real.modes is not None
     made = real.modes[[0, 0, 7, 24]] + torch.tensor([[0.0, 0.0], [0.14, 0.0], [0.0, -0.16], [0.1, 0.1]])
-    found = score(real, made)
+    found = score(real, made.repeat(2, 1))
     assert found["modes"] == 2  # 0 twice and 24; 7 is missed by a hair
     assert found["high_quality"] == 0.75
-    assert "modes" not in score(SwissRoll(7.5, 0.05).load(), made)
+    assert "modes" not in score(SwissRoll(7.5, 0.05).load(), made.repeat(2, 1))
     perfect = score(real, real.draw(2000, rng.generator(5)))
     assert perfect["modes"] == 25
     assert perfect["high_quality"] == pytest.approx(1 - math.exp(-4.5), abs=0.01)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from wgan_sweep import rng
 from wgan_sweep.experiment import build
 from wgan_sweep.trainer import Trainer
 
@@ -22,6 +23,10 @@ COMBINATIONS = [
     ["loss=wgan_gp", "stabiliser=historical_averaging", "constraint=lipschitz_penalty"],
     ["loss=gan", "stabiliser=virtual_batch_norm", "constraint=r1"],
     ["loss=wgan_div", "stabiliser=minibatch_discrimination", "sampling=perturbed_real"],
+    *(["loss=wgan_gp", f"train.freeze_generator_at={step}"] for step in (1, 2, 3)),
+    ["loss=wgan_div", "stabiliser=historical_averaging", "train.freeze_generator_at=4"],
+    ["loss=wgan_div", "train.simultaneous=true"],
+    ["loss=hinge", "stabiliser=feature_matching", "train.simultaneous=true"],
 ]
 
 
@@ -70,6 +75,8 @@ def test_looking_changes_nothing(trainer) -> None:
     for _ in looked.steps(3):
         looked.sampler("score")(5)
         looked.gradient_norm()
+        looked.generator_gradient_norm()
+        looked.critic_loss(torch.zeros(4, 1, 32, 32), torch.ones(4, 1, 32, 32))
         assert looked.generator.training
     run(left, 3)
     assert_bitwise_equal(looked.state_dict(), left.state_dict())
@@ -178,7 +185,7 @@ def test_the_generators_step_leaves_no_gradient_on_the_critic(trainer) -> None:
     made = trainer()
     run(made, 1)
     before = [p.grad.clone() for p in made.critic.parameters()]
-    made._update_generator()
+    made._find_generator_gradient()
     for parameter, old in zip(made.critic.parameters(), before, strict=True):
         assert torch.equal(parameter.grad, old)
         assert parameter.requires_grad
@@ -240,3 +247,86 @@ def test_a_precision_holds_backward_as_forward(trainer, precision: str, allowed:
             parameter.register_post_accumulate_grad_hook(lambda _: note("backward"))
     run(made, 1)
     assert seen == {"forward": {allowed}, "backward": {allowed}}
+
+
+@pytest.mark.parametrize("stabiliser", ["none", "historical_averaging", "instance_noise"])
+def test_from_its_step_on_the_generator_stands_still_against_a_fresh_critic(trainer, stabiliser: str) -> None:
+    overrides = ["train.ema=0", f"stabiliser={stabiliser}"]
+    free, frozen = trainer(*overrides), trainer(*overrides, "train.freeze_generator_at=3")
+    first = copy.deepcopy(frozen.critic.state_dict())
+    assert run(frozen, 3) == run(free, 3)
+    weights = dict(copy.deepcopy(frozen.generator).named_parameters())
+    trained = copy.deepcopy(frozen.critic.state_dict())
+    frozen._restart_critic()
+    assert_bitwise_equal(frozen.critic.state_dict(), first)
+    assert any(not torch.equal(value, trained[name]) for name, value in first.items())
+    values = run(frozen, 6)
+    assert_bitwise_equal(dict(frozen.generator.named_parameters()), weights)
+    assert_bitwise_equal(dict(frozen.averaged.named_parameters()), weights)
+    assert {int(s["step"]) for s in frozen.state_dict()["critic_optimizer"]["state"].values()} == {3 * frozen._n_critic}
+    assert len({line["critic_loss"] for line in values}) == 3  # the critic goes on learning
+
+
+def test_simultaneous_steps_are_rotations_that_grow_and_alternating_ones_keep_the_area(make) -> None:
+    """The game x y (Mescheder et al. 2018): one step is a matrix, written down here."""
+    game = ["data=point_mass", "loss=wgan", "constraint=none", "optimizer=sgd", "optimizer.lr=0.1", "model.depth=0"]
+    game += ["train.n_critic=1", "train.ema=0", "scorer=none", "device=cpu"]
+    for both, matrix in ((True, [[1, 0.1], [-0.1, 1]]), (False, [[1 - 0.01, 0.1], [-0.1, 1]])):
+        made = build(make(*game, f"train.simultaneous={both}", tiny=False)).trainer
+        state = torch.tensor([made.generator.place.item(), made.critic.head.linear.weight.item()])
+        for _ in made.steps(20):
+            state = torch.tensor(matrix) @ state
+            found = [made.generator.place.item(), made.critic.head.linear.weight.item()]
+            assert found == pytest.approx(state.tolist(), abs=1e-5)
+        assert float(torch.linalg.det(torch.tensor(matrix))) == pytest.approx(1.01 if both else 1.0)
+
+
+def test_with_several_critic_steps_a_simultaneous_generator_meets_the_first_critic(trainer) -> None:
+    made = trainer("train.simultaneous=true", "train.n_critic=3", "train.ema=0")
+    run(made, 1)
+    critic, generator = copy.deepcopy(made.critic), copy.deepcopy(made.generator)
+    noise = made._streams["noise"].clone_state()
+    (values,) = run(made, 2)
+    with torch.no_grad():
+        wanted = -critic(generator(torch.randn(8, 8, generator=noise))).mean()
+    assert values["generator_loss"] == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_the_critics_loss_is_what_a_step_minimises(trainer) -> None:
+    made = trainer("train.n_critic=1", "sampling=real", "optimizer.lr=1e-12")
+    (values,) = run(made, 1)
+    assert made._last is not None
+    assert made.critic_loss(*made._last) == pytest.approx(values["critic_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("overrides", [["loss=nsgan"], ["loss=hinge", "stabiliser=feature_matching"]])
+def test_the_generators_gradient_is_that_of_its_loss_by_finite_differences(trainer, overrides: list[str]) -> None:
+    made = trainer(*overrides, "model=mlp", "model.dim=8", "model.depth=1")
+    run(made, 1)
+    made.generator.double()
+    made.critic.double()
+    real = made._last[0].double()
+    before = copy.deepcopy(made.generator.state_dict())
+    norm = float(made.generator_gradient_norm(real))
+    assert_bitwise_equal(made.generator.state_dict(), before)
+    z = made._z(len(real), rng.generator(0, "probe z", made.step))
+    weights = torch.cat([p.detach().flatten() for p in made.generator.parameters()])
+
+    def loss(at: torch.Tensor) -> float:
+        nn.utils.vector_to_parameters(at, made.generator.parameters())
+        return float(made._generator_loss(real, made.generator(z)).detach())
+
+    direction = torch.autograd.grad(made._generator_loss(real, made.generator(z)), list(made.generator.parameters()))
+    direction = torch.cat([g.flatten() for g in direction])
+    direction /= direction.norm()
+    slope = (loss(weights + 1e-3 * direction) - loss(weights - 1e-3 * direction)) / 2e-3
+    assert norm == pytest.approx(slope, rel=1e-3)  # along the steepest way, the slope is the norm
+    across = torch.randn(len(weights), generator=rng.generator(5), dtype=torch.float64)
+    across /= across.norm()
+    assert abs((loss(weights + 1e-3 * across) - loss(weights - 1e-3 * across)) / 2e-3) < norm
+
+
+def test_a_look_before_the_first_step_says_what_is_missing(trainer) -> None:
+    for look in (trainer().gradient_norm, trainer().generator_gradient_norm):
+        with pytest.raises(RuntimeError, match="take a step first"):
+            look()

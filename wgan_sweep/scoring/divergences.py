@@ -37,6 +37,8 @@ def jensen_shannon(one: Points, other: Points, neighbours: int = NEIGHBOURS) -> 
 def kullback_leibler(one: Points, other: Points, neighbours: int = NEIGHBOURS) -> float:
     """Estimate KL(P || Q) in nats from samples of P and Q (Wang, Kulkarni & Verdu 2009, equation 5).
 
+    Too low where P has mass that Q has hardly a sample of: what is in Q's tails cannot be seen.
+
     Args:
         one: ``[N, D]``, of P.
         other: ``[M, D]``, of Q.

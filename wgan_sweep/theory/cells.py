@@ -1,5 +1,6 @@
 """The runs of a sweep, as the figures here look at them."""
 
+import statistics
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -48,3 +49,11 @@ def labelled(records: Sequence[Record]) -> dict[str, list[Record]]:
 def mean(records: Sequence[Record], score: str) -> float:
     """Return the mean of a score over runs."""
     return sum(record.scores[score] for record in records) / len(records)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return mean ± sample standard deviation, as text; ``-`` for no values."""
+    if not values:
+        return "-"
+    sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{sd}"

@@ -7,23 +7,22 @@ from pathlib import Path
 from wgan_sweep.plots import panels, to_png
 from wgan_sweep.report import Conclusion, markdown, problems
 from wgan_sweep.runs import Record
-from wgan_sweep.theory.cells import done, grouped, loss, mean, setting
+from wgan_sweep.theory.cells import done, grouped, loss, setting, spread
 from wgan_sweep.theory.closed_forms import w1_of_a_shift
 
 
-def js_estimate(records: Sequence[Record]) -> float:
+def js_estimate(record: Record) -> float:
     """Return ln 2 - loss/2, the critic's lower bound of JS when it minimises cross entropy (Goodfellow et al. 2014)."""
-    return math.log(2) - mean(records, "critic_loss") / 2
+    return math.log(2) - record.scores["critic_loss"] / 2
 
 
-def w1_estimate(records: Sequence[Record]) -> float:
+def w1_estimate(record: Record) -> float:
     """Return (E_real[T] - E_fake[T]) / max of the gradient's norm.
 
     By Kantorovich and Rubinstein a lower bound of W1, up to sampling, for any critic whose Lipschitz constant is that
     maximum over r(x).
     """
-    gaps = [record.scores["critic_gap"] / record.scores["critic_gradient_max"] for record in records]
-    return sum(gaps) / len(gaps)
+    return record.scores["critic_gap"] / record.scores["critic_gradient_max"]
 
 
 def conclude(
@@ -44,7 +43,7 @@ def conclude(
     losses = list(dict.fromkeys(name for name, _ in cells))
     thetas = sorted({theta for _, theta in cells})
     estimates = {
-        (name, theta): (js_estimate if name in by_cross_entropy else w1_estimate)(members)
+        (name, theta): [(js_estimate if name in by_cross_entropy else w1_estimate)(record) for record in members]
         for (name, theta), members in cells.items()
     }
     of_js = [name for name in losses if name in by_cross_entropy]
@@ -57,8 +56,8 @@ def conclude(
     for ax, (name, curve), found in zip(axes, exact.items(), (of_js, of_w1), strict=True):
         ax.plot(fine, [curve(theta) for theta in fine], color="black", linewidth=1, label=f"exact {name}")
         for marker, system in zip("osv^D", found, strict=False):
-            at = [theta for theta in thetas if (system, theta) in estimates]
-            ax.plot(at, [estimates[system, theta] for theta in at], marker, markersize=5, alpha=0.8, label=system)
+            dots = [(theta, value) for theta in thetas for value in estimates.get((system, theta), [])]
+            ax.plot(*zip(*dots, strict=True), marker, markersize=5, alpha=0.7, label=system)
         ax.set(xlabel=r"$\theta$", title=f"{name}: exact, and by the critic")
         ax.legend()
     axes[0].axhline(math.log(2), color="gray", linewidth=0.8, linestyle="--")
@@ -67,12 +66,12 @@ def conclude(
     header = ["theta", "JS", *(f"JS by {name}" for name in of_js), "W1", *(f"W1 by {name}" for name in of_w1)]
     rows = []
     for theta in thetas:
-        by = {name: f"{estimates[name, theta]:.3f}" if (name, theta) in estimates else "-" for name in losses}
+        by = {name: spread(estimates.get((name, theta), []), 3) for name in losses}
         js_part = [f"{js(theta):.3f}", *(by[name] for name in of_js)]
         rows.append([f"{theta:g}", *js_part, f"{w1_of_a_shift(theta):.3f}", *(by[name] for name in of_w1)])
     notes = [
-        "JS (nats) and W1 of the distribution at theta against that at 0, in closed form; and as critics estimate them:",
-        "JS by ln 2 - loss/2, W1 by (E_real[T] - E_fake[T]) / max ||grad T||, both from below.",
+        "JS (nats) and W1 of the distribution at theta against that at 0, in closed form, and as critics see them:",
+        "JS by ln 2 - loss/2, W1 by (E_real[T] - E_fake[T]) / max ||grad T||, both from below; mean ± sd over seeds.",
         *problems(records),
     ]
     return Conclusion(markdown(header, rows, notes), to_png(figure))

@@ -1,6 +1,5 @@
 """Which modes of a mixture are found, and how far the samples are from it, system by system."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +8,9 @@ from PIL import Image
 from wgan_sweep.plots import panels, to_png
 from wgan_sweep.report import Conclusion, markdown, problems
 from wgan_sweep.runs import Record, RunDir
-from wgan_sweep.theory.cells import done, labelled
+from wgan_sweep.theory.cells import done, labelled, spread
 
 SHOWN = {"modes": "modes covered", "high_quality": "share of high quality", "w1": "exact W1"}
-
-
-def _spread(values: Sequence[float]) -> str:
-    sd = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3g}{sd}"
 
 
 def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
@@ -49,7 +43,7 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
                 ax.imshow(pixels.convert("RGB"))
     header = ["system", *SHOWN.values(), "runs"]
     rows = [
-        [name, *(_spread([record.scores[score] for record in members]) for score in SHOWN), str(len(members))]
+        [name, *(spread([record.scores[score] for record in members], 2) for score in SHOWN), str(len(members))]
         for name, members in cells.items()
     ]
     notes = [
