@@ -61,7 +61,9 @@ def conclude(
         ax.set(xlabel=r"$\theta$", title=f"{name}: exact, and by the critic")
         ax.legend()
     axes[0].axhline(math.log(2), color="gray", linewidth=0.8, linestyle="--")
-    axes[0].annotate("ln 2", (low, math.log(2)), color="gray", va="bottom")
+    axes[0].annotate(
+        "ln 2", (high, math.log(2)), (0, -4), textcoords="offset points", color="gray", ha="right", va="top"
+    )
 
     header = ["theta", "JS", *(f"JS by {name}" for name in of_js), "W1", *(f"W1 by {name}" for name in of_w1)]
     rows = []

@@ -1,5 +1,6 @@
 """The better the critic, the less the generator learns from it (Arjovsky & Bottou 2017, theorem 2.4 and figure 2)."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 from wgan_sweep.plots import panels, to_png
 from wgan_sweep.report import Conclusion, markdown, problems
 from wgan_sweep.runs import Record, RunDir, Status
-from wgan_sweep.theory.cells import grouped, loss, setting
+from wgan_sweep.theory.cells import grouped, loss, setting, spread
 
-ENDS = 5
-"""Lines of measurements whose median stands for the beginning, and for the end."""
+LAST = 9
+"""Lines of measurements whose median stands for the end."""
 MEASURED = "generator_gradient_norm"
 
 
@@ -39,12 +40,13 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
             for index, trace in enumerate(traces):
                 label = f"generator of step {stage}" if index == 0 else None
                 ax.semilogy(*zip(*trace, strict=True), color=f"C{colour}", linewidth=1, label=label)
-            first = statistics.fmean(statistics.median(norm for _, norm in trace[:ENDS]) for trace in traces)
-            last = statistics.fmean(statistics.median(norm for _, norm in trace[-ENDS:]) for trace in traces)
-            rows.append([name, str(stage), f"{first:.3g}", f"{last:.3g}", f"{last / first:.2g}"])
+            peaks = [max(norm for _, norm in trace) for trace in traces]
+            lasts = [statistics.median(norm for _, norm in trace[-LAST:]) for trace in traces]
+            lost = [math.log10(peak / last) for peak, last in zip(peaks, lasts, strict=True)]
+            rows.append([name, str(stage), spread(peaks, 3), spread(lasts, 4), spread(lost, 1)])
         ax.set(title=name, xlabel="updates of a critic from scratch, in steps")
         ax.legend()
     axes[0].set_ylabel("norm of the generator's gradient")
-    header = ["loss", "generator of step", "gradient norm at first", "at last", "ratio"]
-    notes = [f"Medians over {ENDS} lines of measurements; the generator stands still.", *problems(records)]
+    header = ["loss", "generator of step", "gradient norm, highest", "at last", "orders of magnitude lost"]
+    notes = [f"The generator stands still. At last: the median of {LAST} lines of measurements.", *problems(records)]
     return Conclusion(markdown(header, rows, notes), to_png(figure))
