@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from wgan_sweep.report import GROUPS, report
+from wgan_sweep.report import GROUPS, Conclusion, problems, report
 from wgan_sweep.runs import Record, Status
 
 Place = TypeVar("Place", bound=Hashable)
@@ -57,3 +57,8 @@ def spread(values: Sequence[float], digits: int) -> str:
         return "-"
     sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{sd}"
+
+
+def nothing_done(records: Iterable[Record]) -> Conclusion:
+    """Return what a sweep ends in of which no run is done: the reasons."""
+    return Conclusion("\n".join(["No run is done.", *problems(records)]) + "\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 from wgan_sweep.plots import panels, to_png
 from wgan_sweep.report import Conclusion, markdown, problems
 from wgan_sweep.runs import Record
-from wgan_sweep.theory.cells import done, grouped, loss, setting, spread
+from wgan_sweep.theory.cells import done, grouped, loss, nothing_done, setting, spread
 from wgan_sweep.theory.closed_forms import w1_of_a_shift
 
 
@@ -40,6 +40,8 @@ def conclude(
         by_cross_entropy: Losses whose critic estimates JS; those of the others estimate W1.
     """
     cells = grouped(done(records), lambda record: (loss(record), float(setting(record, "data.theta"))))
+    if not cells:
+        return nothing_done(records)
     losses = list(dict.fromkeys(name for name, _ in cells))
     thetas = sorted({theta for _, theta in cells})
     estimates = {
@@ -51,7 +53,7 @@ def conclude(
     exact = {"JS": js, "W1": w1_of_a_shift}
 
     figure, axes = panels(1, 2)
-    low, high = min(thetas, default=0.0), max(thetas, default=1.0)
+    low, high = thetas[0], thetas[-1]
     fine = [low + (high - low) * i / 400 for i in range(401)]
     for ax, (name, curve), found in zip(axes, exact.items(), (of_js, of_w1), strict=True):
         ax.plot(fine, [curve(theta) for theta in fine], color="black", linewidth=1, label=f"exact {name}")

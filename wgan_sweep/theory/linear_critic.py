@@ -7,7 +7,7 @@ from pathlib import Path
 from wgan_sweep.plots import panels, to_png
 from wgan_sweep.report import Conclusion, markdown, problems
 from wgan_sweep.runs import Record
-from wgan_sweep.theory.cells import done, grouped, mean, setting
+from wgan_sweep.theory.cells import done, grouped, mean, nothing_done, setting
 from wgan_sweep.theory.closed_forms import divergence_of_points
 
 
@@ -26,6 +26,8 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:  # noqa: ARG0
             math.dist(setting(record, "data.at"), setting(record, "model.place")),
         ),
     )
+    if not cells:
+        return nothing_done(records)
     figure, axes = panels(1, 2)
     rows = []
     for colour, k in enumerate(sorted({k for k, _, _ in cells})):

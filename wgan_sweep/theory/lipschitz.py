@@ -6,7 +6,7 @@ from pathlib import Path
 from wgan_sweep.plots import panels, to_png
 from wgan_sweep.report import Conclusion, markdown, problems
 from wgan_sweep.runs import Record
-from wgan_sweep.theory.cells import done, labelled, mean
+from wgan_sweep.theory.cells import done, labelled, mean, nothing_done
 
 QUANTILES = (
     "critic_gradient_q5",
@@ -25,6 +25,8 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:  # noqa: ARG0
         runs: Their folder.
     """
     cells = labelled(done(records))
+    if not cells:
+        return nothing_done(records)
     figure, (ax,) = panels(1, 1, side=4.5, wide=max(1.0, 0.3 * len(cells)))
     boxes = []
     rows = []

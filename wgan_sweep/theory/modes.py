@@ -8,7 +8,7 @@ from PIL import Image
 from wgan_sweep.plots import panels, to_png
 from wgan_sweep.report import Conclusion, markdown, problems
 from wgan_sweep.runs import Record, RunDir
-from wgan_sweep.theory.cells import done, labelled, spread
+from wgan_sweep.theory.cells import done, labelled, nothing_done, spread
 
 SHOWN = {"modes": "modes covered", "high_quality": "share of high quality", "w1": "exact W1"}
 
@@ -21,6 +21,8 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
         runs: Their folder.
     """
     cells = labelled(done(records))
+    if not cells:
+        return nothing_done(records)
     columns = max(len(cells), len(SHOWN))
     figure, axes = panels(2, columns, side=2.6)
     for ax in axes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from wgan_sweep.plots import panels, to_png
 from wgan_sweep.report import Conclusion, markdown, problems
 from wgan_sweep.runs import Record, RunDir
-from wgan_sweep.theory.cells import done, labelled, setting
+from wgan_sweep.theory.cells import done, labelled, nothing_done, setting
 from wgan_sweep.theory.closed_forms import growth_of_simultaneous_steps
 
 COLUMNS = 4
@@ -27,7 +27,9 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
         runs: Their folder.
     """
     cells = labelled(done(records))
-    figure, axes = panels(-(-max(len(cells), 1) // COLUMNS), min(max(len(cells), 1), COLUMNS))
+    if not cells:
+        return nothing_done(records)
+    figure, axes = panels(-(-len(cells) // COLUMNS), min(len(cells), COLUMNS))
     rows = []
     for ax, (label, members) in zip(axes, cells.items(), strict=False):
         record = members[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from wgan_sweep.plots import panels, to_png
 from wgan_sweep.report import Conclusion, markdown, problems
 from wgan_sweep.runs import Record, RunDir, Status
-from wgan_sweep.theory.cells import grouped, loss, setting, spread
+from wgan_sweep.theory.cells import grouped, loss, nothing_done, setting, spread
 
 LAST = 9
 """Lines of measurements whose median stands for the end."""
@@ -31,7 +31,9 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
     """
     finished = [record for record in records if record.status == Status.DONE]
     by_loss = grouped(finished, loss)
-    figure, axes = panels(1, max(len(by_loss), 1), share_y=True)
+    if not by_loss:
+        return nothing_done(records)
+    figure, axes = panels(1, len(by_loss), share_y=True)
     rows = []
     for ax, (name, members) in zip(axes, by_loss.items(), strict=False):
         stages = grouped(members, lambda record: int(setting(record, "train.freeze_generator_at") or 0))
