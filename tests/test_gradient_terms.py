@@ -3,6 +3,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from wgan_sweep import rng, sampling
@@ -149,25 +151,86 @@ def test_the_lipschitz_penalty_of_a_linear_critic_is_one_sided(form, norm: float
     torch.testing.assert_close(critic.w.grad, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_each_example_has_its_own_norm() -> None:
-    class Quadratic(nn.Module):
-        """T(x) = a |x|^2 / 2: the gradient is a x."""
+class Quadratic(nn.Module):
+    """T(x) = a |x|^2 / 2: the gradient at x is a x, of another norm at every example."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(a, dtype=torch.float64))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.a * x.square().sum(1) / 2
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a * x.square().sum(1) / 2
 
-    points = torch.tensor([[1.0, 0.0], [0.0, 3.0], [6.0, 8.0]], dtype=torch.float64)
+
+RADII = [0.1, 0.5, 3.0, 10.0]
+"""Of the points below; with a = 2 the norms are on both sides of 1 and on it."""
+CLOSED_FORMS = {
+    "div": (Power(0.5, 3), lambda n: 0.5 * n**3, lambda n: 1.5 * n**2),
+    "div p<2": (Power(2, 1.5), lambda n: 2 * n**1.5, lambda n: 3 * n**0.5),
+    "gp": (Centred(10, 1, 2), lambda n: 10 * (n - 1) ** 2, lambda n: 20 * (n - 1)),
+    "r1": (Centred(5, 0, 2), lambda n: 5 * n**2, lambda n: 10 * n),
+    "lp": (OneSided(10, 1), lambda n: 10 * max(0, n - 1) ** 2, lambda n: 20 * max(0, n - 1)),
+}
+
+
+@pytest.mark.parametrize("form", [forward_over_reverse, double_backward])
+@pytest.mark.parametrize(("psi", "value", "slope"), CLOSED_FORMS.values(), ids=CLOSED_FORMS)
+def test_every_term_of_a_quadratic_critic_has_its_closed_form_example_by_example(form, psi: Psi, value, slope) -> None:
+    directions = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
+    points = torch.tensor(RADII, dtype=torch.float64)[:, None] * directions
+    critic = Quadratic(2.0)
+    found = form(critic, points, psi)
+    assert found.norms.tolist() == pytest.approx([2 * r for r in RADII])
+    assert float(found.value) == pytest.approx(sum(value(2 * r) for r in RADII) / 4)
+    found.objective.backward()  # d psi(a r) / da = psi'(a r) r
+    assert float(critic.a.grad) == pytest.approx(sum(slope(2 * r) * r for r in RADII) / 4)
+
+
+PSI = st.one_of(
+    st.builds(Power, st.floats(0.1, 10), st.floats(1.1, 8)),
+    st.builds(Centred, st.floats(0.1, 10), st.floats(0, 3), st.floats(1.1, 4)),
+    st.builds(OneSided, st.floats(0.1, 10), st.floats(0, 3)),
+)
+NORM = st.floats(1e-3, 5)
+
+
+@given(psi=PSI, norms=st.lists(NORM, min_size=1, max_size=6))
+def test_a_term_is_zero_exactly_where_psi_says(psi: Psi, norms: list[float]) -> None:
+    def costs(norm: float) -> bool:
+        if isinstance(psi, OneSided):
+            return norm > psi.bound
+        return not isinstance(psi, Centred) or norm != psi.centre
+
+    if not isinstance(psi, Power):  # the place where it is zero is among them, too
+        norms = [*norms, psi.centre if isinstance(psi, Centred) else psi.bound]
+    for norm in norms:
+        n = torch.tensor(norm, dtype=torch.float64)
+        assert float(psi(n)) >= 0
+        far = abs(norm - getattr(psi, "centre", getattr(psi, "bound", 0.0))) > 1e-6  # squares below that underflow
+        if far or not costs(norm):
+            assert (float(psi(n)) > 0) == costs(norm)
+            assert (float(psi.derivative(n)) != 0) == costs(norm)
+
+
+@given(psi=PSI, norm=NORM)
+def test_the_derivative_of_psi_is_its_derivative(psi: Psi, norm: float) -> None:
+    kink = getattr(psi, "centre", getattr(psi, "bound", 0.0))
+    assume(abs(norm - kink) > 1e-2)
+    n = torch.tensor(norm, dtype=torch.float64, requires_grad=True)
+    (wanted,) = torch.autograd.grad(psi(n), n)
+    assert float(psi.derivative(n.detach())) == pytest.approx(float(wanted), rel=1e-9, abs=1e-12)
+
+
+@given(psi=PSI, order=st.permutations(range(5)))
+def test_the_order_of_the_points_does_not_matter(psi: Psi, order: list[int]) -> None:
+    critic, points, _ = critic_and_batches("mlp")
     for form in (forward_over_reverse, double_backward):
-        critic = Quadratic()
-        found = form(critic, points, Power(0.5, 3))
-        torch.testing.assert_close(found.norms, torch.tensor([2.0, 6.0, 20.0], dtype=torch.float64))
-        assert float(found.value) == pytest.approx(0.5 * (2**3 + 6**3 + 20**3) / 3)
-        found.objective.backward()  # d/da of mean k a^p r^p
-        assert float(critic.a.grad) == pytest.approx(0.5 * 3 * 2**2 * (1 + 27 + 1000) / 3)
+        plain, moved = form(critic, points, psi), form(critic, points[order], psi)
+        torch.testing.assert_close(moved.value, plain.value, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(moved.norms, plain.norms[order], rtol=1e-12, atol=0)
+        found = parameter_gradient(form, critic, points[order], psi)
+        wanted = parameter_gradient(form, critic, points, psi)
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", [forward_over_reverse, double_backward])

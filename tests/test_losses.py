@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wgan_sweep import losses, sampling
 from wgan_sweep.gradient_terms import Power
@@ -60,6 +62,42 @@ def test_where_the_critic_wins_the_gradient_vanishes_for_one_generator_only(loss
     fake = torch.tensor([-50.0], requires_grad=True)
     loss.generator(fake).backward()
     assert float(fake.grad) == pytest.approx(wanted, abs=1e-12)
+
+
+EVERY_LOSS = [
+    losses.minimax(),
+    losses.non_saturating(),
+    losses.least_squares(),
+    losses.hinge(),
+    losses.wasserstein(),
+    losses.wasserstein_divergence(2, 6, sampling.real_fake),
+]
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+@given(data=st.data(), size=st.integers(1, 6))
+def test_the_order_of_the_examples_does_not_matter(loss: losses.Loss, data, size: int) -> None:
+    scores = st.lists(st.floats(-50, 50), min_size=size, max_size=size)
+    real, fake = (torch.tensor(data.draw(scores), dtype=torch.float64) for _ in range(2))
+    order = data.draw(st.permutations(range(size)))
+    torch.testing.assert_close(loss.critic(real[order], fake), loss.critic(real, fake), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss.critic(real, fake[order]), loss.critic(real, fake), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss.generator(fake[order]), loss.generator(fake), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+@given(data=st.data(), size=st.integers(1, 6))
+def test_the_critic_wants_real_scores_up_and_fake_ones_down_and_the_generator_wants_them_up(
+    loss: losses.Loss, data, size: int
+) -> None:
+    """By the signs of the gradients, between the labels 0 and 1 and inside the margins."""
+    scores = st.lists(st.floats(1e-3, 0.9), min_size=size, max_size=size)
+    real, fake = (torch.tensor(data.draw(scores), dtype=torch.float64, requires_grad=True) for _ in range(2))
+    of_real, of_fake = torch.autograd.grad(loss.critic(real, fake), (real, fake))
+    assert bool((of_real < 0).all())
+    assert bool((of_fake > 0).all())
+    (of_generator,) = torch.autograd.grad(loss.generator(fake), fake)
+    assert bool((of_generator < 0).all())
 
 
 def test_least_squares_is_half_the_squared_distance_to_the_labels() -> None:

@@ -1,10 +1,11 @@
-"""Every choice with every other: it trains, or it is refused with a reason; the README's table is made here."""
+"""Every choice with every other: it trains and resumes bitwise, or it is refused; the README's table is made here."""
 
 import copy
 import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
 from wgan_sweep.config import Config, conf_dir
 from wgan_sweep.errors import InputError
@@ -80,8 +81,20 @@ def trains(config: Config) -> bool:
     if reason is not None:
         assert "stabiliser=" in reason
         return False
-    for values in build(config).trainer.steps(3):
+    through, resumed = build(config).trainer, build(config).trainer
+    values, state = {}, None
+    for values in through.steps(3):
         assert all(bool(value.isfinite()) for value in values.values())
+        if through.step == 2:
+            state = copy.deepcopy(through.state_dict())
+    assert state is not None
+    resumed.load_state_dict(state)
+    (again,) = resumed.steps(3)
+    assert again.keys() == values.keys()
+    assert all(torch.equal(again[name], value) for name, value in values.items())
+    for network in ("generator", "critic", "averaged"):
+        weights = getattr(resumed, network).state_dict()
+        assert all(torch.equal(weights[name], v) for name, v in getattr(through, network).state_dict().items())
     return True
 
 
