@@ -45,14 +45,22 @@ def fids(config: Config) -> list[tuple[int, float]]:
 class Counting:
     """A scorer that scores by a plan and counts its calls."""
 
-    def __init__(self, fids: list[float]) -> None:
+    def __init__(self, fids: list[float], count: int = 2) -> None:
         self.fids = fids
         self.calls = 0
+        self.count = count
+
+    def look(self, sample, players) -> None:
+        """Do nothing; a test may see what is scored."""
+
+    def describe(self) -> dict[str, str]:
+        return {"features": "planned"} if self.count == 2 else {"features": "planned", "generated": str(self.count)}
 
     def prepare(self) -> None:
         pass
 
     def __call__(self, sample, players) -> dict[str, float]:
+        self.look(sample, players)
         assert sample(2).shape[0] == 2
         self.calls += 1
-        return {"fid": self.fids[self.calls - 1], "fid_feature": 2048, "fid_generated": 2, "fid_real": 4}
+        return {"fid": self.fids[self.calls - 1], "fid_feature": 2048, "fid_generated": self.count, "fid_real": 4}

@@ -173,11 +173,11 @@ def test_torchvisions_files_become_padded_images_of_the_split_asked_for(
             struct.pack(">IIII", 0x803, len(images), 28, 28) + images.tobytes()
         )
         (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, len(images)) + bytes(len(images)))
-    for train, wanted in (("true", mnist[:20]), ("false", mnist[20:30])):
+    for split, wanted in (("train", mnist[:20]), ("test", mnist[20:30])):
         config = make(
             f"data={name}",
             f"data.root={tmp_path / 'root'}",
-            f"data.dataset.train={train}",
+            f"data.split={split}",
             "train.batch_size=8",
             "scorer=none",
             "device=cpu",
@@ -186,6 +186,8 @@ def test_torchvisions_files_become_padded_images_of_the_split_asked_for(
         found = experiment._real(config).array
         assert found.shape == (len(wanted), 32, 32, 1)
         assert np.array_equal(found[:, 2:30, 2:30], wanted)
+        other = experiment._real(config, "test")  # what scorer.split=test scores against
+        assert np.array_equal(other.array[:, 2:30, 2:30], mnist[20:30])
 
 
 class Pictures:
@@ -228,8 +230,19 @@ def test_torchvisions_large_sets_are_asked_for_and_brought_to_size(
 
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "scorer"])
 def test_every_scorer_is_made_for_the_data_it_is_for(name: str, make) -> None:
-    config = make(f"scorer={name}") if name != "exact" else make("data=gaussians8", f"scorer={name}", tiny=False)
-    assert (build(config).scorer is None) == (name == "none")
+    few = {"published": ["scorer.metrics.kid.subset_size=10"]}.get(name, [])
+    points = ["data=gaussians8"] if name == "exact" else []
+    config = make(*points, f"scorer={name}", *few, tiny=not points)
+    parts = build(config)
+    assert (parts.scorer is None) == (name == "none")
+    assert (parts.scorer_during is None) == (name not in ("fid50k", "published"))
+
+
+def test_a_split_that_the_data_has_not_is_refused_by_name(make) -> None:
+    with pytest.raises(InputError, match=r"scorer\.split=test, but data=npz has one split only \(train\)"):
+        check(make("scorer=fid", "scorer.split=test"))
+    with pytest.raises(InputError, match="mnist has no split 'valid': choose one of train, test"):
+        check(make("data=mnist", "data.split=valid", "scorer=none", tiny=False))
 
 
 def test_a_path_to_data_is_absolute(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

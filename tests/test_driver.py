@@ -10,31 +10,32 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from wgan_sweep import driver
+from wgan_sweep import checkpoints, driver, experiment
 from wgan_sweep.config import read, run_id
 from wgan_sweep.errors import InputError
 from wgan_sweep.progress import Display
 from wgan_sweep.runs import RunDir, Status
 from wgan_sweep.trainer import Trainer
 
-from .helpers import assert_same_weights, elsewhere, run
+from .helpers import Counting, assert_same_weights, elsewhere, run
 
 
 def test_a_run_leaves_the_files_of_the_contract(make, tmp_path: Path, plan) -> None:
-    plan(30.0, 20.0)
+    plan(30.0, 20.0, 21.0)
     config = make("scorer.every=3")
     record = run(config)
     directory = RunDir(tmp_path / "runs" / run_id(config))
     stored = json.loads(directory.record.read_text())
-    wanted = "run_id status overrides config step images_seen scores best error versions git host started finished"
+    wanted = (
+        "run_id status overrides config step images_seen scores best error versions git host started finished scored_by"
+    )
     assert list(stored) == wanted.split()
     assert (stored["status"], stored["step"], stored["images_seen"]) == ("done", 6, 6 * 2 * 8)
     assert stored["overrides"] == ["typed=1"]
-    assert (
-        stored["scores"]
-        == stored["best"]
-        == {"step": 6, "fid": 20, "fid_feature": 2048, "fid_generated": 2, "fid_real": 4}
-    )
+    scores = {"step": 6, "fid": 20, "fid_feature": 2048, "fid_generated": 2, "fid_real": 4}
+    assert stored["scores"] == scores
+    assert stored["best"] == {**scores, "fid": 21, "chosen_by_fid": 20}
+    assert stored["scored_by"] == {"features": "planned"}
     assert stored["versions"]["torch"] == torch.__version__.split("+")[0]
     assert directory.read_record() == record
     assert run_id(read(directory.config)) == record.run_id
@@ -54,9 +55,51 @@ def test_a_run_leaves_the_files_of_the_contract(make, tmp_path: Path, plan) -> N
 
 
 def test_best_is_the_lowest(make, plan) -> None:
-    plan(20.0, 30.0)
-    record = run(make("scorer.every=3"))
+    plan(20.0, 30.0, 25.0)
+    config = make("scorer.every=3")
+    record = run(config)
     assert (record.best["step"], record.scores["step"]) == (3, 6)
+    assert (record.best["chosen_by_fid"], record.best["fid"], record.scores["fid"]) == (20, 25, 30)
+    best, _ = checkpoints.load(driver.directory_of(config).best)
+    assert best is not None
+    assert best["trainer"]["step"] == 3
+
+
+def test_the_best_step_is_confirmed_on_samples_that_did_not_choose_it(make, plan, monkeypatch) -> None:
+    scorer = plan(20.0, 30.0, 25.0)
+    seen = []
+    monkeypatch.setattr(Counting, "look", lambda self, sample, players: seen.append((players.step, sample(4))))
+    config = make("scorer.every=3")
+    run(config)
+    assert scorer.calls == 3
+    assert [step for step, _ in seen] == [3, 6, 3]
+    assert not torch.equal(seen[0][1], seen[2][1])
+    monkeypatch.undo()
+    assert not (driver.directory_of(make("seed=5")).path / "best.pt").exists()
+
+
+def test_a_run_that_goes_on_chooses_again_by_what_it_chose_by(make, plan) -> None:
+    plan(20.0, 30.0, 40.0, 21.0, 50.0, 19.0, 60.0, 22.0)
+    run(make("scorer.every=3", "train.steps=6"))  # 20, 30; confirmed: 40
+    record = run(make("scorer.every=3", "train.steps=9"))  # 21 is above 20, though below 40
+    assert (record.best["step"], record.best["fid"], record.best["chosen_by_fid"]) == (3, 40, 20)
+    record = run(make("scorer.every=3", "train.steps=15"))  # 50, 19; confirmed: 60
+    assert (record.best["step"], record.best["fid"], record.best["chosen_by_fid"]) == (15, 60, 19)
+
+
+def test_a_cheap_scorer_chooses_and_the_full_one_says_what_it_is_worth(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {count: Counting(values, count) for count, values in ((2, [7.0, 8.0]), (5, [3.0, 4.0]))}
+    monkeypatch.setattr(experiment, "_make_scorer", lambda config, node, *_: made[node["num_samples"]])
+    config = make("scorer=fid", "scorer.num_samples=5", "+scorer.during.num_samples=2", "scorer.every=3")
+    record = run(config)
+    assert record.scores == {"step": 6, "fid": 3, "fid_feature": 2048, "fid_generated": 5, "fid_real": 4}
+    assert record.best == {**record.scores, "step": 3, "fid": 4, "chosen_by_fid": 7}
+    lines = [line for line in driver.directory_of(config).read_metrics() if "fid" in line]
+    assert [(line["step"], line["fid"], line["fid_generated"]) for line in lines] == [(3, 7, 2), (6, 8, 2), (6, 3, 5)]
+    made[7] = Counting([1.0, 2.0], 7)
+    again = run(make("scorer=fid", "scorer.num_samples=7", "+scorer.during.num_samples=2", "scorer.every=3"))
+    assert (again.scores["fid"], again.best["fid"], again.best["step"]) == (1, 2, 3)
+    assert again.best["chosen_by_fid"] == 7
 
 
 def test_a_finished_run_is_not_touched(make, plan) -> None:
@@ -117,7 +160,7 @@ def test_a_tracker_that_breaks_warns_once_and_the_run_goes_on(make, monkeypatch:
 
 
 def test_real_scores_of_a_real_run(make, tmp_path: Path) -> None:
-    record = run(make("scorer=fid", "scorer.num_samples=8", "scorer.num_real=8", "scorer.feature=64", "train.steps=2"))
+    record = run(make("scorer=fid", "scorer.num_samples=8", "scorer.num_real=8", "features.layer=64", "train.steps=2"))
     assert record.status == Status.DONE, record.error
     assert np.isfinite(record.scores["fid"])
     assert record.scores["fid"] > 0

@@ -139,14 +139,14 @@ def test_an_interrupted_run_is_still_running_in_its_record(make, monkeypatch: py
 
 
 def test_a_score_that_a_kill_prevented_is_made_up_for(make, plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = plan(3.0, 1.0, 2.0)
+    scorer = plan(3.0, 1.0, 2.0, 1.5)
     config = make("scorer.every=2", "save_every=100")
     call = Counting.__call__
 
-    def dies_at_the_second(self: Counting, sample) -> dict[str, float]:
+    def dies_at_the_second(self: Counting, sample, players) -> dict[str, float]:
         if self.calls == 1:
             raise KeyboardInterrupt
-        return call(self, sample)
+        return call(self, sample, players)
 
     monkeypatch.setattr(Counting, "__call__", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -155,7 +155,7 @@ def test_a_score_that_a_kill_prevented_is_made_up_for(make, plan, monkeypatch: p
     record = run(config)
     assert fids(config) == [(2, 3.0), (4, 1.0), (6, 2.0)]
     assert (record.best["step"], record.scores["step"]) == (4, 6)
-    assert scorer.calls == 3
+    assert scorer.calls == 4
 
 
 def test_a_score_written_before_a_kill_is_not_written_twice(make, plan, monkeypatch: pytest.MonkeyPatch) -> None:

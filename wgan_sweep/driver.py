@@ -17,7 +17,7 @@ from torch import Tensor
 from wgan_sweep import checkpoints, provenance
 from wgan_sweep.config import Config, differences, run_id, science, to_yaml
 from wgan_sweep.errors import InputError
-from wgan_sweep.experiment import build, make_tracker
+from wgan_sweep.experiment import Scorer, build, make_tracker
 from wgan_sweep.files import write
 from wgan_sweep.images import png
 from wgan_sweep.progress import Display, RunProgress
@@ -27,6 +27,8 @@ from wgan_sweep.tracking import Guarded, RunIdentity, Tracker
 log = logging.getLogger("wgan_sweep")
 
 
+CHOSEN_BY = "chosen_by_"
+"""Before the name of the score that a step was chosen by; the score under the plain name is that of fresh images."""
 SCORES_IN_A_LINE = 4
 """How many scores a summary names; the record holds all."""
 
@@ -46,6 +48,7 @@ class _Session:
         self._directory = directory
         parts = build(config)
         self._trainer, self._real, self._scorer = parts.trainer, parts.real, parts.scorer
+        self._while_training = parts.scorer_during or parts.scorer
         self._window: list[tuple[int, dict[str, Tensor]]] = []
         state, self._problems = checkpoints.load(directory.checkpoint)
         if state is not None:
@@ -58,10 +61,11 @@ class _Session:
         self._take_up()
         if self._scorer is not None:
             shown.working_on("preparing to score")
-            self._scorer.prepare()
+            for scorer in {id(scorer): scorer for scorer in (self._scorer, self._while_training) if scorer}.values():
+                scorer.prepare()
         every, until = self._config.scorer.get("every", 0), self._config.train.steps
         if every and self._trainer.step % every == 0:
-            self._score()  # it may have been killed at this point
+            self._score(self._while_training, choosing=True)  # it may have been killed at this point
         for values in self._trainer.steps(until):
             step = self._trainer.step
             self._window.append((step, values))
@@ -72,8 +76,12 @@ class _Session:
             if scoring or saving or step == until:
                 self._save()  # before scoring: a score is never ahead of the checkpoint
             if scoring:
-                self._score()
-        self._score()
+                self._score(self._while_training, choosing=True)
+        chosen_for_another_scorer = self._record.best and objective(self._record.best) is None
+        if every and not chosen_for_another_scorer:
+            self._score(self._while_training, choosing=True)
+        self._score(self._scorer, choosing=False)
+        self._conclude()
 
     def _take_up(self) -> None:
         """Bring directory and record to the step that the checkpoint is at."""
@@ -111,44 +119,96 @@ class _Session:
         measured["generator_gradient_norm"] = float(self._trainer.generator_gradient_norm())
         self._write(measured)
 
-    def _write(self, measured: Mapping[str, float]) -> None:
+    def _write(self, measured: Mapping[str, float], prefix: str = "") -> None:
+        """Write measurements of this step; a tracker gets them under a prefix, so that no curve mixes two scales."""
         step = self._trainer.step
         line = {"step": step, "images_seen": self._trainer.images_seen, **measured}
         self._directory.append_metrics(line)
-        self._tracker.log(step, {name: value for name, value in line.items() if name != "step"})
+        self._tracker.log(step, {"images_seen": line["images_seen"], **{prefix + n: v for n, v in measured.items()}})
         self._shown.update(step, line)
 
     def _save(self) -> None:
-        state = {"science": science(self._config), "trainer": self._trainer.state_dict()}
-        checkpoints.save(self._directory.checkpoint, state)
+        checkpoints.save(self._directory.checkpoint, self._state())
         self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
         self._directory.write_record(self._record)
 
-    def _score(self) -> None:
-        """Score this step, unless that is done; leave a picture in any case."""
+    def _state(self) -> dict[str, Any]:
+        return {"science": science(self._config), "trainer": self._trainer.state_dict()}
+
+    def _score(self, scorer: Scorer | None, *, choosing: bool) -> None:
+        """Score this step, unless that is done; leave a picture in any case.
+
+        Args:
+            scorer: What scores.
+            choosing: Whether the step may be chosen as the best one.
+        """
         step = self._trainer.step
-        if step == 0 or (self._scorer is not None and self._record.scores.get("step") == step):
+        how = None if scorer is None else scorer.describe()
+        if step == 0 or (self._record.scores.get("step") == step and self._record.scored_by == how):
             return
-        picture = self._real.picture(self._trainer.sampler("picture")(self._real.pictured), self._trainer.score)
-        write(self._directory.samples(step), png(picture))
-        self._tracker.images(step, picture)
-        if self._scorer is None:
+        if not self._directory.samples(step).exists():
+            picture = self._real.picture(self._trainer.sampler("picture")(self._real.pictured), self._trainer.score)
+            write(self._directory.samples(step), png(picture))
+            self._tracker.images(step, picture)
+        if scorer is None or how is None:
             return
         self._shown.working_on("scoring")
-        scores = self._scorer(self._trainer.sampler("score"), self._trainer)
+        scores = scorer(self._trainer.sampler("score"), self._trainer)
         line = {"step": step, "images_seen": self._trainer.images_seen, **scores}
         if line not in self._directory.read_metrics():  # killed after this line and before the record
-            self._write(scores)
-        self._record.scores = {"step": step, **scores}
+            self._write(scores, prefix="" if scorer is self._while_training else "final_")
+        self._record.scores, self._record.scored_by = {"step": step, **scores}, how
+        if choosing:
+            self._choose()
+        self._directory.write_record(self._record)
+
+    def _choose(self) -> None:
+        """Keep this step as the best one, and a checkpoint of it, if no other has a lower score."""
+        scores, best = self._record.scores, self._record.best
         judged = objective(scores)
-        if judged is None or scores[judged] <= self._record.best.get(judged, math.inf):
+        if judged is not None and self._directory.best.exists():
+            lowest = best.get(f"{CHOSEN_BY}{judged}", best.get(judged, math.inf))
+            if scores[judged] > lowest:
+                return
+        checkpoints.save(self._directory.best, self._state())
+        self._record.best = dict(scores)
+
+    def _conclude(self) -> None:
+        """Say what the best step is worth: score it as at the end, on samples that had no part in choosing it.
+
+        The lowest of many noisy scores is too low on average: it was chosen for being low (the winner's curse). The
+        same weights on fresh images have no such luck. A run scored only once had no choice.
+        """
+        if self._scorer is None:
+            return
+        if not self._directory.best.exists():
             self._record.best = dict(self._record.scores)
+            self._directory.write_record(self._record)
+            return
+        chosen_by = {name: value for name, value in self._record.best.items() if name.startswith(CHOSEN_BY)}
+        judged = objective(self._record.best)
+        if chosen_by and judged:
+            return
+        if judged:
+            chosen_by = {f"{CHOSEN_BY}{judged}": self._record.best[judged]}
+        state, problems = checkpoints.load(self._directory.best)
+        for problem in problems:
+            log.warning("falling back to an earlier best checkpoint: %s", problem)
+        if state is None:
+            return
+        self._trainer.load_state_dict(state["trainer"])  # the last step is saved and scored
+        self._shown.working_on(f"scoring step {self._trainer.step}, the best, on other samples")
+        scores = self._scorer(self._trainer.sampler("confirmation"), self._trainer)
+        self._record.best = {"step": self._trainer.step, **scores, **chosen_by}
         self._directory.write_record(self._record)
 
 
 def _scored_by(scorer: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a scorer's config decides on its result."""
-    return {name: value for name, value in scorer.items() if name not in ("every", "batch_size", "weights")}
+    found = {name: value for name, value in scorer.items() if name not in ("every", "during", "batch_size")}
+    if isinstance(features := found.get("features"), Mapping):
+        found["features"] = {name: value for name, value in features.items() if name != "weights"}
+    return found
 
 
 def is_finished(record: Record | None, config: Config) -> bool:
@@ -194,12 +254,21 @@ def _started(config: Config, record: Record | None, overrides: list[str]) -> Rec
     if record is None:
         record = Record(run_id(config), overrides=overrides, started=provenance.now())
     elif _other_scorer(record, config):
-        record.scores, record.best = {}, {}  # of another scale
+        record.scores, record.scored_by, record.best = {}, {}, _choice(record.best)  # of another scale
     record.status = Status.RUNNING
     record.error = record.finished = None
     record.config = asdict(config)
     record.versions, record.git, record.host = provenance.versions(), provenance.git(), platform.node()
     return record
+
+
+def _choice(best: Mapping[str, float]) -> dict[str, float]:
+    """Return what is left of the best scores for another scorer: which step it is, and what it was chosen by."""
+    judged = objective(best)
+    chosen = {name: value for name, value in best.items() if name.startswith(CHOSEN_BY)}
+    if judged and not chosen:
+        chosen = {f"{CHOSEN_BY}{judged}": best[judged]}
+    return {"step": best["step"], **chosen} if chosen else {}
 
 
 @contextmanager
@@ -294,7 +363,7 @@ def summary(record: Record) -> str:
         shown = [name for name in scores if name != "step"][:SCORES_IN_A_LINE]
         found = ", ".join(f"{name} {scores[name]:.4g}" for name in shown)
         return f"{record.status} at step {record.step}{': ' if found else ''}{found}"
-    counts = (
-        f"{scores['fid_generated']:.0f} generated, {scores['fid_real']:.0f} real, {scores['fid_feature']:.0f} features"
+    counts = f"{scores['fid_generated']:.0f} generated, {scores['fid_real']:.0f} real, " + record.scored_by.get(
+        "features", f"{scores['fid_feature']:.0f} features"
     )
     return f"{record.status} at step {record.step}: FID {scores['fid']:.2f} ({counts})"

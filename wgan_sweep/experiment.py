@@ -68,6 +68,9 @@ class Real(Protocol):
 class Scorer(Protocol):
     """Measures generated images against real ones."""
 
+    def describe(self) -> dict[str, str]:
+        """Return what a score says only together with (features, counts, ...)."""
+
     def prepare(self) -> None:
         """Do what can be done before there is a generator."""
 
@@ -148,9 +151,25 @@ def _load_data(node: str) -> Real:
     return cast("Real", _make(json.loads(node), "data").load())
 
 
-def _real(config: Config) -> Real:
-    """Return the data; the cells of a sweep share it."""
-    return _load_data(json.dumps(config.data, sort_keys=True))
+def _real(config: Config, split: str | None = None) -> Real:
+    """Return the data, or another split of it; the cells of a sweep share it.
+
+    Raises:
+        InputError: for a split of data that has only one.
+    """
+    node = config.data
+    if split not in (None, _split(config)):
+        if "splits" not in node:
+            raise InputError(
+                f"scorer.split={split}, but data={config.choices.get('data', '?')} has one split only "
+                f"({_split(config)}): leave scorer.split null"
+            )
+        node = {**node, "split": split}
+    return _load_data(json.dumps(node, sort_keys=True))
+
+
+def _split(config: Config) -> str:
+    return str(config.data.get("split", "train"))
 
 
 def _check_numbers(config: Config) -> None:
@@ -173,9 +192,38 @@ def _check_numbers(config: Config) -> None:
 
 
 def _scorer(config: Config, real: Real, device: torch.device) -> Scorer | None:
-    if config.scorer.get("_target_") is None:
+    """Return what scores a run at its end."""
+    return _make_scorer(config, scorer_node(config), real, device)
+
+
+def _scorer_during(config: Config, real: Real, device: torch.device) -> Scorer | None:
+    """Return what scores a run while it is trained, or None where that is no other than at its end."""
+    node = scorer_node(config, during=True)
+    return None if node == scorer_node(config) else _make_scorer(config, node, real, device)
+
+
+def scorer_node(config: Config, *, during: bool = False) -> dict[str, Any]:
+    """Return the node of the scorer; with `during`, as ``scorer.during`` changes it (null takes a key away)."""
+    node = {name: value for name, value in config.scorer.items() if name not in ("every", "during")}
+    return _merged(node, config.scorer.get("during") or {}) if during else node
+
+
+def _merged(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(node)
+    for name, value in changes.items():
+        below = result.get(name)
+        result[name] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        if value is None and isinstance(below, Mapping):
+            del result[name]
+    return result
+
+
+def _make_scorer(config: Config, node: Mapping[str, Any], real: Real, device: torch.device) -> Scorer | None:
+    if node.get("_target_") is None:
         return None
-    node = {name: value for name, value in config.scorer.items() if name != "every"}
+    if "split" in node:
+        split = node["split"] or _split(config)
+        node, real = {**node, "split": split}, _real(config, split)
     return cast("Scorer", _make(node, "scorer")(real=real, device=device))
 
 
@@ -239,6 +287,7 @@ def check(config: Config) -> None:
         for network in choices.networks(config.seed):
             choices.optimizer(network.parameters())
     _scorer(config, choices.real, choices.device)
+    _scorer_during(config, choices.real, choices.device)
 
 
 @dataclass
@@ -248,6 +297,8 @@ class Parts:
     trainer: Trainer
     real: Real
     scorer: Scorer | None
+    scorer_during: Scorer | None
+    """What scores while training; None for `scorer`."""
 
 
 def build(config: Config) -> Parts:
@@ -280,7 +331,8 @@ def build(config: Config) -> Parts:
         freeze_generator_at=config.train.freeze_generator_at,
         simultaneous=config.train.simultaneous,
     )
-    return Parts(trainer, choices.real, _scorer(config, choices.real, device))
+    scorers = (make(config, choices.real, device) for make in (_scorer, _scorer_during))
+    return Parts(trainer, choices.real, *scorers)
 
 
 def make_figure(node: Mapping[str, Any]) -> Conclude:

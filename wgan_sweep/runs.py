@@ -80,7 +80,10 @@ class Record:
     scores: dict[str, float] = field(default_factory=dict)
     """The last scores, with the step they were measured at."""
     best: dict[str, float] = field(default_factory=dict)
-    """The scores with the lowest objective (FID, or W1), with their step."""
+    """The scores of the step with the lowest objective (FID, or W1), with that step.
+
+    Where there was a choice, they are of samples that had no part in it; ``chosen_by_<score>`` is what it was made by.
+    """
     error: str | None = None
     """Why it failed or diverged; with the traceback where there is one."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -90,6 +93,8 @@ class Record:
     """When it was started first (UTC, ISO 8601)."""
     finished: str | None = None
     """When it last ended, well or not."""
+    scored_by: dict[str, str] = field(default_factory=dict)
+    """What the last scores say only together with: features, network, resize, real images, counts."""
 
     @property
     def reason(self) -> str | None:
@@ -122,6 +127,11 @@ class RunDir:
     def checkpoint(self) -> Path:
         """The newest checkpoint."""
         return self.path / "checkpoint.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest score, where there was a choice (``scorer.every``)."""
+        return self.path / "best.pt"
 
     @property
     def log(self) -> Path:

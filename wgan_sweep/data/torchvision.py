@@ -1,6 +1,6 @@
 """The field's standard sets, as torchvision reads them, each turned once into a cached array."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,10 @@ class Torchvision:
 
     Args:
         name: What the set is called in messages.
-        dataset: torchvision's class with its options; called with ``root``, and ``download=True`` where files miss.
+        dataset: torchvision's class with its options; called with ``root``, those of the split, and ``download=True``
+            where files miss.
+        split: Which part of the set, a key of `splits`.
+        splits: The class's options for each part.
         downloads: Whether that class can fetch its files.
         root: The folder that torchvision looks in.
         files: The files it needs there, for the error when they cannot be had.
@@ -31,6 +34,8 @@ class Torchvision:
 
     name: str
     dataset: Callable[..., Any]
+    split: str
+    splits: Mapping[str, Mapping[str, Any]]
     downloads: bool
     root: str
     files: Sequence[str]
@@ -42,14 +47,24 @@ class Torchvision:
         """Return uint8 ``[N, H, W, channels]``.
 
         Raises:
-            InputError: if files are missing and cannot be fetched; the message names them and their place.
+            InputError: for a split that there is none of, or if files are missing and cannot be fetched; the message
+                names them and their place.
         """
+        if self.split not in self.splits:
+            raise InputError(f"{self.name} has no split {self.split!r}: choose one of {', '.join(self.splits)}")
         root = Path(self.root).expanduser()
         return stored_once(self._key(root), lambda: self._open(root), self._images)
 
     def _key(self, root: Path) -> tuple[Any, ...]:
         called = [_spelled(function) for function in (self.dataset, self.prepare)]
-        return ("torchvision", *called, str(root.resolve()), self.size, self.channels)
+        return (
+            "torchvision",
+            *called,
+            sorted(self.splits[self.split].items()),
+            str(root.resolve()),
+            self.size,
+            self.channels,
+        )
 
     def _open(self, root: Path) -> Any:
         attempts = [{}, {"download": True}] if self.downloads else [{}]
@@ -57,7 +72,7 @@ class Torchvision:
         for options in attempts:
             try:
                 root.mkdir(parents=True, exist_ok=True)
-                return self.dataset(root=str(root), **options)
+                return self.dataset(root=str(root), **self.splits[self.split], **options)
             except (OSError, RuntimeError, ImportError, ValueError) as error:
                 problem = error
         raise InputError(

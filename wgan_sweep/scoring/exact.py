@@ -66,6 +66,10 @@ class ExactScorer:
         self._projections = projections
         self._sampling = sampling
 
+    def describe(self) -> dict[str, str]:
+        """Return what a score says only together with."""
+        return {"points": f"{self._count} of each kind"}
+
     def prepare(self) -> None:
         """Do nothing: real points are drawn when needed."""
 

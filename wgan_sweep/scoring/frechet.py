@@ -77,6 +77,14 @@ class Accumulator:
         return Statistics((self._shift + offset).cpu(), covariance.cpu(), self.count)
 
 
+def statistics_of(features: Tensor) -> Statistics:
+    """Return the statistics of features ``[N, D]``."""
+    accumulator = Accumulator()
+    for part in features.split(4096):
+        accumulator.add(part)
+    return accumulator.statistics()
+
+
 def frechet_distance(reference: Statistics, other: Statistics) -> float:
     """Return |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
 

@@ -1,6 +1,6 @@
 """Features of the FID network, by torch-fidelity's InceptionV3 and its TensorFlow 1 resize (no antialias)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +13,6 @@ from wgan_sweep import rng
 from wgan_sweep.errors import InputError
 from wgan_sweep.precision import precision
 from wgan_sweep.scoring.weights import Weights, as_stream
-
-FEATURES = (64, 192, 768, 2048)
 
 
 def _by_layer(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -49,15 +47,18 @@ class _Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
-class Inception(nn.Module):
-    """uint8 images ``[N, 1 or 3, H, W]`` to float32 features ``[N, feature]``; grey is repeated to three channels."""
+def extractor(weights: Weights, layers: Sequence[str]) -> FeatureExtractorInceptionV3:
+    """Return torch-fidelity's network with these weights: uint8 ``[N, 3, H, W]`` to one tensor per layer."""
+    with rng.seeded(0, "overwritten"):  # its layers draw initial weights
+        return _Inception("inception", list(layers), as_stream(dict(weights.tensors())))
 
-    def __init__(self, weights: Weights, feature: int, device: torch.device) -> None:
+
+class Inception(nn.Module):
+    """uint8 images ``[N, 1 or 3, H, W]`` to float32 features ``[N, D]`` of each layer; grey is repeated to colour."""
+
+    def __init__(self, weights: Weights, layers: Sequence[str], device: torch.device) -> None:
         super().__init__()
-        if feature not in FEATURES:
-            raise InputError(f"scorer.feature={feature}: choose one of {', '.join(map(str, FEATURES))}")
-        with rng.seeded(0, "overwritten"):  # its layers draw initial weights
-            network = _Inception("inception", [str(feature)], as_stream(dict(weights.tensors())))
+        network = extractor(weights, layers)
         for module in network.modules():
             if hasattr(module, "bn"):
                 module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
@@ -66,20 +67,15 @@ class Inception(nn.Module):
         self._device = device
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Return features; the first of a network's blocks for 64, and so on to the last pool for 2048."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return features layer by layer: the first of a network's blocks is 64, the last pool 2048."""
         images = images.to(self._device)
-        channels = images.shape[1]
-        if channels not in (1, 3):
-            raise InputError(
-                f"FID is defined for grey or colour images, these have {channels} channels: use scorer=none"
-            )
         with self._exact.step(), torch.autocast(self._device.type, enabled=False):
-            features: Tensor = self._network(images.expand(-1, 3, -1, -1))[0]
-        return features
+            found: tuple[Tensor, ...] = self._network(images.expand(-1, 3, -1, -1))
+        return found
 
 
 @lru_cache(maxsize=2)
-def inception(weights: Weights, feature: int, device: torch.device) -> Inception:
+def inception(weights: Weights, layers: tuple[str, ...], device: torch.device) -> Inception:
     """Return the network, built once per process."""
-    return Inception(weights, feature, device)
+    return Inception(weights, layers, device)

