@@ -241,7 +241,7 @@ def test_every_scorer_is_made_for_the_data_it_is_for(name: str, make) -> None:
 def test_a_split_that_the_data_has_not_is_refused_by_name(make) -> None:
     with pytest.raises(InputError, match=r"scorer\.split=test, but data=npz has one split only \(train\)"):
         check(make("scorer=fid", "scorer.split=test"))
-    with pytest.raises(InputError, match="mnist has no split 'valid': choose one of train, test"):
+    with pytest.raises(InputError, match="mnist has no split 'valid': choose one of test, train"):
         check(make("data=mnist", "data.split=valid", "scorer=none", tiny=False))
 
 

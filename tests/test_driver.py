@@ -98,6 +98,7 @@ def test_a_cheap_scorer_chooses_and_the_full_one_says_what_it_is_worth(make, mon
     assert [(line["step"], line["fid"], line["fid_generated"]) for line in lines] == [(3, 7, 2), (6, 8, 2), (6, 3, 5)]
     made[7] = Counting([1.0, 2.0], 7)
     again = run(make("scorer=fid", "scorer.num_samples=7", "+scorer.during.num_samples=2", "scorer.every=3"))
+    assert again.error is None
     assert (again.scores["fid"], again.best["fid"], again.best["step"]) == (1, 2, 3)
     assert again.best["chosen_by_fid"] == 7
 

@@ -64,7 +64,9 @@ class _Session:
             for scorer in {id(scorer): scorer for scorer in (self._scorer, self._while_training) if scorer}.values():
                 scorer.prepare()
         every, until = self._config.scorer.get("every", 0), self._config.train.steps
-        if every and self._trainer.step % every == 0:
+        has_chosen = bool(self._record.best) and objective(self._record.best) is None
+        only_scored_again = has_chosen and self._trainer.step >= until
+        if every and self._trainer.step % every == 0 and not only_scored_again:
             self._score(self._while_training, choosing=True)  # it may have been killed at this point
         for values in self._trainer.steps(until):
             step = self._trainer.step
@@ -77,8 +79,7 @@ class _Session:
                 self._save()  # before scoring: a score is never ahead of the checkpoint
             if scoring:
                 self._score(self._while_training, choosing=True)
-        chosen_for_another_scorer = self._record.best and objective(self._record.best) is None
-        if every and not chosen_for_another_scorer:
+        if every and not only_scored_again:
             self._score(self._while_training, choosing=True)
         self._score(self._scorer, choosing=False)
         self._conclude()
