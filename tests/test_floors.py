@@ -30,7 +30,9 @@ FLOORS = [
     {"trainer"},
     {"config", "report"},
     {"experiment", "contact_sheet", "theory", "bench"},
-    {"driver"},
+    {"driver", "sides"},
+    {"neighbours"},
+    {"score"},
     {"cli"},
     {"__main__"},
 ]

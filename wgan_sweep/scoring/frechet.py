@@ -20,6 +20,8 @@ class Statistics:
     covariance: Tensor
     """``[D, D]``, with N - 1 below."""
     count: int
+    space: str = ""
+    """The feature space, where the statistics leave their context."""
 
     @cached_property
     def root(self) -> Tensor:
@@ -31,13 +33,16 @@ class Statistics:
     def save(self, path: Path) -> None:
         """Write mean, covariance, its root and count to an npz file, atomically."""
         with replacing(path) as temporary, temporary.open("wb") as out:
-            np.savez(out, mean=self.mean, covariance=self.covariance, root=self.root, count=self.count)
+            np.savez(
+                out, mean=self.mean, covariance=self.covariance, root=self.root, count=self.count, space=self.space
+            )
 
     @classmethod
     def read(cls, path: Path) -> "Statistics":
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
-            found = cls(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["covariance"]), int(arrays["count"]))
+            mean, covariance = (torch.from_numpy(arrays[name]) for name in ("mean", "covariance"))
+            found = cls(mean, covariance, int(arrays["count"]), str(arrays["space"]))
             found.__dict__["root"] = torch.from_numpy(arrays["root"])
         return found
 
