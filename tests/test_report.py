@@ -82,7 +82,7 @@ def test_a_grid_over_k_and_p_has_a_row_per_k_and_a_column_per_p() -> None:
 
 
 def test_what_was_measured_is_said() -> None:
-    assert "InceptionV3 features (2048), 1000 generated against 5000 real" in to_markdown(report(grid()))
+    assert "InceptionV3 2048 features, 1000 generated against 5000 real" in to_markdown(report(grid()))
 
 
 def test_a_loss_brings_its_optimizer_which_is_no_axis_of_its_own() -> None:

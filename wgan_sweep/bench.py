@@ -1,17 +1,19 @@
-"""What the gradient term costs: both of its forms, interleaved in one process (``make bench``)."""
+"""What gradient terms and scores cost: both sides of each comparison interleaved in one process (``make bench``)."""
 
 import argparse
+import importlib.util
 import json
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wgan_sweep import rng
 from wgan_sweep.constraints import none as no_constraint
@@ -22,6 +24,9 @@ from wgan_sweep.losses import wasserstein_divergence
 from wgan_sweep.models import DCGAN, ResNet
 from wgan_sweep.precision import precision
 from wgan_sweep.sampling import real_fake
+from wgan_sweep.scoring import InceptionV3
+from wgan_sweep.scoring.inception import extractor
+from wgan_sweep.scoring.weights import find
 from wgan_sweep.stabilisers import none as no_stabiliser
 from wgan_sweep.trainer import Trainer
 
@@ -89,8 +94,48 @@ def measure(device: torch.device, arithmetics: list[str], repeats: int, count: i
             yield {"network": name, "precision": arithmetic, **medians, "ratio": ratio, "spread": spread}
 
 
+def _scoring_ways(device: torch.device) -> Iterator[tuple[str, Callable[[Tensor], object]]]:
+    """Yield ways from uint8 ``[N, 3, H, W]`` to InceptionV3's 2048 features, all with the same weights."""
+    ours = InceptionV3(2048).extract(device)
+    yield "wgan-sweep", ours
+    plain = extractor(find(), ["2048"]).to(device)
+
+    def theirs(images: Tensor) -> object:
+        with torch.no_grad():
+            return plain(images.to(device))
+
+    yield "torch-fidelity's extractor", theirs
+    if importlib.util.find_spec("cleanfid"):
+        from cleanfid.resize import build_resizer
+
+        resize = build_resizer("clean")
+
+        def clean(images: Tensor) -> object:
+            resized = np.stack([resize(image) for image in images.permute(0, 2, 3, 1).numpy()])
+            return ours(torch.from_numpy(resized).round().clamp(0, 255).to(torch.uint8).permute(0, 3, 1, 2))
+
+        yield "clean-fid's resize, our network", clean
+
+
+def measure_scoring(device: torch.device, repeats: int, count: int, size: int = 32) -> dict[str, list[float]]:
+    """Return images per second of each way, repeat by repeat; the ways take turns."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    images, ways = torch.from_numpy(pixels), dict(_scoring_ways(device))
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(-1, repeats):  # the first turn warms up
+        for name, way in ways.items():
+            began = time.perf_counter()
+            for part in images.split(50):
+                way(part)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if repeat >= 0:
+                found[name].append(count / (time.perf_counter() - began))
+    return found
+
+
 def main() -> None:
-    """Print a table of milliseconds per iteration; ``--json FILE`` keeps the figures."""
+    """Print tables of milliseconds per iteration and of images scored per second; ``--json FILE`` keeps the figures."""
     parser = argparse.ArgumentParser("python -m wgan_sweep.bench", description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", help="default: fp32 on a CPU; fp32 tf32 bf16 on a GPU")
@@ -116,6 +161,14 @@ def main() -> None:
         figures = [f"{row[label]:.1f}" for label in FORMS] + [f"{row['ratio']:.2f}", f"{row['spread']:.0%}"]
         write_out(f"| {row['network']} | {row['precision']} | {' | '.join(figures)} |\n")
         sys.stdout.flush()
+    write_out("\nImages per second to InceptionV3's 2048 features, fp32, 32 x 32 images in batches of 50; medians.\n\n")
+    write_out("| | images/s | ratio to ours | spread |\n|---|---|---|---|\n")
+    speeds = measure_scoring(device, options.repeats, 2000 if device.type == "cuda" else 50)
+    ours = statistics.median(next(iter(speeds.values())))
+    for name, values in speeds.items():
+        median = statistics.median(values)
+        write_out(f"| {name} | {median:.1f} | {median / ours:.2f} | {(max(values) - min(values)) / median:.0%} |\n")
+        rows.append({"scoring": name, "images_per_second": median, "ratio": median / ours})
     if options.json:
         write(options.json, json.dumps({"device": chip, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
 

@@ -1,9 +1,9 @@
 """How far a run and its sweep are: live bars on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from datetime import timedelta
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -22,6 +22,30 @@ def _describe(values: Mapping[str, float], rate: float | None, left: float | Non
     if left is not None:
         parts.append(f"{timedelta(seconds=round(left))} left")
     return "  ".join(parts)
+
+
+Batch = TypeVar("Batch", bound=Sized)
+
+
+def counted(batches: Iterable[Batch], total: int | None, label: str, console: Console | None = None) -> Iterator[Batch]:
+    """Yield batches, and show how many of `total` items went by: a bar on a terminal, a line now and then elsewhere."""
+    console = console or Console(stderr=True)
+    if console.is_terminal:
+        with Progress(
+            TextColumn(label), BarColumn(), MofNCompleteColumn(), console=console, transient=True
+        ) as progress:
+            task = progress.add_task(label, total=total)
+            for batch in batches:
+                yield batch
+                progress.advance(task, len(batch))
+        return
+    done, said = 0, time.monotonic()
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            console.print(f"{label}  {done}/{total if total is not None else '?'}", highlight=False, soft_wrap=True)
 
 
 class RunProgress:

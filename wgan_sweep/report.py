@@ -18,6 +18,8 @@ from wgan_sweep.runs import OBJECTIVES, Record, Status, canonical, find_runs, ob
 
 GROUPS = ("loss", "constraint", "sampling", "div", "stabiliser", "model", "data", "optimizer")
 NAMES = {"fid": "FID", "w1": "W1", "w2": "W2"}
+SCORED_IN = ("features", "network", "resize", "real")
+"""The same, in words: of a record's `scored_by`."""
 MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "exact_samples", "step")
 """What scores must have in common to be compared."""
 
@@ -53,7 +55,8 @@ def coordinates(record: Record) -> dict[str, str]:
     }
     scores = record.scores if record.status == Status.DONE else {}
     measured = {name: _text(scores[name]) for name in MEASURED_WITH if name in scores}
-    return {**chosen, **numbers, **measured}
+    words = {f"scored {name}": record.scored_by[name] for name in SCORED_IN if scores and name in record.scored_by}
+    return {**chosen, **numbers, **measured, **words}
 
 
 def _overridden(record: Record) -> set[str]:
@@ -71,14 +74,15 @@ def axes(records: Sequence[Record]) -> list[str]:
     varying = [key for key in keys if len({place.get(key) for place in places}) > 1]
     typed = set().union(*(_overridden(record) for record in records)) if records else set()
     found = [key for key in varying if key in typed]
+    together = [*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)]
 
     def groups(by: Iterable[str]) -> int:
         return len({tuple(place.get(key) for key in by) for place in places})
 
     for key in varying:
-        if key not in found and key not in MEASURED_WITH and groups([*found, key]) > groups(found):
+        if key not in found and key not in together and groups([*found, key]) > groups(found):
             found.append(key)
-    return found + [key for key in MEASURED_WITH if key in varying and _mixed(places, key)]
+    return found + [key for key in together if key in varying and _mixed(places, key)]
 
 
 def _mixed(places: Sequence[Mapping[str, str]], key: str) -> bool:
@@ -203,17 +207,23 @@ def _order(found: Report) -> Callable[[Key], tuple[int, ...]]:
 def footnotes(found: Report) -> list[str]:
     """Return what the numbers mean, and what went wrong."""
     lines = []
-    scored = [r.scores for r in found.records if r.status == Status.DONE and found.metric in r.scores]
+    scored = [r for r in found.records if r.status == Status.DONE and found.metric in r.scores]
     name = NAMES.get(found.metric, found.metric)
-    for measured in sorted({tuple(scores.get(key, 0) for key in MEASURED_WITH) for scores in scored}):
-        feature, generated, real, points, step = measured
+    ways = {
+        (tuple(r.scores.get(key, 0) for key in MEASURED_WITH), tuple(r.scored_by.get(key, "") for key in SCORED_IN))
+        for r in scored
+    }
+    for (feature, generated, real, points, step), (features, network, resize, split) in sorted(ways):
+        space = features or f"InceptionV3 {feature:.0f}"
         how = (
-            f" on InceptionV3 features ({feature:.0f}), {generated:.0f} generated against {real:.0f} real images,"
+            f" on {space} features, {generated:.0f} generated against {real:.0f} real images,"
             if feature
             else f" of {points:.0f} generated against as many real points,"
         )
         lines.append(f"{name}{how} at step {step:.0f}; mean ± sd over n seeds.")
-    if len(lines) > 1:
+        if split:
+            lines.append(f"Real images: {split}; resize: {resize}; network: {network}.")
+    if len(ways) > 1:
         lines.append(f"{name} of different features, counts or steps cannot be compared with each other.")
     return lines + problems(found.records)
 

@@ -14,6 +14,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.files import write
 from wgan_sweep.images import png
 from wgan_sweep.neighbours import draw_neighbours
+from wgan_sweep.progress import counted
 from wgan_sweep.report import markdown
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import LAYERS, FeatureSpace, InceptionV3, TorchFidelity
@@ -65,12 +66,12 @@ def score(
         Side(source.statistics)
         if source.statistics is not None
         else collect(
-            (source.batches or (lambda _: iter(())))(batch_size),
+            counted((source.batches or (lambda _: iter(())))(batch_size), source.count, label),
             space.extract(device, logits=logits and source is fake),
             features=features,
             logits=logits and source is fake,
         )
-        for source in (real, fake)
+        for label, source in (("real", real), ("fake", fake))
     ]
     try:
         found = {name: value for metric in metrics.values() for name, value in metric(*sides).items()}
