@@ -201,7 +201,9 @@ class Digits:
 
 def test_a_torchvision_set_is_stored_once_and_misses_its_files_by_name(folder: Path, tmp_path: Path) -> None:
     def source(root: Path) -> Torchvision:
-        return Torchvision("digits", Digits, True, str(root), ["digits.tar.gz"], 8, crop_and_resize, 1)
+        return Torchvision(
+            "digits", Digits, "train", {"train": {}}, True, str(root), ["digits.tar.gz"], 8, crop_and_resize, 1
+        )
 
     assert source(folder).load().array.shape == (4, 8, 8, 1)
     with pytest.raises(InputError) as refused:

@@ -14,23 +14,22 @@ from torch import Tensor
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.experiment import build
-from wgan_sweep.scoring import (
+from wgan_sweep.scoring import weights
+from wgan_sweep.scoring.collect import collect
+from wgan_sweep.scoring.features import Extracted, InceptionV3, TorchFidelity
+from wgan_sweep.scoring.frechet import frechet_distance, statistics_of
+from wgan_sweep.scoring.images import ImageScorer
+from wgan_sweep.scoring.inception import extractor
+from wgan_sweep.scoring.metrics import (
     FID,
     KID,
+    METRICS,
     FIDInfinity,
-    ImageScorer,
     InceptionScore,
-    InceptionV3,
     Memorisation,
     PrecisionRecall,
-    TorchFidelity,
-    weights,
+    Side,
 )
-from wgan_sweep.scoring.collect import collect
-from wgan_sweep.scoring.features import Extracted
-from wgan_sweep.scoring.frechet import frechet_distance, statistics_of
-from wgan_sweep.scoring.inception import extractor
-from wgan_sweep.scoring.metrics import METRICS, Side
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,8 @@ from torch import nn
 from wgan_sweep import rng, sampling
 from wgan_sweep.data import GaussianGrid, GaussianRing, ParallelLines, PointMass, Points, ShiftedUniform, SwissRoll
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring import ExactScorer
 from wgan_sweep.scoring.divergences import jensen_shannon, kullback_leibler
+from wgan_sweep.scoring.exact import ExactScorer
 
 CPU = torch.device("cpu")
 

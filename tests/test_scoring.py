@@ -13,8 +13,11 @@ from torch import Tensor
 
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring import FID, ImageScorer, InceptionV3, collect, weights
+from wgan_sweep.scoring import collect, weights
+from wgan_sweep.scoring.features import InceptionV3
 from wgan_sweep.scoring.frechet import Accumulator, Statistics, frechet_distance
+from wgan_sweep.scoring.images import ImageScorer
+from wgan_sweep.scoring.metrics import FID
 
 CPU = torch.device("cpu")
 

@@ -24,7 +24,7 @@ from wgan_sweep.losses import wasserstein_divergence
 from wgan_sweep.models import DCGAN, ResNet
 from wgan_sweep.precision import precision
 from wgan_sweep.sampling import real_fake
-from wgan_sweep.scoring import InceptionV3
+from wgan_sweep.scoring.features import InceptionV3
 from wgan_sweep.scoring.inception import extractor
 from wgan_sweep.scoring.weights import find
 from wgan_sweep.stabilisers import none as no_stabiliser

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -27,10 +27,12 @@ from wgan_sweep.models.layers import Critic
 from wgan_sweep.precision import Precision, precision
 from wgan_sweep.report import Conclusion
 from wgan_sweep.runs import Record
-from wgan_sweep.scoring import Players
 from wgan_sweep.stabilisers import Stabiliser
 from wgan_sweep.tracking import RunIdentity, Tracker
 from wgan_sweep.trainer import MakeOptimizer, RealExamples, Trainer
+
+if TYPE_CHECKING:
+    from wgan_sweep.scoring.players import Players
 
 
 class Model(Protocol):
@@ -74,7 +76,7 @@ class Scorer(Protocol):
     def prepare(self) -> None:
         """Do what can be done before there is a generator."""
 
-    def __call__(self, sample: Callable[[int], Tensor], players: Players) -> dict[str, float]:
+    def __call__(self, sample: Callable[[int], Tensor], players: "Players") -> dict[str, float]:
         """Return scores; `sample` makes the next N finished samples (uint8 images, or points)."""
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import ot
 import torch
 from torch import Tensor
 
@@ -25,6 +24,8 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 def _transport(real: Tensor, made: Tensor, power: int) -> float:
     """Return the least mean cost of moving one sample ``[N, D]`` onto the other, distance^power being the cost."""
+    import ot  # slow to import
+
     if real.shape[1] == 1:
         return float(ot.wasserstein_1d(made, real, p=power).sum())
     cost = ot.dist(made, real, metric="euclidean" if power == 1 else "sqeuclidean")
@@ -97,6 +98,8 @@ class ExactScorer:
         }
 
     def _distances(self, real: Tensor, made: Tensor) -> dict[str, float]:
+        import ot  # slow to import
+
         found = {
             "w1": _transport(real, made, 1),
             "w2": _transport(real, made, 2) ** 0.5,
