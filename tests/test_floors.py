@@ -31,10 +31,8 @@ FLOORS = [
     {"config", "report"},
     {"experiment", "contact_sheet", "theory", "bench"},
     {"driver", "sides"},
-    {"neighbours"},
-    {"score"},
-    {"cli"},
-    {"__main__"},
+    {"cli", "neighbours"},
+    {"__main__", "score"},
 ]
 # Within the lowest floor, these may be imported by the others of it.
 GROUND = {"errors", "files"}

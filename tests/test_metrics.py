@@ -475,6 +475,30 @@ def test_scoring_leaves_training_as_it_was_bitwise(make, mnist, tmp_path, monkey
     assert all(torch.equal(value, other[key]) for key, value in ours.items())
 
 
+def test_what_does_not_fit_into_memory_goes_in_parts(mnist) -> None:
+    images = torch.from_numpy(mnist[:13]).permute(0, 3, 1, 2)
+    sizes = []
+
+    def small(batch: Tensor) -> Extracted:
+        if len(batch) > 4:
+            raise torch.OutOfMemoryError
+        sizes.append(len(batch))
+        return Extracted(batch.float().flatten(1)[:, 300:304], batch.float().flatten(1)[:, 310:313])
+
+    found = collect([images], small, features=True, logits=True)
+    assert sizes == [4, 3, 3, 3]
+    assert found.features is not None
+    assert torch.equal(found.features, images.float().flatten(1)[:, 300:304])
+    assert found.logits is not None
+    assert found.logits.shape == (13, 3)
+
+    def none(batch: Tensor) -> Extracted:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        collect([images], none, features=False)
+
+
 def test_without_features_kept_memory_does_not_grow_with_the_images(mnist) -> None:
     images = torch.from_numpy(mnist[:100]).permute(0, 3, 1, 2)
     found = collect((images for _ in range(50)), Pixels().extract(CPU), features=False)

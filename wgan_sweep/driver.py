@@ -5,7 +5,7 @@ import math
 import platform
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -154,7 +154,7 @@ class _Session:
         if scorer is None or how is None:
             return
         self._shown.working_on("scoring")
-        scores = scorer(self._trainer.sampler("score"), self._trainer)
+        scores = scorer(self._counted("score"), self._trainer)
         line = {"step": step, "images_seen": self._trainer.images_seen, **scores}
         if line not in self._directory.read_metrics():  # killed after this line and before the record
             self._write(scores, prefix="" if scorer is self._while_training else "final_")
@@ -162,6 +162,18 @@ class _Session:
         if choosing:
             self._choose()
         self._directory.write_record(self._record)
+
+    def _counted(self, purpose: str) -> Callable[[int], Tensor]:
+        """Return a sampler that shows how many samples it has made."""
+        sample, made = self._trainer.sampler(purpose), 0
+
+        def counted(count: int) -> Tensor:
+            nonlocal made
+            made += count
+            self._shown.still_working_on(f"scoring: {made} samples")
+            return sample(count)
+
+        return counted
 
     def _choose(self) -> None:
         """Keep this step as the best one, and a checkpoint of it, if no other has a lower score."""
@@ -199,7 +211,7 @@ class _Session:
             return
         self._trainer.load_state_dict(state["trainer"])  # the last step is saved and scored
         self._shown.working_on(f"scoring step {self._trainer.step}, the best, on other samples")
-        scores = self._scorer(self._trainer.sampler("confirmation"), self._trainer)
+        scores = self._scorer(self._counted("confirmation"), self._trainer)
         self._record.best = {"step": self._trainer.step, **scores, **chosen_by}
         self._directory.write_record(self._record)
 

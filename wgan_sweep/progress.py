@@ -95,8 +95,16 @@ class RunProgress:
     def working_on(self, text: str) -> None:
         """Show what the run does while its steps stand still (such as scoring)."""
         self._last = None
+        self._said = time.monotonic()
         self._display.move(self._task, None, text)
         self._display.line_if_plain(f"{self._label}  {text}")
+
+    def still_working_on(self, text: str) -> None:
+        """Show how far that is; where there are no bars, now and then."""
+        self._display.move(self._task, None, text)
+        if time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            self._display.line_if_plain(f"{self._label}  {text}")
 
     def say(self, text: str) -> None:
         """Say a line about the run."""
