@@ -179,7 +179,9 @@ class _Session:
         """Keep this step as the best one, and a checkpoint of it, if no other has a lower score."""
         scores, best = self._record.scores, self._record.best
         judged = objective(scores)
-        if judged is not None and self._directory.best.exists():
+        if judged is None:  # nothing to choose by
+            return
+        if self._directory.best.exists():
             lowest = best.get(f"{CHOSEN_BY}{judged}", best.get(judged, math.inf))
             if scores[judged] > lowest:
                 return

@@ -17,7 +17,7 @@ from typing import Any
 from wgan_sweep.runs import OBJECTIVES, Record, Status, canonical, find_runs, objective, overridden_key
 
 GROUPS = ("loss", "constraint", "sampling", "div", "stabiliser", "model", "data", "optimizer")
-NAMES = {"fid": "FID", "w1": "W1", "w2": "W2"}
+NAMES = {"fid": "FID", "kid": "KID", "w1": "W1", "w2": "W2"}
 SCORED_IN = ("features", "network", "resize", "real")
 """The same, in words: of a record's `scored_by`."""
 MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "exact_samples", "step")

@@ -54,7 +54,7 @@ def overridden_key(override: str) -> str:
     return override.lstrip("+~").split("=")[0].split("@")[0]
 
 
-OBJECTIVES = ("fid", "w1")
+OBJECTIVES = ("fid", "w1", "kid")
 """Scores that a run is judged by, the first that it has; lower is better."""
 
 
