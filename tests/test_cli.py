@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def sweep(tmp_path: Path, npz: Path):
         return done
 
     command.folder = folder  # type: ignore[attr-defined]
+    command.npz = npz  # type: ignore[attr-defined]
     return command
 
 
@@ -202,3 +204,56 @@ def test_asking_for_help_loads_nothing_heavy(tmp_path: Path, option: list[str]) 
         "wgan_div" in done.stdout or "WassersteinDivergence" in done.stdout or "wasserstein_divergence" in done.stdout
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_two_shells_with_overlapping_sweeps_train_every_run_once(sweep) -> None:
+    def start(*grid: str) -> subprocess.Popen[str]:
+        arguments = [*TINY, f"data.path={sweep.npz}", "train.steps=40", "log_every=40", *grid]
+        command = [sys.executable, "-m", "wgan_sweep", "-m", *arguments]
+        return subprocess.Popen(command, cwd=sweep.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    running = [start("div.k=1,2,3"), start("div.k=3,2,1,4")]
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    found = records(sweep.folder)
+    assert [r["status"] for r in found] == ["done"] * 4
+    for path in (sweep.folder / "runs").glob("[0-9a-f]*/log.txt"):
+        assert path.read_text().count("starting at step") == 1
+    for (table, _), count in zip(said, (3, 4), strict=True):
+        assert f"{count} of them" in table
+        assert "missing" not in table
+    assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(sweep) -> None:
+    """One shell is killed in the middle: the other takes the run over and ends it."""
+    arguments = [*TINY, f"data.path={sweep.npz}", "train.steps=100000", "save_every=5", "log_every=5"]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "wgan_sweep", *arguments],
+        cwd=sweep.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not list((sweep.folder / "runs").glob("[0-9a-f]*/checkpoint.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    steps = ["train.steps=12"]
+    second = subprocess.Popen(
+        [sys.executable, "-m", "wgan_sweep", *arguments, *steps],
+        cwd=sweep.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert second.stderr is not None
+    line = second.stderr.readline()
+    assert f"waiting: process {first.pid} on" in line
+    first.kill()
+    first.wait()
+    _, rest = second.communicate(timeout=60)
+    assert second.returncode == 0, rest
+    assert f"from process {first.pid}" in rest
+    (record,) = records(sweep.folder)
+    assert record["status"] == "done"
+    assert record["step"] >= 12

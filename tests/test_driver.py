@@ -144,7 +144,8 @@ def test_a_failing_scorer_fails_the_run_before_it_trains(make, plan, monkeypatch
 def test_a_refused_config_leaves_no_trace(make, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         run(make("train.batch_size=1000"))
-    assert not (tmp_path / "runs").exists()
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {".locks"}
+    assert not list((tmp_path / "runs" / ".locks").iterdir())
 
 
 def test_a_tracker_that_breaks_warns_once_and_the_run_goes_on(make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ FLOORS = [
         "sampling",
         "tangents",
         "provenance",
+        "locks",
         "plots",
         "runs",
         "__init__",
@@ -47,6 +48,7 @@ KNOWN_ONLY_TO = {
     "scipy": {"scoring"},
     "matplotlib": {"plots"},
     "rich": {"progress"},
+    "flufl": {"locks"},
 }
 
 

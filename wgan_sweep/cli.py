@@ -6,8 +6,10 @@ What is heavy (torch) is imported when there is work to do: `--help` and `--cfg`
 import logging
 import shlex
 import sys
+import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -27,8 +29,12 @@ if TYPE_CHECKING:
     from hydra.types import TaskFunction
 
     from wgan_sweep.progress import Display
+    from wgan_sweep.runs import Record
 
 configs.register()
+
+SECONDS_BETWEEN_TRIES = 2.0
+"""How often a run that another process is at is tried."""
 
 
 def _refuse(message: str) -> NoReturn:
@@ -97,26 +103,56 @@ def _finalise(composed: DictConfig, hydra_config: Any) -> configs.Config:
     return config
 
 
+_conducts_sweep = False
+"""Whether this process has seen the beginning of a sweep and will see its end (a launcher's worker does not)."""
+_left_for_later: list[Callable[[], "Record"]] = []
+"""Runs of the process's sweep that another process was at when their turn came."""
+
+
+def _run(config: configs.Config, overrides: list[str], group: str | None) -> "Record":
+    from wgan_sweep.driver import run
+
+    return run(config, overrides=overrides, display=_shared_display(), group=group, label=_what_is_its_own(overrides))
+
+
+def _when_free(start: Callable[[], "Record"]) -> "Record":
+    """Do a run as soon as no other process is at it: what that one has done is not done again."""
+    from wgan_sweep.locks import HeldError
+
+    said = ""
+    while True:
+        try:
+            return start()
+        except HeldError as held:
+            if str(held) != said:
+                said = str(held)
+                _shared_display().line(f"waiting: {held} is at this run")
+            time.sleep(SECONDS_BETWEEN_TRIES)
+
+
 _refused: list[str] = []
 """Runs of the process's sweep that turned out impossible only when their turn came."""
 
 
 def _task(composed: DictConfig) -> float | None:
     """Run one config; return its lowest FID (or W1)."""
-    from wgan_sweep.driver import run
+    from wgan_sweep.locks import HeldError
     from wgan_sweep.runs import Status, objective
 
     job = HydraConfig.get()
     in_sweep = job.mode == hydra.types.RunMode.MULTIRUN
     overrides = list(job.overrides.task)
     try:
-        record = run(
-            _finalise(composed, job),
-            overrides=overrides,
-            display=_shared_display(),
-            group=Path(job.sweep.dir).name if in_sweep else None,
-            label=_what_is_its_own(overrides),
-        )
+        start = partial(_run, _finalise(composed, job), overrides, Path(job.sweep.dir).name if in_sweep else None)
+        if _conducts_sweep:
+            try:
+                record = start()
+            except HeldError as held:
+                _shared_display().line(f"{_what_is_its_own(overrides)}: {held} is at this run; the others come first")
+                _left_for_later.append(start)
+                return None
+        else:
+            record = _when_free(start)
     except InputError as error:
         if not in_sweep:
             _refuse(str(error))
@@ -152,17 +188,22 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the table of the sweep and where to look further; exit with 1 if a run failed."""
-        _close_display()
         try:
+            for start in _left_for_later:
+                _when_free(start)
+            _close_display()
             figure = cast("dict[str, Any]", OmegaConf.to_container(config.figure, resolve=True))
             bad = self._runs is not None and _conclude(self._runs, self._ids, Path(config.hydra.sweep.dir), figure)
         except Exception:
+            _close_display()
             traceback.print_exc()
             bad = True
         if bad or _refused:
             sys.exit(1)
 
     def _check(self, config: DictConfig) -> None:
+        global _conducts_sweep
+        _conducts_sweep = True
         jobs = _grid(config)
         if jobs is None:
             return

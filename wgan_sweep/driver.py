@@ -18,8 +18,9 @@ from wgan_sweep import checkpoints, provenance
 from wgan_sweep.config import Config, differences, run_id, science, to_yaml
 from wgan_sweep.errors import InputError
 from wgan_sweep.experiment import Scorer, build, make_tracker
-from wgan_sweep.files import write
+from wgan_sweep.files import check_writable, write
 from wgan_sweep.images import png
+from wgan_sweep.locks import held
 from wgan_sweep.progress import Display, RunProgress
 from wgan_sweep.runs import Record, RunDir, Status, objective
 from wgan_sweep.tracking import Guarded, RunIdentity, Tracker
@@ -318,47 +319,64 @@ def run(
 
     Raises:
         InputError: if the config cannot work, or the run's directory belongs to another one; nothing is written then.
+        HeldError: if another process is at the run; nothing is written then.
     """
     directory = directory_of(config)
-    record = directory.read_record()
-    check_identity(record, config)
     name = f"{run_id(config)} {' '.join(overrides) if label is None else label}".strip()
     with display.run(name, config.train.steps) as shown:
-        if record is not None and is_finished(record, config):
-            shown.summary = f"{summary(record)} ({_why_finished(record, config, directory)})"
-            return record
-        began = time.monotonic()
-        session: _Session | None = None
-        problem: str | None = None
+        record = _finished(directory, config)
+        if record is None:
+            check_writable(Path(config.runs), "runs")
+            with held(directory.lock, f"run {run_id(config)}"):
+                record = _finished(directory, config)  # another process may have ended it just now
+                if record is None:
+                    return _sit(config, directory, overrides, group, shown)
+        shown.summary = f"{summary(record)} ({_why_finished(record, config, directory)})"
+        return record
+
+
+def _finished(directory: RunDir, config: Config) -> Record | None:
+    """Return the record of a run with nothing left to do, or None."""
+    record = directory.read_record()
+    check_identity(record, config)
+    return record if record is not None and is_finished(record, config) else None
+
+
+def _sit(config: Config, directory: RunDir, overrides: list[str], group: str | None, shown: RunProgress) -> Record:
+    """Work on a run until it ends, well or not."""
+    began = time.monotonic()
+    session: _Session | None = None
+    problem: str | None = None
+    try:
+        session = _Session(config, directory)
+    except InputError:
+        raise
+    except Exception:
+        problem = traceback.format_exc()
+    record = _started(config, directory.read_record(), overrides)
+    write(directory.config, to_yaml(config))
+    directory.write_record(record)
+    identity = RunIdentity(record.run_id, directory.path.absolute(), group, record.config)
+    with _logging_to(directory.log):
+        tracker = Guarded(lambda: make_tracker(config, identity))
         try:
-            session = _Session(config, directory)
-        except InputError:
-            raise
+            if session is not None:
+                session.run(record, tracker, shown)
+                record.status = Status.DONE
+        except _DivergedError as error:
+            record.status, record.error = Status.DIVERGED, str(error)
         except Exception:
             problem = traceback.format_exc()
-        record = _started(config, record, overrides)
-        write(directory.config, to_yaml(config))
-        directory.write_record(record)
-        identity = RunIdentity(record.run_id, directory.path.absolute(), group, record.config)
-        with _logging_to(directory.log):
-            tracker = Guarded(lambda: make_tracker(config, identity))
-            try:
-                if session is not None:
-                    session.run(record, tracker, shown)
-                    record.status = Status.DONE
-            except _DivergedError as error:
-                record.status, record.error = Status.DIVERGED, str(error)
-            except Exception:
-                problem = traceback.format_exc()
-            finally:
-                if problem:
-                    record.status, record.error = Status.FAILED, problem
-                    log.debug(problem)
-                if record.status != Status.RUNNING:  # else interrupted: the next start takes it up
-                    record.finished = provenance.now()
-                directory.write_record(record)
-                tracker.close(record.status, {f"best_{name}": value for name, value in record.best.items()})
-        shown.summary = f"{summary(record)}  {time.monotonic() - began:.0f} s"
+        finally:
+            if problem:
+                record.status, record.error = Status.FAILED, problem
+                log.debug(problem)
+            if record.status != Status.RUNNING:  # else interrupted: the next start takes it up
+                record.finished = provenance.now()
+            directory.write_record(record)
+            tracker.close(record.status, {f"best_{name}": value for name, value in record.best.items()})
+    shown.summary = f"{summary(record)}  {time.monotonic() - began:.0f} s"
+
     return record
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from wgan_sweep.errors import InputError
+from wgan_sweep.locks import HeldError
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -66,10 +67,10 @@ class RunProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._display.remove(self._task)
+        self._display.remove(self._task, over=kind is None or not issubclass(kind, HeldError))
         if kind is None:
             self.say(self.summary)
-        elif not issubclass(kind, InputError):  # a refusal is said by whoever shows errors
+        elif not issubclass(kind, InputError | HeldError):  # these are said by whoever shows errors
             self.say(f"{self.summary} ({kind.__name__})")
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
@@ -155,14 +156,14 @@ class Display:
         if self._live and task is not None:
             self._live.update(task, completed=step, text=text)
 
-    def remove(self, task: TaskID | None) -> None:
-        """Take a run's bar away and move the sweep's."""
+    def remove(self, task: TaskID | None, *, over: bool = True) -> None:
+        """Take a run's bar away, and move the sweep's where the run is over."""
         if self._live and task is not None:
             self._live.remove_task(task)
-            if self._sweep is not None:
-                self._live.advance(self._sweep)
-            else:
+            if self._sweep is None:
                 self.close()
+            elif over:
+                self._live.advance(self._sweep)
 
     def line(self, text: str) -> None:
         """Write a line."""

@@ -134,6 +134,11 @@ class RunDir:
         return self.path / "best.pt"
 
     @property
+    def lock(self) -> Path:
+        """Who is at it; beside the directory, which a run that is refused never gets."""
+        return self.path.parent / ".locks" / f"{self.path.name}.lock"
+
+    @property
     def log(self) -> Path:
         """What the run said."""
         return self.path / "log.txt"
