@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -257,3 +258,71 @@ def test_a_run_that_another_process_is_at_is_waited_for(sweep) -> None:
     (record,) = records(sweep.folder)
     assert record["status"] == "done"
     assert record["step"] >= 12
+
+
+def test_a_plan_says_what_would_be_done_and_does_nothing(sweep) -> None:
+    sweep("-m", "div.k=1,2")
+    sweep("-m", "div.k=3", "optimizer.lr=1e30", code=1)
+    before = {p: p.stat().st_mtime_ns for p in (sweep.folder / "runs").rglob("*")}
+    done = sweep("-m", "div.k=1,2,4", "train.steps=5", "plan=true")
+    assert [line.split("|")[2].strip() for line in done.stdout.splitlines() if line.startswith("| ")][1:] == [
+        "resume",
+        "resume",
+        "train",
+    ]
+    assert "3 runs: 2 to resume, 1 to train; 72 images." in done.stdout  # 2 x 2 steps and 5, of 8 images
+    assert re.search(r"About \d:\d\d:\d\d, one run after another, by earlier runs", done.stdout)
+    again = sweep("-m", "div.k=1,2", "plan=true").stdout
+    assert "2 runs: 2 to skip; 0 images." in again
+    assert "done at step 3" in again
+    diverged = ["-m", "div.k=3", "optimizer.lr=1e30", "plan=true"]
+    assert "1 to skip" in sweep(*diverged).stdout
+    assert "1 to train" in sweep(*diverged, "retry_diverged=true").stdout
+    assert "1 to refuse" in sweep("-m", "div.k=-1", "plan=true").stdout
+    assert "1 to train" in sweep("div.k=9", "plan=true").stdout
+    assert {p: p.stat().st_mtime_ns for p in (sweep.folder / "runs").rglob("*")} == before
+
+
+def start_a_long_sweep(sweep) -> subprocess.Popen[str]:
+    arguments = [*TINY, f"data.path={sweep.npz}", "train.steps=100000", "save_every=100000", "log_every=5", "div.k=1,2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wgan_sweep", "-m", *arguments],
+        cwd=sweep.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not [p for p in (sweep.folder / "runs").glob("[0-9a-f]*/metrics.jsonl") if p.stat().st_size]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
+def test_ctrl_c_saves_the_step_and_ends_the_sweep_with_its_table(sweep) -> None:
+    process = start_a_long_sweep(sweep)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "stopping at the next step" in errors
+    assert "the same command goes on" in errors
+    assert "1 running" in said
+    (record,) = records(sweep.folder)  # the second run was not started
+    assert record["status"] == "running"
+    (path,) = (sweep.folder / "runs").glob("[0-9a-f]*")
+    steps = [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert record["step"] >= max(steps) > 0
+    assert (path / "checkpoint.pt").exists()
+    assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
+
+
+def test_a_second_ctrl_c_ends_at_once(sweep) -> None:
+    process = start_a_long_sweep(sweep)
+    process.send_signal(signal.SIGSTOP)  # both arrive before the next step
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors

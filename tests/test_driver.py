@@ -26,10 +26,9 @@ def test_a_run_leaves_the_files_of_the_contract(make, tmp_path: Path, plan) -> N
     record = run(config)
     directory = RunDir(tmp_path / "runs" / run_id(config))
     stored = json.loads(directory.record.read_text())
-    wanted = (
-        "run_id status overrides config step images_seen scores best error versions git host started finished scored_by"
-    )
-    assert list(stored) == wanted.split()
+    wanted = "run_id status overrides config step images_seen scores best error versions git host started finished"
+    assert list(stored) == [*wanted.split(), "seconds", "scored_by"]
+    assert stored["seconds"] > 0
     assert (stored["status"], stored["step"], stored["images_seen"]) == ("done", 6, 6 * 2 * 8)
     assert stored["overrides"] == ["typed=1"]
     scores = {"step": 6, "fid": 20, "fid_feature": 2048, "fid_generated": 2, "fid_real": 4}

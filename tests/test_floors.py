@@ -32,8 +32,9 @@ FLOORS = [
     {"config", "report"},
     {"experiment", "contact_sheet", "theory", "bench"},
     {"driver", "sides"},
-    {"cli", "neighbours"},
-    {"__main__", "score"},
+    {"plan", "neighbours"},
+    {"cli", "score"},
+    {"__main__"},
 ]
 # Within the lowest floor, these may be imported by the others of it.
 GROUND = {"errors", "files"}

@@ -5,10 +5,12 @@ What is heavy (torch) is imported when there is work to do: `--help` and `--cfg`
 
 import logging
 import shlex
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 configs.register()
 
+INTERRUPTED = "wgan-sweep: interrupted; the same command goes on from the last checkpoints\n"
 SECONDS_BETWEEN_TRIES = 2.0
 """How often a run that another process is at is tried."""
 
@@ -112,7 +115,27 @@ _left_for_later: list[Callable[[], "Record"]] = []
 def _run(config: configs.Config, overrides: list[str], group: str | None) -> "Record":
     from wgan_sweep.driver import run
 
-    return run(config, overrides=overrides, display=_shared_display(), group=group, label=_what_is_its_own(overrides))
+    return run(
+        config,
+        overrides=overrides,
+        display=_shared_display(),
+        group=group,
+        label=_what_is_its_own(overrides),
+        stop=lambda: _stopping,
+    )
+
+
+_stopping = False
+"""Whether Ctrl-C was pressed: the run at work saves and ends, the others do not start."""
+
+
+def _stop(*_: object) -> None:
+    """Ask the run at work to save and end; asked again, end at once."""
+    global _stopping
+    if _stopping:
+        raise KeyboardInterrupt
+    _stopping = True
+    _shared_display().line("stopping at the next step, with a checkpoint; Ctrl-C again stops at once")
 
 
 def _when_free(start: Callable[[], "Record"]) -> "Record":
@@ -121,6 +144,8 @@ def _when_free(start: Callable[[], "Record"]) -> "Record":
 
     said = ""
     while True:
+        if _stopping:
+            raise KeyboardInterrupt
         try:
             return start()
         except HeldError as held:
@@ -142,8 +167,14 @@ def _task(composed: DictConfig) -> float | None:
     job = HydraConfig.get()
     in_sweep = job.mode == hydra.types.RunMode.MULTIRUN
     overrides = list(job.overrides.task)
+    if _stopping and in_sweep:
+        return None
     try:
-        start = partial(_run, _finalise(composed, job), overrides, Path(job.sweep.dir).name if in_sweep else None)
+        config = _finalise(composed, job)
+        if config.plan and not in_sweep:
+            _show_plan([(config, overrides)])
+            return None
+        start = partial(_run, config, overrides, Path(job.sweep.dir).name if in_sweep else None)
         if _conducts_sweep:
             try:
                 record = start()
@@ -159,6 +190,10 @@ def _task(composed: DictConfig) -> float | None:
         _refused.append(f"refused: {' '.join(overrides)}: {error}")
         _shared_display().line(_refused[-1])
         return None
+    except KeyboardInterrupt:
+        if _stopping and _conducts_sweep:
+            return None  # the sweep ends with the table of what is done
+        raise
     if not in_sweep and record.status != Status.DONE:
         sys.exit(1)
     judged = objective(record.best)
@@ -189,7 +224,7 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the table of the sweep and where to look further; exit with 1 if a run failed."""
         try:
-            for start in _left_for_later:
+            for start in _left_for_later if not _stopping else []:
                 _when_free(start)
             _close_display()
             figure = cast("dict[str, Any]", OmegaConf.to_container(config.figure, resolve=True))
@@ -198,6 +233,9 @@ class Sweep(Callback):
             _close_display()
             traceback.print_exc()
             bad = True
+        if _stopping:
+            sys.stderr.write(INTERRUPTED)
+            sys.exit(130)
         if bad or _refused:
             sys.exit(1)
 
@@ -207,32 +245,48 @@ class Sweep(Callback):
         jobs = _grid(config)
         if jobs is None:
             return
-        from wgan_sweep.driver import check_identity, directory_of, is_finished
-        from wgan_sweep.experiment import check
+        from wgan_sweep.driver import directory_of
+        from wgan_sweep.plan import look
 
         display = _shared_display()
         if len(jobs) > 1:
             _in_every_run.update(set(jobs[0]).intersection(*jobs[1:]))
         loader = GlobalHydra.instance().config_loader()
-        problems = []
+        cells, problems = [], []
         for overrides in jobs:
             try:
                 composed = loader.load_sweep_config(config, overrides)
-                cell = _finalise(composed, composed.hydra)
-                directory = directory_of(cell)
-                record = directory.read_record()
-                check_identity(record, cell)
-                if not is_finished(record, cell):
-                    check(cell)
+                cells.append((_finalise(composed, composed.hydra), overrides))
             except InputError as error:
                 problems.append(f"  {' '.join(overrides)}: {error}")
-            else:
-                self._runs = directory.path.parent
-                self._ids.append(directory.path.name)
+        if config.plan:
+            _show_plan(cells, problems)
+            sys.exit(1 if problems else 0)
+        for cell, overrides in cells:
+            planned = look(cell, " ".join(overrides))
+            if planned.what == "refuse":
+                problems.append(f"  {planned.typed}: {planned.why}")
+            directory = directory_of(cell)
+            self._runs = directory.path.parent
+            self._ids.append(directory.path.name)
         if problems:
             count = f"{len(problems)} of {len(jobs)} runs"
             _refuse("\n".join([f"nothing was started, since {count} of the sweep cannot work:", *problems]))
         display.sweep(len(jobs))
+
+
+def _show_plan(cells: Sequence[tuple[configs.Config, list[str]]], problems: Sequence[str] = ()) -> None:
+    """Print what would be done of each run."""
+    from wgan_sweep.plan import earlier, look, seconds_per_image, to_table
+
+    records = earlier(Path(cells[0][0].runs)) if cells else []
+    planned = []
+    for config, overrides in cells:
+        found = look(config, _what_is_its_own(overrides))
+        pace = seconds_per_image(config, records)
+        planned.append(replace(found, seconds=None if pace is None else pace * found.images))
+    _close_display()
+    sys.stdout.write(to_table(planned) + "".join(f"refused:{problem}\n" for problem in problems))
 
 
 def _grid(config: DictConfig) -> list[list[str]] | None:
@@ -285,12 +339,13 @@ def _conclude(runs: Path, ids: list[str], folder: Path, figure: dict[str, Any]) 
 
 def main() -> None:
     """Run ``wgan-sweep``."""
+    signal.signal(signal.SIGINT, _stop)
     app = hydra.main(version_base="1.3", config_path=str(configs.conf_dir()), config_name="config")
     try:
         cast("Any", app(cast("TaskFunction", _task)))()
     except KeyboardInterrupt:
         _close_display()
-        sys.stderr.write("wgan-sweep: interrupted; the same command goes on from the last checkpoints\n")
+        sys.stderr.write(INTERRUPTED)
         sys.exit(130)
     finally:
         _close_display()

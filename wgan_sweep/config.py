@@ -55,6 +55,8 @@ class Config:
     figure: Any = MISSING
     device: str = MISSING
     runs: str = MISSING
+    plan: bool = MISSING
+    retry_diverged: bool = MISSING
     log_every: int = MISSING
     save_every: int = MISSING
     choices: dict[str, str] = field(default_factory=dict)

@@ -44,9 +44,10 @@ class _Session:
     Building it writes nothing, so that a config that cannot work leaves no trace.
     """
 
-    def __init__(self, config: Config, directory: RunDir) -> None:
+    def __init__(self, config: Config, directory: RunDir, stop: Callable[[], bool]) -> None:
         self._config = config
         self._directory = directory
+        self._stop = stop
         parts = build(config)
         self._trainer, self._real, self._scorer = parts.trainer, parts.real, parts.scorer
         self._while_training = parts.scorer_during or parts.scorer
@@ -80,6 +81,9 @@ class _Session:
                 self._save()  # before scoring: a score is never ahead of the checkpoint
             if scoring:
                 self._score(self._while_training, choosing=True)
+            if step < until and self._stop():
+                self._save()
+                raise KeyboardInterrupt
         if every and not only_scored_again:
             self._score(self._while_training, choosing=True)
         self._score(self._scorer, choosing=False)
@@ -170,6 +174,8 @@ class _Session:
 
         def counted(count: int) -> Tensor:
             nonlocal made
+            if self._stop():
+                raise KeyboardInterrupt  # the step is saved, and will be scored when the run is taken up
             made += count
             self._shown.still_working_on(f"scoring: {made} samples")
             return sample(count)
@@ -232,7 +238,7 @@ def is_finished(record: Record | None, config: Config) -> bool:
     if record is None:
         return False
     if record.status == Status.DIVERGED:
-        return True
+        return not config.retry_diverged
     return record.status == Status.DONE and record.step >= config.train.steps and not _other_scorer(record, config)
 
 
@@ -303,7 +309,13 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 def run(
-    config: Config, *, overrides: list[str], display: Display, group: str | None = None, label: str | None = None
+    config: Config,
+    *,
+    overrides: list[str],
+    display: Display,
+    group: str | None = None,
+    label: str | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Record:
     """Do what is left to do of a run: train from its checkpoint, score, and record how it ended.
 
@@ -313,6 +325,7 @@ def run(
         display: Where to show progress.
         group: The sweep it belongs to.
         label: What to call it on the display, beside its id; by default what the user typed.
+        stop: Asked after every step: whether to save and leave, by a KeyboardInterrupt.
 
     Returns:
         The run's record. Divergence and failure are statuses of it, not exceptions.
@@ -330,8 +343,8 @@ def run(
             with held(directory.lock, f"run {run_id(config)}"):
                 record = _finished(directory, config)  # another process may have ended it just now
                 if record is None:
-                    return _sit(config, directory, overrides, group, shown)
-        shown.summary = f"{summary(record)} ({_why_finished(record, config, directory)})"
+                    return _sit(config, directory, overrides, group, shown, stop)
+        shown.summary = f"{summary(record)} ({_why_finished(record, config)})"
         return record
 
 
@@ -342,13 +355,20 @@ def _finished(directory: RunDir, config: Config) -> Record | None:
     return record if record is not None and is_finished(record, config) else None
 
 
-def _sit(config: Config, directory: RunDir, overrides: list[str], group: str | None, shown: RunProgress) -> Record:
+def _sit(
+    config: Config,
+    directory: RunDir,
+    overrides: list[str],
+    group: str | None,
+    shown: RunProgress,
+    stop: Callable[[], bool],
+) -> Record:
     """Work on a run until it ends, well or not."""
     began = time.monotonic()
     session: _Session | None = None
     problem: str | None = None
     try:
-        session = _Session(config, directory)
+        session = _Session(config, directory, stop)
     except InputError:
         raise
     except Exception:
@@ -373,6 +393,7 @@ def _sit(config: Config, directory: RunDir, overrides: list[str], group: str | N
                 log.debug(problem)
             if record.status != Status.RUNNING:  # else interrupted: the next start takes it up
                 record.finished = provenance.now()
+            record.seconds += time.monotonic() - began
             directory.write_record(record)
             tracker.close(record.status, {f"best_{name}": value for name, value in record.best.items()})
     shown.summary = f"{summary(record)}  {time.monotonic() - began:.0f} s"
@@ -380,9 +401,9 @@ def _sit(config: Config, directory: RunDir, overrides: list[str], group: str | N
     return record
 
 
-def _why_finished(record: Record, config: Config, directory: RunDir) -> str:
+def _why_finished(record: Record, config: Config) -> str:
     if record.status == Status.DIVERGED:
-        return f"not tried again: remove {directory.path} for that"
+        return "not tried again: retry_diverged=true does"
     beyond = f": {config.train.steps} steps were asked" if record.step > config.train.steps else ""
     return f"nothing left to do{beyond}"
 

@@ -49,6 +49,14 @@ def _is_stale(lock: Lock) -> bool:
     return state is LockState.stale or expired
 
 
+def owner(path: Path) -> str | None:
+    """Return who holds the lock at `path`, or None where nobody does."""
+    if not path.exists():
+        return None
+    lock = _lock(path)
+    return None if _is_stale(lock) else _owner(lock)
+
+
 def _remove(path: Path) -> None:
     claim = ""
     with suppress(OSError):

@@ -93,6 +93,8 @@ class Record:
     """When it was started first (UTC, ISO 8601)."""
     finished: str | None = None
     """When it last ended, well or not."""
+    seconds: float = 0.0
+    """Time spent on it, in all sittings."""
     scored_by: dict[str, str] = field(default_factory=dict)
     """What the last scores say only together with: features, network, resize, real images, counts."""
 
