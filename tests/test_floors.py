@@ -31,8 +31,9 @@ FLOORS = [
     {"trainer"},
     {"config", "report"},
     {"experiment", "contact_sheet", "theory", "bench"},
-    {"driver", "sides"},
-    {"plan", "neighbours"},
+    {"session", "sides"},
+    {"driver", "neighbours"},
+    {"plan"},
     {"cli", "score"},
     {"__main__"},
 ]

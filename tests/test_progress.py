@@ -55,3 +55,12 @@ def test_a_run_that_raises_says_so() -> None:
     except KeyboardInterrupt:
         pass
     assert "run a  interrupted (KeyboardInterrupt)" in out.getvalue()
+
+
+def test_counted_batches_are_shown_on_either_kind_of_output(monkeypatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    for terminal, words in ((False, "real  7 of 9\nreal  9 of 9\n"), (True, "9/9")):
+        out = io.StringIO()
+        console = Console(file=out, force_terminal=terminal, width=80)
+        assert list(progress.counted([[0] * 7, [0] * 2], 9, "real", console)) == [[0] * 7, [0] * 2]
+        assert words in out.getvalue()

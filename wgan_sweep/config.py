@@ -132,6 +132,19 @@ def differences(one: Any, other: Any, key: str = "") -> Iterator[str]:
         yield f"{key}: {one!r}, {other!r}"
 
 
+def check_science(place: Path, theirs: Mapping[str, Any], config: Config) -> None:
+    """Refuse a place that belongs to a run of other science.
+
+    Raises:
+        InputError: naming the differences.
+    """
+    if found := list(differences(theirs, science(config))):
+        raise InputError(
+            f"{place} belongs to another config (key: there, here): {'; '.join(found)}. "
+            "Move it away to train anew, or ask for its config"
+        )
+
+
 HYDRA = """\
 # Hydra's part: so that `wgan-sweep --config-path <this folder> --config-name config` asks for this run.
 defaults: [override hydra/job_logging: none, override hydra/hydra_logging: none, _self_]

@@ -1,7 +1,6 @@
-"""One loop carries a trainer's measurements outward: to the run's directory, its tracker and the display."""
+"""A run as a whole: what is left to do of it, who may do it, and how it ended."""
 
 import logging
-import math
 import platform
 import time
 import traceback
@@ -11,218 +10,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from wgan_sweep import checkpoints, provenance
-from wgan_sweep.config import Config, differences, run_id, science, to_yaml
+from wgan_sweep import provenance
+from wgan_sweep.config import Config, check_science, run_id, science, to_yaml
 from wgan_sweep.errors import InputError
-from wgan_sweep.experiment import Scorer, build, make_tracker
+from wgan_sweep.experiment import make_tracker
 from wgan_sweep.files import check_writable, write
-from wgan_sweep.images import png
 from wgan_sweep.locks import held
 from wgan_sweep.progress import Display, RunProgress
 from wgan_sweep.runs import Record, RunDir, Status, objective
-from wgan_sweep.tracking import Guarded, RunIdentity, Tracker
+from wgan_sweep.session import CHOSEN_BY, DivergedError, Session
+from wgan_sweep.tracking import Guarded, RunIdentity
 
 log = logging.getLogger("wgan_sweep")
 
 
-CHOSEN_BY = "chosen_by_"
-"""Before the name of the score that a step was chosen by; the score under the plain name is that of fresh images."""
 SCORES_IN_A_LINE = 4
 """How many scores a summary names; the record holds all."""
-
-
-class _DivergedError(Exception):
-    """A measurement that is not finite."""
-
-
-class _Session:
-    """One sitting of a run: from its checkpoint, or from nothing, to its end.
-
-    Building it writes nothing, so that a config that cannot work leaves no trace.
-    """
-
-    def __init__(self, config: Config, directory: RunDir, stop: Callable[[], bool]) -> None:
-        self._config = config
-        self._directory = directory
-        self._stop = stop
-        parts = build(config)
-        self._trainer, self._real, self._scorer = parts.trainer, parts.real, parts.scorer
-        self._while_training = parts.scorer_during or parts.scorer
-        self._window: list[tuple[int, dict[str, Tensor]]] = []
-        state, self._problems = checkpoints.load(directory.checkpoint)
-        if state is not None:
-            _check_science(directory.checkpoint, state["science"], config)
-            self._trainer.load_state_dict(state["trainer"])
-
-    def run(self, record: Record, tracker: Tracker, shown: RunProgress) -> None:
-        """Train and score to the end that the config asks for."""
-        self._record, self._tracker, self._shown = record, tracker, shown
-        self._take_up()
-        if self._scorer is not None:
-            shown.working_on("preparing to score")
-            for scorer in {id(scorer): scorer for scorer in (self._scorer, self._while_training) if scorer}.values():
-                scorer.prepare()
-        every, until = self._config.scorer.get("every", 0), self._config.train.steps
-        has_chosen = bool(self._record.best) and objective(self._record.best) is None
-        only_scored_again = has_chosen and self._trainer.step >= until
-        if every and self._trainer.step % every == 0 and not only_scored_again:
-            self._score(self._while_training, choosing=True)  # it may have been killed at this point
-        for values in self._trainer.steps(until):
-            step = self._trainer.step
-            self._window.append((step, values))
-            scoring = bool(every) and step % every == 0
-            saving = step % self._config.save_every == 0
-            if step % self._config.log_every == 0 or scoring or saving or step == until:
-                self._log()
-            if scoring or saving or step == until:
-                self._save()  # before scoring: a score is never ahead of the checkpoint
-            if scoring:
-                self._score(self._while_training, choosing=True)
-            if step < until and self._stop():
-                self._save()
-                raise KeyboardInterrupt
-        if every and not only_scored_again:
-            self._score(self._while_training, choosing=True)
-        self._score(self._scorer, choosing=False)
-        self._conclude()
-
-    def _take_up(self) -> None:
-        """Bring directory and record to the step that the checkpoint is at."""
-        if self._problems:
-            checkpoints.set_aside(self._directory.checkpoint)
-        for problem in self._problems:
-            log.warning("falling back to the previous checkpoint: %s", problem)
-        if self._trainer.why_double_backward:
-            log.debug("gradient terms by double backward: %s", self._trainer.why_double_backward)
-        if self._trainer.why_not_per_example:
-            log.warning(
-                "%s, so the gradient term is not about single examples: consider model.critic_norm=layer or none",
-                self._trainer.why_not_per_example,
-            )
-        log.debug("starting at step %d", self._trainer.step)
-        self._directory.forget_after(self._trainer.step)
-        for scores in (self._record.scores, self._record.best):
-            if scores.get("step", 0) > self._trainer.step:
-                scores.clear()
-        self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
-        self._directory.write_record(self._record)
-
-    def _log(self) -> None:
-        """Write the last step's measurements; look at all since the last time for one that is not finite."""
-        names = list(self._window[-1][1])
-        table = torch.stack([torch.stack([values[name].float() for name in names]) for _, values in self._window]).cpu()
-        for (step, _), row in zip(self._window, table, strict=True):
-            if not row.isfinite().all():
-                bad = ", ".join(f"{name}={value:g}" for name, value in zip(names, row.tolist(), strict=True))
-                raise _DivergedError(f"not finite at step {step}: {bad}")
-        self._window.clear()
-        measured = dict(zip(names, table[-1].tolist(), strict=True))
-        if "gradient_norm" not in measured:
-            measured["gradient_norm"] = float(self._trainer.gradient_norm())
-        measured["generator_gradient_norm"] = float(self._trainer.generator_gradient_norm())
-        self._write(measured)
-
-    def _write(self, measured: Mapping[str, float], prefix: str = "") -> None:
-        """Write measurements of this step; a tracker gets them under a prefix, so that no curve mixes two scales."""
-        step = self._trainer.step
-        line = {"step": step, "images_seen": self._trainer.images_seen, **measured}
-        self._directory.append_metrics(line)
-        self._tracker.log(step, {"images_seen": line["images_seen"], **{prefix + n: v for n, v in measured.items()}})
-        self._shown.update(step, line)
-
-    def _save(self) -> None:
-        checkpoints.save(self._directory.checkpoint, self._state())
-        self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
-        self._directory.write_record(self._record)
-
-    def _state(self) -> dict[str, Any]:
-        return {"science": science(self._config), "trainer": self._trainer.state_dict()}
-
-    def _score(self, scorer: Scorer | None, *, choosing: bool) -> None:
-        """Score this step, unless that is done; leave a picture in any case.
-
-        Args:
-            scorer: What scores.
-            choosing: Whether the step may be chosen as the best one.
-        """
-        step = self._trainer.step
-        how = None if scorer is None else scorer.describe()
-        if step == 0 or (self._record.scores.get("step") == step and self._record.scored_by == how):
-            return
-        if not self._directory.samples(step).exists():
-            picture = self._real.picture(self._trainer.sampler("picture")(self._real.pictured), self._trainer.score)
-            write(self._directory.samples(step), png(picture))
-            self._tracker.images(step, picture)
-        if scorer is None or how is None:
-            return
-        self._shown.working_on("scoring")
-        scores = scorer(self._counted("score"), self._trainer)
-        line = {"step": step, "images_seen": self._trainer.images_seen, **scores}
-        if line not in self._directory.read_metrics():  # killed after this line and before the record
-            self._write(scores, prefix="" if scorer is self._while_training else "final_")
-        self._record.scores, self._record.scored_by = {"step": step, **scores}, how
-        if choosing:
-            self._choose()
-        self._directory.write_record(self._record)
-
-    def _counted(self, purpose: str) -> Callable[[int], Tensor]:
-        """Return a sampler that shows how many samples it has made."""
-        sample, made = self._trainer.sampler(purpose), 0
-
-        def counted(count: int) -> Tensor:
-            nonlocal made
-            if self._stop():
-                raise KeyboardInterrupt  # the step is saved, and will be scored when the run is taken up
-            made += count
-            self._shown.still_working_on(f"scoring: {made} samples")
-            return sample(count)
-
-        return counted
-
-    def _choose(self) -> None:
-        """Keep this step as the best one, and a checkpoint of it, if no other has a lower score."""
-        scores, best = self._record.scores, self._record.best
-        judged = objective(scores)
-        if judged is None:  # nothing to choose by
-            return
-        if self._directory.best.exists():
-            lowest = best.get(f"{CHOSEN_BY}{judged}", best.get(judged, math.inf))
-            if scores[judged] > lowest:
-                return
-        checkpoints.save(self._directory.best, self._state())
-        self._record.best = dict(scores)
-
-    def _conclude(self) -> None:
-        """Say what the best step is worth: score it as at the end, on samples that had no part in choosing it.
-
-        The lowest of many noisy scores is too low on average: it was chosen for being low (the winner's curse). The
-        same weights on fresh images have no such luck. A run scored only once had no choice.
-        """
-        if self._scorer is None:
-            return
-        if not self._directory.best.exists():
-            self._record.best = dict(self._record.scores)
-            self._directory.write_record(self._record)
-            return
-        chosen_by = {name: value for name, value in self._record.best.items() if name.startswith(CHOSEN_BY)}
-        judged = objective(self._record.best)
-        if chosen_by and judged:
-            return
-        if judged:
-            chosen_by = {f"{CHOSEN_BY}{judged}": self._record.best[judged]}
-        state, problems = checkpoints.load(self._directory.best)
-        for problem in problems:
-            log.warning("falling back to an earlier best checkpoint: %s", problem)
-        if state is None:
-            return
-        self._trainer.load_state_dict(state["trainer"])  # the last step is saved and scored
-        self._shown.working_on(f"scoring step {self._trainer.step}, the best, on other samples")
-        scores = self._scorer(self._counted("confirmation"), self._trainer)
-        self._record.best = {"step": self._trainer.step, **scores, **chosen_by}
-        self._directory.write_record(self._record)
 
 
 def _scored_by(scorer: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,15 +58,7 @@ def check_identity(record: Record | None, config: Config) -> None:
         InputError: naming the differences.
     """
     if record is not None:
-        _check_science(directory_of(config).path, science(record.config), config)
-
-
-def _check_science(place: Path, theirs: Mapping[str, Any], config: Config) -> None:
-    if found := list(differences(theirs, science(config))):
-        raise InputError(
-            f"{place} belongs to another config (key: there, here): {'; '.join(found)}. "
-            "Move it away to train anew, or ask for its config"
-        )
+        check_science(directory_of(config).path, science(record.config), config)
 
 
 def directory_of(config: Config) -> RunDir:
@@ -365,10 +160,10 @@ def _sit(
 ) -> Record:
     """Work on a run until it ends, well or not."""
     began = time.monotonic()
-    session: _Session | None = None
+    session: Session | None = None
     problem: str | None = None
     try:
-        session = _Session(config, directory, stop)
+        session = Session(config, directory, stop)
     except InputError:
         raise
     except Exception:
@@ -383,7 +178,7 @@ def _sit(
             if session is not None:
                 session.run(record, tracker, shown)
                 record.status = Status.DONE
-        except _DivergedError as error:
+        except DivergedError as error:
             record.status, record.error = Status.DIVERGED, str(error)
         except Exception:
             problem = traceback.format_exc()

@@ -1,7 +1,7 @@
 """How far a run and its sweep are: live bars on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from datetime import timedelta
 from typing import Self, TypeVar
 
@@ -40,13 +40,18 @@ def counted(batches: Iterable[Batch], total: int | None, label: str, console: Co
                 yield batch
                 progress.advance(task, len(batch))
         return
+    yield from told(batches, total, lambda text: console.print(f"{label}  {text}", highlight=False, soft_wrap=True))
+
+
+def told(batches: Iterable[Batch], total: int | None, say: Callable[[str], None]) -> Iterator[Batch]:
+    """Yield batches, and say now and then how many of `total` items went by."""
     done, said = 0, time.monotonic()
     for batch in batches:
         yield batch
         done += len(batch)
         if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            console.print(f"{label}  {done}/{total if total is not None else '?'}", highlight=False, soft_wrap=True)
+            say(f"{done} of {total if total is not None else '?'}")
 
 
 class RunProgress:

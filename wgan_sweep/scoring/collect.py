@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,14 +13,12 @@ from torch import Tensor
 
 from wgan_sweep.data import ImageSet
 from wgan_sweep.files import cache_dir, replacing
+from wgan_sweep.progress import told
 from wgan_sweep.scoring.features import Extract, Extracted, FeatureSpace
 from wgan_sweep.scoring.frechet import Accumulator, Statistics
 from wgan_sweep.scoring.metrics import Side
 
 log = logging.getLogger(__name__)
-
-SECONDS_BETWEEN_WORDS = 10.0
-"""How often long work says how far it is."""
 
 
 def collect(batches: Iterable[Tensor], extract: Extract, *, features: bool, logits: bool = False) -> Side:
@@ -61,17 +58,6 @@ def _fitting(extract: Extract, images: Tensor) -> Extracted:
     parts = [_fitting(extract, half) for half in images.split(-(-len(images) // 2))]
     logits = [part.logits for part in parts if part.logits is not None]
     return Extracted(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
-
-
-def _with_word(batches: Iterable[Tensor], total: int) -> Iterator[Tensor]:
-    """Yield batches and say now and then how many images went by."""
-    done, said = 0, time.monotonic()
-    for batch in batches:
-        yield batch
-        done += len(batch)
-        if time.monotonic() - said >= SECONDS_BETWEEN_WORDS:
-            said = time.monotonic()
-            log.info("statistics of real images: %d of %d", done, total)
 
 
 def in_batches(images: ImageSet, picked: Iterable[int], batch_size: int) -> Iterator[Tensor]:
@@ -116,8 +102,9 @@ def reference(
         if (found := _read(path, features=features)) is not None:
             return found
         log.info("computing statistics of %d real images in %s (once per machine)", count, space.name)
-        batches = _with_word(in_batches(images, picked(images, count), batch_size), count)
-        side = collect(batches, space.extract(device), features=features)
+        batches = in_batches(images, picked(images, count), batch_size)
+        spoken = told(batches, count, lambda text: log.info("statistics of real images: %s", text))
+        side = collect(spoken, space.extract(device), features=features)
         if side.features is not None:
             with replacing(_features_of(path)) as temporary, temporary.open("wb") as out:
                 np.save(out, side.features.numpy())
