@@ -28,6 +28,9 @@ WITH = {
     ("stabiliser", "label_smoothing"): ["loss=nsgan"],
     ("experiment", "kp_grid"): ["data=npz", "data.path={npz}"],
     ("experiment", "rx_grid"): ["data=npz", "data.path={npz}"],
+    ("experiment", "comparison"): ["data=npz", "data.path={npz}"],
+    ("experiment", "norms"): ["data=npz", "data.path={npz}"],
+    ("experiment", "authors_celeba64"): ["data=npz", "data.path={npz}"],
 }
 
 

@@ -30,6 +30,7 @@ tiny="train.steps=2 train.batch_size=8 train.n_critic=1 model.dim=4 scorer=none 
 "$work/venv/bin/wgan-sweep" -m div.k=1,2 $tiny
 "$work/venv/bin/python" -m wgan_sweep -m div.k=1,2 $tiny >again.txt 2>&1
 [ "$(grep -c 'nothing left to do' again.txt)" = 2 ]
+"$work/venv/bin/wgan-score" --help >/dev/null
 "$work/venv/bin/wgan-report" runs >table.txt
 grep -q '^| div.k' table.txt
 [ "$(find . -name record.json | wc -l)" = 2 ]
