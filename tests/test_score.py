@@ -103,6 +103,9 @@ def test_a_run_is_scored_by_the_images_of_its_average(make, sets, capsys) -> Non
     other = scored(capsys, sets[0], directory, "--num-samples", 20, "--seed", 1)
     assert other["scores"]["fid"] != pytest.approx(found["scores"]["fid"], abs=1e-6)
     assert {path.name for path in directory.iterdir()} >= {"record.json", "checkpoint.pt"}
+    moved = directory.parent.rename(directory.parent.with_name("moved"))
+    directory.parent.write_text("the folder it was trained in is no more")
+    assert scored(capsys, sets[0], moved / directory.name, "--num-samples", 20)["scores"] == found["scores"]
 
 
 def test_a_run_of_points_is_refused(make, sets) -> None:

@@ -246,7 +246,6 @@ class _Choices:
     def of(cls, config: Config) -> Self:
         """Make them; what is out of range is refused on the way."""
         _check_numbers(config)
-        check_writable(Path(config.runs), "runs")
         device = _device(config.device)
         return cls(
             device=device,
@@ -281,6 +280,7 @@ def check(config: Config) -> None:
     Raises:
         InputError: with what is wrong, the value, and what to do.
     """
+    check_writable(Path(config.runs), "runs")
     choices = _Choices.of(config)
     make_figure(config.figure)
     choices.stabiliser.loss(choices.loss)
