@@ -126,7 +126,7 @@ def test_an_unknown_key_of_a_node_is_refused_in_a_sweep_too(sweep) -> None:
     assert not records(sweep.folder)
 
 
-@pytest.mark.parametrize("name", ["ü x", "it's", "a=b,c", 'say "k"'])
+@pytest.mark.parametrize("name", ["it's a=b,c", 'say "ü"'])
 def test_runs_live_in_folders_of_any_name(sweep, name: str) -> None:
     folder = sweep.folder / name
     done = sweep("-m", "div.k=1,2", runs=str(folder))
@@ -211,7 +211,10 @@ def test_two_shells_with_overlapping_sweeps_train_every_run_once(sweep) -> None:
     def start(*grid: str) -> subprocess.Popen[str]:
         arguments = [*TINY, f"data.path={sweep.npz}", "train.steps=40", "log_every=40", *grid]
         command = [sys.executable, "-m", "wgan_sweep", "-m", *arguments]
-        return subprocess.Popen(command, cwd=sweep.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}  # two processes with two threads each would wait for each other
+        return subprocess.Popen(
+            command, cwd=sweep.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     running = [start("div.k=1,2,3"), start("div.k=3,2,1,4")]
     said = [process.communicate(timeout=120) for process in running]
@@ -262,24 +265,15 @@ def test_a_run_that_another_process_is_at_is_waited_for(sweep) -> None:
 
 def test_a_plan_says_what_would_be_done_and_does_nothing(sweep) -> None:
     sweep("-m", "div.k=1,2")
-    sweep("-m", "div.k=3", "optimizer.lr=1e30", code=1)
     before = {p: p.stat().st_mtime_ns for p in (sweep.folder / "runs").rglob("*")}
-    done = sweep("-m", "div.k=1,2,4", "train.steps=5", "plan=true")
-    assert [line.split("|")[2].strip() for line in done.stdout.splitlines() if line.startswith("| ")][1:] == [
-        "resume",
-        "resume",
-        "train",
-    ]
-    assert "3 runs: 2 to resume, 1 to train; 72 images." in done.stdout  # 2 x 2 steps and 5, of 8 images
+    done = sweep("-m", "div.k=1,2,4,-1", "train.steps=5", "plan=true")
+    table = [re.split(r"\s*\|\s*", line) for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [row[2] for row in table] == ["resume", "resume", "train", "refuse"]
+    assert [row[5] for row in table] == ["div.k=1", "div.k=2", "div.k=4", "div.k=-1"]
+    assert "above 0" in table[-1][6]
+    assert "4 runs: 2 to resume, 1 to train, 1 to refuse; 72 images." in done.stdout  # 2 x 2 steps and 5, of 8 images
     assert re.search(r"About \d:\d\d:\d\d, one run after another, by earlier runs", done.stdout)
-    again = sweep("-m", "div.k=1,2", "plan=true").stdout
-    assert "2 runs: 2 to skip; 0 images." in again
-    assert "done at step 3" in again
-    diverged = ["-m", "div.k=3", "optimizer.lr=1e30", "plan=true"]
-    assert "1 to skip" in sweep(*diverged).stdout
-    assert "1 to train" in sweep(*diverged, "retry_diverged=true").stdout
-    assert "1 to refuse" in sweep("-m", "div.k=-1", "plan=true").stdout
-    assert "1 to train" in sweep("div.k=9", "plan=true").stdout
+    assert "1 runs: 1 to skip; 0 images." in sweep("div.k=1", "plan=true").stdout
     assert {p: p.stat().st_mtime_ns for p in (sweep.folder / "runs").rglob("*")} == before
 
 

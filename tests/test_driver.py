@@ -187,3 +187,23 @@ def test_a_runs_folder_that_cannot_be_is_refused(make, tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(InputError, match="runs="):
             run(make(f"runs={folder}"))
+
+
+def test_a_run_that_diverged_is_tried_again_only_when_asked(make) -> None:
+    assert run(make("optimizer.lr=1e30")).status == Status.DIVERGED
+    finished = driver.directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns
+    assert run(make("optimizer.lr=1e30")).status == Status.DIVERGED
+    assert driver.directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns == finished
+    assert run(make("optimizer.lr=1e30", "retry_diverged=true")).status == Status.DIVERGED
+    assert driver.directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns > finished
+
+
+def test_a_run_that_is_stopped_has_saved_its_step(make) -> None:
+    config = make("save_every=100")
+    asked = iter([False, False, True])
+    with pytest.raises(KeyboardInterrupt):
+        run(config, stop=lambda: next(asked))
+    record = driver.directory_of(config).read_record()
+    assert record is not None
+    assert (record.status, record.step) == (Status.RUNNING, 3)
+    assert run(config).step == 6
