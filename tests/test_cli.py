@@ -229,6 +229,7 @@ def test_two_shells_with_overlapping_sweeps_train_every_run_once(sweep) -> None:
     assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_is_at_is_waited_for(sweep) -> None:
     """One shell is killed in the middle: the other takes the run over and ends it."""
     arguments = [*TINY, f"data.path={sweep.npz}", "train.steps=100000", "save_every=5", "log_every=5"]
@@ -310,6 +311,7 @@ def test_ctrl_c_saves_the_step_and_ends_the_sweep_with_its_table(sweep) -> None:
     assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(sweep) -> None:
     process = start_a_long_sweep(sweep)
     process.send_signal(signal.SIGSTOP)  # both arrive before the next step

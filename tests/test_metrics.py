@@ -44,7 +44,7 @@ def side(features: Tensor, logits: Tensor | None = None) -> Side:
     return Side(statistics_of(features), features, logits)
 
 
-@pytest.mark.parametrize(("count", "dim"), [(100, 64), (100, 2048), (1000, 192), (10000, 64)])
+@pytest.mark.parametrize(("count", "dim"), [(100, 64), (100, 512), (1000, 192), (10000, 64)])
 def test_the_distance_is_torch_fidelitys_from_a_hundred_to_ten_thousand(count: int, dim: int) -> None:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
@@ -88,7 +88,7 @@ def assert_fids_agree(mnist: np.ndarray, theirs, size: int, channels: int, batch
 
 @pytest.mark.parametrize(("size", "channels", "batch"), [(28, 1, 1), (96, 3, 7), (512, 1, 64)])
 def test_fid_is_torch_fidelitys_at_any_size_and_batch(mnist, theirs, size: int, channels: int, batch: int) -> None:
-    assert_fids_agree(mnist, theirs, size, channels, [batch], 10)
+    assert_fids_agree(mnist, theirs, size, channels, [batch], 5)
 
 
 @pytest.mark.slow
