@@ -17,8 +17,8 @@ from wgan_sweep.experiment import make_tracker
 from wgan_sweep.files import check_writable, write
 from wgan_sweep.locks import held
 from wgan_sweep.progress import Display, RunProgress
-from wgan_sweep.runs import Record, RunDir, Status, objective
-from wgan_sweep.session import CHOSEN_BY, DivergedError, Session
+from wgan_sweep.runs import Record, RunDir, Status
+from wgan_sweep.session import DivergedError, Session, chosen_by
 from wgan_sweep.tracking import Guarded, RunIdentity
 
 log = logging.getLogger("wgan_sweep")
@@ -81,10 +81,7 @@ def _started(config: Config, record: Record | None, overrides: list[str]) -> Rec
 
 def _choice(best: Mapping[str, float]) -> dict[str, float]:
     """Return what is left of the best scores for another scorer: which step it is, and what it was chosen by."""
-    judged = objective(best)
-    chosen = {name: value for name, value in best.items() if name.startswith(CHOSEN_BY)}
-    if judged and not chosen:
-        chosen = {f"{CHOSEN_BY}{judged}": best[judged]}
+    chosen = chosen_by(best)
     return {"step": best["step"], **chosen} if chosen else {}
 
 
@@ -192,7 +189,6 @@ def _sit(
             directory.write_record(record)
             tracker.close(record.status, {f"best_{name}": value for name, value in record.best.items()})
     shown.summary = f"{summary(record)}  {time.monotonic() - began:.0f} s"
-
     return record
 
 

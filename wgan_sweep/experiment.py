@@ -195,16 +195,16 @@ def _check_numbers(config: Config) -> None:
 
 def _scorer(config: Config, real: Real, device: torch.device) -> Scorer | None:
     """Return what scores a run at its end."""
-    return _make_scorer(config, scorer_node(config), real, device)
+    return _make_scorer(config, _scorer_node(config), real, device)
 
 
 def _scorer_during(config: Config, real: Real, device: torch.device) -> Scorer | None:
     """Return what scores a run while it is trained, or None where that is no other than at its end."""
-    node = scorer_node(config, during=True)
-    return None if node == scorer_node(config) else _make_scorer(config, node, real, device)
+    node = _scorer_node(config, during=True)
+    return None if node == _scorer_node(config) else _make_scorer(config, node, real, device)
 
 
-def scorer_node(config: Config, *, during: bool = False) -> dict[str, Any]:
+def _scorer_node(config: Config, *, during: bool = False) -> dict[str, Any]:
     """Return the node of the scorer; with `during`, as ``scorer.during`` changes it (null takes a key away)."""
     node = {name: value for name, value in config.scorer.items() if name not in ("every", "during")}
     return _merged(node, config.scorer.get("during") or {}) if during else node

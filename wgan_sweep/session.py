@@ -23,6 +23,13 @@ CHOSEN_BY = "chosen_by_"
 """Before the name of the score that a step was chosen by; the score under the plain name is that of fresh images."""
 
 
+def chosen_by(best: Mapping[str, float]) -> dict[str, float]:
+    """Return the score that the best step was chosen by, under its name; empty where there is none."""
+    judged = objective(best)
+    kept = {name: value for name, value in best.items() if name.startswith(CHOSEN_BY)}
+    return kept or ({f"{CHOSEN_BY}{judged}": best[judged]} if judged else {})
+
+
 class DivergedError(Exception):
     """A measurement that is not finite."""
 
@@ -196,12 +203,10 @@ class Session:
             self._record.best = dict(self._record.scores)
             self._directory.write_record(self._record)
             return
-        chosen_by = {name: value for name, value in self._record.best.items() if name.startswith(CHOSEN_BY)}
-        judged = objective(self._record.best)
-        if chosen_by and judged:
+        best = self._record.best
+        chosen = chosen_by(best)
+        if chosen and objective(best) and chosen.keys() <= best.keys():  # confirmed already
             return
-        if judged:
-            chosen_by = {f"{CHOSEN_BY}{judged}": self._record.best[judged]}
         state, problems = checkpoints.load(self._directory.best)
         for problem in problems:
             log.warning("falling back to an earlier best checkpoint: %s", problem)
@@ -210,5 +215,5 @@ class Session:
         self._trainer.load_state_dict(state["trainer"])  # the last step is saved and scored
         self._shown.working_on(f"scoring step {self._trainer.step}, the best, on other samples")
         scores = self._scorer(self._counted("confirmation"), self._trainer)
-        self._record.best = {"step": self._trainer.step, **scores, **chosen_by}
+        self._record.best = {"step": self._trainer.step, **scores, **chosen}
         self._directory.write_record(self._record)

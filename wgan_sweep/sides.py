@@ -1,22 +1,22 @@
 """What can stand on either side of a score: a run, a folder of pictures, an npz of images or of statistics."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from wgan_sweep import checkpoints
 from wgan_sweep.config import read
 from wgan_sweep.data import Npz
-from wgan_sweep.data.folder import SUFFIXES
+from wgan_sweep.data.folder import pictures_in, read_picture
 from wgan_sweep.errors import InputError
 from wgan_sweep.experiment import build
 from wgan_sweep.runs import RunDir
+from wgan_sweep.scoring.collect import in_batches
 from wgan_sweep.scoring.frechet import Statistics
 
 Batches = Callable[[int], Iterator[Tensor]]
@@ -59,15 +59,11 @@ def open_side(path: Path, *, num_samples: int, seed: int, device: torch.device) 
 def _npz(path: Path) -> Source:
     names = _array_names(path)
     if "images" in names:
-        array = Npz(str(path)).load().array
-        if array.shape[-1] not in (1, 3):
-            raise InputError(f"'images' in {path} has {array.shape[-1]} channels: 1 (grey) or 3 (colour) can be scored")
-
-        def batches(size: int) -> Iterator[Tensor]:
-            for start in range(0, len(array), size):
-                yield torch.from_numpy(array[start : start + size]).permute(0, 3, 1, 2)
-
-        return Source(f"{len(array)} images of {path}", len(array), batches)
+        images = Npz(str(path)).load()
+        if images.shape[0] not in (1, 3):
+            raise InputError(f"'images' in {path} has {images.shape[0]} channels: 1 (grey) or 3 (colour) can be scored")
+        batches = partial(in_batches, images, range(len(images)))
+        return Source(f"{len(images)} images of {path}", len(images), batches)
     if {"mean", "covariance", "root", "count"} <= names:
         found = Statistics.read(path)
         return Source(f"statistics of {found.count} images in {path}", found.count, statistics=found)
@@ -97,7 +93,7 @@ def _array_names(path: Path) -> set[str]:
 
 
 def _folder(path: Path) -> Source:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = pictures_in(path)
     if not files:
         raise InputError(f"{path} holds no pictures and no record.json: give a folder of pictures or a run's directory")
 
@@ -105,7 +101,7 @@ def _folder(path: Path) -> Source:
         """Neighbours of one shape share a batch: each picture comes to the network at its own size."""
         waiting: list[Tensor] = []
         for file in files:
-            picture = _picture(file)
+            picture = torch.from_numpy(np.array(read_picture(file, "RGB"))).permute(2, 0, 1)
             if waiting and (len(waiting) == size or waiting[0].shape != picture.shape):
                 yield torch.stack(waiting)
                 waiting = []
@@ -113,17 +109,6 @@ def _folder(path: Path) -> Source:
         yield torch.stack(waiting)
 
     return Source(f"{len(files)} pictures in {path}", len(files), batches)
-
-
-def _picture(file: Path) -> Tensor:
-    try:
-        with Image.open(file) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(
-            f"{file} cannot be read as a picture ({error}): mend it or take it out of the folder"
-        ) from error
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 def _run(path: Path, num_samples: int, seed: int, device: torch.device) -> Source:
@@ -145,6 +130,7 @@ def _run(path: Path, num_samples: int, seed: int, device: torch.device) -> Sourc
                 raise InputError(f"the run {path} makes points, not images: their exact scores are in its record")
             yield images
 
-    status = json.loads(directory.record.read_text())["status"]
-    name = f"{num_samples} images by the moving average of run {path.name} at step {trainer.step} ({status})"
+    record = directory.read_record()
+    status = f" ({record.status})" if record is not None else ""
+    name = f"{num_samples} images by the moving average of run {path.name} at step {trainer.step}{status}"
     return Source(f"{name}, noise of seed {seed}", num_samples, batches)

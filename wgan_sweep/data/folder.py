@@ -13,6 +13,26 @@ from wgan_sweep.errors import InputError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures below a folder, in the order of their names."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+
+
+def read_picture(file: Path, mode: str) -> Image.Image:
+    """Read a picture in a mode of Pillow.
+
+    Raises:
+        InputError: naming the file, if it cannot be read.
+    """
+    try:
+        with Image.open(file) as opened:
+            return opened.convert(mode)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise InputError(
+            f"{file} cannot be read as a picture ({error}): mend it or take it out of the folder"
+        ) from error
+
+
 @dataclass(frozen=True)
 class ImageFolder:
     """All pictures below `path`, in the order of their names, their largest central square resized to size x size.
@@ -40,7 +60,7 @@ class ImageFolder:
             raise InputError(f"data.size must be 1 or more, got {self.size}")
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}: set data.path to a folder of pictures")
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = pictures_in(folder)
         if not files:
             raise InputError(
                 f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): set data.path to a folder that does"
@@ -50,11 +70,4 @@ class ImageFolder:
         return stored_once(key, lambda: files, lambda found: map(self._read, found))
 
     def _read(self, file: Path) -> NDArray[np.uint8]:
-        try:
-            with Image.open(file) as opened:
-                picture = opened.convert(MODES[self.channels])
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            raise InputError(
-                f"{file} cannot be read as a picture ({error}): mend it or take it out of the folder"
-            ) from error
-        return as_array(crop_and_resize(picture, self.size))
+        return as_array(crop_and_resize(read_picture(file, MODES[self.channels]), self.size))
