@@ -39,7 +39,11 @@ types: $(VENV)/.installed-dev
 
 check: lint types test wheel-smoke ## All that CI runs
 
-bench: $(VENV)/.installed ## What gradient terms and scores cost, against the usual ways
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.installed-bench ## What gradient terms and scores cost, against the usual ways
 	$(BIN)/python -m wgan_sweep.bench
 
 wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it beside nothing else, and use it from another directory

@@ -35,7 +35,7 @@ WITH = {
 
 
 def needs_network(group: str, name: str) -> bool:
-    return group == "scorer" and name != "none"
+    return group == "metric" or (group == "scorer" and name != "none")
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,20 @@ def test_every_scorer_is_made_for_the_data_it_is_for(name: str, make) -> None:
     parts = build(config)
     assert (parts.scorer is None) == (name == "none")
     assert (parts.scorer_during is None) == (name not in ("fid50k", "published"))
+
+
+@pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "metric" and name != "inception_score"])
+def test_every_metric_is_added_by_name_and_is_no_choice_of_the_run(name: str, make) -> None:
+    few = ["scorer.metrics.x.subset_size=10"] if name == "kid" else []
+    config = make("scorer=fid", f"+metric@scorer.metrics.x={name}", *few)
+    assert len(build(config).scorer._metrics) == 2
+    assert config.choices == make("scorer=fid").choices
+    assert run_id(config) == run_id(make("scorer=fid"))
+
+
+def test_a_metric_that_the_weights_cannot_give_is_refused(make) -> None:
+    with pytest.raises(InputError, match="logits"):
+        check(make("scorer=fid", "+metric@scorer.metrics.x=inception_score"))
 
 
 def test_a_split_that_the_data_has_not_is_refused_by_name(make) -> None:

@@ -109,9 +109,14 @@ REAL_PAIRS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", REAL_PAIRS, ids="-".join)
-def test_fid_is_that_of_torch_fidelitys_command_on_real_sets(pair, network: weights.Weights, tmp_path, capsys) -> None:
-    """Its whole pipeline, from data sets to the number, on 100 images of each."""
+@pytest.mark.parametrize(
+    ("pair", "count", "layer"),
+    [*((pair, 100, 2048) for pair in REAL_PAIRS), (REAL_PAIRS[0], 1000, 2048), (REAL_PAIRS[0], 10000, 64)],
+)
+def test_fid_is_that_of_torch_fidelitys_command_on_real_sets(
+    pair: tuple[str, str], count: int, layer: int, network: weights.Weights, tmp_path, capsys
+) -> None:
+    """Its whole pipeline, from data sets to the number."""
     import torch_fidelity
 
     folder = Path(os.environ.get("WGAN_SWEEP_DATA", Path.home() / ".cache/wgan-sweep-data"))
@@ -119,7 +124,7 @@ def test_fid_is_that_of_torch_fidelitys_command_on_real_sets(pair, network: weig
     for name in pair:
         if not (folder / f"{name}.npz").exists():
             pytest.skip(f"needs {folder / name}.npz with `images` uint8 [N, H, W, C]")
-        images = torch.from_numpy(np.load(folder / f"{name}.npz")["images"][:100])
+        images = torch.from_numpy(np.load(folder / f"{name}.npz")["images"][:count])
         images = images[..., None] if images.dim() == 3 else images
         sets.append(images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).contiguous())
     torch.save(extractor(network, ["2048"]).state_dict(), tmp_path / "theirs.pth")
@@ -133,13 +138,15 @@ def test_fid_is_that_of_torch_fidelitys_command_on_real_sets(pair, network: weig
             verbose=False,
             batch_size=50,
             feature_extractor_weights_path=str(tmp_path / "theirs.pth"),
+            feature_layer_fid=str(layer),
             cache=False,
         )["frechet_inception_distance"]
-    extract = InceptionV3(2048).extract(CPU)
+    extract = InceptionV3(layer).extract(CPU)
     found = frechet_distance(*(collect(images.split(50), extract, features=False).statistics for images in sets))
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{' against '.join(pair)}: ours {found:.5f}, theirs {wanted:.5f}, off by {found - wanted:+.1e}\n"
+            f"\n{' against '.join(pair)}, {count} of each, {layer} features: ours {found:.5f}, theirs {wanted:.5f}, "
+            f"off by {found - wanted:+.1e}\n"
         )
     assert found == pytest.approx(wanted, abs=1e-3)
 

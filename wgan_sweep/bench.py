@@ -4,9 +4,11 @@ import argparse
 import importlib.util
 import json
 import platform
+import resource
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,9 +26,10 @@ from wgan_sweep.losses import wasserstein_divergence
 from wgan_sweep.models import DCGAN, ResNet
 from wgan_sweep.precision import precision
 from wgan_sweep.sampling import real_fake
-from wgan_sweep.scoring.features import InceptionV3
+from wgan_sweep.scoring.collect import collect
+from wgan_sweep.scoring.features import LAYERS, InceptionV3
 from wgan_sweep.scoring.inception import extractor
-from wgan_sweep.scoring.weights import find
+from wgan_sweep.scoring.weights import TORCHSCRIPT, find
 from wgan_sweep.stabilisers import none as no_stabiliser
 from wgan_sweep.trainer import Trainer
 
@@ -105,16 +108,20 @@ def _scoring_ways(device: torch.device) -> Iterator[tuple[str, Callable[[Tensor]
             return plain(images.to(device))
 
     yield "torch-fidelity's extractor", theirs
-    if importlib.util.find_spec("cleanfid"):
+    if importlib.util.find_spec("cleanfid") and find().file is TORCHSCRIPT:
         from cleanfid.resize import build_resizer
 
         resize = build_resizer("clean")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch announces the end of torch.jit.load
+            scripted = torch.jit.load(find().path, map_location=device).net.layers
 
         def clean(images: Tensor) -> object:
             resized = np.stack([resize(image) for image in images.permute(0, 2, 3, 1).numpy()])
-            return ours(torch.from_numpy(resized).round().clamp(0, 255).to(torch.uint8).permute(0, 3, 1, 2))
+            with torch.no_grad():
+                return scripted((torch.from_numpy(resized).permute(0, 3, 1, 2).to(device) - 128) / 128)
 
-        yield "clean-fid's resize, our network", clean
+        yield "clean-fid's resize and TorchScript", clean
 
 
 def measure_scoring(device: torch.device, repeats: int, count: int, size: int = 32) -> dict[str, list[float]]:
@@ -134,6 +141,21 @@ def measure_scoring(device: torch.device, repeats: int, count: int, size: int = 
     return found
 
 
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def measure_memory(device: torch.device, counts: list[int], layer: int) -> Iterator[tuple[int, float]]:
+    """Yield the process's peak memory in MiB after the statistics of so many images, fewest first."""
+    extract = InceptionV3(layer).extract(device)
+    for count in (BATCH, *sorted(counts)):
+        draw = np.random.default_rng(0)
+        made = (torch.from_numpy(draw.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8)) for _ in range(count // 50))
+        collect(made, extract, features=False)
+        yield count, _peak_mib()
+
+
 def main() -> None:
     """Print tables of milliseconds per iteration and of images scored per second; ``--json FILE`` keeps the figures."""
     parser = argparse.ArgumentParser("python -m wgan_sweep.bench", description=__doc__)
@@ -141,6 +163,8 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", help="default: fp32 on a CPU; fp32 tf32 bf16 on a GPU")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--count", type=int, default=5, help="iterations per repeat")
+    parser.add_argument("--memory", nargs="+", type=int, metavar="N", help="only: peak memory of scoring N images")
+    parser.add_argument("--feature", type=int, default=2048, choices=LAYERS, help="of --memory (default: 2048)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -152,6 +176,13 @@ def main() -> None:
     )
     write_out = sys.stdout.write
     write_out(f"{chip}, torch {torch.__version__}\n")
+    if options.memory:
+        write_out(f"\nPeak memory of one process, InceptionV3 {options.feature} features.\n\n")
+        write_out("| images | MiB |\n|---|---|\n")
+        for count, peak in measure_memory(device, options.memory, options.feature):
+            write_out(f"| {count} | {peak:.0f} |\n")
+            sys.stdout.flush()
+        return
     write_out(f"An iteration is {N_CRITIC} critic updates and 1 generator update, batch {BATCH}; medians in ms.\n\n")
     columns = ["network", "precision", *FORMS, "ratio", "spread"]
     write_out(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n")

@@ -89,7 +89,9 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     Raises:
         InputError: if a value is missing or refers to nothing.
     """
+    # An option within another one's node (`metric@scorer.metrics.fid`) is a detail of that one.
     named = {group: name for group, name in choices.items() if name and not group.startswith("hydra/")}
+    named = {group: name for group, name in named.items() if "@" not in group}
     unused = unused_overrides(composed, set(named) & set(BY_REFERENCE))
     composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("hydra", "defaults")])
     try:
