@@ -266,7 +266,11 @@ def test_a_run_that_another_process_is_at_is_waited_for(sweep) -> None:
 
 def test_a_plan_says_what_would_be_done_and_does_nothing(sweep) -> None:
     sweep("-m", "div.k=1,2")
-    before = {p: p.stat().st_mtime_ns for p in (sweep.folder / "runs").rglob("*")}
+
+    def files() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns if p.is_file() else 0 for p in (sweep.folder / "runs").rglob("*")}
+
+    before = files()
     done = sweep("-m", "div.k=1,2,4,-1", "train.steps=5", "plan=true")
     table = [re.split(r"\s*\|\s*", line) for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     assert [row[2] for row in table] == ["resume", "resume", "train", "refuse"]
@@ -275,7 +279,7 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(sweep) -> None:
     assert "4 runs: 2 to resume, 1 to train, 1 to refuse; 72 images." in done.stdout  # 2 x 2 steps and 5, of 8 images
     assert re.search(r"About \d:\d\d:\d\d, one run after another, by earlier runs", done.stdout)
     assert "1 runs: 1 to skip; 0 images." in sweep("div.k=1", "plan=true").stdout
-    assert {p: p.stat().st_mtime_ns for p in (sweep.folder / "runs").rglob("*")} == before
+    assert files() == before
 
 
 def start_a_long_sweep(sweep) -> subprocess.Popen[str]:

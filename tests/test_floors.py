@@ -33,7 +33,7 @@ FLOORS = [
     {"experiment", "contact_sheet", "theory", "bench"},
     {"session", "sides"},
     {"driver", "neighbours"},
-    {"plan"},
+    {"plan", "launch"},
     {"cli", "score"},
     {"__main__"},
 ]

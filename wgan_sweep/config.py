@@ -53,6 +53,7 @@ class Config:
     scorer: Any = MISSING
     tracker: Any = MISSING
     figure: Any = MISSING
+    launch: Any = MISSING
     device: str = MISSING
     runs: str = MISSING
     plan: bool = MISSING
@@ -62,6 +63,9 @@ class Config:
     choices: dict[str, str] = field(default_factory=dict)
     """Which option of each group was chosen, by name; filled in when the config is composed."""
 
+
+LAUNCHER = "hydra_plugins.wgan_sweep.Cells"
+"""Hydra takes plugins from this package only, by name; `cli` registers the class itself."""
 
 SCIENCE = ("loss", "constraint", "stabiliser", "model", "data", "optimizer", "train", "seed")
 BY_REFERENCE = ("div", "sampling")
@@ -76,8 +80,10 @@ def conf_dir() -> Path:
 
 
 def register() -> None:
-    """Make the types known to Hydra, as ``schema``."""
-    ConfigStore.instance().store(name="schema", node=Config, provider="wgan_sweep")
+    """Make the types known to Hydra, as ``schema``, and the launcher that a sweep's runs go through."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config, provider="wgan_sweep")
+    store.store("cells", {"_target_": LAUNCHER}, group="hydra/launcher", provider="wgan_sweep")
 
 
 def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
@@ -149,7 +155,11 @@ def check_science(place: Path, theirs: Mapping[str, Any], config: Config) -> Non
 
 HYDRA = """\
 # Hydra's part: so that `wgan-sweep --config-path <this folder> --config-name config` asks for this run.
-defaults: [override hydra/job_logging: none, override hydra/hydra_logging: none, _self_]
+defaults:
+  - override hydra/launcher: cells
+  - override hydra/job_logging: none
+  - override hydra/hydra_logging: none
+  - _self_
 hydra:
   job: {name: wgan-sweep, chdir: false}
   output_subdir: null

@@ -16,7 +16,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.experiment import make_tracker
 from wgan_sweep.files import check_writable, write
 from wgan_sweep.locks import held
-from wgan_sweep.progress import Display, RunProgress
+from wgan_sweep.progress import RunProgress, Shows
 from wgan_sweep.runs import Record, RunDir, Status
 from wgan_sweep.session import DivergedError, Session, chosen_by
 from wgan_sweep.tracking import Guarded, RunIdentity
@@ -104,7 +104,7 @@ def run(
     config: Config,
     *,
     overrides: list[str],
-    display: Display,
+    display: Shows,
     group: str | None = None,
     label: str | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -189,6 +189,22 @@ def _sit(
             directory.write_record(record)
             tracker.close(record.status, {f"best_{name}": value for name, value in record.best.items()})
     shown.summary = f"{summary(record)}  {time.monotonic() - began:.0f} s"
+    return record
+
+
+def record_death(config: Config, reason: str) -> Record | None:
+    """Record that the process which was at a run is gone; return the run's record, if it has one.
+
+    Args:
+        config: The run's config.
+        reason: How the process ended.
+    """
+    directory = directory_of(config)
+    with held(directory.lock, f"run {run_id(config)}"):
+        record = directory.read_record()
+        if record is not None and record.status == Status.RUNNING:
+            record.status, record.error, record.finished = Status.FAILED, reason, provenance.now()
+            directory.write_record(record)
     return record
 
 

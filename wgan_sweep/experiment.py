@@ -346,6 +346,15 @@ def make_figure(node: Mapping[str, Any]) -> Conclude:
     return cast("Conclude", _make(node, "figure"))
 
 
+def make_launch(node: Mapping[str, Any]) -> Any:
+    """Return how a sweep's runs are worked on, from its config node.
+
+    Raises:
+        InputError: for a key that it does not take, or a value that it cannot have.
+    """
+    return _make(node, "launch")
+
+
 def make_tracker(config: Config, run: RunIdentity) -> Tracker:
     """Start the tracker of a run."""
     return cast("Tracker", _make(config.tracker, "tracker")(run=run))

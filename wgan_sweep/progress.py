@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from datetime import timedelta
-from typing import Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -54,10 +54,32 @@ def told(batches: Iterable[Batch], total: int | None, say: Callable[[str], None]
             say(f"{done} of {total if total is not None else '?'}")
 
 
+class Shows(Protocol):
+    """Where runs show how far they are: the `Display` of this process, or that of another (`Forwarded`)."""
+
+    def run(self, label: str, total: int) -> "RunProgress":
+        """Start to show a run of `total` steps."""
+
+    def add(self, label: str, total: int) -> TaskID | None:
+        """Add a bar."""
+
+    def move(self, task: TaskID | None, step: int | None, text: str) -> None:
+        """Move a bar."""
+
+    def remove(self, task: TaskID | None, *, over: bool = True) -> None:
+        """Take a run's bar away, and move the sweep's where the run is over."""
+
+    def line(self, text: str) -> None:
+        """Write a line."""
+
+    def line_if_plain(self, text: str) -> None:
+        """Write a line where there are no bars."""
+
+
 class RunProgress:
     """One run's share of the display: a bar while it goes on, its `summary` as one line at the end."""
 
-    def __init__(self, display: "Display", label: str, total: int) -> None:
+    def __init__(self, display: Shows, label: str, total: int) -> None:
         self.summary = "interrupted"
         self._display = display
         self._label = label
@@ -143,9 +165,12 @@ class Display:
         return self._live
 
     def sweep(self, total: int) -> None:
-        """Show a bar for a sweep of `total` runs, until `close`."""
+        """Show a bar for a sweep of `total` runs (or of so many more), until `close`."""
         if progress := self._progress():
-            self._sweep = progress.add_task("sweep", total=total, text="runs")
+            if self._sweep is None:
+                self._sweep = progress.add_task("sweep", total=0, text="runs")
+            before = next(task.total or 0 for task in progress.tasks if task.id == self._sweep)
+            progress.update(self._sweep, total=before + total)
 
     def run(self, label: str, total: int) -> RunProgress:
         """Start to show a run of `total` steps."""
@@ -184,3 +209,74 @@ class Display:
         if self._live:
             self._live.stop()
         self._live = self._sweep = None
+
+
+class Forwarded:
+    """The display of another process: what is shown here is sent there, where a `Relay` shows it.
+
+    Args:
+        send: Takes the name of a method of `Relay` and its arguments.
+    """
+
+    def __init__(self, send: Callable[[str, tuple[Any, ...]], None]) -> None:
+        self._send = send
+        self._bars = 0
+
+    def run(self, label: str, total: int) -> RunProgress:
+        """Start to show a run of `total` steps."""
+        return RunProgress(self, label, total)
+
+    def add(self, label: str, total: int) -> TaskID:
+        """Add a bar."""
+        self._bars += 1
+        self._send("add", (self._bars, label, total))
+        return TaskID(self._bars)
+
+    def move(self, task: TaskID | None, step: int | None, text: str) -> None:
+        """Move a bar."""
+        self._send("move", (task, step, text))
+
+    def remove(self, task: TaskID | None, *, over: bool = True) -> None:
+        """Take a run's bar away, and move the sweep's where the run is over."""
+        self._send("remove", (task, over))
+
+    def line(self, text: str) -> None:
+        """Write a line."""
+        self._send("line", (text,))
+
+    def line_if_plain(self, text: str) -> None:
+        """Write a line where there are no bars."""
+        self._send("line_if_plain", (text,))
+
+
+class Relay:
+    """The receiving end of a `Forwarded` display."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._tasks: dict[int, TaskID | None] = {}
+
+    def show(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """Do what was sent."""
+        acts: dict[str, Callable[..., None]] = {
+            "add": self._add,
+            "move": self._move,
+            "remove": self._remove,
+            "line": self._display.line,
+            "line_if_plain": self._display.line_if_plain,
+        }
+        acts[name](*arguments)
+
+    def close(self) -> None:
+        """Take away the bars of a sender that is gone."""
+        for bar in list(self._tasks):
+            self._remove(bar, over=True)
+
+    def _add(self, bar: int, label: str, total: int) -> None:
+        self._tasks[bar] = self._display.add(label, total)
+
+    def _move(self, bar: int, step: int | None, text: str) -> None:
+        self._display.move(self._tasks.get(bar), step, text)
+
+    def _remove(self, bar: int, over: bool) -> None:
+        self._display.remove(self._tasks.pop(bar, None), over=over)
