@@ -27,8 +27,8 @@ install: $(VENV)/.installed ## Install the package into .venv
 demo: $(VENV)/.installed ## Four runs over k and p on real images, and their FIDs (minutes on two cores)
 	WGAN_SWEEP_RUNS="$(RUNS)" $(BIN)/wgan-sweep -m loss=wgan_div div.k=1,2 div.p=2,6
 
-test: $(VENV)/.installed-dev ## The fast tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev ## The fast tests, a process and a thread per core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ from wgan_sweep import experiment
 from wgan_sweep.config import Config
 from wgan_sweep.scoring import weights
 
-from .helpers import Counting
+from .helpers import Counting, Shell
 
 configs.register()
 
@@ -91,3 +91,10 @@ def cache(network: weights.Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder.mkdir(parents=True)
     (folder / network.file.name).symlink_to(network.path)
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, npz: Path) -> Shell:
+    folder = tmp_path / "else where"
+    folder.mkdir()
+    return Shell(folder, npz)

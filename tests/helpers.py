@@ -1,5 +1,11 @@
 """Runs as tests make and compare them."""
 
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -64,3 +70,58 @@ class Counting:
         assert sample(2).shape[0] == 2
         self.calls += 1
         return {"fid": self.fids[self.calls - 1], "fid_feature": 2048, "fid_generated": self.count, "fid_real": 4}
+
+
+@dataclass
+class Shell:
+    """The installed command in a folder of its own, with overrides for a run of a second."""
+
+    folder: Path
+    npz: Path
+
+    def _command(self, *arguments: str, tiny: bool = True) -> list[str]:
+        base = ["train.steps=3", "train.batch_size=8", "train.n_critic=1", "model.dim=4", "model.latent_dim=8"]
+        base += ["scorer=none", "tracker=none", "device=cpu", "data=npz", f"data.path={self.npz}"]
+        flags = [a for a in arguments if a.startswith("-")]  # argparse wants them before the overrides
+        rest = [a for a in arguments if not a.startswith("-")]
+        return [sys.executable, "-m", "wgan_sweep", *flags, *(base if tiny else []), *rest]
+
+    def __call__(
+        self, *arguments: str, code: int = 0, tiny: bool = True, runs: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self._command(*arguments, tiny=tiny),
+            cwd=self.folder,
+            env={k: v for k, v in os.environ.items() if k != "WGAN_SWEEP_RUNS"}
+            | ({"WGAN_SWEEP_RUNS": runs} if runs else {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self._command(*arguments),
+            cwd=self.folder,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for(self, name: str, count: int = 1) -> list[Path]:
+        """Wait until so many runs have a file of this name with something in it."""
+        deadline = time.monotonic() + 60
+        while True:
+            found = [p for p in (self.folder / "runs").glob(f"[0-9a-f]*/{name}") if p.stat().st_size]
+            if len(found) >= count:
+                return found
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted((folder / "runs").glob("*/record.json"))]

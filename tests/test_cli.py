@@ -1,7 +1,6 @@
 """The installed command, as a user meets it."""
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -12,50 +11,7 @@ from pathlib import Path
 
 import pytest
 
-TINY = [
-    "train.steps=3",
-    "train.batch_size=8",
-    "train.n_critic=1",
-    "model.dim=4",
-    "model.latent_dim=8",
-    "scorer=none",
-    "tracker=none",
-    "device=cpu",
-    "data=npz",
-]
-
-
-@pytest.fixture
-def sweep(tmp_path: Path, npz: Path):
-    folder = tmp_path / "else where"
-    folder.mkdir()
-
-    def command(
-        *arguments: str, code: int = 0, tiny: bool = True, runs: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        base = [*TINY, f"data.path={npz}"] if tiny else []
-        flags = [a for a in arguments if a.startswith("-")]  # argparse wants them before the overrides
-        rest = [a for a in arguments if not a.startswith("-")]
-        done = subprocess.run(
-            [sys.executable, "-m", "wgan_sweep", *flags, *base, *rest],
-            cwd=folder,
-            env={k: v for k, v in os.environ.items() if k != "WGAN_SWEEP_RUNS"}
-            | ({"WGAN_SWEEP_RUNS": runs} if runs else {}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
-
-    command.folder = folder  # type: ignore[attr-defined]
-    command.npz = npz  # type: ignore[attr-defined]
-    return command
-
-
-def records(folder: Path) -> list[dict]:
-    return [json.loads(p.read_text()) for p in sorted((folder / "runs").glob("*/record.json"))]
+from .helpers import Shell, records
 
 
 def test_a_sweep_trains_its_grid_once_and_ends_in_its_table(sweep) -> None:
@@ -209,12 +165,8 @@ def test_asking_for_help_loads_nothing_heavy(tmp_path: Path, option: list[str]) 
 
 def test_two_shells_with_overlapping_sweeps_train_every_run_once(sweep) -> None:
     def start(*grid: str) -> subprocess.Popen[str]:
-        arguments = [*TINY, f"data.path={sweep.npz}", "train.steps=40", "log_every=40", *grid]
-        command = [sys.executable, "-m", "wgan_sweep", "-m", *arguments]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}  # two processes with two threads each would wait for each other
-        return subprocess.Popen(
-            command, cwd=sweep.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        # Two processes with two threads each would wait for each other.
+        return sweep.start("-m", "train.steps=40", "log_every=40", *grid, env={"OMP_NUM_THREADS": "1"})
 
     running = [start("div.k=1,2,3"), start("div.k=3,2,1,4")]
     said = [process.communicate(timeout=120) for process in running]
@@ -232,25 +184,10 @@ def test_two_shells_with_overlapping_sweeps_train_every_run_once(sweep) -> None:
 @pytest.mark.slow
 def test_a_run_that_another_process_is_at_is_waited_for(sweep) -> None:
     """One shell is killed in the middle: the other takes the run over and ends it."""
-    arguments = [*TINY, f"data.path={sweep.npz}", "train.steps=100000", "save_every=5", "log_every=5"]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "wgan_sweep", *arguments],
-        cwd=sweep.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while not list((sweep.folder / "runs").glob("[0-9a-f]*/checkpoint.pt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    steps = ["train.steps=12"]
-    second = subprocess.Popen(
-        [sys.executable, "-m", "wgan_sweep", *arguments, *steps],
-        cwd=sweep.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ["train.steps=100000", "save_every=5", "log_every=5"]
+    first = sweep.start(*arguments)
+    sweep.wait_for("checkpoint.pt")
+    second = sweep.start(*arguments, "train.steps=12")
     assert second.stderr is not None
     line = second.stderr.readline()
     assert f"waiting: process {first.pid} on" in line
@@ -282,19 +219,9 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(sweep) -> None:
     assert files() == before
 
 
-def start_a_long_sweep(sweep) -> subprocess.Popen[str]:
-    arguments = [*TINY, f"data.path={sweep.npz}", "train.steps=100000", "save_every=100000", "log_every=5", "div.k=1,2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "wgan_sweep", "-m", *arguments],
-        cwd=sweep.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not [p for p in (sweep.folder / "runs").glob("[0-9a-f]*/metrics.jsonl") if p.stat().st_size]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def start_a_long_sweep(sweep: Shell) -> subprocess.Popen[str]:
+    process = sweep.start("-m", "train.steps=100000", "save_every=100000", "log_every=5", "div.k=1,2")
+    sweep.wait_for("metrics.jsonl")
     return process
 
 
