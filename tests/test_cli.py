@@ -253,3 +253,18 @@ def test_a_second_ctrl_c_ends_at_once(sweep) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in errors
+
+
+def test_optuna_minimises_the_best_score_and_outlives_a_diverged_run(sweep) -> None:
+    points = ["data=gaussians8", "model=mlp", "scorer=exact", "scorer.num_samples=100"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=5", "seed=range(0,2)"]
+    fixed = ["train.steps=3", "train.batch_size=8", "model.dim=4", "tracker=none", "device=cpu"]
+    sampler = ["hydra.sweeper.sampler.seed=3", "optimizer.lr=choice(1e30,1e-3)"]
+    done = sweep("-m", *points, *search, *fixed, *sampler, tiny=False, code=1)
+    found = records(sweep.folder)
+    assert {r["status"] for r in found} == {"done", "diverged"}
+    (result,) = (sweep.folder / "runs" / ".sweeps").glob("*/optimization_results.yaml")
+    best = min((r for r in found if r["status"] == "done"), key=lambda r: r["best"]["w1"])
+    assert f"best_value: {best['best']['w1']}" in result.read_text()
+    assert f"seed: {best['config']['seed']}" in result.read_text()
+    assert "best_value" in done.stdout

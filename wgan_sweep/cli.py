@@ -173,6 +173,7 @@ class Cells(Launcher):
         except InputError as error:
             self._leave_no_trace()
             _refuse(str(error))
+        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         _sitting.display.sweep(len(cells))
         outcomes = launch(cells, _sitting.display, lambda: _sitting.stopping)
         _sitting.cells += cells
@@ -199,11 +200,11 @@ class Cells(Launcher):
         """Return the cells, and for those that cannot be, by their overrides, why."""
         from wgan_sweep.launch import Cell
 
-        shared = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
+        typed = set(self._config.hydra.overrides.task)  # what all of its runs have in common, among them
         group = Path(self._config.hydra.sweep.dir).name
         cells, problems = [], {}
         for overrides in jobs:
-            own = " ".join(override for override in overrides if override not in shared)
+            own = " ".join([override for override in overrides if override not in typed] or overrides)
             try:
                 composed = self._context.config_loader.load_sweep_config(self._config, overrides)
                 cells.append(Cell(_finalise(composed, composed.hydra), tuple(overrides), own, group))
@@ -284,6 +285,8 @@ def _conclude(config: DictConfig) -> bool:
         lines.append(f"figure    {_from_here((folder / 'figure.png').absolute())}")
     lines.append(f"further   wgan-report {_from_here(runs)}")
     lines += _sitting.problems
+    if (optimum := folder / "optimization_results.yaml").exists():  # of a sweeper that searches
+        lines += ["", optimum.read_text().strip()]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
     return (

@@ -35,7 +35,7 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    value = canonical(value)
+    value = f"{value:g}" if isinstance(value, float) and abs(value) >= 1e16 else canonical(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
