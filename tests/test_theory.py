@@ -18,7 +18,7 @@ from PIL import Image
 from wgan_sweep import config as configs
 from wgan_sweep.config import conf_dir
 from wgan_sweep.experiment import make_figure
-from wgan_sweep.report import Conclusion
+from wgan_sweep.report.text import Conclusion
 from wgan_sweep.runs import Record, RunDir, Status
 from wgan_sweep.theory import closed_forms, distances, linear_critic, lipschitz, modes, orbits, vanishing
 

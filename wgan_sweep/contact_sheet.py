@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from wgan_sweep.report import NAMES, Conclusion, Report, coordinates, report, to_markdown
+from wgan_sweep.report.cells import NAMES, Report, coordinates, report
+from wgan_sweep.report.text import Conclusion, to_markdown
 from wgan_sweep.runs import Record, RunDir
 
 PANEL = 320

@@ -25,7 +25,7 @@ from wgan_sweep.files import check_writable
 from wgan_sweep.losses import Loss
 from wgan_sweep.models.layers import Critic
 from wgan_sweep.precision import Precision, precision
-from wgan_sweep.report import Conclusion
+from wgan_sweep.report.text import Conclusion
 from wgan_sweep.runs import Record
 from wgan_sweep.stabilisers import Stabiliser
 from wgan_sweep.tracking import RunIdentity, Tracker

@@ -12,7 +12,7 @@ from wgan_sweep.driver import check_identity, directory_of, is_finished
 from wgan_sweep.errors import InputError
 from wgan_sweep.experiment import check
 from wgan_sweep.locks import owner
-from wgan_sweep.report import markdown
+from wgan_sweep.report.text import markdown
 from wgan_sweep.runs import Record, find_runs
 
 

@@ -15,7 +15,7 @@ from wgan_sweep.files import write
 from wgan_sweep.images import png
 from wgan_sweep.neighbours import draw_neighbours
 from wgan_sweep.progress import counted
-from wgan_sweep.report import markdown
+from wgan_sweep.report.text import markdown
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import LAYERS, FeatureSpace, InceptionV3, TorchFidelity
 from wgan_sweep.scoring.metrics import KID, METRICS, Metric, Side

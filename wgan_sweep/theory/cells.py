@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from wgan_sweep.report import GROUPS, Conclusion, problems, report
+from wgan_sweep.report.cells import GROUPS, report
+from wgan_sweep.report.text import Conclusion, problems
 from wgan_sweep.runs import Record, Status
 
 Place = TypeVar("Place", bound=Hashable)

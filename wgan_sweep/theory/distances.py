@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wgan_sweep.plots import panels, to_png
-from wgan_sweep.report import Conclusion, markdown, problems
+from wgan_sweep.report.text import Conclusion, markdown, problems
 from wgan_sweep.runs import Record
 from wgan_sweep.theory.cells import done, grouped, loss, nothing_done, setting, spread
 from wgan_sweep.theory.closed_forms import w1_of_a_shift

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wgan_sweep.plots import panels, to_png
-from wgan_sweep.report import Conclusion, markdown, problems
+from wgan_sweep.report.text import Conclusion, markdown, problems
 from wgan_sweep.runs import Record
 from wgan_sweep.theory.cells import done, labelled, mean, nothing_done
 

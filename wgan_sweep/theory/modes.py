@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from wgan_sweep.plots import panels, to_png
-from wgan_sweep.report import Conclusion, markdown, problems
+from wgan_sweep.report.text import Conclusion, markdown, problems
 from wgan_sweep.runs import Record, RunDir
 from wgan_sweep.theory.cells import done, labelled, nothing_done, spread
 

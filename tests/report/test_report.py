@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep import report as reports
 from wgan_sweep.contact_sheet import conclude
-from wgan_sweep.report import axes, report, to_csv, to_json, to_markdown
-from wgan_sweep.runs import Record, RunDir, Status
+from wgan_sweep.report import cells, command
+from wgan_sweep.report.cells import axes, report
+from wgan_sweep.report.text import table, to_csv, to_json, to_markdown
+from wgan_sweep.runs import Record, RunDir, Status, find_runs
 
 COUNT = 0
 
@@ -47,7 +48,7 @@ def record(
         "train": {"steps": 10 + COUNT, "batch_size": 64},
         "seed": seed,
     }
-    scores = {} if fid is None else {"fid": fid, **dict(zip(reports.MEASURED_WITH, counts, strict=False)), "step": step}
+    scores = {} if fid is None else {"fid": fid, **dict(zip(cells.MEASURED_WITH, counts, strict=False)), "step": step}
     error = f"Traceback\n  at step 7: {status}" if status in ("failed", "diverged") else None
     return Record(
         f"id{COUNT}",
@@ -156,7 +157,7 @@ def test_three_axes_put_the_last_across() -> None:
         for k in (1.0, 2.0)
         for p in (2.0, 6.0)
     ]
-    header, rows = reports.table(report(runs))
+    header, rows = table(report(runs))
     assert header == ["loss", "div.k", "div.p=2", "div.p=6"]
     assert [row[:2] for row in rows] == [[loss, k] for loss in ("wgan_div", "wgan_div_old") for k in "12"]
 
@@ -185,30 +186,30 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_command_needs_neither_torch_nor_wandb_nor_hydra(folder: Path) -> None:
     program = (
-        "import sys; from wgan_sweep.report import main; main(sys.argv[1:]);"
+        "import sys; from wgan_sweep.report.command import main; main(sys.argv[1:]);"
         "heavy = {'torch', 'wandb', 'hydra', 'omegaconf', 'PIL', 'numpy'} & set(sys.modules); assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
-    assert done.stdout == to_markdown(report(reports.find_runs(folder)[0]))
+    assert done.stdout == to_markdown(report(find_runs(folder)[0]))
 
 
 @pytest.mark.parametrize("form", ["md", "csv", "json"])
 def test_every_format_prints(folder: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    reports.main([str(folder), "--format", form])
+    command.main([str(folder), "--format", form])
     assert "div.k" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("path", "words"), [("nowhere", "there is no folder"), (".", "holds no runs")])
 def test_a_folder_without_runs_is_refused(tmp_path: Path, path: str, words: str) -> None:
     with pytest.raises(SystemExit, match=words):
-        reports.main([str(tmp_path / path)])
+        command.main([str(tmp_path / path)])
 
 
 @pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b'{"run_id": "a", "status": "done"}'])
 def test_a_damaged_record_is_named_and_hides_no_other(folder: Path, damage: bytes, capsys) -> None:
     next(folder.iterdir()).joinpath("record.json").write_bytes(damage)
     with pytest.raises(SystemExit, match="1"):
-        reports.main([str(folder)])
+        command.main([str(folder)])
     shown = capsys.readouterr()
     assert "is not a run's record" in shown.err
     assert "| 2 " in shown.out
@@ -244,9 +245,9 @@ def test_points_are_judged_by_w1_and_any_score_can_be_shown(tmp_path: Path, caps
         item = record(None, seed=seed)
         item.scores = {"w1": w1, "modes": modes, "exact_samples": 2000, "step": 10}
         RunDir(tmp_path / item.run_id).write_record(item)
-    reports.main([str(tmp_path)])
+    command.main([str(tmp_path)])
     shown = capsys.readouterr().out
     assert "0.6 ± 0.1414 (n=2)" in shown
     assert "W1 of 2000 generated against as many real points, at step 10" in shown
-    reports.main([str(tmp_path), "--metric", "modes"])
+    command.main([str(tmp_path), "--metric", "modes"])
     assert "7 ± 1.414 (n=2)" in capsys.readouterr().out
