@@ -28,7 +28,8 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a value as reports show it: one spelling per number."""
     value = f"{value:g}" if isinstance(value, float) and abs(value) >= 1e16 else canonical(value)
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -41,14 +42,14 @@ def coordinates(record: Record) -> dict[str, str]:
     # `train.steps` does not tell runs apart: it says how far they are.
     ignored = ("train.steps", "train.compile", "data.root")
     numbers = {
-        key: _text(value)
+        key: as_text(value)
         for group in ("div", *chosen, "train")
         if group in chosen or group == "train"
         for key, value in _leaves(config.get(group), group)
         if group != "sampling" and not key.endswith("_target_") and key not in ignored
     }
     scores = record.scores if record.status == Status.DONE else {}
-    measured = {name: _text(scores[name]) for name in MEASURED_WITH if name in scores}
+    measured = {name: as_text(scores[name]) for name in MEASURED_WITH if name in scores}
     words = {f"scored {name}": record.scored_by[name] for name in SCORED_IN if scores and name in record.scored_by}
     return {**chosen, **numbers, **measured, **words}
 

@@ -1,0 +1,250 @@
+"""Claims about a set of runs, judged: supported, contradicted or undecided."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from wgan_sweep.errors import InputError
+from wgan_sweep.report.cells import MEASURED_WITH, SCORED_IN, as_text, coordinates
+from wgan_sweep.report.evidence import LEVEL, MOST_SEEDS, Evidence, every_mean_lower, holm, spread_less
+from wgan_sweep.report.text import markdown
+from wgan_sweep.runs import OBJECTIVES, Record, Status, objective
+
+PUBLISHED = Path(__file__).with_name("claims.yaml")
+"""What the paper claims."""
+FEWEST_SEEDS = 2
+
+Where = Mapping[str, Any]
+"""Axes and the values that choose cells; an axis that is not named may have any."""
+Place = tuple[tuple[str, str], ...]
+Cells = Mapping[Place, Sequence[Record]]
+
+
+class Verdict(StrEnum):
+    """What runs say of a claim."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim, and what the runs of one setting say of it."""
+
+    claim: str
+    setting: str
+    """Data, model and way of scoring: what all these runs share."""
+    verdict: Verdict
+    why: str
+    """What kept it from being judged; empty where it was."""
+    runs: tuple[str, ...] = ()
+    """What it rests on."""
+    seeds: int = 0
+    """The fewest of a cell."""
+    evidence: Evidence | None = None
+    p_for: float | None = None
+    p_against: float | None = None
+    """Adjusted for the number of judgements (Holm)."""
+
+
+def _chosen(cells: Cells, where: Where) -> dict[Place, Sequence[Record]]:
+    wanted = {key: as_text(value) for key, value in where.items()}
+    return {
+        place: runs for place, runs in cells.items() if all(dict(place).get(k) == value for k, value in wanted.items())
+    }
+
+
+Two = tuple[dict[Place, Sequence[Record]], dict[Place, Sequence[Record]]]
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Every cell of one kind has a lower mean than every other cell of another kind."""
+
+    claim: str
+    lower: Where
+    than: Where
+
+    def sides(self, cells: Cells) -> Two:
+        """Return the cells that are compared."""
+        these = _chosen(cells, self.lower)
+        return these, {place: runs for place, runs in _chosen(cells, self.than).items() if place not in these}
+
+    def judge(self, these: list[list[float]], those: list[list[float]]) -> Evidence:
+        """Compare their scores."""
+        return every_mean_lower(these, those)
+
+
+@dataclass(frozen=True)
+class Higher:
+    """Every cell of one kind has a higher mean than every other cell of another kind."""
+
+    claim: str
+    higher: Where
+    than: Where
+
+    def sides(self, cells: Cells) -> Two:
+        """Return the cells that are compared."""
+        return Lower(self.claim, self.higher, self.than).sides(cells)
+
+    def judge(self, these: list[list[float]], those: list[list[float]]) -> Evidence:
+        """Compare their scores."""
+        return every_mean_lower(*([[-score for score in cell] for cell in side] for side in (these, those)))
+
+
+@dataclass(frozen=True)
+class SpreadsLess:
+    """The means along an axis differ less among cells of one kind than among those of another."""
+
+    claim: str
+    spread_of: str
+    less_in: Where
+    than_in: Where
+
+    def sides(self, cells: Cells) -> Two:
+        """Return the cells that are compared: those whose place on the axis both kinds have."""
+        these, those = _chosen(cells, self.less_in), _chosen(cells, self.than_in)
+        common = {dict(place).get(self.spread_of) for place in these}
+        common &= {dict(place).get(self.spread_of) for place in those}
+        found = (
+            {p: runs for p, runs in side.items() if dict(p).get(self.spread_of) in common} for side in (these, those)
+        )
+        return cast("Two", tuple(found if len(common) > 1 else ({}, {})))
+
+    def judge(self, these: list[list[float]], those: list[list[float]]) -> Evidence:
+        """Compare the spreads of their scores' means."""
+        return spread_less(these, those)
+
+
+Claim = Lower | Higher | SpreadsLess
+
+
+def read(path: Path) -> list[Claim]:
+    """Read claims.
+
+    Raises:
+        InputError: if the file is none, with the forms that a claim may have.
+    """
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        entries = found["claims"] if isinstance(found, dict) else []
+    except (OSError, YAMLError, OmegaConfBaseException, KeyError) as error:
+        raise InputError(f"{path} holds no claims ({type(error).__name__}: {error}): see {PUBLISHED}") from error
+    return [_claim(path, entry) for entry in entries]
+
+
+def _claim(path: Path, entry: Any) -> Claim:
+    kinds = {frozenset(f.name for f in fields(kind)): kind for kind in (Lower, Higher, SpreadsLess)}
+    kind = kinds.get(frozenset(entry)) if isinstance(entry, dict) else None
+    texts = {"claim", "spread_of"}
+    if kind is None or not all(isinstance(v, str if k in texts else dict) and v for k, v in entry.items()):
+        forms = "; ".join(", ".join(f.name for f in fields(kind)) for kind in kinds.values())
+        raise InputError(f"{path}: {entry!r} is no claim: it has the keys {forms} (see {PUBLISHED})")
+    return kind(**entry)
+
+
+def _settings(records: Sequence[Record], metric: str) -> Iterator[tuple[str, dict[Place, list[Record]]]]:
+    """Yield what can be compared: runs on the same data and model, scored in the same way, by their cells."""
+    together = {*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)}
+    found: dict[Place, dict[Place, list[Record]]] = {}
+    for record in records:
+        if record.status != Status.DONE or metric not in record.scores:
+            continue
+        place = coordinates(record)
+        shared = {k: v for k, v in place.items() if k in together or k.split(".")[0] in ("data", "model")}
+        found.setdefault(tuple(shared.items()), {}).setdefault(tuple(place.items()), []).append(record)
+    varying = {key for setting in found for key, _ in setting if len({dict(one).get(key) for one in found}) > 1}
+    for setting, cells in found.items():
+        named = [f"{k}={v}" for k, v in setting if k in varying or k in ("data", "model", "step")]
+        yield " ".join(named), cells
+
+
+def judge(claims: Sequence[Claim], records: Sequence[Record], metric: str | None = None) -> list[Judgement]:
+    """Judge claims by runs.
+
+    Args:
+        claims: The claims; each is judged once per setting.
+        records: The runs; those that have no score say nothing.
+        metric: The score; by default the one that runs are judged by.
+    """
+    metric = metric or objective({name: 0.0 for record in records for name in record.scores}) or OBJECTIVES[0]
+    found: list[Judgement] = []
+    for claim in claims:
+        judged = [_judge(claim, setting, cells, metric) for setting, cells in _settings(records, metric)]
+        about = [one for one in judged if one is not None]
+        found += about or [Judgement(claim.claim, "", Verdict.UNDECIDED, "no two sides of it among these runs")]
+    return _adjusted(found)
+
+
+def _judge(claim: Claim, setting: str, cells: Cells, metric: str) -> Judgement | None:
+    these, those = claim.sides(cells)
+    if not these or not those:
+        return None
+    runs = [record for side in (these, those) for members in side.values() for record in members]
+    fewest = min(len(members) for side in (these, those) for members in side.values())
+    judgement = Judgement(claim.claim, setting, Verdict.UNDECIDED, "", tuple(r.run_id for r in runs), fewest)
+    if fewest < FEWEST_SEEDS:
+        return replace(judgement, why=f"a cell has one seed only: {FEWEST_SEEDS} or more of each are needed")
+    scores = ([[run.scores[metric] for run in members] for members in side.values()] for side in (these, those))
+    return replace(judgement, evidence=claim.judge(*scores))
+
+
+def _adjusted(judgements: list[Judgement]) -> list[Judgement]:
+    """Return them with their verdicts: many claims are not each given a chance of its own to be true by luck."""
+    with_evidence = [(index, one.evidence) for index, one in enumerate(judgements) if one.evidence]
+    in_favour = holm([evidence.p_for for _, evidence in with_evidence])
+    against = holm([evidence.p_against for _, evidence in with_evidence])
+    result = list(judgements)
+    for (index, _), p_for, p_against in zip(with_evidence, in_favour, against, strict=True):
+        verdict = (
+            Verdict.SUPPORTED if p_for < LEVEL else Verdict.CONTRADICTED if p_against < LEVEL else Verdict.UNDECIDED
+        )
+        result[index] = replace(judgements[index], verdict=verdict, p_for=p_for, p_against=p_against)
+    return result
+
+
+def _seeds(judgement: Judgement) -> str:
+    if judgement.evidence is None:
+        return ""
+    if judgement.verdict != Verdict.UNDECIDED:
+        return "decided"
+    return f"about {judgement.evidence.seeds}" if judgement.evidence.seeds else f"over {MOST_SEEDS}"
+
+
+def to_markdown(judgements: Sequence[Judgement], metric: str) -> str:
+    """Return verdicts as a table, and below it what they rest on."""
+    rows = []
+    for one in judgements:
+        evidence = one.evidence
+        effect = f"{evidence.effect:.4g} [{evidence.low:.4g}, {evidence.high:.4g}]" if evidence else one.why
+        test = f"{evidence.measure}; {evidence.test}" if evidence else ""
+        p = f"{one.p_for:.3f} / {one.p_against:.3f}" if one.p_for is not None else ""
+        rows.append([one.claim, one.setting, str(one.verdict), effect, test, p, str(one.seeds or ""), _seeds(one)])
+    header = ["claim", "in", "verdict", "effect [95 %]", "test", "p for / against", "seeds", "seeds that would decide"]
+    count = sum(1 for one in judgements if one.evidence)
+    notes = [
+        f"By {metric}; an effect above 0 is on the claim's side. p: that so much speaks for (against) a claim that is "
+        f"false (true), adjusted by Holm for {count} judgements; level {LEVEL:g}. "
+        "Seeds that would decide: per cell, with a power of 0.8, if the estimates were the truth.",
+        *(f"{one.claim} ({one.setting}): rests on {', '.join(one.runs)}" for one in judgements if one.runs),
+    ]
+    return markdown(header, rows, notes)
+
+
+def to_entries(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
+    """Return verdicts for JSON."""
+    return [_finite(asdict(one)) for one in judgements]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
