@@ -42,14 +42,16 @@ GROUND = {"errors", "files"}
 
 KNOWN_ONLY_TO = {
     "hydra": {"config", "experiment", "cli"},
-    "omegaconf": {"config", "experiment", "cli"},
+    "omegaconf": {"config", "experiment", "cli", "report"},
     "wandb": {"tracking"},
     "torchmetrics": {"scoring"},
     "torch_fidelity": {"scoring"},
     "ot": {"scoring"},
-    "scipy": {"scoring"},
+    "scipy": {"scoring", "report"},
+    "vl_convert": {"report"},
+    "jinja2": {"report"},
     "matplotlib": {"plots"},
-    "rich": {"progress"},
+    "rich": {"progress", "report"},
     "flufl": {"locks"},
 }
 

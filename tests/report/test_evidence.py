@@ -94,7 +94,9 @@ def test_a_wider_spread_is_found_and_its_size_is_in_the_interval(few_draws) -> N
     truth = np.std(WIDE, ddof=1)
     assert np.mean([one.low <= truth <= one.high for one in found]) > 0.85
     assert np.mean([one.effect for one in found]) == pytest.approx(truth, abs=0.5)
-    assert np.mean([spread_less(cells(rng, WIDE, 1.0), cells(rng, FLAT, 1.0)).p_against < LEVEL for _ in range(50)]) > 0.9
+    assert (
+        np.mean([spread_less(cells(rng, WIDE, 1.0), cells(rng, FLAT, 1.0)).p_against < LEVEL for _ in range(50)]) > 0.9
+    )
 
 
 def test_the_seeds_that_would_tell_spreads_apart_are_more_where_they_are_closer() -> None:

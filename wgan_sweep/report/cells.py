@@ -20,10 +20,11 @@ MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "exact_samples", "s
 Key = tuple[str, ...]
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values below a config node, with their full keys."""
     if isinstance(node, Mapping):
         for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
     else:
         yield key, node
 
@@ -45,7 +46,7 @@ def coordinates(record: Record) -> dict[str, str]:
         key: as_text(value)
         for group in ("div", *chosen, "train")
         if group in chosen or group == "train"
-        for key, value in _leaves(config.get(group), group)
+        for key, value in leaves(config.get(group), group)
         if group != "sampling" and not key.endswith("_target_") and key not in ignored
     }
     scores = record.scores if record.status == Status.DONE else {}

@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import MEASURED_WITH, SCORED_IN, as_text, coordinates
-from wgan_sweep.report.evidence import LEVEL, MOST_SEEDS, Evidence, every_mean_lower, holm, spread_less
+from wgan_sweep.report.evidence import LEVEL, MOST_SEEDS, POWER, Evidence, every_mean_lower, holm, spread_less
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs import OBJECTIVES, Record, Status, objective
 
@@ -219,8 +219,8 @@ def _seeds(judgement: Judgement) -> str:
     return f"about {judgement.evidence.seeds}" if judgement.evidence.seeds else f"over {MOST_SEEDS}"
 
 
-def to_markdown(judgements: Sequence[Judgement], metric: str) -> str:
-    """Return verdicts as a table, and below it what they rest on."""
+def table(judgements: Sequence[Judgement]) -> tuple[list[str], list[list[str]]]:
+    """Return verdicts as header and rows of text."""
     rows = []
     for one in judgements:
         evidence = one.evidence
@@ -229,14 +229,23 @@ def to_markdown(judgements: Sequence[Judgement], metric: str) -> str:
         p = f"{one.p_for:.3f} / {one.p_against:.3f}" if one.p_for is not None else ""
         rows.append([one.claim, one.setting, str(one.verdict), effect, test, p, str(one.seeds or ""), _seeds(one)])
     header = ["claim", "in", "verdict", "effect [95 %]", "test", "p for / against", "seeds", "seeds that would decide"]
+    return header, rows
+
+
+def notes(judgements: Sequence[Judgement], metric: str) -> list[str]:
+    """Return how verdicts are to be read, and what each rests on."""
     count = sum(1 for one in judgements if one.evidence)
-    notes = [
+    return [
         f"By {metric}; an effect above 0 is on the claim's side. p: that so much speaks for (against) a claim that is "
         f"false (true), adjusted by Holm for {count} judgements; level {LEVEL:g}. "
-        "Seeds that would decide: per cell, with a power of 0.8, if the estimates were the truth.",
+        f"Seeds that would decide: per cell, with a power of {POWER:g}, if the estimates were the truth.",
         *(f"{one.claim} ({one.setting}): rests on {', '.join(one.runs)}" for one in judgements if one.runs),
     ]
-    return markdown(header, rows, notes)
+
+
+def to_markdown(judgements: Sequence[Judgement], metric: str) -> str:
+    """Return verdicts as a table, and below it what they rest on."""
+    return markdown(*table(judgements), notes(judgements, metric))
 
 
 def to_entries(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:

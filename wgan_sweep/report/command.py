@@ -1,32 +1,105 @@
 """The command `wgan-report`."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import Report, report
 from wgan_sweep.report.text import to_csv, to_json, to_markdown
-from wgan_sweep.runs import find_runs
+from wgan_sweep.runs import Record, find_runs
 
-FORMATS: dict[str, Callable[[Report], str]] = {"md": to_markdown, "csv": to_csv, "json": to_json}
+
+def _page(found: Report, runs: Path) -> str:
+    from wgan_sweep.report.page import to_html
+
+    return to_html(found, runs)
+
+
+def _picture(found: Report, runs: Path) -> bytes:
+    from wgan_sweep.report.charts import to_png
+
+    return to_png(found, runs)
+
+
+FORMATS: dict[str, Callable[[Report, Path], str | bytes]] = {
+    "md": lambda found, _: to_markdown(found),
+    "csv": lambda found, _: to_csv(found),
+    "json": lambda found, _: to_json(found),
+    "html": _page,
+    "png": _picture,
+}
+
+
+def _claims(options: argparse.Namespace, records: Sequence[Record]) -> str:
+    from wgan_sweep.report import claims
+
+    judged = claims.judge(claims.read(options.claims or claims.PUBLISHED), records, options.metric)
+    if options.format == "json":
+        return json.dumps(claims.to_entries(judged), indent=2) + "\n"
+    if options.format != "md":
+        raise InputError(
+            f"--claims come as --format md or json, not {options.format} (html holds them beside all else)"
+        )
+    return claims.to_markdown(judged, report(records, options.metric).metric)
+
+
+def _write(made: str | bytes, target: Path | None) -> None:
+    content = made.encode() if isinstance(made, str) else made
+    if target is not None:
+        from wgan_sweep.files import write
+
+        write(target, content)
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("wgan-report", description="What the runs below a folder have come to.")
+    parser.add_argument("runs", type=Path, help="the folder of runs, for example ./runs")
+    parser.add_argument("--format", choices=FORMATS, default="md", help="default: md")
+    parser.add_argument("--metric", help="the score to show: fid, w1, w2, modes, ... (default: fid, else w1)")
+    parser.add_argument("--output", "-o", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    parser.add_argument(
+        "--claims",
+        type=Path,
+        nargs="?",
+        const=False,
+        metavar="YAML",
+        help="judge the claims of a file (default: the paper's) instead",
+    )
+    parser.add_argument("--watch", action="store_true", help="show the table, again and again, while runs go on")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a report of the runs below a folder (``wgan-report``)."""
-    parser = argparse.ArgumentParser("wgan-report", description="Scores of the runs below a folder, as a table.")
-    parser.add_argument("runs", type=Path, help="the folder of runs, for example ./runs")
-    parser.add_argument("--format", choices=FORMATS, default="md", help="md (default), csv or json")
-    parser.add_argument("--metric", help="the score to show: fid, w1, w2, modes, ... (default: fid, else w1)")
-    options = parser.parse_args(arguments)
+    """Run ``wgan-report``."""
+    options = _arguments(arguments)
     if not options.runs.is_dir():
         sys.exit(f"wgan-report: there is no folder {options.runs}: give the folder that holds the runs (key `runs`)")
+    if options.watch:
+        from wgan_sweep.report.watch import watch
+
+        watch(options.runs, options.metric)
+        return
     records, problems = find_runs(options.runs)
     for problem in problems:
         sys.stderr.write(f"wgan-report: {problem}\n")
     if not records:
         sys.exit(f"wgan-report: {options.runs} holds no runs: start some with wgan-sweep, or give another folder")
-    sys.stdout.write(FORMATS[options.format](report(records, options.metric)))
+    try:
+        if options.claims is not None:
+            made: str | bytes = _claims(options, records)
+        else:
+            made = FORMATS[options.format](report(records, options.metric), options.runs)
+    except InputError as error:
+        sys.exit(f"wgan-report: {error}")
+    if isinstance(made, bytes) and options.output is None and sys.stdout.isatty():
+        sys.exit("wgan-report: a picture is nothing for a terminal: give --output FILE, or redirect it")
+    _write(made, options.output)
     if problems:
         sys.exit(1)
 

@@ -41,7 +41,7 @@ def _order(found: Report) -> Callable[[Key], tuple[int, ...]]:
     return lambda key: tuple(rank[value] for rank, value in zip(ranks, key, strict=True))
 
 
-def footnotes(found: Report) -> list[str]:
+def footnotes(found: Report, *, with_problems: bool = True) -> list[str]:
     """Return what the numbers mean, and what went wrong."""
     lines = []
     scored = [r for r in found.records if r.status == Status.DONE and found.metric in r.scores]
@@ -62,7 +62,7 @@ def footnotes(found: Report) -> list[str]:
             lines.append(f"Real images: {split}; resize: {resize}; network: {network}.")
     if len(ways) > 1:
         lines.append(f"{name} of different features, counts or steps cannot be compared with each other.")
-    return lines + problems(found.records)
+    return lines + (problems(found.records) if with_problems else [])
 
 
 def problems(records: Iterable[Record]) -> list[str]:

@@ -1,0 +1,230 @@
+"""The page of a report in a real browser: what a reader does with it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wgan_sweep.report import command
+from wgan_sweep.runs import RunDir
+
+from ..report.test_report import record
+
+pytestmark = pytest.mark.browser
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def write_runs(folder: Path, seeds: int) -> Path:
+    """Write runs of a grid with curves and pictures; one failed, one diverged."""
+    draw = np.random.default_rng(0)
+    for loss in ("wgan_div", "wgan_gp"):
+        for sampling in ("real_fake", "fake", "real"):
+            for k in (1.0, 2.0):
+                for seed in range(seeds):
+                    made = record(100 * k + seed + draw.normal(), loss=loss, sampling=sampling, k=k, seed=seed)
+                    made.config["scorer"] = {}
+                    add(folder, made, draw)
+    for status in ("failed", "diverged"):
+        bad = record(None, status, loss="wgan_div", sampling="fake", k=2.0, seed=99)
+        bad.config["scorer"] = {}
+        bad.error = f"Traceback\n  it is <b>{status}</b> & so on"
+        add(folder, bad, draw)
+    return folder
+
+
+def add(folder: Path, made, draw: np.random.Generator) -> None:
+    directory = RunDir(folder / made.run_id)
+    directory.write_record(made)
+    for step in range(0, 2000, 20):
+        value = 100 / (step + 20) + draw.normal() / 50
+        line = {"step": step, "images_seen": 64 * step, "wasserstein": value, "gradient_norm": 1.0}
+        directory.append_metrics(line | ({"fid": 50 * value} if step % 500 == 0 else {}))
+    directory.samples(10).parent.mkdir()
+    Image.fromarray(draw.integers(0, 255, (40, 40, 3), np.uint8)).save(directory.samples(10))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"needs one of {', '.join(NAMES)} on the PATH")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def report_of(tmp_path_factory: pytest.TempPathFactory):
+    def make(seeds: int) -> Path:
+        folder = tmp_path_factory.mktemp("report")
+        target = folder / "report.html"
+        command.main([str(write_runs(folder / "runs", seeds)), "--format", "html", "--output", str(target)])
+        return target
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def small(report_of) -> Path:
+    return report_of(3)
+
+
+@pytest.fixture
+def open_page(browser):
+    """Return a function that opens a report; at the end, nothing may have been said or fetched."""
+    said: list[str] = []
+    pages = []
+
+    def go(path: Path, **options):
+        page = browser.new_page(**options)
+        page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else said.append(request.url),
+        )
+        page.goto(path.as_uri())
+        page.wait_for_selector("body[data-ready]")
+        pages.append(page)
+        return page
+
+    yield go
+    for page in pages:
+        page.close()
+    assert said == []
+
+
+def column(page, index: int) -> list[str]:
+    return page.locator(f"#table tbody tr:visible td:nth-child({index + 1})").all_inner_texts()
+
+
+def heading(page, name: str):
+    return page.locator("#table th button", has_text=name).first
+
+
+def test_a_heading_sorts_both_ways_by_number_and_what_is_missing_comes_last(small, open_page) -> None:
+    page = open_page(small)
+    names = page.locator("#table th").all_inner_texts()
+    fid = names.index("FID")
+    heading(page, "FID").click()
+    up = column(page, fid)
+    heading(page, "FID").click()
+    down = column(page, fid)
+    assert up[-2:] == down[-2:] == ["", ""]  # the failed and the diverged run
+    numbers = [float(text) for text in up[:-2]]
+    assert numbers == sorted(numbers)
+    assert len(numbers) == 36
+    assert [float(text) for text in down[:-2]] == numbers[::-1]
+    assert page.locator("#table th[aria-sort=descending]").inner_text().startswith("FID")
+
+
+def test_the_keyboard_alone_sorts_filters_and_chooses(small, open_page) -> None:
+    page = open_page(small)
+    page.locator("#filter").focus()
+    page.keyboard.type("wgan_gp sampling=real_fake")
+    page.wait_for_timeout(400)
+    assert page.locator("#count").inner_text() == "6 of 38 runs"
+    heading(page, "seed").focus()
+    page.keyboard.press("Enter")
+    assert column(page, page.locator("#table th").all_inner_texts().index("seed"))[:2] == ["0", "0"]
+    boxes = page.locator(".chosen:visible")
+    for index in (0, 1):
+        boxes.nth(index).focus()
+        page.keyboard.press("Space")
+    assert "div.k" in page.locator("#difference").inner_text()
+    toggle = page.locator(".toggle").first
+    toggle.focus()
+    page.keyboard.press("Enter")
+    assert toggle.get_attribute("aria-pressed") == "false"
+
+
+def test_the_filter_leaves_the_same_runs_everywhere(small, open_page) -> None:
+    page = open_page(small)
+    page.locator("#status").select_option("failed")
+    page.wait_for_timeout(400)
+    assert page.locator("#table tbody tr:visible").count() == 1
+    assert page.locator("#failures details:visible").count() == 1
+    assert page.locator("#samples figure:visible").count() == 1
+    assert "Nothing to draw" in page.locator("#heat").inner_text()
+    page.locator("#failures summary").first.click()
+    assert "it is <b>failed</b> & so on" in page.locator("#failures pre").first.inner_text()
+    page.locator("#status").select_option("")
+    page.wait_for_timeout(400)
+    assert page.locator("#table tbody tr:visible").count() == 38
+
+
+def painted(page, selector: str) -> int:
+    """Return how many colours a chart's canvas has."""
+    return page.evaluate(
+        """(selector) => {
+            const drawn = document.querySelector(selector + " canvas");
+            const canvas = new OffscreenCanvas(drawn.width, drawn.height);
+            const context = canvas.getContext("2d", {willReadFrequently: true});
+            context.drawImage(drawn, 0, 0);
+            const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+            const seen = new Set();
+            for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] > 200) seen.add(pixels.slice(i, i + 3).join());
+            return seen.size;
+        }""",
+        selector,
+    )
+
+
+def test_charts_are_drawn_and_a_toggle_takes_a_cells_lines_away(small, open_page) -> None:
+    page = open_page(small)
+    page.wait_for_timeout(500)
+    assert all(painted(page, selector) > 10 for selector in ("#heat", "#strip", "#lines"))
+    before = painted(page, "#lines")
+    page.locator("#none").click()
+    assert "Nothing to draw" in page.locator("#lines").inner_text()
+    page.locator(".toggle").first.click()
+    page.wait_for_timeout(500)
+    assert 1 < painted(page, "#lines") < before
+    across, down = (page.locator(f"[data-kind=heat] .{name}") for name in ("across", "second"))
+    first, second = across.input_value(), down.input_value()
+    across.select_option(second)  # they change places
+    assert (across.input_value(), down.input_value()) == (second, first)
+    page.wait_for_timeout(500)
+    assert painted(page, "#heat") > 10
+    page.locator("#lines canvas").hover(position={"x": 300, "y": 100})
+    page.wait_for_timeout(300)
+    assert "images seen" in page.locator("#vg-tooltip-element").inner_text()
+
+
+def test_it_is_dark_where_the_reader_is(small, open_page) -> None:
+    def ground(page) -> str:
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    light, dark = (open_page(small, color_scheme=scheme) for scheme in ("light", "dark"))
+    assert ground(light) == "rgb(255, 255, 255)"
+    assert ground(dark) == "rgb(20, 23, 27)"
+    dark.locator("#theme").click()
+    assert ground(dark) == ground(light)
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(small, open_page) -> None:
+    page = open_page(small, viewport={"width": 375, "height": 700}, is_mobile=True, has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def test_five_hundred_runs_are_read_and_filtered(report_of, open_page) -> None:
+    path = report_of(42)
+    assert path.stat().st_size < 20e6
+    page = open_page(path)
+    assert page.locator("#table tbody tr").count() == 506
+    page.locator("#filter").fill("wgan_div sampling=real seed=7")
+    page.wait_for_timeout(1500)
+    assert page.locator("#table tbody tr:visible").count() == 4  # real and real_fake, of k=1 and k=2
+    took = page.evaluate(
+        "(async () => { const began = performance.now(); document.querySelectorAll('#table th button')[7].click();"
+        " await new Promise((done) => requestAnimationFrame(done)); return performance.now() - began; })()"
+    )
+    assert took > 0
+    assert json.loads(page.locator("#data").text_content())["rows"][0]["run"]

@@ -1,0 +1,249 @@
+"""Charts of a report, as Vega-Lite specifications: a page draws them as they are, `to_png` makes a picture of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from wgan_sweep.report.cells import NAMES, Report, coordinates
+from wgan_sweep.runs import Record, RunDir, Status
+
+Spec = dict[str, Any]
+
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+# fmt: off
+COLOURS = (
+    "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac", "#eeca3b",
+    "#1f77b4", "#d67195", "#2ca02c", "#8c564b", "#17becf", "#9467bd", "#bcbd22", "#7f7f7f",
+)
+# fmt: on
+"""Of cells, in turn."""
+POINTS_OF_A_CURVE = 150
+CURVES = ("wasserstein", "gradient_norm", "gradient_term", "generator_gradient_norm")
+"""Measurements that are drawn against images seen, beside the scores."""
+MOST_AXES = 6
+"""So many can be chosen from; the page would grow with their square."""
+ROW_HEIGHT = 34
+
+
+def cell_name(found: Report, record: Record) -> str:
+    """Return a run's place on the axes that vary, in words."""
+    place = coordinates(record)
+    return " ".join(f"{axis}={place[axis]}" for axis in found.axes if axis in place) or "all runs"
+
+
+def rows(found: Report) -> list[dict[str, Any]]:
+    """Return a row per run: ``a0``, ``a1``, ... are its places on the axes."""
+    return [
+        {
+            "run": record.run_id,
+            "cell": cell_name(found, record),
+            "status": str(record.status),
+            "seed": record.config.get("seed"),
+            "score": record.scores.get(found.metric) if record.status == Status.DONE else None,
+            **{f"a{index}": coordinates(record).get(axis, "-") for index, axis in enumerate(found.axes)},
+        }
+        for record in found.records
+    ]
+
+
+def curves(record: Record, directory: RunDir) -> dict[str, list[list[float]]]:
+    """Return what was measured of a run as ``[images seen, value]``, thinned out, by name."""
+    names = {*CURVES, *(name for name in NAMES if name in record.scores or name in record.best)}
+    found: dict[str, list[list[float]]] = {}
+    for line in directory.read_metrics():
+        for name in names & line.keys():
+            found.setdefault(name, []).append([line.get("images_seen", 0), float(f"{line[name]:.5g}")])
+    return {name: _thinned(points) for name, points in found.items()}
+
+
+def _thinned(points: Sequence[list[float]]) -> list[list[float]]:
+    stride = -(-len(points) // POINTS_OF_A_CURVE)
+    return [point for index, point in enumerate(points) if (len(points) - 1 - index) % stride == 0]
+
+
+def _axis(found: Report, index: int) -> Spec:
+    return {
+        "field": f"a{index}",
+        "type": "ordinal",
+        "sort": found.values(index),
+        "title": found.axes[index],
+        "axis": {"labelAngle": 0, "labelLimit": 160},
+    }
+
+
+def _panels(found: Report, used: Sequence[int], panel: Spec) -> Spec:
+    """Return a panel for every value of the axes that are not in use, so that nothing is averaged over unsaid."""
+    rest = [index for index in range(len(found.axes)) if index not in used]
+    scored = {"filter": "isValid(datum.score)"}
+    if not rest:
+        return {"transform": [scored], **panel}
+    text = " + '  ' + ".join(f"'{found.axes[index]}=' + datum.a{index}" for index in rest)
+    header = {"title": None, "labelFontWeight": "bold", "labelLimit": 600}
+    return {
+        "transform": [scored, {"calculate": text, "as": "rest"}],
+        "facet": {"field": "rest", "type": "nominal", "header": header},
+        "columns": 3,
+        "spec": panel,
+    }
+
+
+def heat_map(found: Report, across: int, down: int) -> Spec:
+    """Return the mean score over seeds on two axes."""
+    name = NAMES.get(found.metric, found.metric)
+    mean = {"aggregate": "mean", "field": "score", "type": "quantitative", "title": name}
+    colour = {**mean, "scale": {"scheme": {"name": "tealblues", "extent": [0, 0.65]}, "zero": False}}
+    tooltip = [
+        {"field": f"a{across}", "title": found.axes[across]},
+        {"field": f"a{down}", "title": found.axes[down]},
+        {**mean, "title": f"mean {name}", "format": ".5g"},
+        {"aggregate": "stdev", "field": "score", "title": "sd", "format": ".3g"},
+        {"aggregate": "count", "title": "seeds"},
+    ]
+    layers = [
+        {"mark": "rect", "encoding": {"color": colour, "tooltip": tooltip}},
+        {"mark": {"type": "text", "color": "black"}, "encoding": {"text": {**mean, "format": ".4g"}}},
+    ]
+    panel = {
+        "width": {"step": 84},
+        "height": {"step": ROW_HEIGHT},
+        "encoding": {"x": _axis(found, across), "y": _axis(found, down)},
+        "layer": layers,
+    }
+    return _panels(found, (across, down), panel)
+
+
+def strip(found: Report, across: int, by: int | None) -> Spec:
+    """Return the scores of all seeds as points along an axis, beside each other by another one; ticks are means."""
+    score = {
+        "field": "score",
+        "type": "quantitative",
+        "scale": {"zero": False},
+        "title": NAMES.get(found.metric, found.metric),
+    }
+    shared: Spec = {"x": _axis(found, across)}
+    if by is not None:
+        shared["xOffset"] = {"field": f"a{by}", "sort": found.values(by)}
+        shared["color"] = {
+            "field": f"a{by}",
+            "type": "nominal",
+            "sort": found.values(by),
+            "title": found.axes[by],
+            "legend": {"orient": "top"},
+        }
+    tooltip = [{"field": "run"}, {"field": "cell"}, {"field": "seed"}, {**score, "format": ".5g"}]
+    layers = [
+        {
+            "mark": {"type": "point", "filled": True, "opacity": 0.75, "size": 45},
+            "encoding": {"y": score, "tooltip": tooltip},
+        },
+        {"mark": {"type": "tick", "thickness": 2}, "encoding": {"y": {**score, "aggregate": "mean"}}},
+    ]
+    panel = {"width": {"step": 30 if by is not None else 84}, "height": 260, "encoding": shared, "layer": layers}
+    return _panels(found, (across,) if by is None else (across, by), panel)
+
+
+def lines(cells: Sequence[str], title: str) -> Spec:
+    """Return measurements against images seen: a line per run, in the colour of its cell."""
+    return {
+        "width": "container",
+        "height": 320,
+        "encoding": {
+            "x": {"field": "images", "type": "quantitative", "title": "images seen", "axis": {"format": "~s"}},
+            "y": {"field": "value", "type": "quantitative", "title": title, "scale": {"zero": False}},
+            "color": {
+                "field": "cell",
+                "type": "nominal",
+                "scale": {"domain": list(cells), "range": [colour_of(index) for index in range(len(cells))]},
+                "legend": None,
+            },
+            "detail": {"field": "run"},
+        },
+        "layer": [
+            {"mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.8, "interpolate": "linear"}},
+            {
+                "params": [
+                    {
+                        "name": "hover",
+                        "select": {"type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"},
+                    }
+                ],
+                "mark": {"type": "point", "filled": True, "size": 60},
+                "encoding": {
+                    "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0},
+                    "tooltip": [
+                        {"field": "cell"},
+                        {"field": "run"},
+                        {"field": "seed"},
+                        {"field": "images", "title": "images seen", "format": ","},
+                        {"field": "value", "title": title, "format": ".5g"},
+                    ],
+                },
+            },
+        ],
+    }
+
+
+def colour_of(index: int) -> str:
+    """Return the colour of a cell."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def cells(found: Report) -> list[str]:
+    """Return the names of cells, in the order of their runs."""
+    return list(dict.fromkeys(cell_name(found, record) for record in found.records))
+
+
+def choices(found: Report) -> Mapping[str, Mapping[str, Spec]]:
+    """Return every heat map and strip plot that can be asked for, by the numbers of their axes."""
+    axes = range(min(len(found.axes), MOST_AXES))
+    return {
+        "heat": {f"{across},{down}": heat_map(found, across, down) for across, down in permutations(axes, 2)},
+        "strip": {f"{across},": strip(found, across, None) for across in axes}
+        | {f"{across},{by}": strip(found, across, by) for across, by in permutations(axes, 2)},
+    }
+
+
+def usual(found: Report) -> dict[str, str]:
+    """Return which of the choices is looked at first: p against k, and r(x) by loss, where they vary."""
+
+    def pick(*wanted: str) -> list[int]:
+        axes = range(min(len(found.axes), MOST_AXES))
+        first = [found.axes.index(name) for name in wanted if name in found.axes[: len(axes)]]
+        return first + [index for index in axes if index not in first]
+
+    heat, along = pick("div.p", "div.k"), pick("sampling")
+    by = [index for index in pick("loss") if index not in along[:1]]
+    return {
+        "heat": ",".join(map(str, heat[:2])) if len(heat) > 1 else "",
+        "strip": f"{along[0]},{by[0] if by else ''}" if along else "",
+    }
+
+
+def _points(found: Report, runs: Path, metric: str) -> Iterator[dict[str, Any]]:
+    for record in found.records:
+        for images, value in curves(record, RunDir(runs / record.run_id)).get(metric, []):
+            place = {"run": record.run_id, "cell": cell_name(found, record), "seed": record.config.get("seed")}
+            yield {**place, "images": images, "value": value}
+
+
+def to_png(found: Report, runs: Path) -> bytes:
+    """Draw the heat map, the strip plot and the learning curves of runs, as PNG."""
+    import vl_convert
+
+    specs, first = choices(found), usual(found)
+    drawn = [{**specs[kind][first[kind]], "data": {"values": rows(found)}} for kind in ("heat", "strip") if first[kind]]
+    for metric in (found.metric, "wasserstein"):
+        points = list(_points(found, runs, metric))
+        if len({point["images"] for point in points}) > 1:
+            panel = lines(cells(found), NAMES.get(metric, metric))
+            panel["encoding"]["color"]["legend"] = {"title": None, "labelLimit": 400}
+            drawn.append({**panel, "width": 520, "data": {"values": points}})
+    picture = {
+        "$schema": SCHEMA,
+        "background": "white",
+        "vconcat": drawn,
+        "resolve": {"scale": {"color": "independent", "x": "independent", "y": "independent"}},
+    }
+    made: bytes = vl_convert.vegalite_to_png(picture, scale=2)
+    return made

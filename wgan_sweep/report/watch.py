@@ -1,0 +1,72 @@
+"""The table of runs that go on, again and again: read from their folder, on this machine or another that sees it."""
+
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from wgan_sweep.report.cells import NAMES, Report, coordinates, report
+from wgan_sweep.runs import Record, RunDir, Status, find_runs
+
+SECONDS_BETWEEN_LOOKS = 2.0
+STYLES = {Status.DONE: "green", Status.RUNNING: "cyan", Status.DIVERGED: "yellow", Status.FAILED: "red"}
+
+
+def _last(record: Record, directory: RunDir) -> dict[str, float]:
+    lines = list(directory.read_metrics())
+    return {name: value for line in lines[-20:] for name, value in line.items()} | {"step": record.step}
+
+
+def _age(record: RunDir) -> str:
+    try:
+        seconds = time.time() - record.metrics.stat().st_mtime
+    except FileNotFoundError:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def view(runs: Path, metric: str | None = None) -> Group:
+    """Return the runs of a folder as they are now: a row per run, those at work first."""
+    found: Report = report(find_runs(runs)[0], metric)
+    name = NAMES.get(found.metric, found.metric)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("run", "status", *found.axes, "seed", "step", "W", name, "best", "last heard"):
+        table.add_column(column, no_wrap=True)
+    for record in sorted(found.records, key=lambda one: one.status != Status.RUNNING):
+        directory = RunDir(runs / record.run_id)
+        place, last = coordinates(record), _last(record, directory)
+        running = record.status == Status.RUNNING
+        score = record.scores.get(found.metric)
+        best = record.best.get(found.metric)
+        table.add_row(
+            record.run_id,
+            Text(record.status, STYLES.get(record.status, "")),
+            *(place.get(axis, "-") for axis in found.axes),
+            str(record.config.get("seed", "")),
+            f"{record.step}/{record.config.get('train', {}).get('steps', '?')}",
+            f"{last['wasserstein']:.3g}" if "wasserstein" in last else "",
+            f"{score:.2f}" if score is not None else "",
+            f"{best:.2f}" if best is not None else "",
+            _age(directory) if running else "",
+        )
+    counts = Counter(str(record.status) for record in found.records)
+    said = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no runs yet"
+    return Group(table, Text(f"\n{datetime.now(UTC):%H:%M:%S} UTC  {runs}: {said}", "dim"))
+
+
+def watch(runs: Path, metric: str | None = None, console: Console | None = None) -> None:
+    """Show the runs of a folder until none is at work, or Ctrl-C."""
+    console = console or Console()
+    try:
+        with Live(view(runs, metric), console=console, auto_refresh=False) as live:
+            while any(record.status == Status.RUNNING for record in find_runs(runs)[0]):
+                live.update(view(runs, metric), refresh=True)
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            live.update(view(runs, metric), refresh=True)
+    except KeyboardInterrupt:
+        return
