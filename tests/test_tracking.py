@@ -1,15 +1,17 @@
 import json
 import struct
-import subprocess
-import sys
-import textwrap
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from wgan_sweep import tracking
+from wgan_sweep import mirror, tracking
+from wgan_sweep.runs import Record
 from wgan_sweep.tracking import Guarded, key_is_configured
+
+from .helpers import Shell
 
 
 @pytest.fixture
@@ -33,20 +35,6 @@ def test_a_key_is_found_in_the_environment_or_in_netrc_for_the_right_host(home: 
     assert key_is_configured()
 
 
-RUN = """
-    import sys
-    from pathlib import Path
-    import numpy as np
-    from wgan_sweep.tracking import RunIdentity, WandbTracker
-    identity = RunIdentity("abc123", Path(sys.argv[1]), "sweep-1", {"div": {"k": 2.0}})
-    tracker = WandbTracker(run=identity, project="p", entity=None)
-    for step in (1, 2, 3):
-        tracker.log(step, {"images_seen": step * 10, "fid": 5.0 - step, "wasserstein": step / 2})
-    tracker.images(3, np.zeros((8, 8, 1), np.uint8))
-    tracker.close("done", {"best_fid": 2.0})
-"""
-
-
 def records(path: Path) -> list[wandb_internal_pb2.Record]:
     """Read W&B's own file back: a header of 7 bytes, then LevelDB's log format in blocks of 32 KiB."""
     content = path.read_bytes()
@@ -65,43 +53,142 @@ def records(path: Path) -> list[wandb_internal_pb2.Record]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_without_a_key_the_run_is_kept_offline_and_nothing_is_asked(home: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "a run"
-    directory.mkdir()
-    command = [sys.executable, "-c", textwrap.dedent(RUN), str(directory)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout == ""
-    (file,) = directory.glob("wandb/offline-run-*/*.wandb")
-    kept = records(file)
-    (run,) = [r.run for r in kept if r.WhichOneof("record_type") == "run"][:1]
-    assert (run.run_id, run.run_group, run.project) == ("abc123", "sweep-1", "p")
-    config = {u.key or "/".join(u.nested_key): json.loads(u.value_json) for u in run.config.update}
-    assert config["div"] == {"k": 2.0}
-    history = [
-        {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
-        for record in kept
-        if record.WhichOneof("record_type") == "history"
+@dataclass
+class Mirror:
+    """An offline record of W&B, read back."""
+
+    run: wandb_internal_pb2.RunRecord
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]
+    artifacts: dict[str, set[str]]
+    metrics: dict[str, wandb_internal_pb2.MetricRecord]
+
+    @classmethod
+    def of(cls, directory: Path) -> "Mirror":
+        (file,) = directory.glob("wandb/offline-run-*/*.wandb")
+        kept = records(file)
+
+        def of_type(name: str) -> list[Any]:
+            return [getattr(r, name) for r in kept if r.WhichOneof("record_type") == name]
+
+        def items(found: Any) -> dict[str, Any]:
+            return {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in found}
+
+        config: dict[str, Any] = {}
+        for update in [of_type("run")[0].config, *of_type("config")]:
+            config |= items(update.update)
+        summary: dict[str, Any] = {}
+        for one in of_type("summary"):
+            summary |= items(one.update)
+        return cls(
+            of_type("run")[0],
+            config,
+            [items(one.item) for one in of_type("history")],
+            summary,
+            {a.type: {e.path for e in a.manifest.contents} for a in of_type("artifact")},
+            {m.name or m.glob_name: m for m in of_type("metric")},
+        )
+
+
+def as_curves(history: list[dict[str, Any]]) -> list[tuple[int, dict[str, float]]]:
+    """Return the numbers of each step."""
+    return [
+        (
+            line["_step"],
+            {k: v for k, v in line.items() if isinstance(v, int | float) and not k.startswith(("_", "samples/"))},
+        )
+        for line in history
     ]
-    scalars = [{k: line[k] for k in ("images_seen", "fid", "wasserstein")} for line in history if "fid" in line]
-    assert scalars == [{"images_seen": s * 10, "fid": 5.0 - s, "wasserstein": s / 2} for s in (1, 2, 3)]
-    assert any("samples" in line or any(k.startswith("samples") for k in line) for line in history)
-    summary: dict[str, object] = {}
-    for record in kept:
-        if record.WhichOneof("record_type") == "summary":
-            summary |= {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.summary.update}
-    assert summary["status"] == "done"
-    assert summary["best_fid"] == 2.0
+
+
+def as_measured(directory: Path) -> list[tuple[int, dict[str, float]]]:
+    """Return what the run's directory says of each step."""
+    found: dict[int, dict[str, float]] = {}
+    for text in (directory / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        found.setdefault(line.pop("step"), {}).update(line)
+    return sorted(found.items())
+
+
+def finished(sweep: Shell, count: int = 1) -> list[Path]:
+    found = sorted(p.parent for p in (sweep.folder / "runs").glob("[0-9a-f]*/record.json"))
+    assert len(found) == count
+    return found
+
+
+TRACKED = ["tracker=wandb", "train.steps=40", "log_every=5", "save_every=10"]
+SCORED = ["data=gaussians8", "model=mlp", "scorer=exact", "scorer.num_samples=50", "scorer.every=20"]
+
+
+def test_the_offline_record_holds_what_the_directory_holds(sweep: Shell, home: Path) -> None:
+    points = ["train.steps=40", "log_every=5", "train.batch_size=8", "model.dim=4", "device=cpu", "tracker=wandb"]
+    sweep("-m", *SCORED, *points, "div.k=2", "seed=3", tiny=False)
+    (directory,) = finished(sweep)
+    record = json.loads((directory / "record.json").read_text())
+    mirror = Mirror.of(directory)
+    assert as_curves(mirror.history) == as_measured(directory)
+    assert len(mirror.history) == 8
+    assert mirror.run.run_id == record["run_id"]
+    assert mirror.run.project == "wgan-sweep"
+    assert mirror.run.job_type == "train"
+    assert mirror.run.run_group == next((sweep.folder / "runs" / ".sweeps").iterdir()).name
+    assert {"loss:wgan_div", "div.k:2", "data:gaussians8", "seed:3"} <= set(mirror.run.tags)
+    for name in ("loss", "div", "train", "seed", "data", "model"):
+        assert mirror.config[name] == record["config"][name]
+    assert mirror.config["axes"]["div.k"] == 2
+    assert mirror.config["axes"]["loss"] == "wgan_div"
+    assert mirror.config["cell"].startswith("wgan_div none real_fake mlp gaussians8 k=2 p=6 #")
+    assert mirror.summary["status"] == "done"
+    assert {k: mirror.summary[f"best_{k}"] for k in record["best"]} == pytest.approx(record["best"])
+    assert "samples" in {key for line in mirror.history for key in line} or any(
+        "samples" in str(line) for line in mirror.history
+    )
+    assert {"record.json", "config.yaml", "samples/20.png", "samples/40.png"} <= mirror.artifacts["run"]
+    assert mirror.metrics["w1"].summary.min
+    assert mirror.metrics["w1"].step_metric_index or mirror.metrics["w1"].step_metric == "images_seen"
+    (folder,) = (sweep.folder / "runs" / ".sweeps").iterdir()
+    of_sweep = Mirror.of(folder)
+    assert of_sweep.run.job_type == "sweep"
+    assert of_sweep.run.run_group == mirror.run.run_group
+    assert of_sweep.config["runs"] == [record["run_id"]]
+    assert "table.md" in of_sweep.artifacts["sweep"]
+
+
+def test_seeds_share_a_cell_and_nothing_else_does(make) -> None:
+    def cell(*overrides: str) -> str:
+        config = make(*overrides)
+        return mirror.cell(Record("x", config=asdict(config)))
+
+    assert cell("seed=1") == cell("seed=2") == cell("train.steps=50")
+    others = [cell(o) for o in ("seed=1", "div.k=1", "optimizer.lr=1", "train.batch_size=4", "model.dim=5")]
+    assert len(set(others)) == 5
+
+
+def test_a_killed_run_ends_as_one_curve_without_a_step_twice(sweep: Shell, home: Path) -> None:
+    arguments = [*TRACKED, "train.steps=300"]
+    running = sweep.start(*arguments)
+    sweep.wait_for("checkpoint.pt")
+    running.kill()
+    running.communicate()
+    sweep(*arguments)
+    (directory,) = finished(sweep)
+    mirror = Mirror.of(directory)
+    assert as_curves(mirror.history) == as_measured(directory)
+    steps = [line["_step"] for line in mirror.history]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 300
+    assert (directory / "log.txt").read_text().count("starting at step") == 2
 
 
 def test_online_without_a_key_is_offline_for_it_would_ask(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tracking._mode() == "offline"
+    assert tracking.mode() == "offline"
     monkeypatch.setenv("WANDB_MODE", "online")
-    assert tracking._mode() == "offline"
+    assert tracking.mode() == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "x")
-    assert tracking._mode() == "online"
+    assert tracking.mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert tracking._mode() == "disabled"
+    assert tracking.mode() == "disabled"
 
 
 def test_a_guard_says_the_first_failure_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -283,6 +283,7 @@ def _conclude(config: DictConfig) -> bool:
     if found.picture:
         write(folder / "figure.png", found.picture)
         lines.append(f"figure    {_from_here((folder / 'figure.png').absolute())}")
+    _mirror(folder.absolute())
     lines.append(f"further   wgan-report {_from_here(runs)}")
     lines += _sitting.problems
     if (optimum := folder / "optimization_results.yaml").exists():  # of a sweeper that searches
@@ -292,6 +293,19 @@ def _conclude(config: DictConfig) -> bool:
     return (
         bool(_sitting.problems) or len(records) < len(labels) or any(record.status != Status.DONE for record in records)
     )
+
+
+def _mirror(folder: Path) -> None:
+    """Give the sweep's table and figure to its runs' tracker, as a run of their own."""
+    from wgan_sweep.experiment import make_tracker
+    from wgan_sweep.mirror import of_sweep
+    from wgan_sweep.tracking import Guarded
+
+    first = _sitting.cells[0]
+    asked = {"runs": [configs.run_id(cell.config) for cell in _sitting.cells], "overrides": list(first.overrides)}
+    tracker = Guarded(lambda: make_tracker(first.config, of_sweep(folder, asked)))
+    tracker.files("sweep", (path for name in ("table.md", "figure.png") if (path := folder / name).exists()))
+    tracker.close("done", {})
 
 
 def main() -> None:

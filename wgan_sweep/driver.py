@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from wgan_sweep import provenance
+from wgan_sweep import mirror, provenance
 from wgan_sweep.config import Config, check_science, run_id, science, to_yaml
 from wgan_sweep.errors import InputError
 from wgan_sweep.experiment import make_tracker
@@ -19,7 +19,7 @@ from wgan_sweep.locks import held
 from wgan_sweep.progress import RunProgress, Shows
 from wgan_sweep.runs import Record, RunDir, Status
 from wgan_sweep.session import DivergedError, Session, chosen_by
-from wgan_sweep.tracking import Guarded, RunIdentity
+from wgan_sweep.tracking import Guarded
 
 log = logging.getLogger("wgan_sweep")
 
@@ -168,10 +168,10 @@ def _sit(
     record = _started(config, directory.read_record(), overrides)
     write(directory.config, to_yaml(config))
     directory.write_record(record)
-    identity = RunIdentity(record.run_id, directory.path.absolute(), group, record.config)
     with _logging_to(directory.log):
-        tracker = Guarded(lambda: make_tracker(config, identity))
+        tracker = Guarded(lambda: make_tracker(config, mirror.identity(record, directory, group)))
         try:
+            mirror.replay(directory, tracker)
             if session is not None:
                 session.run(record, tracker, shown)
                 record.status = Status.DONE
@@ -187,7 +187,7 @@ def _sit(
                 record.finished = provenance.now()
             record.seconds += time.monotonic() - began
             directory.write_record(record)
-            tracker.close(record.status, {f"best_{name}": value for name, value in record.best.items()})
+            mirror.conclude(record, directory, tracker)
     shown.summary = f"{summary(record)}  {time.monotonic() - began:.0f} s"
     return record
 

@@ -15,7 +15,7 @@ from wgan_sweep.files import write
 from wgan_sweep.images import png
 from wgan_sweep.progress import RunProgress
 from wgan_sweep.runs import Record, RunDir, objective
-from wgan_sweep.tracking import Tracker
+from wgan_sweep.tracking import FINAL, Tracker
 
 log = logging.getLogger("wgan_sweep")
 
@@ -119,15 +119,16 @@ class Session:
         if "gradient_norm" not in measured:
             measured["gradient_norm"] = float(self._trainer.gradient_norm())
         measured["generator_gradient_norm"] = float(self._trainer.generator_gradient_norm())
-        self._write(measured)
+        self._write(self._line(measured))
 
-    def _write(self, measured: Mapping[str, float], prefix: str = "") -> None:
-        """Write measurements of this step; a tracker gets them under a prefix, so that no curve mixes two scales."""
-        step = self._trainer.step
-        line = {"step": step, "images_seen": self._trainer.images_seen, **measured}
+    def _line(self, measured: Mapping[str, float]) -> dict[str, float]:
+        return {"step": self._trainer.step, "images_seen": self._trainer.images_seen, **measured}
+
+    def _write(self, line: dict[str, float]) -> None:
+        """Write measurements of this step."""
         self._directory.append_metrics(line)
-        self._tracker.log(step, {"images_seen": line["images_seen"], **{prefix + n: v for n, v in measured.items()}})
-        self._shown.update(step, line)
+        self._tracker.log(self._trainer.step, {name: value for name, value in line.items() if name != "step"})
+        self._shown.update(self._trainer.step, line)
 
     def _save(self) -> None:
         checkpoints.save(self._directory.checkpoint, self._state())
@@ -156,9 +157,9 @@ class Session:
             return
         self._shown.working_on("scoring")
         scores = scorer(self._counted("score"), self._trainer)
-        line = {"step": step, "images_seen": self._trainer.images_seen, **scores}
+        line = self._line(scores if scorer is self._while_training else {**scores, FINAL: 1})
         if line not in self._directory.read_metrics():  # killed after this line and before the record
-            self._write(scores, prefix="" if scorer is self._while_training else "final_")
+            self._write(line)
         self._record.scores, self._record.scored_by = {"step": step, **scores}, how
         if choosing:
             self._choose()

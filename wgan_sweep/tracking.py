@@ -1,10 +1,12 @@
 """Dashboards. A tracker mirrors a run's directory; the directory is the truth, and a tracker never ends a run."""
 
+import json
 import logging
 import netrc
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -12,12 +14,21 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from wgan_sweep.files import write
+
 log = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 30
 """How long W&B may take to answer before a run goes on offline."""
 
+MOST_LETTERS_OF_A_TAG = 64
+LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "final_fid", "final_kid")
+CLOCKS = ("step", "images_seen")
+
 Values = Mapping[str, float]
+
+FINAL = "final"
+"""In a line of measurements: that the scorer of the end made it, which is another than that of the way there."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,14 @@ class RunIdentity:
     group: str | None
     """The sweep."""
     config: Mapping[str, Any]
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    """The run's place on every axis, the seed among them; numbers as numbers."""
+    cell: str = ""
+    """The place without the seed: what runs are to be averaged by."""
+    name: str | None = None
+    """What people call it."""
+    job: str = "train"
+    """Of W&B's job types."""
 
 
 class Tracker(Protocol):
@@ -39,6 +58,9 @@ class Tracker(Protocol):
 
     def images(self, step: int, grid: NDArray[np.uint8]) -> None:
         """Mirror a picture of samples, uint8 ``[H, W, C]``."""
+
+    def files(self, kind: str, paths: Iterable[Path]) -> None:
+        """Mirror files, as one artifact of a kind."""
 
     def close(self, status: str, summary: Values) -> None:
         """End the mirror with the run's status and its last numbers."""
@@ -54,6 +76,9 @@ class NoTracker:
         """Do nothing."""
 
     def images(self, step: int, grid: NDArray[np.uint8]) -> None:
+        """Do nothing."""
+
+    def files(self, kind: str, paths: Iterable[Path]) -> None:
         """Do nothing."""
 
     def close(self, status: str, summary: Values) -> None:
@@ -74,61 +99,114 @@ def key_is_configured() -> bool:
     return False
 
 
-def _mode() -> str:
+def _marker(directory: Path) -> Path:
+    return directory / "wandb" / "mirrored.json"
+
+
+def mirrored(directory: Path) -> dict[str, Any]:
+    """Return how far a run is mirrored: ``mode``, ``step`` and ``closed`` (with which status); empty for not at all."""
+    try:
+        found = json.loads(_marker(directory).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def mode() -> str:
     """Return W&B's mode: what ``WANDB_MODE`` says, but online only where that needs no prompt."""
-    mode = os.environ.get("WANDB_MODE") or "online"
-    return mode if mode != "online" or key_is_configured() else "offline"
+    asked = os.environ.get("WANDB_MODE") or "online"
+    return asked if asked != "online" or key_is_configured() else "offline"
 
 
 class WandbTracker:
     """Mirrors to Weights & Biases: online where a key is configured, else offline; it never asks.
 
-    Offline runs lie in the run's directory and are uploaded by ``wandb sync``.
+    A run has one curve, in however many sittings: online, a step that was mirrored is not mirrored again; offline, the
+    record of an earlier sitting (which a kill may have left empty) is replaced. So whoever starts a tracker first tells
+    it all there is.
     """
 
     def __init__(self, *, run: RunIdentity, project: str, entity: str | None) -> None:
         import wandb
 
         self._wandb = wandb
+        self._directory = run.directory
 
-        def start(mode: str) -> wandb.Run:
+        def start(chosen: str) -> wandb.Run:
             return wandb.init(
                 project=project,
                 entity=entity,
                 id=run.run_id,
-                name=run.run_id,
+                name=run.name or run.run_id,
                 group=run.group,
+                job_type=run.job,
+                tags=sorted(f"{axis}:{value}"[:MOST_LETTERS_OF_A_TAG] for axis, value in run.axes.items()),
                 resume="allow",
-                mode=mode,  # type: ignore[arg-type]
+                mode=chosen,  # type: ignore[arg-type]
                 dir=run.directory,
-                config=dict(run.config),
+                config={**run.config, "axes": dict(run.axes), "cell": run.cell},
                 settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S),
             )
 
+        self._mode = mode()
         try:
-            self._run = start(_mode())
+            self._run = start(self._mode)
         except wandb.Error as error:
-            if _mode() != "online":
+            if self._mode != "online":
                 raise
             log.warning("W&B cannot be reached, this process goes on offline: %s", error)
-            os.environ["WANDB_MODE"] = "offline"
+            os.environ["WANDB_MODE"] = self._mode = "offline"
             self._run = start("offline")
+        self._step = -1
+        self._done = -1  # steps up to this one are there
+        if self._mode == "offline":
+            self._replace_earlier_records(run.run_id)
+        elif (before := mirrored(run.directory)).get("mode") == self._mode:
+            self._done = before.get("step", -1)
         self._run.define_metric("images_seen")
         self._run.define_metric("*", step_metric="images_seen")
-        self._run.define_metric("fid", step_metric="images_seen", summary="min")
+        for name in LOWER_IS_BETTER:
+            self._run.define_metric(name, step_metric="images_seen", summary="min")
+
+    def _replace_earlier_records(self, run_id: str) -> None:
+        own = Path(self._run.dir).parent.resolve()
+        for folder in self._directory.glob(f"wandb/offline-run-*-{run_id}"):
+            if folder.resolve() != own:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _mark(self, closed: str | None = None) -> None:
+        state = {"mode": self._mode, "step": max(self._done, self._step), "closed": closed}
+        write(_marker(self._directory), json.dumps(state) + "\n")
 
     def log(self, step: int, values: Values) -> None:
-        """Mirror the measurements of a step."""
-        self._run.log(dict(values), step=step)
+        """Mirror the measurements of a step that is not there yet; the final scorer's under names of their own."""
+        if step <= self._done or step < self._step:
+            return
+        prefix = f"{FINAL}_" if FINAL in values else ""
+        names = {name: name if name in CLOCKS else prefix + name for name in values if name != FINAL}
+        self._run.log({names[name]: value for name, value in values.items() if name in names}, step=step)
+        if step > self._step and self._mode == "online":
+            self._mark()  # the steps before this one are complete
+        self._step = step
 
     def images(self, step: int, grid: NDArray[np.uint8]) -> None:
         """Mirror a picture of samples."""
-        self._run.log({"samples": self._wandb.Image(grid)}, step=step)
+        if step > self._done and step >= self._step:
+            self._run.log({"samples": self._wandb.Image(grid)}, step=step)
+            self._step = step
+
+    def files(self, kind: str, paths: Iterable[Path]) -> None:
+        """Mirror files as an artifact: W&B keeps a version of it only where they have changed."""
+        artifact = self._wandb.Artifact(f"{self._run.id}-{kind}", type=kind)
+        for path in paths:
+            artifact.add_file(str(path), name=str(path.relative_to(self._directory)))
+        self._run.log_artifact(artifact)
 
     def close(self, status: str, summary: Values) -> None:
         """Put the summary and end the W&B run (exit code 1 unless the run is done)."""
         self._run.summary.update({"status": status, **summary})
         self._run.finish(exit_code=0 if status == "done" else 1)
+        self._mark(status)
 
 
 class Guarded:
@@ -158,6 +236,11 @@ class Guarded:
         """Mirror a picture of samples."""
         if self._tracker:
             self._try(self._tracker.images, step, grid)
+
+    def files(self, kind: str, paths: Iterable[Path]) -> None:
+        """Mirror files."""
+        if self._tracker:
+            self._try(self._tracker.files, kind, list(paths))
 
     def close(self, status: str, summary: Values) -> None:
         """End the mirror."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from wgan_sweep.report.cells import NAMES, Report, coordinates
 from wgan_sweep.runs import Record, RunDir, Status
+from wgan_sweep.tracking import FINAL
 
 Spec = dict[str, Any]
 
@@ -48,10 +49,12 @@ def rows(found: Report) -> list[dict[str, Any]]:
 
 
 def curves(record: Record, directory: RunDir) -> dict[str, list[list[float]]]:
-    """Return what was measured of a run as ``[images seen, value]``, thinned out, by name."""
+    """Return what was measured of a run while it was trained as ``[images seen, value]``, thinned out, by name."""
     names = {*CURVES, *(name for name in NAMES if name in record.scores or name in record.best)}
     found: dict[str, list[list[float]]] = {}
     for line in directory.read_metrics():
+        if FINAL in line:  # another scorer's: of another scale
+            continue
         for name in names & line.keys():
             found.setdefault(name, []).append([line.get("images_seen", 0), float(f"{line[name]:.5g}")])
     return {name: _thinned(points) for name, points in found.items()}
