@@ -34,7 +34,7 @@ FLOORS = [
     {"session", "sides"},
     {"driver", "neighbours"},
     {"plan", "launch"},
-    {"cli", "score"},
+    {"cli", "score", "reporting"},
     {"__main__"},
 ]
 # Within the lowest floor, these may be imported by the others of it.
@@ -51,6 +51,7 @@ KNOWN_ONLY_TO = {
     "scipy": {"scoring", "report"},
     "vl_convert": {"report"},
     "jinja2": {"report"},
+    "joblib": {"mirror"},
     "matplotlib": {"plots"},
     "rich": {"progress", "report"},
     "flufl": {"locks"},

@@ -1,4 +1,5 @@
 import json
+import re
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from wgan_sweep import mirror, tracking
-from wgan_sweep.runs import Record
+from wgan_sweep import mirror, reporting, tracking
+from wgan_sweep.dashboard import workspace
+from wgan_sweep.runs import Record, RunDir
 from wgan_sweep.tracking import Guarded, key_is_configured
 
 from .helpers import Shell
@@ -133,10 +135,10 @@ def test_the_offline_record_holds_what_the_directory_holds(sweep: Shell, home: P
     assert mirror.run.project == "wgan-sweep"
     assert mirror.run.job_type == "train"
     assert mirror.run.run_group == next((sweep.folder / "runs" / ".sweeps").iterdir()).name
-    assert {"loss:wgan_div", "div.k:2", "data:gaussians8", "seed:3"} <= set(mirror.run.tags)
+    assert {"loss:wgan_div", "k:2", "data:gaussians8", "seed:3"} <= set(mirror.run.tags)
     for name in ("loss", "div", "train", "seed", "data", "model"):
         assert mirror.config[name] == record["config"][name]
-    assert mirror.config["axes"]["div.k"] == 2
+    assert mirror.config["axes"]["k"] == 2
     assert mirror.config["axes"]["loss"] == "wgan_div"
     assert mirror.config["cell"].startswith("wgan_div none real_fake mlp gaussians8 k=2 p=6 #")
     assert mirror.summary["status"] == "done"
@@ -215,3 +217,62 @@ def test_a_guard_survives_a_tracker_that_cannot_be_made(caplog: pytest.LogCaptur
     guarded.close("done", {})
     assert "no wandb" in caplog.text
     assert isinstance(guarded, tracking.Guarded)
+
+
+def test_what_was_never_tracked_is_uploaded_once_and_is_the_same(sweep: Shell, home: Path, capsys, monkeypatch) -> None:
+    """Two finished runs and one that diverged, several at a time; again, nothing is done."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    points = ["train.steps=40", "log_every=5", "train.batch_size=8", "model.dim=4", "device=cpu", "tracker=none"]
+    sweep("-m", *SCORED, *points, "seed=0,1", "optimizer.lr=1e-3,1e30", "sampling=real", tiny=False, code=1)
+    directories = finished(sweep, 4)
+    runs = str(sweep.folder / "runs")
+
+    def upload(*options: str) -> list[str]:
+        with pytest.raises(SystemExit) as ended:
+            reporting.main([runs, "--wandb", "--jobs", "2", *options])
+        assert ended.value.code == 0
+        return [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()]
+
+    assert upload("--project", "mine", "--entity", "me") == ["written offline"] * 4
+    for directory in directories:
+        found = Mirror.of(directory)
+        assert as_curves(found.history) == as_measured(directory)
+        record = json.loads((directory / "record.json").read_text())
+        assert found.summary["status"] == record["status"]
+        assert found.run.run_group == record["sweep"] == next((Path(runs) / ".sweeps").iterdir()).name
+        assert (found.run.project, found.run.entity) == ("mine", "me")
+    assert upload() == ["there already"] * 4
+
+
+def test_without_a_key_nothing_is_uploaded_and_the_remedy_is_named(home: Path, tmp_path: Path, make) -> None:
+    RunDir(tmp_path / "x").write_record(Record("x", config={"scorer": {}}))
+    for option in ("--wandb", "--dashboard"):
+        with pytest.raises(SystemExit, match="wandb login"):
+            reporting.main([str(tmp_path), option])
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+def test_the_dashboard_asks_for_what_runs_have(home: Path, sweep: Shell) -> None:
+    """Its specification, as it would be sent, names only axes, scores and curves that an offline record holds."""
+    spec = json.loads(workspace("p", "e")._to_model().model_dump_json(by_alias=True))
+    panels = [
+        panel for section in spec["spec"]["section"]["panelBankConfig"]["sections"] for panel in section["panels"]
+    ]
+    kinds = [panel["viewType"] for panel in panels]
+    assert {
+        "Scatter Plot",
+        "Bar Chart",
+        "Run History Line Plot",
+        "Parallel Coordinates Plot",
+        "Parameter Importance",
+    } <= set(kinds)
+    text = json.dumps(spec)
+    points = ["train.steps=20", "log_every=5", "train.batch_size=8", "model.dim=4", "device=cpu", "tracker=wandb"]
+    sweep("data=gaussians8", "model=mlp", "scorer=exact", "scorer.num_samples=50", *points, tiny=False)
+    found = Mirror.of(finished(sweep)[0])
+    for axis in set(re.findall(r"config:axes\.value\.(\w+)", text)):
+        assert axis in found.config["axes"]
+    curves = {panel["config"]["metrics"][0] for panel in panels if panel["viewType"] == "Run History Line Plot"}
+    assert curves - {"fid"} <= {name for line in found.history for name in line}
+    assert "cell" in found.config
+    assert "cell" in json.dumps(spec["spec"]["section"]["runSets"])

@@ -66,10 +66,10 @@ def directory_of(config: Config) -> RunDir:
     return RunDir(Path(config.runs) / run_id(config))
 
 
-def _started(config: Config, record: Record | None, overrides: list[str]) -> Record:
+def _started(config: Config, record: Record | None, overrides: list[str], sweep: str | None) -> Record:
     """Return the record of a run that starts, or starts again."""
     if record is None:
-        record = Record(run_id(config), overrides=overrides, started=provenance.now())
+        record = Record(run_id(config), overrides=overrides, started=provenance.now(), sweep=sweep)
     elif _other_scorer(record, config):
         record.scores, record.scored_by, record.best = {}, {}, _choice(record.best)  # of another scale
     record.status = Status.RUNNING
@@ -165,11 +165,11 @@ def _sit(
         raise
     except Exception:
         problem = traceback.format_exc()
-    record = _started(config, directory.read_record(), overrides)
+    record = _started(config, directory.read_record(), overrides, group)
     write(directory.config, to_yaml(config))
     directory.write_record(record)
     with _logging_to(directory.log):
-        tracker = Guarded(lambda: make_tracker(config, mirror.identity(record, directory, group)))
+        tracker = Guarded(lambda: make_tracker(config, mirror.identity(record, directory)))
         try:
             mirror.replay(directory, tracker)
             if session is not None:

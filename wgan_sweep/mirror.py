@@ -2,18 +2,19 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from PIL import Image
 
 from wgan_sweep import runs
 from wgan_sweep.config import science
 from wgan_sweep.report.cells import GROUPS, coordinates
-from wgan_sweep.runs import Record, RunDir, overridden_key
-from wgan_sweep.tracking import RunIdentity, Tracker
+from wgan_sweep.runs import Record, RunDir, Status, overridden_key
+from wgan_sweep.tracking import RunIdentity, Tracker, WandbTracker, mirrored, mode
 
 LETTERS_OF_A_CELL = 6
 """Of the hash that tells apart cells which look alike."""
@@ -28,10 +29,16 @@ def _number(text: str) -> Any:
 
 
 def axes(record: Record) -> dict[str, Any]:
-    """Return a run's place on the groups, on k and p, and on all that the user set; numbers as numbers."""
+    """Return a run's place on the groups, on k and p, and on all that the user set; numbers as numbers.
+
+    Keys have no dots, which W&B takes for levels: ``k`` for ``div.k``, ``optimizer_lr`` for ``optimizer.lr``.
+    """
     typed = {overridden_key(override) for override in record.overrides}
     place = coordinates(record)
-    found = {key: _number(value) for key, value in place.items() if key in (*GROUPS, "div.k", "div.p") or key in typed}
+    wanted = {*GROUPS, "div.k", "div.p", *typed}
+    found = {
+        key.removeprefix("div.").replace(".", "_"): _number(value) for key, value in place.items() if key in wanted
+    }
     return {**found, "seed": record.config.get("seed")}
 
 
@@ -44,13 +51,13 @@ def cell(record: Record) -> str:
     return f"{' '.join(words)} #{runs.run_id(without_seed)[:LETTERS_OF_A_CELL]}"
 
 
-def identity(record: Record, directory: RunDir, group: str | None) -> RunIdentity:
+def identity(record: Record, directory: RunDir) -> RunIdentity:
     """Return what a run is filed under."""
     place, name = axes(record), cell(record)
     return RunIdentity(
         record.run_id,
         directory.path.absolute(),
-        group,
+        record.sweep,
         record.config,
         axes=place,
         cell=name,
@@ -83,3 +90,43 @@ def conclude(record: Record, directory: RunDir, tracker: Tracker) -> None:
     tracker.files("run", [path for path in kept if path.exists()])
     summary = {f"best_{name}": value for name, value in record.best.items()}
     tracker.close(record.status.value, {**summary, "seconds": record.seconds})
+
+
+def is_mirrored(record: Record, directory: RunDir) -> bool:
+    """Say whether W&B, in the mode it is in now, has all of a run."""
+    found = mirrored(directory.path)
+    measured_since = directory.metrics.exists() and directory.metrics.stat().st_mtime > found.get("at", 0)
+    return found.get("mode") == mode() and found.get("closed") == record.status and not measured_since
+
+
+def _upload(path: Path, project: str | None, entity: str | None) -> str:
+    directory = RunDir(path)
+    record = directory.read_record()
+    if record is None or is_mirrored(record, directory):
+        return "there already"
+    asked = record.config.get("tracker") or {}
+    try:
+        tracker = WandbTracker(
+            run=identity(record, directory),
+            project=project or asked.get("project") or "wgan-sweep",
+            entity=entity or asked.get("entity"),
+        )
+        replay(directory, tracker)
+        conclude(record, directory, tracker)
+    except Exception as error:  # one run's failure is no other's
+        return f"failed: {type(error).__name__}: {error}"
+    return "uploaded" if mode() == "online" else "written offline"
+
+
+def backfill(folder: Path, project: str | None, entity: str | None, jobs: int) -> Iterator[tuple[str, str]]:
+    """Mirror finished runs that W&B does not have, several at a time; yield the run and what became of it.
+
+    Args:
+        folder: The folder of runs.
+        project: The W&B project; by default the one that the run was started with.
+        entity: Likewise.
+        jobs: How many at a time.
+    """
+    ended = [r.run_id for r in runs.find_runs(folder)[0] if r.status in (Status.DONE, Status.DIVERGED, Status.FAILED)]
+    work = (delayed(_upload)(folder / name, project, entity) for name in ended)
+    yield from zip(ended, Parallel(n_jobs=jobs, return_as="generator")(work), strict=True)

@@ -5,6 +5,7 @@ import logging
 import netrc
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,12 +105,19 @@ def _marker(directory: Path) -> Path:
 
 
 def mirrored(directory: Path) -> dict[str, Any]:
-    """Return how far a run is mirrored: ``mode``, ``step`` and ``closed`` (with which status); empty for not at all."""
+    """Return how far a run is mirrored: ``mode``, ``step``, ``closed`` (as what) and when (``at``)."""
     try:
         found = json.loads(_marker(directory).read_text())
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def default_entity() -> str:
+    """Return the user or team that W&B files runs under where none is named."""
+    import wandb
+
+    return str(wandb.Api().default_entity)
 
 
 def mode() -> str:
@@ -175,7 +183,7 @@ class WandbTracker:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _mark(self, closed: str | None = None) -> None:
-        state = {"mode": self._mode, "step": max(self._done, self._step), "closed": closed}
+        state = {"mode": self._mode, "step": max(self._done, self._step), "closed": closed, "at": time.time()}
         write(_marker(self._directory), json.dumps(state) + "\n")
 
     def log(self, step: int, values: Values) -> None:

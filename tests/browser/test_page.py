@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wgan_sweep.report import command
+from wgan_sweep import reporting as command
 from wgan_sweep.runs import RunDir
 
 from ..report.test_report import record

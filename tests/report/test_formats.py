@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from wgan_sweep.report import charts, command
+from wgan_sweep import reporting as command
+from wgan_sweep.report import charts
 from wgan_sweep.report.cells import report
 from wgan_sweep.report.watch import view, watch
 from wgan_sweep.runs import Record, RunDir

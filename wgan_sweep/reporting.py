@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,8 +72,41 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="YAML",
         help="judge the claims of a file (default: the paper's) instead",
     )
+    parser.add_argument("--wandb", action="store_true", help="upload finished runs that W&B does not have yet instead")
+    parser.add_argument("--dashboard", action="store_true", help="save a workspace for them in W&B instead")
+    parser.add_argument("--project", help="of W&B (default: the runs' own, else wgan-sweep)")
+    parser.add_argument("--entity", help="of W&B: the user or team (default: the runs' own, else yours)")
+    parser.add_argument("--jobs", type=int, default=4, help="how many runs are uploaded at once (default: 4)")
     parser.add_argument("--watch", action="store_true", help="show the table, again and again, while runs go on")
     return parser.parse_args(arguments)
+
+
+def _upload(options: argparse.Namespace) -> bool:
+    """Upload runs; return whether any failed."""
+    from wgan_sweep.mirror import backfill
+    from wgan_sweep.tracking import key_is_configured
+
+    if options.jobs < 1:
+        raise InputError(f"--jobs must be 1 or more, got {options.jobs}")
+    if not key_is_configured() and os.environ.get("WANDB_MODE") != "offline":
+        raise InputError("W&B has no key: run `wandb login`, or set WANDB_MODE=offline to write offline records")
+    failed = False
+    for name, became in backfill(options.runs, options.project, options.entity, options.jobs):
+        sys.stdout.write(f"{name}  {became}\n")
+        sys.stdout.flush()
+        failed |= became.startswith("failed")
+    return failed
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    from wgan_sweep.dashboard import workspace
+    from wgan_sweep.tracking import default_entity, key_is_configured
+
+    if not key_is_configured():
+        raise InputError("W&B has no key: run `wandb login`")
+    made = workspace(options.project or "wgan-sweep", options.entity or default_entity())
+    made.save()
+    sys.stdout.write(f"{made.url}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,6 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not records:
         sys.exit(f"wgan-report: {options.runs} holds no runs: start some with wgan-sweep, or give another folder")
     try:
+        if options.wandb or options.dashboard:
+            failed = options.wandb and _upload(options)
+            if options.dashboard:
+                _dashboard(options)
+            sys.exit(1 if failed or problems else 0)
         if options.claims is not None:
             made: str | bytes = _claims(options, records)
         else:

@@ -1,0 +1,85 @@
+"""A W&B workspace for sweeps of this tool, built by code: curves by cell, k against p, r(x), what mattered."""
+
+from typing import Any
+
+from wgan_sweep.errors import InputError
+
+NAME = "wgan-sweep"
+SCORE = "best_fid"
+PARALLEL = ("loss", "sampling", "k", "p", "seed")
+
+
+def workspace(project: str, entity: str) -> Any:
+    """Return the workspace; nothing is sent before its ``save``.
+
+    Runs are grouped by cell, so that seeds collapse into mean and spread.
+
+    Args:
+        project: The W&B project.
+        entity: The user or team it belongs to.
+
+    Raises:
+        InputError: where wandb-workspaces is not installed.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as workspaces
+    except ImportError as error:
+        raise InputError("a dashboard needs wandb-workspaces: pip install 'wgan-sweep[dashboard]'") from error
+
+    def axis(name: str) -> Any:
+        return panels.Config(f"axes.{name}")
+
+    def curve(metric: str, title: str) -> Any:
+        return panels.LinePlot(title=title, x="images_seen", y=[metric], groupby_rangefunc="stddev")
+
+    def best_by(name: str, title: str) -> Any:
+        return panels.BarPlot(
+            title=title, metrics=[SCORE], groupby=f"axes.{name}", groupby_aggfunc="mean", groupby_rangefunc="stddev"
+        )
+
+    score = panels.SummaryMetric(SCORE)
+    sections = [
+        workspaces.Section(
+            name="Scores",
+            is_open=True,
+            panels=[
+                panels.ScatterPlot(title="FID on k and p", x=axis("k"), y=axis("p"), z=score),
+                best_by("sampling", "best FID by r(x)"),
+                best_by("loss", "best FID by loss"),
+                panels.ParallelCoordinatesPlot(
+                    title="axes and FID",
+                    columns=[
+                        *(panels.ParallelCoordinatesPlotColumn(axis(name)) for name in PARALLEL),
+                        panels.ParallelCoordinatesPlotColumn(score),
+                    ],
+                ),
+                panels.ParameterImportancePlot(with_respect_to=SCORE),
+            ],
+        ),
+        workspaces.Section(
+            name="While training",
+            is_open=True,
+            panels=[
+                curve("fid", "FID"),
+                curve("wasserstein", "Wasserstein estimate"),
+                curve("gradient_norm", "gradient norm on r(x)"),
+                curve("gradient_term", "gradient term"),
+                curve("critic_loss", "critic loss"),
+                curve("generator_loss", "generator loss"),
+            ],
+        ),
+        workspaces.Section(
+            name="Samples", is_open=True, panels=[panels.MediaBrowser(media_keys=["samples"], num_columns=4)]
+        ),
+    ]
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=sections,
+        settings=workspaces.WorkspaceSettings(x_axis="images_seen"),
+        runset_settings=workspaces.RunsetSettings(
+            filters=workspaces.And(workspaces.Metric("JobType") != "sweep"), groupby=[workspaces.Config("cell")]
+        ),
+    )
