@@ -200,11 +200,12 @@ class Cells(Launcher):
         """Return the cells, and for those that cannot be, by their overrides, why."""
         from wgan_sweep.launch import Cell
 
-        typed = set(self._config.hydra.overrides.task)  # what all of its runs have in common, among them
+        shared = set(self._config.hydra.overrides.task)  # also where a sweeper asks for one run at a time
+        shared |= set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
         group = Path(self._config.hydra.sweep.dir).name
         cells, problems = [], {}
         for overrides in jobs:
-            own = " ".join([override for override in overrides if override not in typed] or overrides)
+            own = " ".join([override for override in overrides if override not in shared] or overrides)
             try:
                 composed = self._context.config_loader.load_sweep_config(self._config, overrides)
                 cells.append(Cell(_finalise(composed, composed.hydra), tuple(overrides), own, group))
