@@ -34,6 +34,7 @@ FLOORS = [
     {"session", "sides"},
     {"driver", "neighbours"},
     {"plan", "launch"},
+    {"slurm"},
     {"cli", "score", "reporting"},
     {"__main__"},
 ]

@@ -54,6 +54,8 @@ class Sitting:
         """All runs that were asked for and can work."""
         self.problems: list[str] = []
         """Why some came to nothing."""
+        self.elsewhere: set[str] = set()
+        """Runs that go on without this command."""
         self._display: Display | None = None
 
     @property
@@ -157,8 +159,14 @@ class Cells(Launcher):
         from wgan_sweep.experiment import make_figure, make_launch
         from wgan_sweep.plan import look
 
+        try:
+            launch = cast("Launch", make_launch(_plain(self._config.launch)))
+            make_figure(_plain(self._config.figure))
+        except InputError as error:
+            self._leave_no_trace()
+            _refuse(str(error))
         for cell in cells:
-            planned = look(cell.config, "")
+            planned = look(cell.config, "", launch.device)
             if planned.what == "refuse":
                 problems[cell.overrides] = f"{' '.join(cell.overrides)}: {planned.why}"
         if problems and initial_job_idx == 0:
@@ -167,16 +175,14 @@ class Cells(Launcher):
             self._leave_no_trace()
             _refuse("\n".join([f"nothing was started, since {count} of the sweep cannot work:", *said]))
         cells = [cell for cell in cells if cell.overrides not in problems]
-        try:
-            launch = cast("Launch", make_launch(_plain(self._config.launch)))
-            make_figure(_plain(self._config.figure))
-        except InputError as error:
-            self._leave_no_trace()
-            _refuse(str(error))
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         _sitting.display.sweep(len(cells))
-        outcomes = launch(cells, _sitting.display, lambda: _sitting.stopping)
+        try:
+            outcomes = launch(cells, _sitting.display, lambda: _sitting.stopping)
+        except InputError as error:
+            _refuse(str(error))
         _sitting.cells += cells
+        _sitting.elsewhere |= {cell.run for cell, one in zip(cells, outcomes, strict=True) if one.goes_on}
         _sitting.problems += [f"refused: {problem}" for problem in problems.values()]
         _sitting.problems += [outcome.problem for outcome in outcomes if outcome.problem]
         if _sitting.stopping:  # no sweeper shall ask for more
@@ -291,9 +297,8 @@ def _conclude(config: DictConfig) -> bool:
         lines += ["", optimum.read_text().strip()]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
-    return (
-        bool(_sitting.problems) or len(records) < len(labels) or any(record.status != Status.DONE for record in records)
-    )
+    done = {record.run_id for record in records if record.status == Status.DONE}
+    return bool(_sitting.problems) or not labels.keys() <= done | _sitting.elsewhere
 
 
 def _mirror(folder: Path) -> None:

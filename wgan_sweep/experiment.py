@@ -243,10 +243,10 @@ class _Choices:
     real: Real
 
     @classmethod
-    def of(cls, config: Config) -> Self:
-        """Make them; what is out of range is refused on the way."""
+    def of(cls, config: Config, device: torch.device | None = None) -> Self:
+        """Make them, for a device that need not be here; what is out of range is refused on the way."""
         _check_numbers(config)
-        device = _device(config.device)
+        device = device or _device(config.device)
         return cls(
             device=device,
             precision=precision(config.train.precision, device),
@@ -274,14 +274,18 @@ class _Choices:
         return generator, critic
 
 
-def check(config: Config) -> None:
+def check(config: Config, device: torch.device | None = None) -> None:
     """Refuse a config that cannot work, before any training; networks are made without their weights.
+
+    Args:
+        config: The config.
+        device: Where it will run, if not on this machine.
 
     Raises:
         InputError: with what is wrong, the value, and what to do.
     """
     check_writable(Path(config.runs), "runs")
-    choices = _Choices.of(config)
+    choices = _Choices.of(config, device)
     make_figure(config.figure)
     choices.stabiliser.loss(choices.loss)
     choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from wgan_sweep.config import Config
+from wgan_sweep.config import Config, run_id
 from wgan_sweep.driver import record_death, run
 from wgan_sweep.errors import InputError
 from wgan_sweep.locks import HeldError
@@ -39,6 +39,11 @@ class Cell:
     group: str | None
     """The sweep."""
 
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return run_id(self.config)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -47,6 +52,8 @@ class Outcome:
     record: Record | None = None
     problem: str | None = None
     """Why there is no record."""
+    goes_on: bool = False
+    """Whether it is worked on elsewhere, which this command does not wait for."""
 
 
 Stop = Callable[[], bool]
@@ -55,6 +62,9 @@ Stop = Callable[[], bool]
 
 class Launch(Protocol):
     """A way to work on a sweep's runs."""
+
+    device: torch.device | None
+    """Where the runs will compute, where that is not this machine."""
 
     def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
         """Do all that is left to do of the cells; return what became of each."""
@@ -126,6 +136,8 @@ def _leave_for_later(cell: Cell, held: HeldError, display: Shows) -> None:
 class Local:
     """One run after another, in this process; those that another process is at come last."""
 
+    device: torch.device | None = None
+
     def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
         """Do all that is left to do of the cells; return what became of each."""
         outcomes = [Outcome()] * len(cells)
@@ -141,6 +153,13 @@ class Local:
         for index in later:
             outcomes[index] = work_when_free(cells[index], display, stop)
         return outcomes
+
+
+def cores_here() -> int:
+    """Return how many cores this process may use: what SLURM gave it, or what the system says."""
+    if given := os.environ.get("SLURM_CPUS_PER_TASK"):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -162,6 +181,8 @@ class Parallel:
         InputError: for a number below 1.
     """
 
+    device: torch.device | None = None
+
     def __init__(self, per_gpu: int = 1, jobs: int | None = None) -> None:
         if per_gpu < 1 or (jobs is not None and jobs < 1):
             raise InputError(f"launch.per_gpu and launch.jobs must be 1 or more, got {per_gpu} and {jobs}")
@@ -169,7 +190,7 @@ class Parallel:
 
     def slots(self, cells: Sequence[Cell]) -> list[Slot]:
         """Return what each process may use, for as many as there is work for."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = cores_here()
         devices = {cell.config.device for cell in cells}
         if devices <= {"auto", "cuda"} and (count := torch.cuda.device_count()):
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))

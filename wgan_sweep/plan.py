@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import torch
+
 from wgan_sweep.config import Config
 from wgan_sweep.driver import check_identity, directory_of, is_finished
 from wgan_sweep.errors import InputError
@@ -31,12 +33,13 @@ class Planned:
     """How long that would take, by earlier runs like it; None where there are none."""
 
 
-def look(config: Config, typed: str) -> Planned:
+def look(config: Config, typed: str, device: torch.device | None = None) -> Planned:
     """Return what there is to do of a run; nothing is written.
 
     Args:
         config: The run's config.
         typed: What tells it from the others, for the user.
+        device: Where it will run, if not on this machine.
     """
     directory = directory_of(config)
     name = directory.path.name
@@ -45,7 +48,7 @@ def look(config: Config, typed: str) -> Planned:
         check_identity(record, config)
         if record is not None and is_finished(record, config):
             return Planned(name, typed, "skip", f"{record.status} at step {record.step}")
-        check(config)
+        check(config, device)
     except InputError as error:
         return Planned(name, typed, "refuse", str(error))
     done = 0 if record is None else record.step

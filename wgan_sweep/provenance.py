@@ -1,8 +1,10 @@
 """What made a run: versions, commit, time."""
 
+import hashlib
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@lru_cache(maxsize=1)
+def code() -> str:
+    """Return the package's version and 12 hex digits of a SHA-256 of its source files."""
+    folder = Path(__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{versions().get('wgan-sweep', '?')} ({found.hexdigest()[:12]})"
 
 
 def git() -> dict[str, Any] | None:

@@ -1,0 +1,316 @@
+"""Runs on a SLURM cluster: one job array of those that are missing; whoever waits for it may leave and come back."""
+
+import json
+import logging
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from wgan_sweep import provenance
+from wgan_sweep.driver import directory_of, is_finished, record_death, summary
+from wgan_sweep.errors import InputError
+from wgan_sweep.files import write
+from wgan_sweep.launch import Cell, Local, Outcome, Parallel, Stop, cores_here, speak_on
+from wgan_sweep.locks import HeldError
+from wgan_sweep.progress import Display
+from wgan_sweep.runs import Record, Status
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LOOKS = 2.0
+LOOKS_FOR_AN_ENDING = 15
+"""How often accounting, which trails, is asked how a job has ended."""
+GONE_ON = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "STAGE_OUT")
+"""States of a job that has not ended."""
+
+
+class RunFailedError(Exception):
+    """A run of a job failed; the message holds its error."""
+
+
+@dataclass
+class Task:
+    """What a job does: the runs that were submitted, as they were resolved then."""
+
+    cells: list[Cell]
+    code: str
+    """The digest of the package when it was submitted."""
+    side_by_side: int
+    allow_other_code: bool
+
+    def __call__(self) -> None:
+        """Do the runs; on USR2 (pre-emption, time-out) save at the next step, then let submitit requeue the job.
+
+        Raises:
+            RunFailedError: if a run failed, or the code is not what was submitted: the job is then FAILED.
+        """
+        if provenance.code() != self.code and not self.allow_other_code:
+            raise RunFailedError(
+                f"the installed wgan_sweep is {provenance.code()}, but {self.code} was submitted: submit again, or "
+                "allow it with launch.allow_other_code=true"
+            )
+        torch.set_num_threads(cores_here())
+        stopping = False
+
+        def stop(*_: object) -> None:
+            nonlocal stopping
+            stopping = True
+
+        requeue = signal.signal(signal.SIGUSR2, stop)  # submitit's, which would leave at once
+        display = Display()
+        speak_on(display)
+        launch = Local() if self.side_by_side == 1 else Parallel(per_gpu=self.side_by_side, jobs=self.side_by_side)
+        outcomes = launch(self.cells, display, lambda: stopping)
+        problems = [one.problem for one in outcomes if one.problem]
+        ended = [one.record for one in outcomes if one.record is not None]
+        if stopping and len(ended) + len(problems) < len(self.cells):
+            display.line("saved; asking SLURM for another turn")
+            if callable(requeue):
+                requeue(signal.SIGUSR2, None)
+        failed = [record.error or "" for record in ended if record.status == Status.FAILED]
+        if failed or problems:
+            raise RunFailedError("\n".join([*failed, *problems]))
+
+    def checkpoint(self) -> Any:
+        """Return what a requeued job does: the same, from where the runs' directories are."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Where a run was submitted to."""
+
+    job: str
+    """As SLURM names it: ``123`` or ``123_4``."""
+    log: str
+    steps: int
+    """What it was asked to train to."""
+
+
+class Slurm:
+    """One job array of the runs that are missing, by submitit.
+
+    Args:
+        partition, account, qos, constraint: As SLURM knows them.
+        gpus_per_node: GPUs of a job; 0 or null for none.
+        cpus_per_task: Cores of a job.
+        mem_gb: Memory of a job.
+        timeout_min: Minutes of a job; a run that needs more goes on in the next turn, up to `max_num_timeout` turns.
+        array_parallelism: Jobs at once.
+        setup: Shell lines before a job's command.
+        signal_delay_s: Seconds between the warning that time is up and its end.
+        max_num_timeout: Turns.
+        additional_parameters: Any of sbatch's options.
+        runs_per_job: Runs in one job.
+        side_by_side: How many of them at once; the others one after another.
+        wait: Whether to wait for the runs; else the jobs are left to themselves.
+        allow_other_code: Whether a job may start with other code than was submitted.
+
+    Raises:
+        InputError: for a number out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        constraint: str | None = None,
+        gpus_per_node: int | None = 1,
+        cpus_per_task: int = 8,
+        mem_gb: float | None = 32,
+        timeout_min: int = 1440,
+        array_parallelism: int = 256,
+        setup: Sequence[str] = (),
+        signal_delay_s: int = 120,
+        max_num_timeout: int = 100,
+        additional_parameters: Mapping[str, Any] | None = None,
+        runs_per_job: int = 1,
+        side_by_side: int = 1,
+        wait: bool = True,
+        allow_other_code: bool = False,
+    ) -> None:
+        at_least_one = {"timeout_min": timeout_min, "runs_per_job": runs_per_job, "side_by_side": side_by_side}
+        at_least_one |= {"array_parallelism": array_parallelism, "cpus_per_task": cpus_per_task}
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise InputError(f"launch.{name} must be 1 or more, got {value}")
+        if signal_delay_s >= timeout_min * 60:
+            raise InputError(
+                f"launch.signal_delay_s must be less than launch.timeout_min={timeout_min} says, got {signal_delay_s}"
+            )
+        self.device = torch.device("cuda" if gpus_per_node else "cpu")
+        """Where the runs will compute, which the machine that submits them need not have."""
+        self._parameters = {
+            "job_name": "wgan-sweep",
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "constraint": constraint,
+            "gpus_per_node": gpus_per_node or None,
+            "cpus_per_task": cpus_per_task,
+            "mem_gb": mem_gb,
+            "timeout_min": timeout_min,
+            "array_parallelism": array_parallelism,
+            "setup": list(setup) or None,
+            "signal_delay_s": signal_delay_s,
+            "additional_parameters": dict(additional_parameters or {}) or None,
+        }
+        self._max_num_timeout = max_num_timeout
+        self._runs_per_job, self._side_by_side = runs_per_job, side_by_side
+        self._wait, self._allow_other_code = wait, allow_other_code
+
+    def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
+        """Submit what is missing and not submitted yet; wait for all, or leave."""
+        missing = {
+            cell.run: cell for cell in cells if not is_finished(directory_of(cell.config).read_record(), cell.config)
+        }
+        submitted = self._submit(list(missing.values()), display) if missing else {}
+        if submitted:
+            jobs = sorted({one.job.split("_")[0] for one in submitted.values()}, key=int)
+            display.line(
+                f"{len(submitted)} runs are with SLURM, in job {' '.join(jobs)}; to cancel: scancel {' '.join(jobs)}"
+            )
+        if self._wait and not stop():
+            self._watch(submitted, missing, display, stop)
+        going_on = _states(one.job for one in submitted.values()) or {}
+        left = {run for run, one in submitted.items() if going_on.get(one.job) in GONE_ON}
+        if left:
+            display.line(
+                f"{len(left)} runs go on without this command: the same command waits for them again, and "
+                f"`wgan-report {shlex.quote(cells[0].config.runs)} --watch` shows them"
+            )
+        return [self._outcome(cell, submitted.get(cell.run), cell.run in left) for cell in cells]
+
+    def _submit(self, missing: list[Cell], display: Display) -> dict[str, Submission]:
+        """Submit the runs that no job has; return the jobs of all."""
+        folder = Path(missing[0].config.runs) / ".slurm"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "submitting.lock"):  # of two shells, the second finds what the first has submitted
+            known = {cell.run: _read(folder, cell.run) for cell in missing}
+            states = _states(one.job for one in known.values() if one is not None)
+            if states is None:
+                raise InputError("squeue does not answer: is this a SLURM cluster's login node, and its controller up?")
+            found = {run: one for run, one in known.items() if one is not None and states.get(one.job) in GONE_ON}
+            for cell in missing:
+                if cell.run in found and found[cell.run].steps < cell.config.train.steps:
+                    display.line(
+                        f"{cell.label}: job {found[cell.run].job} trains it to step {found[cell.run].steps} only; ask "
+                        f"again for {cell.config.train.steps} when that is done"
+                    )
+            new = [cell for cell in missing if cell.run not in found]
+            if found:
+                display.line(f"{len(found)} runs were submitted before: waiting for them")
+            for cell, one in self._send(new, folder / "jobs"):
+                write(folder / f"{cell.run}.json", json.dumps(vars(one)) + "\n")
+                found[cell.run] = one
+        return found
+
+    def _send(self, cells: list[Cell], folder: Path) -> list[tuple[Cell, Submission]]:
+        if not cells:
+            return []
+        import submitit
+
+        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=self._max_num_timeout)
+        given = {name: value for name, value in self._parameters.items() if value is not None}
+        executor.update_parameters(**executor._convert_parameters(given))
+        packs = [cells[start : start + self._runs_per_job] for start in range(0, len(cells), self._runs_per_job)]
+        code = provenance.code()
+        with executor.batch():
+            jobs = [executor.submit(Task(pack, code, self._side_by_side, self._allow_other_code)) for pack in packs]
+        return [
+            (cell, Submission(job.job_id, str(job.paths.stderr), cell.config.train.steps))
+            for pack, job in zip(packs, jobs, strict=True)
+            for cell in pack
+        ]
+
+    def _watch(
+        self, submitted: Mapping[str, Submission], missing: Mapping[str, Cell], display: Display, stop: Stop
+    ) -> None:
+        """Show the runs until no job of theirs goes on."""
+        shown: dict[str, str] = {}
+        bars: dict[str, Any] = {}
+        while not stop():
+            states = _states(one.job for one in submitted.values())
+            for run, one in submitted.items():
+                record = directory_of(missing[run].config).read_record()
+                state = (states or {}).get(one.job, "ENDED" if states is not None else shown.get(run, ""))
+                if state == "RUNNING" and run not in bars:
+                    bars[run] = display.add(missing[run].label, missing[run].config.train.steps)
+                if run in bars and record is not None:
+                    display.move(bars[run], _step(record, missing[run]), state.lower())
+                if shown.get(run) != state:
+                    shown[run] = state
+                    how = f": {summary(record)}" if state == "ENDED" and record is not None else ""
+                    display.line(f"{run} {missing[run].label}  job {one.job} {state.lower()}{how}")
+                if state == "ENDED" and run in bars:
+                    display.remove(bars.pop(run), over=True)
+            if states is not None and not any(states.get(one.job) in GONE_ON for one in submitted.values()):
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _outcome(self, cell: Cell, submission: Submission | None, goes_on: bool) -> Outcome:
+        record = directory_of(cell.config).read_record()
+        if goes_on:
+            return Outcome(record, goes_on=True)
+        if submission is None or (record is not None and record.status != Status.RUNNING):
+            return Outcome(record)
+        reason = f"job {submission.job} ended as {_ending(submission.job)}; see {submission.log}"
+        try:
+            record = record_death(cell.config, reason)
+        except HeldError:  # its lock is not stale yet
+            return Outcome(record, problem=f"{cell.label}: {reason}")
+        return Outcome(record, None if record is not None else f"{cell.label}: {reason}")
+
+
+def _step(record: Record, cell: Cell) -> int:
+    lines = list(directory_of(cell.config).read_metrics())
+    return int(lines[-1]["step"]) if lines else record.step
+
+
+def _read(folder: Path, run: str) -> Submission | None:
+    try:
+        return Submission(**json.loads((folder / f"{run}.json").read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _ask(*command: str) -> str | None:
+    """Return what a command of SLURM's says, or None where it does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _states(jobs: Iterable[str]) -> dict[str, str] | None:
+    """Return the state of each of these jobs that has not ended; None where the controller does not answer."""
+    wanted = set(jobs)
+    said = _ask("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T")
+    if said is None:
+        return None
+    pairs = (line.strip().split("|") for line in said.splitlines() if "|" in line)
+    return {job: state for job, state in pairs if job in wanted and state in GONE_ON}
+
+
+def _ending(job: str) -> str:
+    """Return how accounting says that a job has ended."""
+    for _ in range(LOOKS_FOR_AN_ENDING):
+        said = _ask("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=State,ExitCode")
+        lines = [line for line in (said or "").splitlines() if line]
+        if lines and not lines[-1].startswith(GONE_ON):
+            return lines[-1].replace("|", " ")
+        time.sleep(1)
+    return "unknown (accounting does not say)"
