@@ -60,7 +60,7 @@ def test_the_page_is_whole_by_itself_and_holds_every_run(runs: Path, tmp_path: P
         assert f'data-run="{one.run_id}"' in page
     assert sum(row["score"] is None for row in data["rows"]) == 2
     assert set(data["charts"]["heat"]) == {"0,1", "1,0"}
-    assert data["usual"] == {"heat": "1,0", "strip": "0,1"}
+    assert data["usual"] == {"heat": "1,0", "strip": "0"}
 
 
 def test_curves_are_thinned_but_keep_their_last_point(runs: Path) -> None:
@@ -71,7 +71,7 @@ def test_curves_are_thinned_but_keep_their_last_point(runs: Path) -> None:
     assert [images for images, _ in found["fid"]] == [6400 * n for n in range(10)]
 
 
-def test_the_usual_charts_are_p_against_k_and_r_of_x_by_loss() -> None:
+def test_the_usual_charts_are_p_against_k_and_r_of_x() -> None:
     found = report(
         [
             record(float(k), loss=loss, sampling=sampling, k=k, p=p)
@@ -84,7 +84,7 @@ def test_the_usual_charts_are_p_against_k_and_r_of_x_by_loss() -> None:
     names = dict(enumerate(found.axes))
     heat, strip = (tuple(names[int(i)] for i in charts.usual(found)[kind].split(",")) for kind in ("heat", "strip"))
     assert heat == ("div.p", "div.k")
-    assert strip == ("sampling", "loss")
+    assert strip == ("sampling",)
 
 
 def test_what_varies_in_nothing_has_no_heat_map(tmp_path: Path) -> None:

@@ -75,20 +75,14 @@ def _axis(found: Report, index: int) -> Spec:
     }
 
 
-def _panels(found: Report, used: Sequence[int], panel: Spec) -> Spec:
-    """Return a panel for every value of the axes that are not in use, so that nothing is averaged over unsaid."""
+def _rest(found: Report, used: Sequence[int]) -> Spec:
+    """Return what names a run's place on the axes that are not in use, so that nothing is averaged over unsaid."""
     rest = [index for index in range(len(found.axes)) if index not in used]
-    scored = {"filter": "isValid(datum.score)"}
-    if not rest:
-        return {"transform": [scored], **panel}
-    text = " + '  ' + ".join(f"'{found.axes[index]}=' + datum.a{index}" for index in rest)
-    header = {"title": None, "labelFontWeight": "bold", "labelLimit": 600}
-    return {
-        "transform": [scored, {"calculate": text, "as": "rest"}],
-        "facet": {"field": "rest", "type": "nominal", "header": header},
-        "columns": 3,
-        "spec": panel,
-    }
+    words = [f"(datum.a{index} == '-' ? '' : '{found.axes[index]}=' + datum.a{index} + ' ')" for index in rest]
+    return {"calculate": " + ".join(words) or "''", "as": "rest"}
+
+
+SCORED = {"filter": "isValid(datum.score)"}
 
 
 def heat_map(found: Report, across: int, down: int) -> Spec:
@@ -113,27 +107,30 @@ def heat_map(found: Report, across: int, down: int) -> Spec:
         "encoding": {"x": _axis(found, across), "y": _axis(found, down)},
         "layer": layers,
     }
-    return _panels(found, (across, down), panel)
+    both = {"filter": f"datum.a{across} != '-' && datum.a{down} != '-'"}
+    header = {"title": None, "labelFontWeight": "bold", "labelLimit": 600}
+    return {
+        "transform": [SCORED, both, _rest(found, (across, down))],
+        "facet": {"field": "rest", "type": "nominal", "header": header},
+        "columns": 3,
+        "spec": panel,
+    }
 
 
-def strip(found: Report, across: int, by: int | None) -> Spec:
-    """Return the scores of all seeds as points along an axis, beside each other by another one; ticks are means."""
+def strip(found: Report, across: int) -> Spec:
+    """Return the scores of seeds as points along an axis, a colour for each place on the others; ticks are means."""
     score = {
         "field": "score",
         "type": "quantitative",
         "scale": {"zero": False},
         "title": NAMES.get(found.metric, found.metric),
     }
-    shared: Spec = {"x": _axis(found, across)}
-    if by is not None:
-        shared["xOffset"] = {"field": f"a{by}", "sort": found.values(by)}
-        shared["color"] = {
-            "field": f"a{by}",
-            "type": "nominal",
-            "sort": found.values(by),
-            "title": found.axes[by],
-            "legend": {"orient": "top"},
-        }
+    colour = {
+        "field": "rest",
+        "type": "nominal",
+        "title": None,
+        "legend": {"orient": "top", "columns": 2, "labelLimit": 500},
+    }
     tooltip = [{"field": "run"}, {"field": "cell"}, {"field": "seed"}, {**score, "format": ".5g"}]
     layers = [
         {
@@ -142,8 +139,13 @@ def strip(found: Report, across: int, by: int | None) -> Spec:
         },
         {"mark": {"type": "tick", "thickness": 2}, "encoding": {"y": {**score, "aggregate": "mean"}}},
     ]
-    panel = {"width": {"step": 30 if by is not None else 84}, "height": 260, "encoding": shared, "layer": layers}
-    return _panels(found, (across,) if by is None else (across, by), panel)
+    return {
+        "transform": [SCORED, {"filter": f"datum.a{across} != '-'"}, _rest(found, (across,))],
+        "width": {"step": 26},
+        "height": 260,
+        "encoding": {"x": _axis(found, across), "xOffset": {"field": "rest"}, "color": colour},
+        "layer": layers,
+    }
 
 
 def lines(cells: Sequence[str], title: str) -> Spec:
@@ -202,13 +204,12 @@ def choices(found: Report) -> Mapping[str, Mapping[str, Spec]]:
     axes = range(min(len(found.axes), MOST_AXES))
     return {
         "heat": {f"{across},{down}": heat_map(found, across, down) for across, down in permutations(axes, 2)},
-        "strip": {f"{across},": strip(found, across, None) for across in axes}
-        | {f"{across},{by}": strip(found, across, by) for across, by in permutations(axes, 2)},
+        "strip": {str(across): strip(found, across) for across in axes},
     }
 
 
 def usual(found: Report) -> dict[str, str]:
-    """Return which of the choices is looked at first: p against k, and r(x) by loss, where they vary."""
+    """Return which of the choices is looked at first: p against k, and r(x), where they vary."""
 
     def pick(*wanted: str) -> list[int]:
         axes = range(min(len(found.axes), MOST_AXES))
@@ -216,10 +217,9 @@ def usual(found: Report) -> dict[str, str]:
         return first + [index for index in axes if index not in first]
 
     heat, along = pick("div.p", "div.k"), pick("sampling")
-    by = [index for index in pick("loss") if index not in along[:1]]
     return {
         "heat": ",".join(map(str, heat[:2])) if len(heat) > 1 else "",
-        "strip": f"{along[0]},{by[0] if by else ''}" if along else "",
+        "strip": str(along[0]) if along else "",
     }
 
 
@@ -238,7 +238,7 @@ def to_png(found: Report, runs: Path) -> bytes:
     drawn = [{**specs[kind][first[kind]], "data": {"values": rows(found)}} for kind in ("heat", "strip") if first[kind]]
     for metric in (found.metric, "wasserstein"):
         points = list(_points(found, runs, metric))
-        if len({point["images"] for point in points}) > 1:
+        if len(points) > len({point["run"] for point in points}):  # a curve, not only its end
             panel = lines(cells(found), NAMES.get(metric, metric))
             panel["encoding"]["color"]["legend"] = {"title": None, "labelLimit": 400}
             drawn.append({**panel, "width": 520, "data": {"values": points}})

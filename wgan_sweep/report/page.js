@@ -40,7 +40,11 @@ async function draw(id, spec, values) {
 const visible = () => data.rows.filter((run) => shown.has(run.run));
 const scored = () => visible().filter((run) => run.score !== null).map((run) => ({ ...run })); // a view keeps what it gets
 const selects = (kind) => all("select", one(`[data-kind="${kind}"]`));
-const drawGrid = (kind) => draw(kind, data.charts[kind][selects(kind).map((select) => select.value).join(",")], scored());
+function drawGrid(kind) {
+  const chosen = selects(kind).map((select) => select.value);
+  const placed = scored().filter((run) => chosen.every((axis) => run[`a${axis}`] !== "-")); // GP has no k
+  return draw(kind, data.charts[kind][chosen.join(",")], placed);
+}
 
 const pressed = () => new Set(all('.toggle[aria-pressed="true"]').map((toggle) => toggle.dataset.cell));
 function drawLines() {
@@ -62,18 +66,17 @@ function fill(select, options, value) {
 }
 const axes = data.axes.map((name, index) => [index, name]);
 for (const kind of ["heat", "strip"]) {
-  const [first, second] = data.usual[kind].split(",");
-  const [across, other] = selects(kind);
-  fill(across, axes, first);
-  fill(other, kind === "strip" ? [["", "nothing"], ...axes] : axes, second);
-  let before = [across.value, other.value];
+  const usual = data.usual[kind].split(","), chosen = selects(kind);
+  chosen.forEach((select, index) => fill(select, axes, usual[index]));
+  let before = chosen.map((select) => select.value);
   const changed = () => {
-    if (across.value === other.value) [across.value, other.value] = [before[1], before[0]]; // two axes change places
-    before = [across.value, other.value];
+    if (new Set(chosen.map((select) => select.value)).size < chosen.length) {
+      chosen.forEach((select, index) => { select.value = before[1 - index]; }); // two axes change places
+    }
+    before = chosen.map((select) => select.value);
     drawGrid(kind);
   };
-  across.addEventListener("change", changed);
-  other.addEventListener("change", changed);
+  for (const select of chosen) select.addEventListener("change", changed);
   if (!data.usual[kind]) one(`[data-kind="${kind}"]`).hidden = true;
 }
 const measured = [...new Set(Object.values(data.curves).flatMap(Object.keys))].sort();
