@@ -253,7 +253,8 @@ class Slurm:
                 if shown.get(run) != state:
                     shown[run] = state
                     how = f": {summary(record)}" if state == "ENDED" and record is not None else ""
-                    display.line(f"{run} {missing[run].label}  job {one.job} {state.lower()}{how}")
+                    if state != "PENDING":
+                        display.line(f"{run} {missing[run].label}  job {one.job} {state.lower()}{how}")
                 if state == "ENDED" and run in bars:
                     display.remove(bars.pop(run), over=True)
             if states is not None and not any(states.get(one.job) in GONE_ON for one in submitted.values()):

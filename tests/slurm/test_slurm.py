@@ -1,0 +1,239 @@
+"""Sweeps on a real SLURM cluster: every fault ends in a record, and nothing is lost."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from wgan_sweep import checkpoints
+
+from ..helpers import Shell, records
+
+pytestmark = pytest.mark.slurm
+
+LAUNCH = ["launch=slurm", "launch.gpus_per_node=0", "launch.cpus_per_task=1", "launch.mem_gb=1.5"]
+LAUNCH += ["launch.timeout_min=30", "launch.signal_delay_s=10"]
+LONG = ["train.steps=3000", "log_every=20", "save_every=100"]
+
+
+def ask(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> None:
+    if shutil.which("squeue") is None or subprocess.run(["squeue"], capture_output=True, check=False).returncode:
+        pytest.skip("needs a SLURM cluster: make slurm-test brings one up")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    yield
+    subprocess.run(["scancel", "--me"], check=False)
+
+
+def accounted(job: str) -> list[str]:
+    """Return the states of a job's array, by accounting, which trails."""
+    deadline = time.monotonic() + 30
+    while True:
+        states = ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State").split()
+        if states and not {"PENDING", "RUNNING", "REQUEUED", "COMPLETING"} & set(states):
+            return sorted(states)
+        assert time.monotonic() < deadline, states
+        time.sleep(1)
+
+
+def jobs(sweep: Shell) -> dict[str, str]:
+    """Return the job of each run, by its seed or its id."""
+    found = {}
+    for path in (sweep.folder / "runs" / ".slurm").glob("*.json"):
+        record = sweep.folder / "runs" / path.stem / "record.json"
+        key = json.loads(record.read_text())["config"]["seed"] if record.exists() else path.stem
+        found[key] = json.loads(path.read_text())["job"]
+    return found
+
+
+def submitted(sweep: Shell) -> int:
+    return len(list((sweep.folder / "runs" / ".slurm" / "jobs").rglob("*_submitted.pkl")))
+
+
+def weights(folder: Path) -> dict[int, dict[str, torch.Tensor]]:
+    """Return the trained generators, by seed."""
+    found = {}
+    for record in records(folder):
+        state, problems = checkpoints.load(folder / "runs" / record["run_id"] / "checkpoint.pt")
+        assert state is not None
+        assert not problems
+        found[record["config"]["seed"]] = state["trainer"]["generator"]
+    return found
+
+
+def assert_as_if_undisturbed(sweep: Shell, tmp_path: Path, *overrides: str) -> None:
+    """Compare weights, bitwise, with those of a sweep on this machine."""
+    folder = tmp_path / "undisturbed"
+    folder.mkdir()
+    Shell(folder, sweep.npz)("-m", *overrides)
+    one, other = weights(sweep.folder), weights(folder)
+    assert one.keys() == other.keys()
+    for seed, state in one.items():
+        for name, value in state.items():
+            assert torch.equal(value, other[seed][name]), (seed, name)
+
+
+def test_an_array_of_what_is_missing_does_what_a_local_sweep_does(sweep: Shell, tmp_path: Path) -> None:
+    sweep("-m", "seed=0")
+    done = sweep("-m", "seed=0,1,2", *LAUNCH)
+    assert submitted(sweep) == 2
+    job = re.search(r"in job (\d+); to cancel: scancel (\d+)", done.stderr)
+    assert job is not None
+    assert accounted(job.group(1)) == ["COMPLETED"] * 2
+    assert "3 of them" in done.stdout
+    assert_as_if_undisturbed(sweep, tmp_path, "seed=0,1,2")
+    again = sweep("-m", "seed=0,1,2", *LAUNCH)
+    assert submitted(sweep) == 2
+    assert "with SLURM" not in again.stderr
+
+
+def test_a_run_that_fails_is_a_failed_job_with_its_traceback_and_hides_no_other(sweep: Shell) -> None:
+    """An exception, and an exit without a word."""
+    targets = "data._target_=wgan_sweep.data.Npz,faults.Raises,faults.Exits"
+    done = sweep("-m", targets, *LAUNCH, code=1)
+    by_target = {r["config"]["data"]["_target_"].split(".")[-1]: r for r in records(sweep.folder)}
+    assert {name: r["status"] for name, r in by_target.items()} == {
+        "Npz": "done",
+        "Raises": "failed",
+        "Exits": "failed",
+    }
+    assert "RuntimeError: the data broke" in by_target["Raises"]["error"]
+    assert "ended as FAILED 3:0" in by_target["Exits"]["error"]
+    assert "the data broke" in done.stdout
+    states = accounted(jobs(sweep)[0].split("_")[0])
+    assert states == ["COMPLETED", "FAILED", "FAILED"]
+    folder = sweep.folder / "runs" / ".slurm" / "jobs"
+    assert any("the data broke" in path.read_text() for path in folder.rglob("*.err"))
+
+
+def owner(sweep: Shell, run: str) -> int:
+    claim = (sweep.folder / "runs" / ".locks" / f"{run}.lock").read_text()
+    return int(re.split(r"[|^~#@]", claim)[2])
+
+
+def step(sweep: Shell, run: str) -> int:
+    lines = (sweep.folder / "runs" / run / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[-1])["step"]
+
+
+def starts(sweep: Shell, run: str) -> list[int]:
+    text = (sweep.folder / "runs" / run / "log.txt").read_text()
+    return [int(found) for found in re.findall(r"starting at step (\d+)", text)]
+
+
+def test_killed_cancelled_requeued_and_preempted_runs_lose_nothing(sweep: Shell, tmp_path: Path) -> None:
+    arguments = ["-m", "seed=0,1,2,3", *LONG]
+    shell = sweep.start(*arguments, *LAUNCH)
+    sweep.wait_for("checkpoint.pt", 4)
+    run_of = {r["config"]["seed"]: r["run_id"] for r in records(sweep.folder)}
+    job_of = jobs(sweep)
+    killed, cancelled, requeued, preempted = range(4)
+    os.kill(owner(sweep, run_of[killed]), signal.SIGKILL)
+    ask("scancel", job_of[cancelled])
+    ask("scontrol", "requeue", job_of[requeued])
+    ask("scancel", "--signal=TERM", job_of[preempted])
+    before = step(sweep, run_of[preempted])
+    ask("scancel", "--signal=USR2", job_of[preempted])
+    _, errors = shell.communicate(timeout=240)
+    assert shell.returncode == 1, errors
+    status = {r["config"]["seed"]: r for r in records(sweep.folder)}
+    assert [status[seed]["status"] for seed in range(4)] == ["failed", "failed", "done", "done"], errors
+    assert "ended as CANCELLED" in status[cancelled]["error"]
+    assert "ended as " in status[killed]["error"]
+    first, second = starts(sweep, run_of[preempted])
+    assert first == 0
+    assert second >= before  # saved at the step it was at, not at the last of every hundred
+    assert second % 100 != 0 or second > before
+    assert len(starts(sweep, run_of[requeued])) == 2
+    sweep(*arguments, *LAUNCH)  # the same command again
+    assert {r["status"] for r in records(sweep.folder)} == {"done"}
+    assert_as_if_undisturbed(sweep, tmp_path, *arguments[1:])
+
+
+def test_who_waits_may_be_killed_or_leave_and_come_back(sweep: Shell) -> None:
+    arguments = ["-m", "seed=0,1", *LONG, *LAUNCH]
+    shell = sweep.start(*arguments)
+    sweep.wait_for("metrics.jsonl", 2)
+    shell.kill()
+    shell.communicate()
+    left = sweep(*arguments, "launch.wait=false")
+    assert "2 runs were submitted before" in left.stderr
+    assert "2 runs go on without this command" in left.stderr
+    assert "--watch" in left.stderr
+    waiting = sweep.start(*arguments)
+    time.sleep(12)
+    waiting.send_signal(signal.SIGINT)
+    _, errors = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130
+    assert "scancel" in errors
+    done = sweep(*arguments)
+    assert submitted(sweep) == 2
+    assert [r["status"] for r in records(sweep.folder)] == ["done"] * 2, done.stderr
+
+
+def test_a_run_longer_than_its_job_goes_on_in_its_next_turn_unless_it_has_none_left(sweep: Shell) -> None:
+    """SLURM counts minutes: the warning comes after 35 seconds."""
+    short = ["launch.timeout_min=1", "launch.signal_delay_s=25", "train.steps=1000000", "log_every=50"]
+    none_left = sweep.start("-m", "seed=0", *LAUNCH, *short, "launch.max_num_timeout=0")
+    two_turns = sweep.start("-m", "seed=1", *LAUNCH, *short, "launch.max_num_timeout=1")
+    _, errors = none_left.communicate(timeout=300)
+    assert none_left.returncode == 1, errors
+    _, errors = two_turns.communicate(timeout=300)
+    assert two_turns.returncode == 1, errors
+    by_seed = {r["config"]["seed"]: r for r in records(sweep.folder)}
+    assert "FAILED" in by_seed[0]["error"]
+    assert len(starts(sweep, by_seed[0]["run_id"])) == 1
+    assert len(starts(sweep, by_seed[1]["run_id"])) == 2
+    assert starts(sweep, by_seed[1]["run_id"])[1] > 0
+
+
+def test_what_was_submitted_is_what_runs(sweep: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package and its config are edited while jobs wait: the config does not matter, the code is refused."""
+    here = Path(__file__).parents[2]
+    copy = tmp_path / "checkout"
+    for name in ("wgan_sweep", "conf"):
+        shutil.copytree(here / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+    held = [*LAUNCH, "launch.wait=false", "+launch.additional_parameters.hold="]
+    sweep("-m", "seed=0", "div.k=3", *held)
+    loss = copy / "conf" / "div" / "paper.yaml"
+    loss.write_text(loss.read_text().replace("p: 6", "p: 5"))
+    ask("scontrol", "release", next(iter(jobs(sweep).values())))
+    sweep("-m", "seed=0", "div.k=3", "div.p=6", *LAUNCH)
+    (record,) = records(sweep.folder)
+    assert record["config"]["div"] == {"k": 3.0, "p": 6.0}
+    sweep("-m", "seed=1", "div.p=6", *held)
+    module = copy / "wgan_sweep" / "errors.py"
+    module.write_text(module.read_text() + "\n# edited\n")
+    for job in jobs(sweep).values():
+        subprocess.run(["scontrol", "release", job], check=False)
+    done = sweep("-m", "seed=1", "div.p=6", *LAUNCH, code=1)
+    assert "ended as FAILED" in done.stdout + done.stderr
+    logs = "".join(p.read_text() for p in (sweep.folder / "runs" / ".slurm" / "jobs").rglob("*.err"))
+    assert "was submitted: submit again" in logs
+    sweep("-m", "seed=1", "div.p=6", *LAUNCH)
+    assert [r["status"] for r in records(sweep.folder)] == ["done"] * 2
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_several_runs_share_a_job(sweep: Shell, at_once: int) -> None:
+    sweep("-m", "seed=0,1,2", *LAUNCH, "launch.runs_per_job=3", f"launch.side_by_side={at_once}")
+    assert submitted(sweep) == 1
+    assert [r["status"] for r in records(sweep.folder)] == ["done"] * 3
