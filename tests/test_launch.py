@@ -131,3 +131,26 @@ def test_without_the_one_that_started_them_the_processes_save_and_end(sweep: She
     wait_until_gone(list(at_work.values()))
     assert [r["status"] for r in records(sweep.folder)] == ["running"] * 2  # interrupted: taken up next time
     assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [0.3, 1.5])
+def test_ctrl_c_while_processes_start_is_no_failure(sweep: Shell, after: float) -> None:
+    """It reaches the whole group, as from a terminal."""
+    shell = subprocess.Popen(
+        sweep._command("-m", "div.k=1,2,3", "train.steps=100000", *TOGETHER),
+        cwd=sweep.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list((sweep.folder / "runs").glob(".sweeps/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(after)
+    os.killpg(shell.pid, signal.SIGINT)
+    _, errors = shell.communicate(timeout=60)
+    assert shell.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert {r["status"] for r in records(sweep.folder)} <= {"running"}

@@ -10,7 +10,7 @@ from wandb.proto import wandb_internal_pb2
 
 from wgan_sweep import mirror, reporting, tracking
 from wgan_sweep.dashboard import workspace
-from wgan_sweep.runs import Record, RunDir
+from wgan_sweep.runs import Record, RunDir, Status
 from wgan_sweep.tracking import Guarded, key_is_configured
 
 from .helpers import Shell
@@ -93,24 +93,17 @@ class Mirror:
         )
 
 
-def as_curves(history: list[dict[str, Any]]) -> list[tuple[int, dict[str, float]]]:
-    """Return the numbers of each step."""
+def as_curves(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Return the numbers of each row."""
     return [
-        (
-            line["_step"],
-            {k: v for k, v in line.items() if isinstance(v, int | float) and not k.startswith(("_", "samples/"))},
-        )
+        {k: v for k, v in line.items() if isinstance(v, int | float) and not k.startswith(("_", "samples/"))}
         for line in history
     ]
 
 
-def as_measured(directory: Path) -> list[tuple[int, dict[str, float]]]:
-    """Return what the run's directory says of each step."""
-    found: dict[int, dict[str, float]] = {}
-    for text in (directory / "metrics.jsonl").read_text().splitlines():
-        line = json.loads(text)
-        found.setdefault(line.pop("step"), {}).update(line)
-    return sorted(found.items())
+def as_measured(directory: Path) -> list[dict[str, float]]:
+    """Return what the run's directory says, line by line."""
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def finished(sweep: Shell, count: int = 1) -> list[Path]:
@@ -130,7 +123,7 @@ def test_the_offline_record_holds_what_the_directory_holds(sweep: Shell, home: P
     record = json.loads((directory / "record.json").read_text())
     mirror = Mirror.of(directory)
     assert as_curves(mirror.history) == as_measured(directory)
-    assert len(mirror.history) == 8
+    assert len(mirror.history) == 10  # 8 of training, 2 of scores
     assert mirror.run.run_id == record["run_id"]
     assert mirror.run.project == "wgan-sweep"
     assert mirror.run.job_type == "train"
@@ -177,8 +170,9 @@ def test_a_killed_run_ends_as_one_curve_without_a_step_twice(sweep: Shell, home:
     (directory,) = finished(sweep)
     mirror = Mirror.of(directory)
     assert as_curves(mirror.history) == as_measured(directory)
-    steps = [line["_step"] for line in mirror.history]
+    steps = [line["step"] for line in mirror.history]
     assert steps == sorted(set(steps))
+    assert [line["_step"] for line in mirror.history] == list(range(len(steps)))
     assert steps[-1] == 300
     assert (directory / "log.txt").read_text().count("starting at step") == 2
 
@@ -198,9 +192,14 @@ def test_a_guard_says_the_first_failure_once(caplog: pytest.LogCaptureFixture) -
         def __init__(self) -> None:
             self.calls = 0
 
+            self.abandoned = 0
+
         def log(self, *_: object) -> None:
             self.calls += 1
             raise ConnectionError("no server")
+
+        def abandon(self) -> None:
+            self.abandoned += 1
 
     breaks = Breaks()
     guarded = Guarded(lambda: breaks)
@@ -208,6 +207,7 @@ def test_a_guard_says_the_first_failure_once(caplog: pytest.LogCaptureFixture) -
         guarded.log(step, {})
     guarded.close("done", {})
     assert breaks.calls == 1
+    assert breaks.abandoned == 1
     assert caplog.text.count("no server") == 1
 
 
@@ -241,7 +241,66 @@ def test_what_was_never_tracked_is_uploaded_once_and_is_the_same(sweep: Shell, h
         assert found.summary["status"] == record["status"]
         assert found.run.run_group == record["sweep"] == next((Path(runs) / ".sweeps").iterdir()).name
         assert (found.run.project, found.run.entity) == ("mine", "me")
-    assert upload() == ["there already"] * 4
+    assert upload("--project", "mine", "--entity", "me") == ["there already"] * 4
+
+
+class Fake:
+    """W&B's module as a server would have it act: a resumed run starts after the rows that arrived."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.Settings = lambda **_: None
+        self.Image = lambda grid: "image"
+        self.Error = ConnectionError
+        self.Run = object
+
+    def init(self, **asked: Any) -> Any:
+        rows = self.rows.setdefault(asked["id"], [])
+        assert asked["reinit"] == "create_new"  # else another run of the process would be taken for this one
+        fake = type("Run", (), {})()
+        fake.id, fake.starting_step, fake.summary = asked["id"], len(rows), {}
+        fake.log, fake.define_metric, fake.finish = rows.append, lambda *_, **__: None, lambda **_: None
+        return fake
+
+
+def test_online_what_the_server_has_is_passed_over_and_what_it_lost_is_sent_again(
+    home: Path, tmp_path, monkeypatch
+) -> None:
+    import sys
+
+    server = Fake()
+    monkeypatch.setitem(sys.modules, "wandb", server)
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    lines = [{"images_seen": n, "wasserstein": n / 2} for n in range(6)] + [{"images_seen": 6, "fid": 3.0, "final": 1}]
+
+    def sit(count: int, directory: Path = tmp_path) -> None:
+        tracker = tracking.WandbTracker(run=tracking.RunIdentity("x", directory, None, {}), project="p", entity=None)
+        for step, line in enumerate(lines[:count]):
+            tracker.log(step, line)
+        tracker.close("done", {})
+
+    sit(4)
+    assert len(server.rows["x"]) == 4
+    del server.rows["x"][3]  # a kill: the last row never arrived
+    sit(7)
+    assert [row["step"] for row in server.rows["x"]] == list(range(7))
+    assert server.rows["x"][-1] == {"step": 6, "images_seen": 6, "final_fid": 3.0}
+    sit(7)
+    assert len(server.rows["x"]) == 7
+
+
+def test_another_project_is_another_mirror(home: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    directory = RunDir(tmp_path / "x")
+    record = Record("x", Status.DONE, config={"scorer": {}})
+    directory.write_record(record)
+    tracker = tracking.WandbTracker(run=mirror.identity(record, directory), project="one", entity=None)
+    tracker.close("done", {})
+    assert mirror.is_mirrored(record, directory, "one", None)
+    assert not mirror.is_mirrored(record, directory, "other", None)
+    assert not mirror.is_mirrored(record, directory, "one", "me")
+    directory.append_metrics({"step": 1, "images_seen": 2})
+    assert not mirror.is_mirrored(record, directory, "one", None)
 
 
 def test_without_a_key_nothing_is_uploaded_and_the_remedy_is_named(home: Path, tmp_path: Path, make) -> None:

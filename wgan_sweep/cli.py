@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -54,6 +55,9 @@ class Sitting:
         """All runs that were asked for and can work."""
         self.problems: list[str] = []
         """Why some came to nothing."""
+        self.made: list[Path] = []
+        """Folders that were not there before the sweep."""
+        self.began = datetime.now(UTC).isoformat()
         self.elsewhere: set[str] = set()
         """Runs that go on without this command."""
         self._display: Display | None = None
@@ -74,12 +78,20 @@ class Sitting:
         if self.stopping:
             raise KeyboardInterrupt
         self.stopping = True
-        self.display.line("stopping at the next step, with a checkpoint; Ctrl-C again stops at once")
+        said = "stopping at the next step, with a checkpoint; Ctrl-C again stops at once"
+        if self._display is not None:  # it is not made here: this may come in the middle of an import
+            self._display.line(said)
+        else:
+            sys.stderr.write(f"{said}\n")
 
     def close(self) -> None:
-        """Take all bars away."""
+        """Take all bars away; and the folders of a sweep that did not come about."""
         if self._display is not None:
             self._display.close()
+        for folder in self.made if not self.cells else []:
+            (folder / "multirun.yaml").unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
 
 
 _sitting = Sitting()
@@ -153,7 +165,6 @@ class Cells(Launcher):
         """
         cells, problems = self._compose([list(overrides) for overrides in job_overrides])
         if self._config.plan:
-            self._leave_no_trace()
             _show_plan(cells, list(problems.values()))
             sys.exit(1 if problems else 0)
         from wgan_sweep.experiment import make_figure, make_launch
@@ -163,7 +174,6 @@ class Cells(Launcher):
             launch = cast("Launch", make_launch(_plain(self._config.launch)))
             make_figure(_plain(self._config.figure))
         except InputError as error:
-            self._leave_no_trace()
             _refuse(str(error))
         for cell in cells:
             planned = look(cell.config, "", launch.device)
@@ -172,7 +182,6 @@ class Cells(Launcher):
         if problems and initial_job_idx == 0:
             count = f"{len(problems)} of {len(job_overrides)} runs"
             said = [f"  {problem}" for problem in problems.values()]
-            self._leave_no_trace()
             _refuse("\n".join([f"nothing was started, since {count} of the sweep cannot work:", *said]))
         cells = [cell for cell in cells if cell.overrides not in problems]
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -193,14 +202,6 @@ class Cells(Launcher):
             JobReturn(overrides=asked, _return_value=found.get(tuple(asked)), status=JobStatus.COMPLETED)
             for asked in job_overrides
         ]
-
-    def _leave_no_trace(self) -> None:
-        """Take away the folder that Hydra's sweeper has made for a sweep which does not come about."""
-        folder = Path(self._config.hydra.sweep.dir)
-        (folder / "multirun.yaml").unlink(missing_ok=True)
-        for empty in (folder, folder.parent, Path(self._config.runs)):
-            with suppress(OSError):
-                empty.rmdir()
 
     def _compose(self, jobs: list[list[str]]) -> tuple[list["Cell"], dict[tuple[str, ...], str]]:
         """Return the cells, and for those that cannot be, by their overrides, why."""
@@ -226,6 +227,11 @@ Plugins.instance().class_name_to_class[configs.LAUNCHER] = Cells
 
 class Sweep(Callback):
     """Hydra's moment after a multirun: the table. An exception, which Hydra would warn of, ends the command."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Remember what Hydra's sweeper is about to make, for a sweep that may not come about."""
+        folder = Path(config.hydra.sweep.dir)
+        _sitting.made = [path for path in (folder, folder.parent, Path(config.runs)) if not path.exists()]
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the table of the sweep and where to look further; exit with 1 if a run failed."""
@@ -290,7 +296,8 @@ def _conclude(config: DictConfig) -> bool:
     if found.picture:
         write(folder / "figure.png", found.picture)
         lines.append(f"figure    {_from_here((folder / 'figure.png').absolute())}")
-    _mirror(folder.absolute())
+    if any((record.finished or "") >= _sitting.began for record in records):  # else all was there, and is mirrored
+        _mirror(folder.absolute(), list(config.hydra.overrides.task))
     lines.append(f"further   wgan-report {_from_here(runs)}")
     lines += _sitting.problems
     if (optimum := folder / "optimization_results.yaml").exists():  # of a sweeper that searches
@@ -301,14 +308,14 @@ def _conclude(config: DictConfig) -> bool:
     return bool(_sitting.problems) or not labels.keys() <= done | _sitting.elsewhere
 
 
-def _mirror(folder: Path) -> None:
+def _mirror(folder: Path, typed: list[str]) -> None:
     """Give the sweep's table and figure to its runs' tracker, as a run of their own."""
     from wgan_sweep.experiment import make_tracker
     from wgan_sweep.mirror import of_sweep
     from wgan_sweep.tracking import Guarded
 
     first = _sitting.cells[0]
-    asked = {"runs": [configs.run_id(cell.config) for cell in _sitting.cells], "overrides": list(first.overrides)}
+    asked = {"runs": [cell.run for cell in _sitting.cells], "overrides": typed}
     tracker = Guarded(lambda: make_tracker(first.config, of_sweep(folder, asked)))
     tracker.files("sweep", (path for name in ("table.md", "figure.png") if (path := folder / name).exists()))
     tracker.close("done", {})

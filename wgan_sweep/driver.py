@@ -171,7 +171,6 @@ def _sit(
     with _logging_to(directory.log):
         tracker = Guarded(lambda: make_tracker(config, mirror.identity(record, directory)))
         try:
-            mirror.replay(directory, tracker)
             if session is not None:
                 session.run(record, tracker, shown)
                 record.status = Status.DONE

@@ -6,8 +6,8 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -238,6 +238,20 @@ class Parallel:
                 worker.end()
 
 
+OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Signals that reach a whole group of processes (Ctrl-C, SLURM's warnings): the parent says what they mean."""
+
+
+@contextmanager
+def _ignoring(*signals: signal.Signals) -> Iterator[None]:
+    before = {one: signal.signal(one, signal.SIG_IGN) for one in signals}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 class _Worker:
     """A process that works on one cell at a time; a new one where it dies.
 
@@ -246,6 +260,7 @@ class _Worker:
 
     def __init__(self, slot: Slot, display: Display) -> None:
         self.at: int | None = None
+        self._stopping = False
         self._slot = slot
         self._relay = Relay(display)
         self._start()
@@ -254,7 +269,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(target=_serve, args=(theirs, self._slot))
-        self._process.start()
+        with _ignoring(*OF_THE_PARENT):  # which the child inherits, from its first moment
+            self._process.start()
         theirs.close()
 
     def give(self, index: int, cell: Cell, *, wait_for_it: bool) -> None:
@@ -267,8 +283,10 @@ class _Worker:
 
     def ask_to_stop(self) -> None:
         """Let the run at work save and end."""
+        self._stopping = True
         if self.at is not None:
-            self.connection.send(None)
+            with suppress(OSError):
+                self.connection.send(None)
 
     def hear(self, cells: Sequence[Cell]) -> tuple[int, Outcome | HeldError] | None:
         """Take what it sent: something to show, or a cell's number and outcome."""
@@ -292,8 +310,12 @@ class _Worker:
         reason = f"its process ended with {how}; the machine may be out of memory"
         self._relay.close()
         self.at = None
+        if self._stopping:
+            return Outcome()
         self._start()
-        record = record_death(cell.config, reason)
+        record: Record | None = None
+        with suppress(HeldError):  # it only waited for a run that another process is at
+            record = record_death(cell.config, reason)
         return Outcome(record, None if record else f"failed: {' '.join(cell.overrides)}: {reason}")
 
     def end(self) -> None:
@@ -306,7 +328,6 @@ class _Worker:
 
 def _serve(connection: Connection, slot: Slot) -> None:
     """Work on what comes, until there is nobody to work for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent says what it means
     os.environ.update(slot.environment)
     torch.set_num_threads(slot.threads)
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from wgan_sweep import runs
 from wgan_sweep.config import science
 from wgan_sweep.report.cells import GROUPS, coordinates
 from wgan_sweep.runs import Record, RunDir, Status, overridden_key
-from wgan_sweep.tracking import RunIdentity, Tracker, WandbTracker, mirrored, mode
+from wgan_sweep.tracking import RunIdentity, Tracker, WandbTracker, mirrored, mode, where
 
+PROJECT = "wgan-sweep"
 LETTERS_OF_A_CELL = 6
 """Of the hash that tells apart cells which look alike."""
 
@@ -72,16 +74,16 @@ def of_sweep(folder: Path, config: Mapping[str, Any]) -> RunIdentity:
 
 
 def replay(directory: RunDir, tracker: Tracker) -> None:
-    """Tell a tracker all that was measured of a run so far; what it knows it passes over."""
-    pictured: set[int] = set()
-    for line in directory.read_metrics():
+    """Tell a tracker all that was measured of a run so far, line by line; what it has it passes over."""
+    lines = list(directory.read_metrics())
+    last_of_step = {int(line["step"]): index for index, line in enumerate(lines)}
+    for index, line in enumerate(lines):
         step = int(line["step"])
-        tracker.log(step, {name: value for name, value in line.items() if name != "step"})
         picture = directory.samples(step)
-        if "critic_loss" not in line and step not in pictured and picture.exists():
-            pictured.add(step)
+        if last_of_step[step] == index and picture.exists():
             with Image.open(picture) as opened:
                 tracker.images(step, np.asarray(opened))
+        tracker.log(step, {name: value for name, value in line.items() if name != "step"})
 
 
 def conclude(record: Record, directory: RunDir, tracker: Tracker) -> None:
@@ -92,30 +94,40 @@ def conclude(record: Record, directory: RunDir, tracker: Tracker) -> None:
     tracker.close(record.status.value, {**summary, "seconds": record.seconds})
 
 
-def is_mirrored(record: Record, directory: RunDir) -> bool:
-    """Say whether W&B, in the mode it is in now, has all of a run."""
+def is_mirrored(record: Record, directory: RunDir, project: str, entity: str | None) -> bool:
+    """Say whether a project of W&B's, in the mode it is in now, has all of a run."""
     found = mirrored(directory.path)
     measured_since = directory.metrics.exists() and directory.metrics.stat().st_mtime > found.get("at", 0)
-    return found.get("mode") == mode() and found.get("closed") == record.status and not measured_since
+    there = found.get("where") == where(project, entity)
+    return there and found.get("closed") == record.status and not measured_since
 
 
 def _upload(path: Path, project: str | None, entity: str | None) -> str:
     directory = RunDir(path)
     record = directory.read_record()
-    if record is None or is_mirrored(record, directory):
+    if record is None:
+        return "gone"
+    asked = asked_for(record)
+    project, entity = project or asked[0], entity or asked[1]
+    if is_mirrored(record, directory, project, entity):
         return "there already"
-    asked = record.config.get("tracker") or {}
+    tracker: WandbTracker | None = None
     try:
-        tracker = WandbTracker(
-            run=identity(record, directory),
-            project=project or asked.get("project") or "wgan-sweep",
-            entity=entity or asked.get("entity"),
-        )
+        tracker = WandbTracker(run=identity(record, directory), project=project, entity=entity)
         replay(directory, tracker)
         conclude(record, directory, tracker)
     except Exception as error:  # one run's failure is no other's
+        if tracker is not None:
+            with suppress(Exception):
+                tracker.abandon()
         return f"failed: {type(error).__name__}: {error}"
     return "uploaded" if mode() == "online" else "written offline"
+
+
+def asked_for(record: Record) -> tuple[str, str | None]:
+    """Return the W&B project and entity that a run was started with, or the usual ones."""
+    tracker = record.config.get("tracker") or {}
+    return tracker.get("project") or PROJECT, tracker.get("entity")
 
 
 def backfill(folder: Path, project: str | None, entity: str | None, jobs: int) -> Iterator[tuple[str, str]]:

@@ -13,19 +13,20 @@ from wgan_sweep.report.text import to_csv, to_json, to_markdown
 from wgan_sweep.runs import Record, find_runs
 
 
-def _page(found: Report, runs: Path) -> str:
+def _page(found: Report, options: argparse.Namespace) -> str:
+    from wgan_sweep.report import claims
     from wgan_sweep.report.page import to_html
 
-    return to_html(found, runs)
+    return to_html(found, options.runs, claims.read(options.claims or claims.PUBLISHED))
 
 
-def _picture(found: Report, runs: Path) -> bytes:
+def _picture(found: Report, options: argparse.Namespace) -> bytes:
     from wgan_sweep.report.charts import to_png
 
-    return to_png(found, runs)
+    return to_png(found, options.runs)
 
 
-FORMATS: dict[str, Callable[[Report, Path], str | bytes]] = {
+FORMATS: dict[str, Callable[[Report, argparse.Namespace], str | bytes]] = {
     "md": lambda found, _: to_markdown(found),
     "csv": lambda found, _: to_csv(found),
     "json": lambda found, _: to_json(found),
@@ -41,9 +42,7 @@ def _claims(options: argparse.Namespace, records: Sequence[Record]) -> str:
     if options.format == "json":
         return json.dumps(claims.to_entries(judged), indent=2) + "\n"
     if options.format != "md":
-        raise InputError(
-            f"--claims come as --format md or json, not {options.format} (html holds them beside all else)"
-        )
+        raise InputError(f"--claims come as --format md, json or html, not {options.format}")
     return claims.to_markdown(judged, report(records, options.metric).metric)
 
 
@@ -88,7 +87,10 @@ def _upload(options: argparse.Namespace) -> bool:
 
     if options.jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {options.jobs}")
-    if not key_is_configured() and os.environ.get("WANDB_MODE") != "offline":
+    chosen = os.environ.get("WANDB_MODE") or "online"
+    if chosen not in ("online", "offline"):
+        raise InputError(f"WANDB_MODE is {chosen}: nothing would be uploaded")
+    if not key_is_configured() and chosen == "online":
         raise InputError("W&B has no key: run `wandb login`, or set WANDB_MODE=offline to write offline records")
     failed = False
     for name, became in backfill(options.runs, options.project, options.entity, options.jobs):
@@ -98,13 +100,15 @@ def _upload(options: argparse.Namespace) -> bool:
     return failed
 
 
-def _dashboard(options: argparse.Namespace) -> None:
+def _dashboard(options: argparse.Namespace, records: Sequence[Record]) -> None:
     from wgan_sweep.dashboard import workspace
+    from wgan_sweep.mirror import asked_for
     from wgan_sweep.tracking import default_entity, key_is_configured
 
     if not key_is_configured():
         raise InputError("W&B has no key: run `wandb login`")
-    made = workspace(options.project or "wgan-sweep", options.entity or default_entity())
+    project, entity = asked_for(records[-1])
+    made = workspace(options.project or project, options.entity or entity or default_entity())
     made.save()
     sys.stdout.write(f"{made.url}\n")
 
@@ -128,12 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.wandb or options.dashboard:
             failed = options.wandb and _upload(options)
             if options.dashboard:
-                _dashboard(options)
+                _dashboard(options, records)
             sys.exit(1 if failed or problems else 0)
-        if options.claims is not None:
+        if options.claims is not None and options.format != "html":
             made: str | bytes = _claims(options, records)
         else:
-            made = FORMATS[options.format](report(records, options.metric), options.runs)
+            made = FORMATS[options.format](report(records, options.metric), options)
     except InputError as error:
         sys.exit(f"wgan-report: {error}")
     if isinstance(made, bytes) and options.output is None and sys.stdout.isatty():

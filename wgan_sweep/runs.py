@@ -95,10 +95,10 @@ class Record:
     """When it last ended, well or not."""
     seconds: float = 0.0
     """Time spent on it, in all sittings."""
-    sweep: str | None = None
-    """The sweep that it was started by first."""
     scored_by: dict[str, str] = field(default_factory=dict)
     """What the last scores say only together with: features, network, resize, real images, counts."""
+    sweep: str | None = None
+    """The sweep that it was started by first."""
 
     @property
     def reason(self) -> str | None:

@@ -13,6 +13,7 @@ from wgan_sweep.config import Config, check_science, science
 from wgan_sweep.experiment import Scorer, build
 from wgan_sweep.files import write
 from wgan_sweep.images import png
+from wgan_sweep.mirror import replay
 from wgan_sweep.progress import RunProgress
 from wgan_sweep.runs import Record, RunDir, objective
 from wgan_sweep.tracking import FINAL, Tracker
@@ -100,6 +101,10 @@ class Session:
             )
         log.debug("starting at step %d", self._trainer.step)
         self._directory.forget_after(self._trainer.step)
+        try:
+            replay(self._directory, self._tracker)
+        except Exception as error:  # a mirror never ends a run
+            log.warning("the mirror will lack what was measured before: %s: %s", type(error).__name__, error)
         for scores in (self._record.scores, self._record.best):
             if scores.get("step", 0) > self._trainer.step:
                 scores.clear()

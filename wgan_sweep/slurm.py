@@ -6,7 +6,8 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,13 @@ log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_FOR_AN_ENDING = 15
 """How often accounting, which trails, is asked how a job has ended."""
-GONE_ON = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "STAGE_OUT")
-"""States of a job that has not ended."""
+# fmt: off
+ENDED = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
+)
+# fmt: on
+"""States of a job that is over; in any other it goes on, or will."""
 
 
 class RunFailedError(Exception):
@@ -112,7 +118,7 @@ class Slurm:
         max_num_timeout: Turns.
         additional_parameters: Any of sbatch's options.
         runs_per_job: Runs in one job.
-        side_by_side: How many of them at once; the others one after another.
+        side_by_side: How many of them at once (on each GPU, where there is any); the others one after another.
         wait: Whether to wait for the runs; else the jobs are left to themselves.
         allow_other_code: Whether a job may start with other code than was submitted.
 
@@ -184,14 +190,15 @@ class Slurm:
             )
         if self._wait and not stop():
             self._watch(submitted, missing, display, stop)
-        going_on = _states(one.job for one in submitted.values()) or {}
-        left = {run for run, one in submitted.items() if going_on.get(one.job) in GONE_ON}
+        going_on = _going_on(one.job for one in submitted.values())
+        left = {run for run, one in submitted.items() if going_on is None or one.job in going_on}
         if left:
             display.line(
                 f"{len(left)} runs go on without this command: the same command waits for them again, and "
                 f"`wgan-report {shlex.quote(cells[0].config.runs)} --watch` shows them"
             )
-        return [self._outcome(cell, submitted.get(cell.run), cell.run in left) for cell in cells]
+        endings = _endings({one.job for run, one in submitted.items() if run not in left})
+        return [self._outcome(cell, submitted.get(cell.run), cell.run in left, endings) for cell in cells]
 
     def _submit(self, missing: list[Cell], display: Display) -> dict[str, Submission]:
         """Submit the runs that no job has; return the jobs of all."""
@@ -199,10 +206,10 @@ class Slurm:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "submitting.lock"):  # of two shells, the second finds what the first has submitted
             known = {cell.run: _read(folder, cell.run) for cell in missing}
-            states = _states(one.job for one in known.values() if one is not None)
+            states = _going_on(one.job for one in known.values() if one is not None)
             if states is None:
                 raise InputError("squeue does not answer: is this a SLURM cluster's login node, and its controller up?")
-            found = {run: one for run, one in known.items() if one is not None and states.get(one.job) in GONE_ON}
+            found = {run: one for run, one in known.items() if one is not None and one.job in states}
             for cell in missing:
                 if cell.run in found and found[cell.run].steps < cell.config.train.steps:
                     display.line(
@@ -227,8 +234,11 @@ class Slurm:
         executor.update_parameters(**executor._convert_parameters(given))
         packs = [cells[start : start + self._runs_per_job] for start in range(0, len(cells), self._runs_per_job)]
         code = provenance.code()
-        with executor.batch():
-            jobs = [executor.submit(Task(pack, code, self._side_by_side, self._allow_other_code)) for pack in packs]
+        try:
+            with executor.batch():
+                jobs = [executor.submit(Task(pack, code, self._side_by_side, self._allow_other_code)) for pack in packs]
+        except submitit.core.utils.FailedJobError as error:
+            raise InputError(f"SLURM takes no such job; see the keys of launch: {error}") from error
         return [
             (cell, Submission(job.job_id, str(job.paths.stderr), cell.config.train.steps))
             for pack, job in zip(packs, jobs, strict=True)
@@ -242,7 +252,7 @@ class Slurm:
         shown: dict[str, str] = {}
         bars: dict[str, Any] = {}
         while not stop():
-            states = _states(one.job for one in submitted.values())
+            states = _going_on(one.job for one in submitted.values())
             for run, one in submitted.items():
                 record = directory_of(missing[run].config).read_record()
                 state = (states or {}).get(one.job, "ENDED" if states is not None else shown.get(run, ""))
@@ -257,22 +267,21 @@ class Slurm:
                         display.line(f"{run} {missing[run].label}  job {one.job} {state.lower()}{how}")
                 if state == "ENDED" and run in bars:
                     display.remove(bars.pop(run), over=True)
-            if states is not None and not any(states.get(one.job) in GONE_ON for one in submitted.values()):
+            if states is not None and not states:
                 return
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
-    def _outcome(self, cell: Cell, submission: Submission | None, goes_on: bool) -> Outcome:
+    def _outcome(self, cell: Cell, submission: Submission | None, goes_on: bool, endings: Mapping[str, str]) -> Outcome:
         record = directory_of(cell.config).read_record()
         if goes_on:
             return Outcome(record, goes_on=True)
-        if submission is None or (record is not None and record.status != Status.RUNNING):
+        if submission is None or is_finished(record, cell.config) or (record and record.status == Status.FAILED):
             return Outcome(record)
-        reason = f"job {submission.job} ended as {_ending(submission.job)}; see {submission.log}"
-        try:
+        reason = f"job {submission.job} ended as {endings.get(submission.job, UNKNOWN)}; see {submission.log}"
+        with suppress(HeldError):  # its lock is not stale yet
             record = record_death(cell.config, reason)
-        except HeldError:  # its lock is not stale yet
-            return Outcome(record, problem=f"{cell.label}: {reason}")
-        return Outcome(record, None if record is not None else f"{cell.label}: {reason}")
+        is_recorded = record is not None and record.status == Status.FAILED
+        return Outcome(record, None if is_recorded else f"{cell.label}: {reason}")
 
 
 def _step(record: Record, cell: Cell) -> int:
@@ -296,22 +305,30 @@ def _ask(*command: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _states(jobs: Iterable[str]) -> dict[str, str] | None:
-    """Return the state of each of these jobs that has not ended; None where the controller does not answer."""
+def _going_on(jobs: Iterable[str]) -> dict[str, str] | None:
+    """Return the state of each of these jobs that is not over; None where the controller does not answer."""
     wanted = set(jobs)
     said = _ask("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T")
     if said is None:
         return None
     pairs = (line.strip().split("|") for line in said.splitlines() if "|" in line)
-    return {job: state for job, state in pairs if job in wanted and state in GONE_ON}
+    return {job: state for job, state in pairs if job in wanted and state not in ENDED}
 
 
-def _ending(job: str) -> str:
-    """Return how accounting says that a job has ended."""
-    for _ in range(LOOKS_FOR_AN_ENDING):
-        said = _ask("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=State,ExitCode")
-        lines = [line for line in (said or "").splitlines() if line]
-        if lines and not lines[-1].startswith(GONE_ON):
-            return lines[-1].replace("|", " ")
+UNKNOWN = "unknown (accounting does not say)"
+
+
+def _endings(jobs: Collection[str]) -> dict[str, str]:
+    """Return how accounting, which trails, says that jobs have ended."""
+    found: dict[str, str] = {}
+    for _ in range(LOOKS_FOR_AN_ENDING if jobs else 0):
+        listed = ",".join(sorted(jobs))
+        said = _ask("sacct", "-X", "--noheader", "--parsable2", f"--jobs={listed}", "--format=JobID,State,ExitCode")
+        for line in (said or "").splitlines():
+            job, state, code = line.split("|")
+            if job in jobs and state.split(" ")[0] in ENDED:
+                found[job] = f"{state} {code}"
+        if found.keys() >= set(jobs):
+            break
         time.sleep(1)
-    return "unknown (accounting does not say)"
+    return found

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 INIT_TIMEOUT_S = 30
 """How long W&B may take to answer before a run goes on offline."""
 
+PUBLIC = "https://api.wandb.ai"
 MOST_LETTERS_OF_A_TAG = 64
 LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "final_fid", "final_kid")
 CLOCKS = ("step", "images_seen")
@@ -66,6 +68,9 @@ class Tracker(Protocol):
     def close(self, status: str, summary: Values) -> None:
         """End the mirror with the run's status and its last numbers."""
 
+    def abandon(self) -> None:
+        """End the mirror, after a failure of it."""
+
 
 class NoTracker:
     """Mirrors nothing."""
@@ -85,12 +90,15 @@ class NoTracker:
     def close(self, status: str, summary: Values) -> None:
         """Do nothing."""
 
+    def abandon(self) -> None:
+        """Do nothing."""
+
 
 def key_is_configured() -> bool:
     """Say whether W&B can log in without asking: an API key or token in the environment, or a netrc entry."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", PUBLIC)).hostname or ""
     for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
         try:
             if name and netrc.netrc(Path(name).expanduser()).hosts.get(host):
@@ -98,19 +106,6 @@ def key_is_configured() -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
-
-
-def _marker(directory: Path) -> Path:
-    return directory / "wandb" / "mirrored.json"
-
-
-def mirrored(directory: Path) -> dict[str, Any]:
-    """Return how far a run is mirrored: ``mode``, ``step``, ``closed`` (as what) and when (``at``)."""
-    try:
-        found = json.loads(_marker(directory).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def default_entity() -> str:
@@ -126,12 +121,30 @@ def mode() -> str:
     return asked if asked != "online" or key_is_configured() else "offline"
 
 
+def _marker(directory: Path) -> Path:
+    return directory / "wandb" / "mirrored.json"
+
+
+def mirrored(directory: Path) -> dict[str, Any]:
+    """Return how a run's last mirror ended: ``where``, ``closed`` (as what) and when (``at``); empty for never."""
+    try:
+        found = json.loads(_marker(directory).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def where(project: str, entity: str | None) -> str:
+    """Return which mirror a project is, in the mode that W&B is in now."""
+    return f"{mode()} {os.environ.get('WANDB_BASE_URL', PUBLIC)} {entity or ''}/{project}"
+
+
 class WandbTracker:
     """Mirrors to Weights & Biases: online where a key is configured, else offline; it never asks.
 
-    A run has one curve, in however many sittings: online, a step that was mirrored is not mirrored again; offline, the
-    record of an earlier sitting (which a kill may have left empty) is replaced. So whoever starts a tracker first tells
-    it all there is.
+    A run has one curve, in however many sittings: a row in W&B is a line of measurements. Whoever starts a tracker
+    first tells it all lines there are. Online, as many as the server has are passed over; offline, the record of an
+    earlier sitting (which a kill may have left empty) is replaced.
     """
 
     def __init__(self, *, run: RunIdentity, project: str, entity: str | None) -> None:
@@ -150,28 +163,30 @@ class WandbTracker:
                 job_type=run.job,
                 tags=sorted(f"{axis}:{value}"[:MOST_LETTERS_OF_A_TAG] for axis, value in run.axes.items()),
                 resume="allow",
+                reinit="create_new",
                 mode=chosen,  # type: ignore[arg-type]
                 dir=run.directory,
                 config={**run.config, "axes": dict(run.axes), "cell": run.cell},
                 settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S),
             )
 
-        self._mode = mode()
+        chosen = mode()
         try:
-            self._run = start(self._mode)
+            self._run = start(chosen)
         except wandb.Error as error:
-            if self._mode != "online":
+            if chosen != "online":
                 raise
             log.warning("W&B cannot be reached, this process goes on offline: %s", error)
-            os.environ["WANDB_MODE"] = self._mode = "offline"
-            self._run = start("offline")
-        self._step = -1
-        self._done = -1  # steps up to this one are there
-        if self._mode == "offline":
+            os.environ["WANDB_MODE"] = chosen = "offline"
+            self._run = start(chosen)
+        self._where = where(project, entity)
+        self._picture: NDArray[np.uint8] | None = None
+        self._told = 0
+        self._there = self._run.starting_step if chosen == "online" else 0  # one row for each line
+        if chosen == "offline":
             self._replace_earlier_records(run.run_id)
-        elif (before := mirrored(run.directory)).get("mode") == self._mode:
-            self._done = before.get("step", -1)
-        self._run.define_metric("images_seen")
+        for clock in CLOCKS:
+            self._run.define_metric(clock)
         self._run.define_metric("*", step_metric="images_seen")
         for name in LOWER_IS_BETTER:
             self._run.define_metric(name, step_metric="images_seen", summary="min")
@@ -182,26 +197,21 @@ class WandbTracker:
             if folder.resolve() != own:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _mark(self, closed: str | None = None) -> None:
-        state = {"mode": self._mode, "step": max(self._done, self._step), "closed": closed, "at": time.time()}
-        write(_marker(self._directory), json.dumps(state) + "\n")
-
     def log(self, step: int, values: Values) -> None:
-        """Mirror the measurements of a step that is not there yet; the final scorer's under names of their own."""
-        if step <= self._done or step < self._step:
+        """Mirror a line of measurements, unless it is there; the final scorer's under names of their own."""
+        self._told += 1
+        if self._told <= self._there:
             return
         prefix = f"{FINAL}_" if FINAL in values else ""
-        names = {name: name if name in CLOCKS else prefix + name for name in values if name != FINAL}
-        self._run.log({names[name]: value for name, value in values.items() if name in names}, step=step)
-        if step > self._step and self._mode == "online":
-            self._mark()  # the steps before this one are complete
-        self._step = step
+        row: dict[str, Any] = {name if name in CLOCKS else prefix + name: v for name, v in values.items()}
+        row.pop(prefix + FINAL, None)
+        if self._picture is not None:
+            row["samples"], self._picture = self._wandb.Image(self._picture), None
+        self._run.log({"step": step, **row})
 
-    def images(self, step: int, grid: NDArray[np.uint8]) -> None:
-        """Mirror a picture of samples."""
-        if step > self._done and step >= self._step:
-            self._run.log({"samples": self._wandb.Image(grid)}, step=step)
-            self._step = step
+    def images(self, step: int, grid: NDArray[np.uint8]) -> None:  # noqa: ARG002 (the row that it comes with has it)
+        """Mirror a picture of samples, with the next line."""
+        self._picture = grid
 
     def files(self, kind: str, paths: Iterable[Path]) -> None:
         """Mirror files as an artifact: W&B keeps a version of it only where they have changed."""
@@ -212,9 +222,16 @@ class WandbTracker:
 
     def close(self, status: str, summary: Values) -> None:
         """Put the summary and end the W&B run (exit code 1 unless the run is done)."""
+        if self._picture is not None:
+            self._run.summary["samples"] = self._wandb.Image(self._picture)
         self._run.summary.update({"status": status, **summary})
         self._run.finish(exit_code=0 if status == "done" else 1)
-        self._mark(status)
+        ended = {"where": self._where, "closed": status, "at": time.time()}
+        write(_marker(self._directory), json.dumps(ended) + "\n")
+
+    def abandon(self) -> None:
+        """End the W&B run as it is, so that no other run of this process is taken for it."""
+        self._run.finish(exit_code=1)
 
 
 class Guarded:
@@ -233,7 +250,10 @@ class Guarded:
             return act(*args)
         except Exception as error:
             log.warning("tracking stops, the run goes on: %s: %s", type(error).__name__, error)
-            self._tracker = None
+            lost, self._tracker = self._tracker, None
+            if lost is not None:
+                with suppress(Exception):
+                    lost.abandon()
 
     def log(self, step: int, values: Values) -> None:
         """Mirror the measurements of a step."""
@@ -254,3 +274,8 @@ class Guarded:
         """End the mirror."""
         if self._tracker:
             self._try(self._tracker.close, status, summary)
+
+    def abandon(self) -> None:
+        """End the mirror."""
+        if self._tracker:
+            self._try(self._tracker.abandon)

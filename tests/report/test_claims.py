@@ -81,6 +81,40 @@ def test_many_judgements_need_more_each() -> None:
     assert first.verdict == Verdict.UNDECIDED
 
 
+def test_a_run_that_diverged_is_not_left_out_of_a_mean_without_a_word() -> None:
+    good = kp_grid(10, 20)
+    (one,) = judge([LOWEST], [*good, record(None, status="diverged", loss="wgan_div", k=2.0, p=6.0, seed=8)])
+    assert one.verdict == Verdict.UNDECIDED
+    assert one.lost == 1
+    assert "diverged" in one.why
+    assert "(1 lost)" in claims.to_markdown([one], "fid")
+    (one,) = judge([LOWEST], [*good, record(None, status="diverged", loss="wgan_div", k=1.0, p=6.0, seed=8)])
+    assert one.verdict == Verdict.SUPPORTED  # a rival did
+
+
+def test_a_copy_of_a_run_and_a_score_that_is_no_number_are_no_seeds() -> None:
+    one_seed = kp_grid(10, 20, noise=(0.0,))
+    copies = kp_grid(10, 20, noise=(0.1,))
+    (one,) = judge([LOWEST], one_seed + copies)
+    assert one.seeds == 1
+    (one,) = judge([LOWEST], kp_grid(10, 20, noise=(0.0, float("nan"))))
+    assert one.seeds == 1
+
+
+def test_a_spread_is_of_one_axis_only() -> None:
+    found = rx_grid(FLAT, WIDE)
+    found += [
+        record(mean + 90 + e, k=10.0, sampling=s, seed=n)
+        for s, mean in zip(SCHEMES, FLAT, strict=True)
+        for n, e in enumerate(NOISE)
+    ]
+    loose = claims.SpreadsLess("x", "sampling", {"loss": "wgan_div"}, {"loss": "wgan_gp"})
+    (one,) = judge([loose], found)
+    assert one.verdict == Verdict.UNDECIDED
+    assert "name more axes" in one.why
+    assert judge([SPREAD], found)[0].verdict == Verdict.SUPPORTED
+
+
 def test_only_what_can_be_compared_is_compared() -> None:
     """Other counts, and runs without a score, are no evidence."""
     good = kp_grid(10, 20)
@@ -135,7 +169,15 @@ def test_the_command_judges_a_users_claims(tmp_path: Path, capsys) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["nothing: 1\n", "claims: [{claim: x}]\n", "claims: [{claim: x, lower: 3, than: {loss: y}}]\n", "claims: [{\n"],
+    [
+        "nothing: 1\n",
+        "claims:\n",
+        "claims: 3\n",
+        "[1, 2]\n",
+        "claims: [{claim: x}]\n",
+        "claims: [{claim: x, lower: 3, than: {loss: y}}]\n",
+        "claims: [{\n",
+    ],
 )
 def test_what_is_no_claim_is_refused_with_the_form(tmp_path: Path, text: str) -> None:
     path = tmp_path / "claims.yaml"

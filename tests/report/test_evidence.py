@@ -38,12 +38,11 @@ def test_of_many_pairs_the_closest_one_counts() -> None:
     assert every_mean_lower(those, these).p_against < LEVEL
 
 
-def test_without_noise_the_means_decide() -> None:
-    assert every_mean_lower([[1.0, 1.0]], [[2.0, 2.0]]).p_for == 0
-    assert every_mean_lower([[2.0, 2.0]], [[1.0, 1.0]]).p_against == 0
-    equal = every_mean_lower([[1.0, 1.0]], [[1.0, 1.0]])
-    assert equal.p_for == equal.p_against == 0.5
-    assert equal.seeds is None
+def test_seeds_that_differ_in_nothing_decide_nothing() -> None:
+    found = every_mean_lower([[1.0, 1.0]], [[2.0, 2.0]])
+    assert found.p_for == found.p_against == 1
+    assert found.seeds is None
+    assert every_mean_lower([[1.0, 1.0, 1.0]], [[2.0, 2.1, 1.9]]).p_for < LEVEL
 
 
 def test_the_number_of_seeds_has_the_power_it_promises_and_one_less_has_not() -> None:

@@ -3,8 +3,6 @@
 import io
 import json
 import re
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from rich.console import Console
 from wgan_sweep import reporting as command
 from wgan_sweep.report import charts
 from wgan_sweep.report.cells import report
+from wgan_sweep.report.text import to_csv
 from wgan_sweep.report.watch import view, watch
 from wgan_sweep.runs import Record, RunDir
 
@@ -107,22 +106,52 @@ def test_the_live_table_has_a_row_per_run_those_at_work_first(runs: Path) -> Non
     assert sum(" done " in line for line in lines[1:]) == 12
 
 
-def test_watching_ends_when_no_run_is_at_work(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wgan_sweep.report.watch.SECONDS_BETWEEN_LOOKS", 0.05)
+def test_watching_shows_what_changes_until_ctrl_c(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise KeyboardInterrupt
+        for path in runs.iterdir():
+            one: Record | None = RunDir(path).read_record()
+            assert one is not None
+            if one.status == "running":
+                one.status = "done"  # type: ignore[assignment]
+                RunDir(path).write_record(one)
+
+    monkeypatch.setattr("wgan_sweep.report.watch.time.sleep", sleep)
     console = Console(file=io.StringIO(), width=200)
-    watching = threading.Thread(target=watch, args=(runs, None, console))
-    watching.start()
-    time.sleep(0.3)
-    assert watching.is_alive()
-    for path in runs.iterdir():
-        one: Record | None = RunDir(path).read_record()
-        assert one is not None
-        if one.status == "running":
-            one.status = "done"  # type: ignore[assignment]
-            RunDir(path).write_record(one)
-    watching.join(10)
-    assert not watching.is_alive()
+    watch(runs, None, console)
     assert "13 done" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_is_not_finite_is_null_and_breaks_nothing(runs: Path, tmp_path: Path) -> None:
+    directory = RunDir(next(path for path in runs.iterdir() if RunDir(path).read_record().status == "done"))
+    one = directory.read_record()
+    one.scores["fid"] = float("nan")
+    directory.write_record(one)
+    directory.append_metrics({"step": 2000, "images_seen": 9, "wasserstein": float("inf")})
+    page = made(runs, "html", tmp_path).decode()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1), parse_constant=pytest.fail)
+    assert next(row for row in data["rows"] if row["run"] == one.run_id)["score"] is None
+    json.loads(made(runs, "json", tmp_path), parse_constant=pytest.fail)
+    made(runs, "md", tmp_path)
+
+
+def test_the_page_judges_a_users_claims(runs: Path, tmp_path: Path) -> None:
+    mine, target = tmp_path / "mine.yaml", tmp_path / "x.html"
+    mine.write_text("claims:\n- {claim: mine alone, lower: {div.k: 1, div.p: 2}, than: {div.k: 2}}\n")
+    command.main([str(runs), "--format", "html", "-o", str(target), "--claims", str(mine)])
+    assert "mine alone" in target.read_text()
+    assert "lowest mean score of the grid" not in target.read_text()
+
+
+def test_a_table_of_what_shares_little_is_no_larger_than_its_runs() -> None:
+    """Every axis has as many values as there are runs: their product would be endless."""
+    found = report([record(1.0, loss=f"l{n}", sampling=f"s{n}", k=n, p=n, lr=n, seed=0) for n in range(1, 25)])
+    assert len(to_csv(found).splitlines()) <= 1 + 24 * 24
 
 
 def test_an_empty_folder_is_watched_as_one_without_runs(tmp_path: Path) -> None:

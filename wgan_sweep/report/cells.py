@@ -96,7 +96,9 @@ class Cell:
 
     @property
     def _scored(self) -> list[Record]:
-        return [r for r in self.records if r.status == Status.DONE and self.metric in r.scores]
+        return [
+            r for r in self.records if r.status == Status.DONE and math.isfinite(r.scores.get(self.metric, math.nan))
+        ]
 
     @property
     def values(self) -> list[float]:

@@ -1,11 +1,13 @@
 """Charts of a report, as Vega-Lite specifications: a page draws them as they are, `to_png` makes a picture of them."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from wgan_sweep.report.cells import NAMES, Report, coordinates
+from wgan_sweep.report.text import finite
 from wgan_sweep.runs import Record, RunDir, Status
 from wgan_sweep.tracking import FINAL
 
@@ -41,7 +43,7 @@ def rows(found: Report) -> list[dict[str, Any]]:
             "cell": cell_name(found, record),
             "status": str(record.status),
             "seed": record.config.get("seed"),
-            "score": record.scores.get(found.metric) if record.status == Status.DONE else None,
+            "score": finite(record.scores.get(found.metric)) if record.status == Status.DONE else None,
             **{f"a{index}": coordinates(record).get(axis, "-") for index, axis in enumerate(found.axes)},
         }
         for record in found.records
@@ -55,7 +57,7 @@ def curves(record: Record, directory: RunDir) -> dict[str, list[list[float]]]:
     for line in directory.read_metrics():
         if FINAL in line:  # another scorer's: of another scale
             continue
-        for name in names & line.keys():
+        for name in (name for name in names & line.keys() if math.isfinite(line[name])):
             found.setdefault(name, []).append([line.get("images_seen", 0), float(f"{line[name]:.5g}")])
     return {name: _thinned(points) for name, points in found.items()}
 

@@ -1,7 +1,7 @@
 """Claims about a set of runs, judged: supported, contradicted or undecided."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ from yaml import YAMLError
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import MEASURED_WITH, SCORED_IN, as_text, coordinates
 from wgan_sweep.report.evidence import LEVEL, MOST_SEEDS, POWER, Evidence, every_mean_lower, holm, spread_less
-from wgan_sweep.report.text import markdown
+from wgan_sweep.report.text import finite, markdown
 from wgan_sweep.runs import OBJECTIVES, Record, Status, objective
 
 PUBLISHED = Path(__file__).with_name("claims.yaml")
@@ -49,17 +49,20 @@ class Judgement:
     """What it rests on."""
     seeds: int = 0
     """The fewest of a cell."""
+    lost: int = 0
+    """Runs of the cells that the claim speaks for which diverged or failed: a mean without them flatters."""
     evidence: Evidence | None = None
     p_for: float | None = None
     p_against: float | None = None
     """Adjusted for the number of judgements (Holm)."""
 
 
+def _is_at(place: Mapping[str, str], where: Where) -> bool:
+    return all(place.get(key) == as_text(value) for key, value in where.items())
+
+
 def _chosen(cells: Cells, where: Where) -> dict[Place, Sequence[Record]]:
-    wanted = {key: as_text(value) for key, value in where.items()}
-    return {
-        place: runs for place, runs in cells.items() if all(dict(place).get(k) == value for k, value in wanted.items())
-    }
+    return {place: runs for place, runs in cells.items() if _is_at(dict(place), where)}
 
 
 Two = tuple[dict[Place, Sequence[Record]], dict[Place, Sequence[Record]]]
@@ -78,9 +81,14 @@ class Lower:
         these = _chosen(cells, self.lower)
         return these, {place: runs for place, runs in _chosen(cells, self.than).items() if place not in these}
 
-    def judge(self, these: list[list[float]], those: list[list[float]]) -> Evidence:
+    @property
+    def claimed(self) -> Where:
+        """Whose cells the claim speaks for."""
+        return self.lower
+
+    def judge(self, these: list[list[float]], those: list[list[float]], level: float) -> Evidence:
         """Compare their scores."""
-        return every_mean_lower(these, those)
+        return every_mean_lower(these, those, level)
 
 
 @dataclass(frozen=True)
@@ -95,9 +103,15 @@ class Higher:
         """Return the cells that are compared."""
         return Lower(self.claim, self.higher, self.than).sides(cells)
 
-    def judge(self, these: list[list[float]], those: list[list[float]]) -> Evidence:
+    @property
+    def claimed(self) -> Where:
+        """Whose cells the claim speaks for."""
+        return self.higher
+
+    def judge(self, these: list[list[float]], those: list[list[float]], level: float) -> Evidence:
         """Compare their scores."""
-        return every_mean_lower(*([[-score for score in cell] for cell in side] for side in (these, those)))
+        one, other = ([[-score for score in cell] for cell in side] for side in (these, those))
+        return every_mean_lower(one, other, level)
 
 
 @dataclass(frozen=True)
@@ -119,9 +133,14 @@ class SpreadsLess:
         )
         return cast("Two", tuple(found if len(common) > 1 else ({}, {})))
 
-    def judge(self, these: list[list[float]], those: list[list[float]]) -> Evidence:
+    @property
+    def claimed(self) -> Where:
+        """Whose cells the claim speaks for."""
+        return self.less_in
+
+    def judge(self, these: list[list[float]], those: list[list[float]], level: float) -> Evidence:
         """Compare the spreads of their scores' means."""
-        return spread_less(these, those)
+        return spread_less(these, those, level)
 
 
 Claim = Lower | Higher | SpreadsLess
@@ -134,9 +153,10 @@ def read(path: Path) -> list[Claim]:
         InputError: if the file is none, with the forms that a claim may have.
     """
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        entries = found["claims"] if isinstance(found, dict) else []
-    except (OSError, YAMLError, OmegaConfBaseException, KeyError) as error:
+        entries = OmegaConf.to_container(OmegaConf.load(path), resolve=True)["claims"]  # type: ignore[index, call-overload]
+        if not isinstance(entries, list):
+            raise TypeError("`claims` is no list")  # noqa: TRY301
+    except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException, KeyError) as error:
         raise InputError(f"{path} holds no claims ({type(error).__name__}: {error}): see {PUBLISHED}") from error
     return [_claim(path, entry) for entry in entries]
 
@@ -151,20 +171,47 @@ def _claim(path: Path, entry: Any) -> Claim:
     return kind(**entry)
 
 
-def _settings(records: Sequence[Record], metric: str) -> Iterator[tuple[str, dict[Place, list[Record]]]]:
-    """Yield what can be compared: runs on the same data and model, scored in the same way, by their cells."""
-    together = {*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)}
-    found: dict[Place, dict[Place, list[Record]]] = {}
+TOGETHER = {*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)}
+"""What scores must have in common."""
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What can be compared: runs on the same data and model, scored in the same way."""
+
+    name: str
+    cells: Mapping[Place, Sequence[Record]]
+    lost: Sequence[Mapping[str, str]]
+    """Places of the runs there that diverged or failed."""
+
+
+def _is_shared(key: str) -> bool:
+    return key in TOGETHER or key.split(".")[0] in ("data", "model")
+
+
+def _settings(records: Sequence[Record], metric: str) -> list[_Setting]:
+    found: dict[Place, dict[Place, dict[Any, Record]]] = {}
+    lost = [coordinates(one) for one in records if one.status in (Status.DIVERGED, Status.FAILED)]
     for record in records:
-        if record.status != Status.DONE or metric not in record.scores:
+        if record.status != Status.DONE or not math.isfinite(record.scores.get(metric, math.nan)):
             continue
         place = coordinates(record)
-        shared = {k: v for k, v in place.items() if k in together or k.split(".")[0] in ("data", "model")}
-        found.setdefault(tuple(shared.items()), {}).setdefault(tuple(place.items()), []).append(record)
+        shared = tuple((key, value) for key, value in place.items() if _is_shared(key))
+        cell = found.setdefault(shared, {}).setdefault(tuple(place.items()), {})
+        cell[record.config.get("seed")] = record  # a copy of a directory is no other seed
     varying = {key for setting in found for key, _ in setting if len({dict(one).get(key) for one in found}) > 1}
-    for setting, cells in found.items():
-        named = [f"{k}={v}" for k, v in setting if k in varying or k in ("data", "model", "step")]
-        yield " ".join(named), cells
+
+    def of(setting: Place, place: Mapping[str, str]) -> bool:
+        return all(place.get(key) == value for key, value in setting if key not in TOGETHER)
+
+    return [
+        _Setting(
+            " ".join(f"{k}={v}" for k, v in setting if k in varying or k in ("data", "model", "step")),
+            {place: list(runs.values()) for place, runs in cells.items()},
+            [place for place in lost if of(setting, place)],
+        )
+        for setting, cells in found.items()
+    ]
 
 
 def judge(claims: Sequence[Claim], records: Sequence[Record], metric: str | None = None) -> list[Judgement]:
@@ -172,29 +219,51 @@ def judge(claims: Sequence[Claim], records: Sequence[Record], metric: str | None
 
     Args:
         claims: The claims; each is judged once per setting.
-        records: The runs; those that have no score say nothing.
+        records: The runs.
         metric: The score; by default the one that runs are judged by.
     """
     metric = metric or objective({name: 0.0 for record in records for name in record.scores}) or OBJECTIVES[0]
+    pairs = [(claim, setting) for claim in claims for setting in _settings(records, metric)]
+    begun = [(claim, setting, _begin(claim, setting)) for claim, setting in pairs]
+    count = sum(1 for _, _, one in begun if one is not None and not one.why)
     found: list[Judgement] = []
     for claim in claims:
-        judged = [_judge(claim, setting, cells, metric) for setting, cells in _settings(records, metric)]
-        about = [one for one in judged if one is not None]
-        found += about or [Judgement(claim.claim, "", Verdict.UNDECIDED, "no two sides of it among these runs")]
+        about = [(setting, one) for other, setting, one in begun if other is claim and one is not None]
+        found += [
+            one if one.why else _weighed(claim, setting, one, metric, LEVEL / max(1, count)) for setting, one in about
+        ] or [Judgement(claim.claim, "", Verdict.UNDECIDED, "no two sides of it among these runs")]
     return _adjusted(found)
 
 
-def _judge(claim: Claim, setting: str, cells: Cells, metric: str) -> Judgement | None:
-    these, those = claim.sides(cells)
+def _begin(claim: Claim, setting: _Setting) -> Judgement | None:
+    """Return what there is to judge by, or why it is not enough; None where the claim is about other runs."""
+    these, those = claim.sides(setting.cells)
     if not these or not those:
         return None
     runs = [record for side in (these, those) for members in side.values() for record in members]
     fewest = min(len(members) for side in (these, those) for members in side.values())
-    judgement = Judgement(claim.claim, setting, Verdict.UNDECIDED, "", tuple(r.run_id for r in runs), fewest)
+    lost = sum(1 for place in setting.lost if _is_at(place, claim.claimed))
+    why = ""
     if fewest < FEWEST_SEEDS:
-        return replace(judgement, why=f"a cell has one seed only: {FEWEST_SEEDS} or more of each are needed")
-    scores = ([[run.scores[metric] for run in members] for members in side.values()] for side in (these, those))
-    return replace(judgement, evidence=claim.judge(*scores))
+        why = f"a cell has one seed only: {FEWEST_SEEDS} or more of each are needed"
+    elif isinstance(claim, SpreadsLess) and (axis := _mixed(claim.spread_of, these, those)):
+        why = f"cells at {claim.spread_of}={axis} differ in more than that: name more axes on each side"
+    return Judgement(claim.claim, setting.name, Verdict.UNDECIDED, why, tuple(r.run_id for r in runs), fewest, lost)
+
+
+def _mixed(axis: str, *sides: Mapping[Place, Any]) -> str:
+    """Return a value of an axis at which a side has more than one cell, or nothing."""
+    for side in sides:
+        values = [dict(place)[axis] for place in side]
+        if repeated := [value for value in values if values.count(value) > 1]:
+            return repeated[0]
+    return ""
+
+
+def _weighed(claim: Claim, setting: _Setting, begun: Judgement, metric: str, level: float) -> Judgement:
+    sides = claim.sides(setting.cells)
+    these, those = ([[run.scores[metric] for run in members] for members in side.values()] for side in sides)
+    return replace(begun, evidence=claim.judge(these, those, level))
 
 
 def _adjusted(judgements: list[Judgement]) -> list[Judgement]:
@@ -204,10 +273,14 @@ def _adjusted(judgements: list[Judgement]) -> list[Judgement]:
     against = holm([evidence.p_against for _, evidence in with_evidence])
     result = list(judgements)
     for (index, _), p_for, p_against in zip(with_evidence, in_favour, against, strict=True):
-        verdict = (
-            Verdict.SUPPORTED if p_for < LEVEL else Verdict.CONTRADICTED if p_against < LEVEL else Verdict.UNDECIDED
-        )
-        result[index] = replace(judgements[index], verdict=verdict, p_for=p_for, p_against=p_against)
+        one, verdict, why = judgements[index], Verdict.UNDECIDED, ""
+        if p_for < LEVEL and one.lost:
+            why = f"{one.lost} runs that it speaks for diverged or failed: their cells' means leave them out"
+        elif p_for < LEVEL:
+            verdict = Verdict.SUPPORTED
+        elif p_against < LEVEL:
+            verdict = Verdict.CONTRADICTED
+        result[index] = replace(one, verdict=verdict, why=why, p_for=p_for, p_against=p_against)
     return result
 
 
@@ -216,7 +289,10 @@ def _seeds(judgement: Judgement) -> str:
         return ""
     if judgement.verdict != Verdict.UNDECIDED:
         return "decided"
-    return f"about {judgement.evidence.seeds}" if judgement.evidence.seeds else f"over {MOST_SEEDS}"
+    if judgement.why:
+        return ""
+    needed = judgement.evidence.seeds
+    return f"about {max(needed, judgement.seeds + 1)}" if needed else f"over {MOST_SEEDS}"
 
 
 def table(judgements: Sequence[Judgement]) -> tuple[list[str], list[list[str]]]:
@@ -224,10 +300,12 @@ def table(judgements: Sequence[Judgement]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for one in judgements:
         evidence = one.evidence
-        effect = f"{evidence.effect:.4g} [{evidence.low:.4g}, {evidence.high:.4g}]" if evidence else one.why
+        effect = f"{evidence.effect:.4g} [{evidence.low:.4g}, {evidence.high:.4g}]" if evidence else ""
+        effect = "; ".join(part for part in (effect, one.why) if part)
         test = f"{evidence.measure}; {evidence.test}" if evidence else ""
         p = f"{one.p_for:.3f} / {one.p_against:.3f}" if one.p_for is not None else ""
-        rows.append([one.claim, one.setting, str(one.verdict), effect, test, p, str(one.seeds or ""), _seeds(one)])
+        seeds = f"{one.seeds or ''}" + (f" ({one.lost} lost)" if one.lost else "")
+        rows.append([one.claim, one.setting, str(one.verdict), effect, test, p, seeds, _seeds(one)])
     header = ["claim", "in", "verdict", "effect [95 %]", "test", "p for / against", "seeds", "seeds that would decide"]
     return header, rows
 
@@ -250,10 +328,4 @@ def to_markdown(judgements: Sequence[Judgement], metric: str) -> str:
 
 def to_entries(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
     """Return verdicts for JSON."""
-    return [_finite(asdict(one)) for one in judgements]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [cast("dict[str, Any]", finite(asdict(one))) for one in judgements]

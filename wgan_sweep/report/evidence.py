@@ -1,5 +1,6 @@
 """What seeds say: tests of means and of spreads, with intervals and the number of seeds that would decide."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -64,27 +65,26 @@ def _first(enough: Callable[[int], bool]) -> int | None:
     return low if low <= MOST_SEEDS else None
 
 
-def seeds_for_a_difference(difference: float, sd: float) -> int | None:
+def seeds_for_a_difference(difference: float, sd: float, level: float = LEVEL) -> int | None:
     """Return the seeds per cell with which a one-sided t-test would find a difference of means.
 
     Args:
         difference: Of the means.
         sd: Standard deviation over seeds, the root mean square of both cells.
+        level: Of the test.
     """
-    if difference == 0:
+    if difference == 0 or sd == 0:
         return None
-    if sd == 0:
-        return 2
 
     def enough(count: int) -> bool:
         freedom = 2 * count - 2
-        bound = stats.t.ppf(1 - LEVEL, freedom)
+        bound = stats.t.ppf(1 - level, freedom)
         return bool(stats.nct.sf(bound, freedom, abs(difference) / sd * np.sqrt(count / 2)) >= POWER)
 
     return _first(enough)
 
 
-def every_mean_lower(these: Sequence[Sample], those: Sequence[Sample]) -> Evidence:
+def every_mean_lower(these: Sequence[Sample], those: Sequence[Sample], level: float = LEVEL) -> Evidence:
     """Judge that each of these cells has a lower mean than each of those.
 
     It holds if all pairs do: an intersection-union test, whose p-value is the largest of Welch's one-sided ones and
@@ -93,6 +93,7 @@ def every_mean_lower(these: Sequence[Sample], those: Sequence[Sample]) -> Eviden
     Args:
         these: The cells that are to be lower, two seeds or more of each.
         those: The cells they are compared with.
+        level: At which the named number of seeds would decide.
     """
     pairs = list(product(these, those))
     lower = [_p_lower(one, other) for one, other in pairs]
@@ -102,7 +103,9 @@ def every_mean_lower(these: Sequence[Sample], those: Sequence[Sample]) -> Eviden
     spread = float(np.sqrt((np.var(one, ddof=1) + np.var(other, ddof=1)) / 2))
     low = high = difference
     if spread > 0:
-        interval = stats.ttest_ind(other, one, equal_var=False).confidence_interval(1 - LEVEL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            interval = stats.ttest_ind(other, one, equal_var=False).confidence_interval(1 - LEVEL)
         low, high = float(interval.low), float(interval.high)
     return Evidence(
         difference,
@@ -112,16 +115,17 @@ def every_mean_lower(these: Sequence[Sample], those: Sequence[Sample]) -> Eviden
         f"Welch's t, {len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}",
         max(lower),
         min(1.0, len(pairs) * min(higher)),
-        seeds_for_a_difference(difference, spread),
+        seeds_for_a_difference(difference, spread, level if difference > 0 else level / len(pairs)),
     )
 
 
 def _p_lower(lower: Sample, higher: Sample) -> float:
     """Return Welch's one-sided p-value: that so much speaks for a lower mean which is not lower."""
-    if np.var(lower) == np.var(higher) == 0:  # no noise: the means decide
-        difference = float(np.mean(higher) - np.mean(lower))
-        return 0.5 if difference == 0 else float(difference < 0)
-    return float(stats.ttest_ind(higher, lower, equal_var=False, alternative="greater").pvalue)
+    if np.var(lower) == np.var(higher) == 0:  # seeds that differ in nothing say nothing of their noise
+        return 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a cell whose seeds differ in nothing
+        return float(stats.ttest_ind(higher, lower, equal_var=False, alternative="greater").pvalue)
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ class _Group:
         return found
 
 
-def spread_less(these: Sequence[Sample], those: Sequence[Sample]) -> Evidence:
+def spread_less(these: Sequence[Sample], those: Sequence[Sample], level: float = LEVEL) -> Evidence:
     """Judge that the means of these cells differ less from each other than the means of those.
 
     The statistic is the difference of the standard deviations of the cells' means. Its distribution where both true
@@ -180,6 +184,7 @@ def spread_less(these: Sequence[Sample], those: Sequence[Sample]) -> Evidence:
     Args:
         these: The cells whose means are to differ less: two or more, of two seeds or more.
         those: The cells they are compared with.
+        level: At which the named number of seeds would decide.
     """
     one, other = _Group.of(these), _Group.of(those)
     rng = np.random.default_rng(0)
@@ -203,7 +208,7 @@ def spread_less(these: Sequence[Sample], those: Sequence[Sample]) -> Evidence:
 
     def enough(count: int) -> bool:
         draws = DRAWS // 10
-        bound = max(np.quantile(sign * if_equal(sd, draws, count), 1 - LEVEL) for sd in (0.0, estimated))
+        bound = max(np.quantile(sign * if_equal(sd, draws, count), 1 - level) for sd in (0.0, estimated))
         first, second = (
             g.draw(g.patterns(sd, rng, draws), rng, count) for g, sd in zip((one, other), truth, strict=True)
         )

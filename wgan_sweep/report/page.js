@@ -4,8 +4,10 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 const one = (selector, within = document) => within.querySelector(selector);
 const rowOf = new Map(all("#table tbody tr").map((row) => [row.dataset.run, row]));
 const words = new Map(data.rows.map((run) => [
-  run.run, `${run.run} ${run.cell} ${run.status} seed=${run.seed}`.toLowerCase(),
+  run.run, `${run.run} ${run.cell} ${run.status} seed=${run.seed}`.toLowerCase().split(/\s+/),
 ]));
+// A word with a value is meant whole (div.k=1 is not div.k=10), another one may be a part.
+const has = (run, word) => words.get(run).some((own) => (/=./.test(word) ? own === word : own.includes(word)));
 let shown = new Set(rowOf.keys());
 
 // ---- charts
@@ -117,7 +119,7 @@ let waiting;
 function filter() {
   const wanted = one("#filter").value.toLowerCase().split(/\s+/).filter(Boolean), status = one("#status").value;
   shown = new Set(data.rows.filter((run) =>
-    (!status || run.status === status) && wanted.every((word) => words.get(run.run).includes(word))).map((run) => run.run));
+    (!status || run.status === status) && wanted.every((word) => has(run.run, word))).map((run) => run.run));
   for (const element of all("[data-run]")) element.hidden = !shown.has(element.dataset.run);
   for (const cell of all(".cell")) cell.hidden = !one("figure:not([hidden])", cell) && Boolean(one("figure", cell));
   one("#count").textContent = `${shown.size} of ${data.rows.length} runs`;

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from PIL import Image
 
 from wgan_sweep.report import charts, claims
 from wgan_sweep.report.cells import NAMES, Report, coordinates, leaves
-from wgan_sweep.report.text import footnotes, table
-from wgan_sweep.runs import Record, RunDir
+from wgan_sweep.report.text import finite, footnotes, table
+from wgan_sweep.runs import Record, RunDir, Status
 
 THUMBNAIL = 320
 """Pixels of a picture's longer side; a page of 500 runs shall open on a phone."""
@@ -47,7 +47,8 @@ def _differing(records: list[Record]) -> dict[str, dict[str, str]]:
 
 
 def _entry(found: Report, record: Record, runs: Path) -> dict[str, Any]:
-    score, best = record.scores.get(found.metric), record.best.get(found.metric)
+    is_result = record.status == Status.DONE  # else the last score on the way, of fewer images
+    score, best = (finite(scores.get(found.metric)) if is_result else None for scores in (record.scores, record.best))
     return {
         "id": record.run_id,
         "status": str(record.status),
@@ -69,15 +70,16 @@ def _entry(found: Report, record: Record, runs: Path) -> dict[str, Any]:
 
 def _for_script(value: Mapping[str, Any]) -> str:
     """Return JSON that may stand in a script element."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(finite(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def to_html(found: Report, runs: Path) -> str:
+def to_html(found: Report, runs: Path, judged: Sequence[claims.Claim]) -> str:
     """Return the page.
 
     Args:
         found: The runs, by cell.
         runs: The folder that they are in.
+        judged: The claims that are judged on it.
     """
     import vl_convert
 
@@ -98,7 +100,7 @@ def to_html(found: Report, runs: Path) -> str:
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     header, body = table(found)
-    judged = claims.judge(claims.read(claims.PUBLISHED), found.records, found.metric)
+    verdicts = claims.judge(judged, found.records, found.metric)
     return environment.get_template("page.html").render(
         title=runs.absolute().name,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -109,8 +111,8 @@ def to_html(found: Report, runs: Path) -> str:
         notes=footnotes(found, with_problems=False),
         entries=[_entry(found, record, runs) for record in found.records],
         cells=[{"name": name, "colour": charts.colour_of(index)} for index, name in enumerate(cells)],
-        claims=claims.table(judged),
-        claims_notes=claims.notes(judged, found.metric)[:1],
+        claims=claims.table(verdicts),
+        claims_notes=claims.notes(verdicts, found.metric)[:1],
         data=_for_script(data),
         style=(folder / "page.css").read_text(),
         script=(folder / "page.js").read_text(),

@@ -3,9 +3,9 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from wgan_sweep.report.cells import MEASURED_WITH, NAMES, SCORED_IN, Cell, Key, Report
@@ -90,8 +90,19 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterab
     return "\n".join([line(header), ruled, *map(line, rows), "", *notes]) + "\n"
 
 
+def finite(value: Any) -> Any:
+    """Return a value as JSON knows it: null for a number that is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _entries(found: Report) -> Iterator[dict[str, Any]]:
-    everywhere = product(*(found.values(axis) for axis in range(len(found.axes))))
+    last = found.values(len(found.axes) - 1) if found.axes else []
+    down = dict.fromkeys(key[:-1] for key in found.cells)
+    everywhere = [(*key, value) for key in down for value in last] if found.axes else list(found.cells)
     nothing = Cell(())
     for key in everywhere:
         cell = found.cells.get(key, nothing)
@@ -131,4 +142,4 @@ def to_json(found: Report) -> str:
         }
         for r in found.records
     ]
-    return json.dumps({"axes": found.axes, "cells": list(_entries(found)), "runs": runs}, indent=2) + "\n"
+    return json.dumps(finite({"axes": found.axes, "cells": list(_entries(found)), "runs": runs}), indent=2) + "\n"

@@ -50,8 +50,8 @@ def view(runs: Path, metric: str | None = None) -> Group:
             str(record.config.get("seed", "")),
             f"{record.step}/{record.config.get('train', {}).get('steps', '?')}",
             f"{last['wasserstein']:.3g}" if "wasserstein" in last else "",
-            f"{score:.2f}" if score is not None else "",
-            f"{best:.2f}" if best is not None else "",
+            f"{score:.4g}" if score is not None else "",
+            f"{best:.4g}" if best is not None else "",
             _age(directory) if running else "",
         )
     counts = Counter(str(record.status) for record in found.records)
@@ -60,13 +60,11 @@ def view(runs: Path, metric: str | None = None) -> Group:
 
 
 def watch(runs: Path, metric: str | None = None, console: Console | None = None) -> None:
-    """Show the runs of a folder until none is at work, or Ctrl-C."""
-    console = console or Console()
+    """Show the runs of a folder until Ctrl-C."""
     try:
-        with Live(view(runs, metric), console=console, auto_refresh=False) as live:
-            while any(record.status == Status.RUNNING for record in find_runs(runs)[0]):
-                live.update(view(runs, metric), refresh=True)
+        with Live(view(runs, metric), console=console or Console(), auto_refresh=False) as live:
+            while True:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-            live.update(view(runs, metric), refresh=True)
+                live.update(view(runs, metric), refresh=True)
     except KeyboardInterrupt:
         return
