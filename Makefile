@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types bench wheel-smoke clean
+.PHONY: help install demo test slurm-test check lint types bench wheel-smoke clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+slurm-test: $(VENV)/.installed-dev ## Sweeps on a real SLURM cluster, brought up here from Debian's packages (root; minutes)
+	PYTHON=$(CURDIR)/$(BIN)/python tests/slurm/run.sh
 
 check: lint types test wheel-smoke ## All that CI runs
 

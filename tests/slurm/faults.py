@@ -16,7 +16,7 @@ class _Fault(Npz):
                 act()
             return make(*arguments)
 
-        images.batches = batches
+        object.__setattr__(images, "batches", batches)
         return images
 
 
