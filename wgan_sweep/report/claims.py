@@ -1,8 +1,8 @@
 """Claims about a set of runs, judged: supported, contradicted or undecided."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -70,47 +70,23 @@ Two = tuple[dict[Place, Sequence[Record]], dict[Place, Sequence[Record]]]
 
 @dataclass(frozen=True)
 class Lower:
-    """Every cell of one kind has a lower mean than every other cell of another kind."""
+    """Every cell of one kind has a lower mean than every other cell of another kind; or a higher one."""
 
     claim: str
-    lower: Where
+    claimed: Where
+    """Whose cells the claim speaks for."""
     than: Where
+    higher: bool = False
 
     def sides(self, cells: Cells) -> Two:
         """Return the cells that are compared."""
-        these = _chosen(cells, self.lower)
+        these = _chosen(cells, self.claimed)
         return these, {place: runs for place, runs in _chosen(cells, self.than).items() if place not in these}
 
-    @property
-    def claimed(self) -> Where:
-        """Whose cells the claim speaks for."""
-        return self.lower
-
     def judge(self, these: list[list[float]], those: list[list[float]], level: float) -> Evidence:
         """Compare their scores."""
-        return every_mean_lower(these, those, level)
-
-
-@dataclass(frozen=True)
-class Higher:
-    """Every cell of one kind has a higher mean than every other cell of another kind."""
-
-    claim: str
-    higher: Where
-    than: Where
-
-    def sides(self, cells: Cells) -> Two:
-        """Return the cells that are compared."""
-        return Lower(self.claim, self.higher, self.than).sides(cells)
-
-    @property
-    def claimed(self) -> Where:
-        """Whose cells the claim speaks for."""
-        return self.higher
-
-    def judge(self, these: list[list[float]], those: list[list[float]], level: float) -> Evidence:
-        """Compare their scores."""
-        one, other = ([[-score for score in cell] for cell in side] for side in (these, those))
+        sign = -1 if self.higher else 1
+        one, other = ([[sign * score for score in cell] for cell in side] for side in (these, those))
         return every_mean_lower(one, other, level)
 
 
@@ -120,12 +96,13 @@ class SpreadsLess:
 
     claim: str
     spread_of: str
-    less_in: Where
-    than_in: Where
+    claimed: Where
+    """Whose cells the claim speaks for."""
+    than: Where
 
     def sides(self, cells: Cells) -> Two:
         """Return the cells that are compared: those whose place on the axis both kinds have."""
-        these, those = _chosen(cells, self.less_in), _chosen(cells, self.than_in)
+        these, those = _chosen(cells, self.claimed), _chosen(cells, self.than)
         common = {dict(place).get(self.spread_of) for place in these}
         common &= {dict(place).get(self.spread_of) for place in those}
         found = (
@@ -133,17 +110,21 @@ class SpreadsLess:
         )
         return cast("Two", tuple(found if len(common) > 1 else ({}, {})))
 
-    @property
-    def claimed(self) -> Where:
-        """Whose cells the claim speaks for."""
-        return self.less_in
-
     def judge(self, these: list[list[float]], those: list[list[float]], level: float) -> Evidence:
         """Compare the spreads of their scores' means."""
         return spread_less(these, those, level)
 
 
-Claim = Lower | Higher | SpreadsLess
+Claim = Lower | SpreadsLess
+
+FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
+    ("claim", "lower", "than"): lambda claim, lower, than: Lower(claim, lower, than),
+    ("claim", "higher", "than"): lambda claim, higher, than: Lower(claim, higher, than, higher=True),
+    ("claim", "spread_of", "less_in", "than_in"): lambda claim, spread_of, less_in, than_in: SpreadsLess(
+        claim, spread_of, less_in, than_in
+    ),
+}
+"""What a file of claims may hold, by its keys."""
 
 
 def read(path: Path) -> list[Claim]:
@@ -162,13 +143,12 @@ def read(path: Path) -> list[Claim]:
 
 
 def _claim(path: Path, entry: Any) -> Claim:
-    kinds = {frozenset(f.name for f in fields(kind)): kind for kind in (Lower, Higher, SpreadsLess)}
-    kind = kinds.get(frozenset(entry)) if isinstance(entry, dict) else None
+    form = next((keys for keys in FORMS if isinstance(entry, dict) and set(keys) == entry.keys()), None)
     texts = {"claim", "spread_of"}
-    if kind is None or not all(isinstance(v, str if k in texts else dict) and v for k, v in entry.items()):
-        forms = "; ".join(", ".join(f.name for f in fields(kind)) for kind in kinds.values())
+    if form is None or not all(isinstance(v, str if k in texts else dict) and v for k, v in entry.items()):
+        forms = "; ".join(", ".join(keys) for keys in FORMS)
         raise InputError(f"{path}: {entry!r} is no claim: it has the keys {forms} (see {PUBLISHED})")
-    return kind(**entry)
+    return FORMS[form](**entry)
 
 
 TOGETHER = {*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)}
