@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from wgan_sweep.driver import directory_of
 from wgan_sweep.errors import InputError
-from wgan_sweep.launch import Cell, Parallel
+from wgan_sweep.launch import Cell, Local, Parallel
+from wgan_sweep.progress import Display
+from wgan_sweep.runs import RunDir
 
-from .helpers import Shell, records
+from .helpers import Shell, records, run
 
 TOGETHER = ["launch=parallel", "launch.jobs=2"]
 
@@ -52,6 +56,32 @@ def test_every_gpu_that_can_be_seen_gets_as_many_runs_as_asked(make, monkeypatch
 def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(InputError, match="must be 1 or more"):
         Parallel(**settings)
+
+
+def test_a_full_disk_stops_no_other_run_and_loses_nothing(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record of the second run cannot be written, at its start and then at its end."""
+    asked = [make(f"seed={seed}") for seed in (0, 1, 2)]
+    full = directory_of(asked[1]).record
+    written = RunDir.write_record
+
+    for after in (0, 1):
+        count = 0
+
+        def write(self: RunDir, record, after: int = after) -> None:
+            nonlocal count
+            if self.record == full:
+                count += 1
+                if count > after:
+                    raise OSError(28, "No space left on device")
+            written(self, record)
+
+        monkeypatch.setattr(RunDir, "write_record", write)
+        display = Display(Console(quiet=True))
+        outcomes = Local()([Cell(one, ("x",), "", None) for one in asked], display, lambda: False)
+        assert [o.record.status if o.record else "problem" for o in outcomes] == ["done", "problem", "done"]
+        assert "No space left" in outcomes[1].problem
+    monkeypatch.setattr(RunDir, "write_record", written)
+    assert run(asked[1]).status == "done"
 
 
 def test_a_parallel_sweep_does_what_a_local_one_does(sweep: Shell) -> None:

@@ -24,7 +24,11 @@ def previous(path: Path) -> Path:
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` atomically; the checkpoint that was there is kept as the previous one."""
     with replacing(path) as temporary:
-        torch.save({**state, "digest": _digest(state)}, temporary)
+        try:
+            torch.save({**state, "digest": _digest(state)}, temporary)
+        except RuntimeError as error:  # of torch's zip writer, which does not say why
+            free = shutil.disk_usage(path.parent).free
+            raise OSError(f"{path} cannot be written ({free / 2**20:.1f} MiB are free there): {error}") from error
         if path.exists():
             with replacing(previous(path)) as kept:
                 _link_or_copy(path, kept)

@@ -108,6 +108,10 @@ def work_on(cell: Cell, display: Shows, stop: Stop) -> Outcome:
         problem = f"refused: {' '.join(cell.overrides)}: {error}"
         display.line(problem)
         return Outcome(problem=problem)
+    except OSError as error:  # not even its record could be written: the disk is full, or gone
+        problem = f"failed: {' '.join(cell.overrides)}: {error}"
+        display.line(problem)
+        return Outcome(problem=problem)
     except KeyboardInterrupt:
         if stop():
             return Outcome()

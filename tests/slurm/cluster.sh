@@ -19,7 +19,7 @@ until_true() {  # until_true SECONDS COMMAND...
   done
 }
 
-started() { echo "$1" >> "$STATE/started"; }  # a process id that `down` ends
+started() { echo "$1" >> "$STATE/started"; }  # the file with the id of a process that `down` ends
 
 install_packages() {
   local missing=()
@@ -106,7 +106,7 @@ start_munge() {
   install -d -o munge -g munge -m 700 /var/log/munge /var/lib/munge
   setpriv --reuid=munge --regid=munge --init-groups munged < /dev/null
   until_true 10 sh -c 'munge -n | unmunge'
-  started "$(cat /run/munge/munged.pid)"
+  started /run/munge/munged.pid
 }
 
 start_database() {
@@ -116,7 +116,8 @@ start_database() {
     --auth-root-authentication-method=socket --skip-test-db > "$STATE/log/mariadb-install" 2>&1
   setsid mariadbd --no-defaults --user=mysql --datadir="$folder" --socket="$socket" --bind-address=127.0.0.1 \
     --port=$DATABASE_PORT --skip-name-resolve --innodb-flush-log-at-trx-commit=0 < /dev/null > "$STATE/log/mariadb" 2>&1 &
-  started $!
+  echo $! > "$STATE/mariadb.pid"
+  started "$STATE/mariadb.pid"
   until_true 60 mariadb-admin --no-defaults --socket="$socket" ping
   mariadb --no-defaults --socket="$socket" -e "CREATE USER IF NOT EXISTS 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';
     CREATE DATABASE IF NOT EXISTS slurm_acct_db; GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';"
@@ -141,7 +142,7 @@ up() {
   done
   for daemon in slurmdbd slurmctld slurmd-n1 slurmd-n2; do
     until_true 30 test -s "$STATE/$daemon.pid"
-    started "$(cat "$STATE/$daemon.pid")"
+    started "$STATE/$daemon.pid"
   done
   until_true 60 sh -c 'test "$(sinfo -h -N -p main -t idle -o %N | wc -l)" = 2'
   timeout 60 srun -Q -N 2 -n 2 -t 1 true  # right after a start, the scheduler holds jobs for a while
@@ -152,9 +153,10 @@ up() {
 down() {
   [ -e "$STATE/started" ] || return 0
   scancel --me 2>/dev/null || true
-  tac "$STATE/started" | while read -r process; do kill "$process" 2>/dev/null || true; done
+  local processes; processes=$(tac "$STATE/started" | xargs cat 2>/dev/null)
+  for process in $processes; do kill "$process" 2>/dev/null || true; done
   sleep 2
-  while read -r process; do kill -9 "$process" 2>/dev/null || true; done < "$STATE/started"
+  for process in $processes; do kill -9 "$process" 2>/dev/null || true; done
   rm -rf "$STATE"
   say "down"
 }

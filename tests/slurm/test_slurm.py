@@ -164,6 +164,57 @@ def test_killed_cancelled_requeued_and_preempted_runs_lose_nothing(sweep: Shell,
     assert_as_if_undisturbed(sweep, tmp_path, *arguments[1:])
 
 
+def daemon(name: str) -> int:
+    """Return the process of a daemon of the cluster's, by its pid file."""
+    shown = ask("scontrol", "show", "config")
+    found = re.search(rf"{name}PidFile\s*= (\S+)", shown)
+    assert found is not None
+    return int(Path(found.group(1).replace("%n", "n1")).read_text())
+
+
+def test_more_urgent_jobs_and_a_restarted_controller_lose_nothing(sweep: Shell) -> None:
+    """Pre-emption requeues; the shell waits on while the controller does not answer."""
+    shell = sweep.start("-m", "seed=0,1", *LONG, *LAUNCH)
+    sweep.wait_for("checkpoint.pt", 2)
+    before = {r["run_id"]: step(sweep, r["run_id"]) for r in records(sweep.folder)}
+    ask("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 5")
+    deadline = time.monotonic() + 60
+    while "PD" not in ask("squeue", "--me", "-h", "-o", "%t", "-p", "main"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    os.kill(daemon("Slurmctld"), signal.SIGKILL)
+    time.sleep(5)
+    assert shell.poll() is None
+    subprocess.run(["slurmctld"], check=True)
+    _, errors = shell.communicate(timeout=240)
+    assert shell.returncode == 0, errors
+    for run, reached in before.items():
+        first, second = starts(sweep, run)
+        assert first == 0
+        assert second >= reached
+
+
+def test_a_node_that_dies_is_replaced_by_another(sweep: Shell) -> None:
+    """Its daemon and all that it ran are killed; SLURM finds it dead after half a minute and requeues."""
+    shell = sweep.start("-m", "seed=0", *LONG, *LAUNCH, "+launch.additional_parameters.nodelist=n1")
+    sweep.wait_for("checkpoint.pt")
+    (record,) = records(sweep.folder)
+    (job,) = jobs(sweep).values()
+    ask("scontrol", "update", f"JobId={job}", "ReqNodeList=")
+    worker = owner(sweep, record["run_id"])
+    os.kill(daemon("Slurmd"), signal.SIGKILL)
+    for process in ask("pgrep", "-f", "slurmstepd").split():
+        os.kill(int(process), signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    try:
+        _, errors = shell.communicate(timeout=300)
+    finally:
+        subprocess.run(["slurmd", "-N", "n1"], check=True)
+    assert shell.returncode == 0, errors
+    assert records(sweep.folder)[0]["status"] == "done"
+    assert len(starts(sweep, record["run_id"])) == 2
+
+
 def test_who_waits_may_be_killed_or_leave_and_come_back(sweep: Shell) -> None:
     arguments = ["-m", "seed=0,1", *LONG, *LAUNCH]
     shell = sweep.start(*arguments)
