@@ -7,4 +7,4 @@ tests/slurm/cluster.sh up || status=$?
 if [ $status = 77 ]; then exit 0; fi  # skipped, and said why
 trap 'tests/slurm/cluster.sh down' EXIT
 [ $status = 0 ] || exit $status
-"${PYTHON:-python3}" -m pytest -m slurm tests/slurm "$@"
+"${PYTHON:-python3}" -m pytest -m "slurm and not slow" tests/slurm "$@"

@@ -172,6 +172,7 @@ def daemon(name: str) -> int:
     return int(Path(found.group(1).replace("%n", "n1")).read_text())
 
 
+@pytest.mark.slow
 def test_more_urgent_jobs_and_a_restarted_controller_lose_nothing(sweep: Shell) -> None:
     """Pre-emption requeues; the shell waits on while the controller does not answer."""
     shell = sweep.start("-m", "seed=0,1", *LONG, *LAUNCH)
@@ -194,6 +195,7 @@ def test_more_urgent_jobs_and_a_restarted_controller_lose_nothing(sweep: Shell) 
         assert second >= reached
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_is_replaced_by_another(sweep: Shell) -> None:
     """Its daemon and all that it ran are killed; SLURM finds it dead after half a minute and requeues."""
     shell = sweep.start("-m", "seed=0", *LONG, *LAUNCH, "+launch.additional_parameters.nodelist=n1")
