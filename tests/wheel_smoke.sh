@@ -33,6 +33,9 @@ tiny="train.steps=2 train.batch_size=8 train.n_critic=1 model.dim=4 scorer=none 
 "$work/venv/bin/wgan-score" --help >/dev/null
 "$work/venv/bin/wgan-report" runs >table.txt
 grep -q '^| div.k' table.txt
+"$work/venv/bin/wgan-report" runs --format html --output page.html
+grep -q vegaEmbed page.html
+"$work/venv/bin/wgan-report" runs --claims | grep -q undecided
 [ "$(find . -name record.json | wc -l)" = 2 ]
 (cd / && "$work/venv/bin/wgan-sweep" "runs=$work/from-root" $tiny)
 [ "$(find "$work/from-root" -name record.json | wc -l)" = 1 ]

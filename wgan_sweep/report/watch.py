@@ -34,15 +34,18 @@ def view(runs: Path, metric: str | None = None) -> Group:
     """Return the runs of a folder as they are now: a row per run, those at work first."""
     found: Report = report(find_runs(runs)[0], metric)
     name = NAMES.get(found.metric, found.metric)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("run", "status", *found.axes, "seed", "step", "W", name, "best", "last heard"):
-        table.add_column(column, no_wrap=True)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    for column, letters in {"run": 12, "status": 8}.items():
+        table.add_column(column, no_wrap=True, min_width=letters)
+    for axis in found.axes:  # on a narrow terminal, words are cut before numbers
+        table.add_column(axis, no_wrap=True)
+    for column, letters in {"seed": 4, "step": 9, "W": 6, name: 6, "heard": 6}.items():
+        table.add_column(column, no_wrap=True, min_width=letters)
     for record in sorted(found.records, key=lambda one: one.status != Status.RUNNING):
         directory = RunDir(runs / record.run_id)
         place, last = coordinates(record), _last(record, directory)
         running = record.status == Status.RUNNING
         score = record.scores.get(found.metric)
-        best = record.best.get(found.metric)
         table.add_row(
             record.run_id,
             Text(record.status, STYLES.get(record.status, "")),
@@ -51,7 +54,6 @@ def view(runs: Path, metric: str | None = None) -> Group:
             f"{record.step}/{record.config.get('train', {}).get('steps', '?')}",
             f"{last['wasserstein']:.3g}" if "wasserstein" in last else "",
             f"{score:.4g}" if score is not None else "",
-            f"{best:.4g}" if best is not None else "",
             _age(directory) if running else "",
         )
     counts = Counter(str(record.status) for record in found.records)
