@@ -84,6 +84,10 @@ class Sitting:
         else:
             sys.stderr.write(f"{said}\n")
 
+    def is_stopping(self) -> bool:
+        """Say whether to save and leave."""
+        return self.stopping
+
     def close(self) -> None:
         """Take all bars away; and the folders of a sweep that did not come about."""
         if self._display is not None:
@@ -143,12 +147,30 @@ def _task(composed: DictConfig) -> float | None:
     if config.plan:
         _show_plan([cell])
         return None
-    outcome = work_when_free(cell, _sitting.display, lambda: _sitting.stopping)
+    outcome = work_when_free(cell, _sitting.display, _sitting.is_stopping) if in_sweep else _launch_alone(cell)
     if _sitting.stopping:
         raise KeyboardInterrupt
-    if outcome.record is None or (not in_sweep and outcome.record.status != Status.DONE):
+    if outcome.goes_on:
+        return None
+    if outcome.record is None or outcome.problem or (not in_sweep and outcome.record.status != Status.DONE):
         sys.exit(1)
     return _objective(outcome)
+
+
+def _launch_alone(cell: "Cell") -> "Outcome":
+    """Launch a single run, as the only one of a sweep."""
+    from wgan_sweep.experiment import make_launch
+    from wgan_sweep.plan import look
+
+    try:
+        launch = cast("Launch", make_launch(cell.config.launch))
+        planned = look(cell.config, "", launch.device)
+        if planned.what == "refuse":
+            _refuse(planned.why)
+        (outcome,) = launch([cell], _sitting.display, _sitting.is_stopping)
+    except InputError as error:
+        _refuse(str(error))
+    return outcome
 
 
 class Cells(Launcher):
@@ -187,7 +209,7 @@ class Cells(Launcher):
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         _sitting.display.sweep(len(cells))
         try:
-            outcomes = launch(cells, _sitting.display, lambda: _sitting.stopping)
+            outcomes = launch(cells, _sitting.display, _sitting.is_stopping)
         except InputError as error:
             _refuse(str(error))
         _sitting.cells += cells

@@ -158,21 +158,22 @@ class Slurm:
             )
         self.device = torch.device("cuda" if gpus_per_node else "cpu")
         """Where the runs will compute, which the machine that submits them need not have."""
-        self._parameters = {
-            "job_name": "wgan-sweep",
-            "partition": partition,
-            "account": account,
-            "qos": qos,
-            "constraint": constraint,
-            "gpus_per_node": gpus_per_node or None,
-            "cpus_per_task": cpus_per_task,
-            "mem_gb": mem_gb,
+        asked = {
+            "name": "wgan-sweep",
             "timeout_min": timeout_min,
-            "array_parallelism": array_parallelism,
-            "setup": list(setup) or None,
-            "signal_delay_s": signal_delay_s,
-            "additional_parameters": dict(additional_parameters or {}) or None,
+            "cpus_per_task": cpus_per_task,
+            "gpus_per_node": gpus_per_node or None,
+            "mem_gb": mem_gb,
+            "slurm_partition": partition,
+            "slurm_account": account,
+            "slurm_qos": qos,
+            "slurm_constraint": constraint,
+            "slurm_array_parallelism": array_parallelism,
+            "slurm_setup": list(setup) or None,
+            "slurm_signal_delay_s": signal_delay_s,
+            "slurm_additional_parameters": dict(additional_parameters or {}) or None,
         }
+        self._parameters = {name: value for name, value in asked.items() if value is not None}
         self._max_num_timeout = max_num_timeout
         self._runs_per_job, self._side_by_side = runs_per_job, side_by_side
         self._wait, self._allow_other_code = wait, allow_other_code
@@ -229,9 +230,8 @@ class Slurm:
             return []
         import submitit
 
-        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=self._max_num_timeout)
-        given = {name: value for name, value in self._parameters.items() if value is not None}
-        executor.update_parameters(**executor._convert_parameters(given))
+        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self._max_num_timeout)
+        executor.update_parameters(**self._parameters)
         packs = [cells[start : start + self._runs_per_job] for start in range(0, len(cells), self._runs_per_job)]
         code = provenance.code()
         try:
