@@ -268,3 +268,10 @@ def test_optuna_minimises_the_best_score_and_outlives_a_diverged_run(sweep) -> N
     assert f"best_value: {best['best']['w1']}" in result.read_text()
     assert f"seed: {best['config']['seed']}" in result.read_text()
     assert "best_value" in done.stdout
+
+
+def test_another_launcher_of_hydras_works_too(sweep) -> None:
+    done = sweep("-m", "seed=0,1", "hydra/launcher=basic")
+    assert [r["status"] for r in records(sweep.folder)] == ["done"] * 2
+    assert "further   wgan-report runs" in done.stdout
+    assert list((sweep.folder / "runs" / ".sweeps").glob("*/multirun.yaml"))

@@ -257,7 +257,9 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the table of the sweep and where to look further; exit with 1 if a run failed."""
-        if not _sitting.cells:  # another launcher
+        if not _sitting.cells:  # another launcher of Hydra's, whose runs are not known here
+            _sitting.made = []
+            sys.stdout.write(f"further   wgan-report {_from_here(Path(config.runs).absolute())}\n")
             return
         try:
             bad = _conclude(config)
