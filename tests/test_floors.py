@@ -34,6 +34,7 @@ FLOORS = [
     {"session", "sides"},
     {"driver", "neighbours"},
     {"plan", "launch"},
+    {"parallel"},
     {"slurm"},
     {"cli", "score", "reporting"},
     {"__main__"},

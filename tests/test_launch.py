@@ -14,7 +14,8 @@ from rich.console import Console
 
 from wgan_sweep.driver import directory_of
 from wgan_sweep.errors import InputError
-from wgan_sweep.launch import Cell, Local, Parallel
+from wgan_sweep.launch import Cell, Local
+from wgan_sweep.parallel import Parallel
 from wgan_sweep.progress import Display
 from wgan_sweep.runs import RunDir
 

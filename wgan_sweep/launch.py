@@ -1,31 +1,22 @@
-"""How the runs of a sweep are worked on: one after another, or several at once."""
+"""How the runs of a sweep are worked on; here, one after another."""
 
 import logging
-import multiprocessing
-import os
-import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from wgan_sweep.config import Config, run_id
-from wgan_sweep.driver import record_death, run
+from wgan_sweep.driver import run
 from wgan_sweep.errors import InputError
 from wgan_sweep.locks import HeldError
-from wgan_sweep.progress import Display, Forwarded, Relay, Shows
+from wgan_sweep.progress import Display, Shows
 from wgan_sweep.runs import Record
 
 SECONDS_BETWEEN_TRIES = 2.0
 """How often a run that another process is at is tried."""
-SECONDS_BETWEEN_LOOKS = 0.2
-"""How often Ctrl-C is looked for while other processes work."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,8 @@ def work_when_free(cell: Cell, display: Shows, stop: Stop) -> Outcome:
     return Outcome()
 
 
-def _leave_for_later(cell: Cell, held: HeldError, display: Shows) -> None:
+def leave_for_later(cell: Cell, held: HeldError, display: Shows) -> None:
+    """Say that another process is at a cell's run, whose turn therefore comes last."""
     display.line(f"{cell.label}: {held} is at this run; the others come first")
 
 
@@ -152,207 +144,8 @@ class Local:
             try:
                 outcomes[index] = work_on(cell, display, stop)
             except HeldError as held:
-                _leave_for_later(cell, held, display)
+                leave_for_later(cell, held, display)
                 later.append(index)
         for index in later:
             outcomes[index] = work_when_free(cells[index], display, stop)
         return outcomes
-
-
-def cores_here() -> int:
-    """Return how many cores this process may use: what SLURM gave it, or what the system says."""
-    if given := os.environ.get("SLURM_CPUS_PER_TASK"):
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class Slot:
-    """What one of several processes may use."""
-
-    threads: int
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-class Parallel:
-    """Several runs at once on this machine, each in a process of its own: one that is killed takes no other with it.
-
-    Args:
-        per_gpu: Runs at once on each GPU.
-        jobs: Runs at once where there is no GPU, among which the cores are divided; null for one per two cores.
-
-    Raises:
-        InputError: for a number below 1.
-    """
-
-    device: torch.device | None = None
-
-    def __init__(self, per_gpu: int = 1, jobs: int | None = None) -> None:
-        if per_gpu < 1 or (jobs is not None and jobs < 1):
-            raise InputError(f"launch.per_gpu and launch.jobs must be 1 or more, got {per_gpu} and {jobs}")
-        self._per_gpu, self._jobs = per_gpu, jobs
-
-    def slots(self, cells: Sequence[Cell]) -> list[Slot]:
-        """Return what each process may use, for as many as there is work for."""
-        cores = cores_here()
-        devices = {cell.config.device for cell in cells}
-        if devices <= {"auto", "cuda"} and (count := torch.cuda.device_count()):
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-            gpus = [{"CUDA_VISIBLE_DEVICES": name} for name in visible.split(",")[:count]] * self._per_gpu
-        elif any(device.startswith("cuda") for device in devices):
-            gpus = [{}] * self._per_gpu  # on the GPU that was named
-        else:
-            gpus = [{}] * (self._jobs or max(1, cores // 2))
-        gpus = gpus[: len(cells)]
-        return [Slot(max(1, cores // len(gpus)), environment) for environment in gpus]
-
-    def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
-        """Do all that is left to do of the cells; return what became of each."""
-        outcomes = [Outcome()] * len(cells)
-        left = deque((index, False) for index in range(len(cells)))
-        workers = [_Worker(slot, display) for slot in self.slots(cells)]
-        asked_to_stop = False
-        try:
-            while True:
-                if stop():
-                    left.clear()
-                    if not asked_to_stop:
-                        for worker in workers:
-                            worker.ask_to_stop()
-                    asked_to_stop = True
-                for worker in workers:
-                    if worker.at is None and left:
-                        index, last = left.popleft()
-                        worker.give(index, cells[index], wait_for_it=last)
-                busy = {worker.connection: worker for worker in workers if worker.at is not None}
-                if not busy:
-                    return outcomes
-                for ready in wait(list(busy), SECONDS_BETWEEN_LOOKS):
-                    found = busy[cast("Connection", ready)].hear(cells)
-                    if found is None:
-                        continue
-                    index, outcome = found
-                    if isinstance(outcome, Outcome):
-                        outcomes[index] = outcome
-                    else:
-                        _leave_for_later(cells[index], outcome, display)
-                        left.append((index, True))
-        finally:
-            for worker in workers:
-                worker.end()
-
-
-OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals that reach a whole group of processes (Ctrl-C, SLURM's warnings): the parent says what they mean."""
-
-
-@contextmanager
-def _ignoring(*signals: signal.Signals) -> Iterator[None]:
-    before = {one: signal.signal(one, signal.SIG_IGN) for one in signals}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
-class _Worker:
-    """A process that works on one cell at a time; a new one where it dies.
-
-    It ends with this one, however this one ends: the other end of its connection is then closed.
-    """
-
-    def __init__(self, slot: Slot, display: Display) -> None:
-        self.at: int | None = None
-        self._stopping = False
-        self._slot = slot
-        self._relay = Relay(display)
-        self._start()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process: BaseProcess = context.Process(target=_serve, args=(theirs, self._slot))
-        with _ignoring(*OF_THE_PARENT):  # which the child inherits, from its first moment
-            self._process.start()
-        theirs.close()
-
-    def give(self, index: int, cell: Cell, *, wait_for_it: bool) -> None:
-        """Hand over a cell."""
-        self.at = index
-        try:
-            self.connection.send((cell, wait_for_it))
-        except OSError:  # it is gone: heard of at the next `hear`
-            return
-
-    def ask_to_stop(self) -> None:
-        """Let the run at work save and end."""
-        self._stopping = True
-        if self.at is not None:
-            with suppress(OSError):
-                self.connection.send(None)
-
-    def hear(self, cells: Sequence[Cell]) -> tuple[int, Outcome | HeldError] | None:
-        """Take what it sent: something to show, or a cell's number and outcome."""
-        index = self.at
-        if index is None:
-            return None
-        try:
-            message: tuple[str, tuple[Any, ...]] | Outcome | HeldError = self.connection.recv()
-        except (EOFError, OSError):
-            return index, self._died(cells[index])
-        if isinstance(message, tuple):
-            self._relay.show(*message)
-            return None
-        self.at = None
-        return index, message
-
-    def _died(self, cell: Cell) -> Outcome:
-        self._process.join()
-        code = self._process.exitcode or 0
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        reason = f"its process ended with {how}; the machine may be out of memory"
-        self._relay.close()
-        self.at = None
-        if self._stopping:
-            return Outcome()
-        self._start()
-        record: Record | None = None
-        with suppress(HeldError):  # it only waited for a run that another process is at
-            record = record_death(cell.config, reason)
-        return Outcome(record, None if record else f"failed: {' '.join(cell.overrides)}: {reason}")
-
-    def end(self) -> None:
-        """End the process; a run at work goes on from its last checkpoint next time."""
-        self.connection.close()
-        if self.at is not None:
-            self._process.kill()
-        self._process.join()
-
-
-def _serve(connection: Connection, slot: Slot) -> None:
-    """Work on what comes, until there is nobody to work for."""
-    os.environ.update(slot.environment)
-    torch.set_num_threads(slot.threads)
-
-    def show(name: str, arguments: tuple[Any, ...]) -> None:
-        with suppress(OSError):  # nobody is there to see it: `connection.poll` tells the run to save and end
-            connection.send((name, arguments))
-
-    display = Forwarded(show)
-    speak_on(display)
-    while True:
-        try:
-            given = connection.recv()
-        except EOFError:
-            return
-        if given is None:  # asked to stop after the last run had ended
-            continue
-        cell, wait_for_it = given
-        found: Outcome | HeldError
-        try:
-            found = (work_when_free if wait_for_it else work_on)(cell, display, connection.poll)
-        except HeldError as held:
-            found = held
-        with suppress(OSError):
-            connection.send(found)

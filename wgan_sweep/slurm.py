@@ -19,8 +19,9 @@ from wgan_sweep import provenance
 from wgan_sweep.driver import directory_of, is_finished, record_death, summary
 from wgan_sweep.errors import InputError
 from wgan_sweep.files import write
-from wgan_sweep.launch import Cell, Local, Outcome, Parallel, Stop, cores_here, speak_on
+from wgan_sweep.launch import Cell, Local, Outcome, Stop, speak_on
 from wgan_sweep.locks import HeldError
+from wgan_sweep.parallel import Parallel, cores_here
 from wgan_sweep.progress import Display
 from wgan_sweep.runs import Record, Status
 
