@@ -218,7 +218,7 @@ def test_a_node_that_dies_is_replaced_by_another(sweep: Shell) -> None:
 
 
 def test_who_waits_may_be_killed_or_leave_and_come_back(sweep: Shell) -> None:
-    arguments = ["-m", "seed=0,1", *LONG, *LAUNCH]
+    arguments = ["-m", "seed=0,1", *LONG, "train.steps=5000", *LAUNCH]
     shell = sweep.start(*arguments)
     sweep.wait_for("metrics.jsonl", 2)
     shell.kill()
@@ -228,10 +228,14 @@ def test_who_waits_may_be_killed_or_leave_and_come_back(sweep: Shell) -> None:
     assert "2 runs go on without this command" in left.stderr
     assert "--watch" in left.stderr
     waiting = sweep.start(*arguments)
-    time.sleep(12)
+    assert waiting.stderr is not None
+    said = ""
+    while "running" not in said:
+        said += waiting.stderr.readline()
     waiting.send_signal(signal.SIGINT)
-    _, errors = waiting.communicate(timeout=60)
-    assert waiting.returncode == 130
+    _, rest = waiting.communicate(timeout=60)
+    errors = said + rest
+    assert waiting.returncode == 130, errors
     assert "scancel" in errors
     done = sweep(*arguments)
     assert submitted(sweep) == 2
