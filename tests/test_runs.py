@@ -81,3 +81,14 @@ def test_the_newest_picture_is_the_one_of_the_largest_step(tmp_path: Path) -> No
     for step in (9, 100, 20):
         directory.samples(step).touch()
     assert directory.last_samples() == directory.samples(100)
+
+
+def test_the_last_measurements_are_those_of_the_whole_file(tmp_path: Path) -> None:
+    directory = RunDir(tmp_path)
+    assert directory.last_measured() == {}
+    for step in range(2000):  # longer than what is looked at
+        directory.append_metrics({"step": step, "wasserstein": step / 3, **({"fid": 7.0} if step == 1990 else {})})
+    with directory.metrics.open("a") as out:
+        out.write('{"step": 2000, "wass')  # cut off by a kill
+    whole = {name: value for line in directory.read_metrics() for name, value in line.items()}
+    assert directory.last_measured() == whole == {"step": 1999, "wasserstein": 1999 / 3, "fid": 7.0}

@@ -34,6 +34,7 @@ from wgan_sweep.stabilisers import none as no_stabiliser
 from wgan_sweep.trainer import Trainer
 
 BATCH, N_CRITIC = 64, 4
+SCORED_AT_ONCE = 50
 FORMS: dict[str, Form] = {"double backward": double_backward, "forward over reverse": forward_over_reverse}
 Model = DCGAN | ResNet
 SMALL: dict[str, tuple[Model, int]] = {
@@ -132,7 +133,7 @@ def measure_scoring(device: torch.device, repeats: int, count: int, size: int = 
     for repeat in range(-1, repeats):  # the first turn warms up
         for name, way in ways.items():
             began = time.perf_counter()
-            for part in images.split(50):
+            for part in images.split(SCORED_AT_ONCE):
                 way(part)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -149,9 +150,10 @@ def _peak_mib() -> float:
 def measure_memory(device: torch.device, counts: list[int], layer: int) -> Iterator[tuple[int, float]]:
     """Yield the process's peak memory in MiB after the statistics of so many images, fewest first."""
     extract = InceptionV3(layer).extract(device)
-    for count in (BATCH, *sorted(counts)):
+    for count in (SCORED_AT_ONCE, *sorted(counts)):
         draw = np.random.default_rng(0)
-        made = (torch.from_numpy(draw.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8)) for _ in range(count // 50))
+        sizes = (min(SCORED_AT_ONCE, count - start) for start in range(0, count, SCORED_AT_ONCE))
+        made = (torch.from_numpy(draw.integers(0, 256, (size, 3, 32, 32), dtype=np.uint8)) for size in sizes)
         collect(made, extract, features=False)
         yield count, _peak_mib()
 

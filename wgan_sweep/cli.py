@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -25,6 +24,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from wgan_sweep import config as configs
+from wgan_sweep import provenance
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import overridden_key
 
@@ -57,7 +57,7 @@ class Sitting:
         """Why some came to nothing."""
         self.made: list[Path] = []
         """Folders that were not there before the sweep."""
-        self.began = datetime.now(UTC).isoformat()
+        self.began = provenance.now()
         self.elsewhere: set[str] = set()
         """Runs that go on without this command."""
         self._display: Display | None = None
@@ -125,9 +125,9 @@ def _objective(outcome: "Outcome") -> float | None:
     record = outcome.record
     if record is None or record.status not in (Status.DONE, Status.DIVERGED):
         return None
-    judged = objective(record.best)
     if record.status == Status.DIVERGED:
         return math.inf
+    judged = objective(record.best)
     return record.best[judged] if judged else None
 
 

@@ -42,7 +42,7 @@ class Outcome:
 
     record: Record | None = None
     problem: str | None = None
-    """Why there is no record."""
+    """Why it came to nothing, where no record says so."""
     goes_on: bool = False
     """Whether it is worked on elsewhere, which this command does not wait for."""
 
@@ -95,12 +95,9 @@ def work_on(cell: Cell, display: Shows, stop: Stop) -> Outcome:
             label=cell.label,
             stop=stop,
         )
-    except InputError as error:
-        problem = f"refused: {' '.join(cell.overrides)}: {error}"
-        display.line(problem)
-        return Outcome(problem=problem)
-    except OSError as error:  # not even its record could be written: the disk is full, or gone
-        problem = f"failed: {' '.join(cell.overrides)}: {error}"
+    except (InputError, OSError) as error:  # OSError: not even its record could be written
+        how = "refused" if isinstance(error, InputError) else "failed"
+        problem = f"{how}: {' '.join(cell.overrides)}: {error}"
         display.line(problem)
         return Outcome(problem=problem)
     except KeyboardInterrupt:

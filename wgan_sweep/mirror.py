@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from PIL import Image
 
 from wgan_sweep import runs
@@ -139,6 +138,8 @@ def backfill(folder: Path, project: str | None, entity: str | None, jobs: int) -
         entity: Likewise.
         jobs: How many at a time.
     """
+    from joblib import Parallel, delayed
+
     ended = [r.run_id for r in runs.find_runs(folder)[0] if r.status in (Status.DONE, Status.DIVERGED, Status.FAILED)]
     work = (delayed(_upload)(folder / name, project, entity) for name in ended)
     yield from zip(ended, Parallel(n_jobs=jobs, return_as="generator")(work), strict=True)

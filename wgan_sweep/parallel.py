@@ -40,7 +40,7 @@ class Slot:
 
 
 class Parallel:
-    """Several runs at once on this machine, each in a process of its own: one that is killed takes no other with it.
+    """Several runs at once on this machine, in processes of their own: one that is killed takes no other with it.
 
     Args:
         per_gpu: Runs at once on each GPU.
@@ -76,15 +76,12 @@ class Parallel:
         outcomes = [Outcome()] * len(cells)
         left = deque((index, False) for index in range(len(cells)))
         workers = [_Worker(slot, display) for slot in self.slots(cells)]
-        asked_to_stop = False
         try:
             while True:
                 if stop():
                     left.clear()
-                    if not asked_to_stop:
-                        for worker in workers:
-                            worker.ask_to_stop()
-                    asked_to_stop = True
+                    for worker in workers:
+                        worker.ask_to_stop()
                 for worker in workers:
                     if worker.at is None and left:
                         index, last = left.popleft()
@@ -151,9 +148,9 @@ class _Worker:
             return
 
     def ask_to_stop(self) -> None:
-        """Let the run at work save and end."""
-        self._stopping = True
-        if self.at is not None:
+        """Let the run at work save and end; once is enough."""
+        was_asked, self._stopping = self._stopping, True
+        if self.at is not None and not was_asked:
             with suppress(OSError):
                 self.connection.send(None)
 

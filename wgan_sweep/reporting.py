@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import Report, report
+from wgan_sweep.report.cells import Report, judged_by, report
 from wgan_sweep.report.text import to_csv, to_json, to_markdown
 from wgan_sweep.runs import Record, find_runs
 
@@ -43,7 +43,7 @@ def _claims(options: argparse.Namespace, records: Sequence[Record]) -> str:
         return json.dumps(claims.to_entries(judged), indent=2) + "\n"
     if options.format != "md":
         raise InputError(f"--claims come as --format md, json or html, not {options.format}")
-    return claims.to_markdown(judged, report(records, options.metric).metric)
+    return claims.to_markdown(judged, judged_by(records, options.metric))
 
 
 def _write(made: str | bytes, target: Path | None) -> None:

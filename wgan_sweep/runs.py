@@ -106,6 +106,21 @@ class Record:
         return self.error.strip().splitlines()[-1] if self.error else None
 
 
+BYTES_LOOKED_AT = 16384
+"""Of measurements, where only the last ones are wanted."""
+
+
+def _measurements(text: str) -> Iterator[dict[str, float]]:
+    """Yield the lines that are whole."""
+    for line in text.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found
+
+
 @dataclass(frozen=True)
 class RunDir:
     """The directory of a run, and the files of the contract in it."""
@@ -193,11 +208,17 @@ class RunDir:
             text = self.metrics.read_text()
         except FileNotFoundError:
             return
-        for line in text.splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        yield from _measurements(text)
+
+    def last_measured(self) -> dict[str, float]:
+        """Return the newest value of each measurement, from the end of the file alone: it may be looked at often."""
+        try:
+            with self.metrics.open("rb") as opened:
+                opened.seek(max(0, self.metrics.stat().st_size - BYTES_LOOKED_AT))
+                text = opened.read().decode(errors="replace")
+        except FileNotFoundError:
+            return {}
+        return {name: value for line in _measurements(text) for name, value in line.items()}
 
     def forget_after(self, step: int) -> None:
         """Drop measurements later than `step`, to which a run goes back: it makes them again."""

@@ -1,7 +1,6 @@
 """Runs on a SLURM cluster: one job array of those that are missing; whoever waits for it may leave and come back."""
 
 import json
-import logging
 import shlex
 import signal
 import subprocess
@@ -23,9 +22,7 @@ from wgan_sweep.launch import Cell, Local, Outcome, Stop, speak_on
 from wgan_sweep.locks import HeldError
 from wgan_sweep.parallel import Parallel, cores_here
 from wgan_sweep.progress import Display
-from wgan_sweep.runs import Record, Status
-
-log = logging.getLogger(__name__)
+from wgan_sweep.runs import Status
 
 SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_FOR_AN_ENDING = 15
@@ -260,7 +257,8 @@ class Slurm:
                 if state == "RUNNING" and run not in bars:
                     bars[run] = display.add(missing[run].label, missing[run].config.train.steps)
                 if run in bars and record is not None:
-                    display.move(bars[run], _step(record, missing[run]), state.lower())
+                    last = directory_of(missing[run].config).last_measured()
+                    display.move(bars[run], int(last.get("step", record.step)), state.lower())
                 if shown.get(run) != state:
                     shown[run] = state
                     how = f": {summary(record)}" if state == "ENDED" and record is not None else ""
@@ -283,11 +281,6 @@ class Slurm:
             record = record_death(cell.config, reason)
         is_recorded = record is not None and record.status == Status.FAILED
         return Outcome(record, None if is_recorded else f"{cell.label}: {reason}")
-
-
-def _step(record: Record, cell: Cell) -> int:
-    lines = list(directory_of(cell.config).read_metrics())
-    return int(lines[-1]["step"]) if lines else record.step
 
 
 def _read(folder: Path, run: str) -> Submission | None:

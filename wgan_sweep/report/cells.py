@@ -18,6 +18,8 @@ MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "exact_samples", "s
 """What scores must have in common to be compared."""
 
 Key = tuple[str, ...]
+NOWHERE = "-"
+"""The place of a run on an axis that it does not have: a gradient penalty has no k."""
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -142,6 +144,16 @@ def _size(value: str) -> float:
         return math.inf
 
 
+def judged_by(records: Sequence[Record], metric: str | None) -> str:
+    """Return the score that runs are shown by: the one that is asked for, or the one that they are judged by."""
+    return metric or objective({name: 0.0 for record in records for name in record.scores}) or OBJECTIVES[0]
+
+
+def _key(record: Record, axes: Sequence[str]) -> Key:
+    place = coordinates(record)
+    return tuple(place.get(axis, NOWHERE) for axis in axes)
+
+
 @dataclass(frozen=True)
 class Report:
     """Runs, by their place on the axes."""
@@ -150,6 +162,10 @@ class Report:
     cells: dict[Key, Cell]
     records: list[Record]
     metric: str = "fid"
+
+    def place(self, record: Record) -> Key:
+        """Return a run's place on the axes."""
+        return _key(record, self.axes)
 
     def values(self, axis: int) -> list[str]:
         """Return the values on an axis: numbers by size, options in the order they were run."""
@@ -164,10 +180,9 @@ def report(records: Sequence[Record], metric: str | None = None) -> Report:
         records: The runs.
         metric: The score to show; by default the one that the runs are judged by (FID where there is any).
     """
-    metric = metric or objective({name: 0.0 for record in records for name in record.scores}) or OBJECTIVES[0]
+    metric = judged_by(records, metric)
     found = axes(records)
     cells: dict[Key, list[Record]] = {}
     for record in records:
-        place = coordinates(record)
-        cells.setdefault(tuple(place.get(axis, "-") for axis in found), []).append(record)
+        cells.setdefault(_key(record, found), []).append(record)
     return Report(found, {key: Cell(tuple(members), metric) for key, members in cells.items()}, list(records), metric)

@@ -1,12 +1,12 @@
 """Charts of a report, as Vega-Lite specifications: a page draws them as they are, `to_png` makes a picture of them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from wgan_sweep.report.cells import NAMES, Report, coordinates
+from wgan_sweep.report.cells import NAMES, NOWHERE, Report
 from wgan_sweep.report.text import finite
 from wgan_sweep.runs import Record, RunDir, Status
 from wgan_sweep.tracking import FINAL
@@ -31,8 +31,8 @@ ROW_HEIGHT = 34
 
 def cell_name(found: Report, record: Record) -> str:
     """Return a run's place on the axes that vary, in words."""
-    place = coordinates(record)
-    return " ".join(f"{axis}={place[axis]}" for axis in found.axes if axis in place) or "all runs"
+    place = zip(found.axes, found.place(record), strict=True)
+    return " ".join(f"{axis}={value}" for axis, value in place if value != NOWHERE) or "all runs"
 
 
 def rows(found: Report) -> list[dict[str, Any]]:
@@ -44,7 +44,7 @@ def rows(found: Report) -> list[dict[str, Any]]:
             "status": str(record.status),
             "seed": record.config.get("seed"),
             "score": finite(record.scores.get(found.metric)) if record.status == Status.DONE else None,
-            **{f"a{index}": coordinates(record).get(axis, "-") for index, axis in enumerate(found.axes)},
+            **{f"a{index}": value for index, value in enumerate(found.place(record))},
         }
         for record in found.records
     ]
@@ -80,11 +80,15 @@ def _axis(found: Report, index: int) -> Spec:
 def _rest(found: Report, used: Sequence[int]) -> Spec:
     """Return what names a run's place on the axes that are not in use, so that nothing is averaged over unsaid."""
     rest = [index for index in range(len(found.axes)) if index not in used]
-    words = [f"(datum.a{index} == '-' ? '' : '{found.axes[index]}=' + datum.a{index} + ' ')" for index in rest]
+    words = [f"(datum.a{index} == '{NOWHERE}' ? '' : '{found.axes[index]}=' + datum.a{index} + ' ')" for index in rest]
     return {"calculate": " + ".join(words) or "''", "as": "rest"}
 
 
 SCORED = {"filter": "isValid(datum.score)"}
+
+
+def _has(axis: int) -> Spec:
+    return {"filter": f"datum.a{axis} != '{NOWHERE}'"}
 
 
 def heat_map(found: Report, across: int, down: int) -> Spec:
@@ -109,10 +113,9 @@ def heat_map(found: Report, across: int, down: int) -> Spec:
         "encoding": {"x": _axis(found, across), "y": _axis(found, down)},
         "layer": layers,
     }
-    both = {"filter": f"datum.a{across} != '-' && datum.a{down} != '-'"}
     header = {"title": None, "labelFontWeight": "bold", "labelLimit": 600}
     return {
-        "transform": [SCORED, both, _rest(found, (across, down))],
+        "transform": [SCORED, _has(across), _has(down), _rest(found, (across, down))],
         "facet": {"field": "rest", "type": "nominal", "header": header},
         "columns": 3,
         "spec": panel,
@@ -142,7 +145,7 @@ def strip(found: Report, across: int) -> Spec:
         {"mark": {"type": "tick", "thickness": 2}, "encoding": {"y": {**score, "aggregate": "mean"}}},
     ]
     return {
-        "transform": [SCORED, {"filter": f"datum.a{across} != '-'"}, _rest(found, (across,))],
+        "transform": [SCORED, _has(across), _rest(found, (across,))],
         "width": {"step": 26},
         "height": 260,
         "encoding": {"x": _axis(found, across), "xOffset": {"field": "rest"}, "color": colour},
@@ -225,21 +228,23 @@ def usual(found: Report) -> dict[str, str]:
     }
 
 
-def _points(found: Report, runs: Path, metric: str) -> Iterator[dict[str, Any]]:
-    for record in found.records:
-        for images, value in curves(record, RunDir(runs / record.run_id)).get(metric, []):
-            place = {"run": record.run_id, "cell": cell_name(found, record), "seed": record.config.get("seed")}
-            yield {**place, "images": images, "value": value}
+def all_curves(found: Report, runs: Path) -> dict[str, dict[str, list[list[float]]]]:
+    """Return the curves of each run, by its id."""
+    return {record.run_id: curves(record, RunDir(runs / record.run_id)) for record in found.records}
 
 
 def to_png(found: Report, runs: Path) -> bytes:
     """Draw the heat map, the strip plot and the learning curves of runs, as PNG."""
     import vl_convert
 
-    specs, first = choices(found), usual(found)
-    drawn = [{**specs[kind][first[kind]], "data": {"values": rows(found)}} for kind in ("heat", "strip") if first[kind]]
+    specs, first, shown, measured = choices(found), usual(found), rows(found), all_curves(found, runs)
+    drawn = [{**specs[kind][first[kind]], "data": {"values": shown}} for kind in ("heat", "strip") if first[kind]]
     for metric in (found.metric, "wasserstein"):
-        points = list(_points(found, runs, metric))
+        points = [
+            {"run": row["run"], "cell": row["cell"], "seed": row["seed"], "images": images, "value": value}
+            for row in shown
+            for images, value in measured[row["run"]].get(metric, [])
+        ]
         if len(points) > len({point["run"] for point in points}):  # a curve, not only its end
             panel = lines(cells(found), NAMES.get(metric, metric))
             panel["encoding"]["color"]["legend"] = {"title": None, "labelLimit": 400}

@@ -12,10 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import MEASURED_WITH, SCORED_IN, as_text, coordinates
+from wgan_sweep.report.cells import MEASURED_WITH, SCORED_IN, as_text, coordinates, judged_by
 from wgan_sweep.report.evidence import LEVEL, MOST_SEEDS, POWER, Evidence, every_mean_lower, holm, spread_less
 from wgan_sweep.report.text import finite, markdown
-from wgan_sweep.runs import OBJECTIVES, Record, Status, objective
+from wgan_sweep.runs import Record, Status
 
 PUBLISHED = Path(__file__).with_name("claims.yaml")
 """What the paper claims."""
@@ -202,20 +202,29 @@ def judge(claims: Sequence[Claim], records: Sequence[Record], metric: str | None
         records: The runs.
         metric: The score; by default the one that runs are judged by.
     """
-    metric = metric or objective({name: 0.0 for record in records for name in record.scores}) or OBJECTIVES[0]
-    pairs = [(claim, setting) for claim in claims for setting in _settings(records, metric)]
-    begun = [(claim, setting, _begin(claim, setting)) for claim, setting in pairs]
-    count = sum(1 for _, _, one in begun if one is not None and not one.why)
+    metric = judged_by(records, metric)
+    settings = _settings(records, metric)
+    begun = [[one for setting in settings if (one := _begin(claim, setting, metric))] for claim in claims]
+    count = sum(1 for of_claim in begun for one in of_claim if not one.judgement.why)
     found: list[Judgement] = []
-    for claim in claims:
-        about = [(setting, one) for other, setting, one in begun if other is claim and one is not None]
-        found += [
-            one if one.why else _weighed(claim, setting, one, metric, LEVEL / max(1, count)) for setting, one in about
-        ] or [Judgement(claim.claim, "", Verdict.UNDECIDED, "no two sides of it among these runs")]
+    for claim, of_claim in zip(claims, begun, strict=True):
+        found += [_weighed(claim, one, LEVEL / max(1, count)) for one in of_claim]
+        if not of_claim:
+            found.append(Judgement(claim.claim, "", Verdict.UNDECIDED, "no two sides of it among these runs"))
     return _adjusted(found)
 
 
-def _begin(claim: Claim, setting: _Setting) -> Judgement | None:
+@dataclass(frozen=True)
+class _Begun:
+    """A judgement before its test."""
+
+    judgement: Judgement
+    these: list[list[float]]
+    those: list[list[float]]
+    """The scores of each side's cells."""
+
+
+def _begin(claim: Claim, setting: _Setting, metric: str) -> _Begun | None:
     """Return what there is to judge by, or why it is not enough; None where the claim is about other runs."""
     these, those = claim.sides(setting.cells)
     if not these or not those:
@@ -228,7 +237,10 @@ def _begin(claim: Claim, setting: _Setting) -> Judgement | None:
         why = f"a cell has one seed only: {FEWEST_SEEDS} or more of each are needed"
     elif isinstance(claim, SpreadsLess) and (axis := _mixed(claim.spread_of, these, those)):
         why = f"cells at {claim.spread_of}={axis} differ in more than that: name more axes on each side"
-    return Judgement(claim.claim, setting.name, Verdict.UNDECIDED, why, tuple(r.run_id for r in runs), fewest, lost)
+    names = tuple(record.run_id for record in runs)
+    judgement = Judgement(claim.claim, setting.name, Verdict.UNDECIDED, why, names, fewest, lost)
+    scores = ([[run.scores[metric] for run in members] for members in side.values()] for side in (these, those))
+    return _Begun(judgement, *scores)
 
 
 def _mixed(axis: str, *sides: Mapping[Place, Any]) -> str:
@@ -240,10 +252,10 @@ def _mixed(axis: str, *sides: Mapping[Place, Any]) -> str:
     return ""
 
 
-def _weighed(claim: Claim, setting: _Setting, begun: Judgement, metric: str, level: float) -> Judgement:
-    sides = claim.sides(setting.cells)
-    these, those = ([[run.scores[metric] for run in members] for members in side.values()] for side in sides)
-    return replace(begun, evidence=claim.judge(these, those, level))
+def _weighed(claim: Claim, begun: _Begun, level: float) -> Judgement:
+    if begun.judgement.why:
+        return begun.judgement
+    return replace(begun.judgement, evidence=claim.judge(begun.these, begun.those, level))
 
 
 def _adjusted(judgements: list[Judgement]) -> list[Judgement]:

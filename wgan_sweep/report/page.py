@@ -12,7 +12,7 @@ import jinja2
 from PIL import Image
 
 from wgan_sweep.report import charts, claims
-from wgan_sweep.report.cells import NAMES, Report, coordinates, leaves
+from wgan_sweep.report.cells import NAMES, Report, leaves
 from wgan_sweep.report.text import finite, footnotes, table
 from wgan_sweep.runs import Record, RunDir, Status
 
@@ -53,7 +53,7 @@ def _entry(found: Report, record: Record, runs: Path) -> dict[str, Any]:
         "id": record.run_id,
         "status": str(record.status),
         "cell": charts.cell_name(found, record),
-        "place": [coordinates(record).get(axis, "-") for axis in found.axes],
+        "place": found.place(record),
         "seed": record.config.get("seed"),
         "step": record.step,
         "score": score,
@@ -93,7 +93,7 @@ def to_html(found: Report, runs: Path, judged: Sequence[claims.Claim]) -> str:
         "charts": charts.choices(found),
         "usual": charts.usual(found),
         "lines": charts.lines(cells, "value"),
-        "curves": {r.run_id: charts.curves(r, RunDir(runs / r.run_id)) for r in found.records},
+        "curves": charts.all_curves(found, runs),
         "settings": _differing(found.records),
     }
     environment = jinja2.Environment(

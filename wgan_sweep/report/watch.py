@@ -10,16 +10,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wgan_sweep.report.cells import NAMES, Report, coordinates, report
-from wgan_sweep.runs import Record, RunDir, Status, find_runs
+from wgan_sweep.report.cells import NAMES, Report, report
+from wgan_sweep.runs import RunDir, Status, find_runs
 
 SECONDS_BETWEEN_LOOKS = 2.0
 STYLES = {Status.DONE: "green", Status.RUNNING: "cyan", Status.DIVERGED: "yellow", Status.FAILED: "red"}
-
-
-def _last(record: Record, directory: RunDir) -> dict[str, float]:
-    lines = list(directory.read_metrics())
-    return {name: value for line in lines[-20:] for name, value in line.items()} | {"step": record.step}
 
 
 def _age(record: RunDir) -> str:
@@ -43,13 +38,13 @@ def view(runs: Path, metric: str | None = None) -> Group:
         table.add_column(column, no_wrap=True, min_width=letters)
     for record in sorted(found.records, key=lambda one: one.status != Status.RUNNING):
         directory = RunDir(runs / record.run_id)
-        place, last = coordinates(record), _last(record, directory)
+        last = directory.last_measured()
         running = record.status == Status.RUNNING
         score = record.scores.get(found.metric)
         table.add_row(
             record.run_id,
             Text(record.status, STYLES.get(record.status, "")),
-            *(place.get(axis, "-") for axis in found.axes),
+            *found.place(record),
             str(record.config.get("seed", "")),
             f"{record.step}/{record.config.get('train', {}).get('steps', '?')}",
             f"{last['wasserstein']:.3g}" if "wasserstein" in last else "",
