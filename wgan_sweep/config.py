@@ -67,6 +67,19 @@ class Config:
 LAUNCHER = "hydra_plugins.wgan_sweep.Cells"
 """Hydra takes plugins from this package only, by name; `cli` registers the class itself."""
 
+
+def replicas(config: Config) -> int:
+    """Return how many processes share each batch of a run.
+
+    Raises:
+        InputError: for less than one.
+    """
+    count = int(config.launch.get("gpus_per_run", 1))
+    if count < 1:
+        raise InputError(f"launch.gpus_per_run must be 1 or more, got {count}")
+    return count
+
+
 SCIENCE = ("loss", "constraint", "stabiliser", "model", "data", "optimizer", "train", "seed")
 BY_REFERENCE = ("div", "sampling")
 """Groups that count where one of `SCIENCE` refers to them, and nowhere else."""

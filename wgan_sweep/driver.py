@@ -191,17 +191,25 @@ def _sit(
     return record
 
 
-def record_death(config: Config, reason: str) -> Record | None:
-    """Record that the process which was at a run is gone; return the run's record, if it has one.
+def record_death(config: Config, reason: str, overrides: list[str], group: str | None) -> Record:
+    """Record that the process which was at a run is gone, perhaps before it could say anything; return the record.
 
     Args:
         config: The run's config.
         reason: How the process ended.
+        overrides: What the user typed to get there.
+        group: The sweep it belongs to.
+
+    Raises:
+        HeldError: if another process is at the run.
     """
     directory = directory_of(config)
     with held(directory.lock, f"run {run_id(config)}"):
         record = directory.read_record()
-        if record is not None and record.status == Status.RUNNING:
+        if record is None:
+            record = _started(config, None, overrides, group)
+            write(directory.config, to_yaml(config))
+        if record.status == Status.RUNNING:
             record.status, record.error, record.finished = Status.FAILED, reason, provenance.now()
             directory.write_record(record)
     return record

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from wgan_sweep import rng
 from wgan_sweep.config import Config
+from wgan_sweep.config import replicas as replicas_of
 from wgan_sweep.constraints import Constraint
 from wgan_sweep.errors import InputError
 from wgan_sweep.files import check_writable
 from wgan_sweep.losses import Loss
 from wgan_sweep.models.layers import Critic
 from wgan_sweep.precision import Precision, precision
+from wgan_sweep.replicas import Replicas, why_not_shared
 from wgan_sweep.report.text import Conclusion
 from wgan_sweep.runs import Record
 from wgan_sweep.stabilisers import Stabiliser
@@ -189,8 +191,24 @@ def _check_numbers(config: Config) -> None:
     frozen = config.train.freeze_generator_at
     if frozen is not None and frozen < 0:
         raise InputError(f"train.freeze_generator_at must be 0 or more, or null for never, got {frozen}")
+    if config.train.batch_size % (count := replicas_of(config)):
+        raise InputError(
+            f"train.batch_size={config.train.batch_size} is shared by launch.gpus_per_run={count} processes: choose a "
+            "multiple of it"
+        )
     if not 0 <= config.train.ema < 1:
         raise InputError(f"train.ema must be in [0, 1), got {config.train.ema:g}; 0 turns averaging off")
+
+
+def _check_gpus(count: int, name: str, launched: torch.device | None) -> None:
+    """Refuse to share a run among more GPUs than there are; on a CPU it is shared among processes."""
+    if count == 1 or launched is not None:
+        return
+    if ":" in name:
+        raise InputError(f"device={name} is one device, launch.gpus_per_run={count} takes as many: use device=cuda")
+    here = torch.cuda.device_count()
+    if name != "cpu" and 0 < here < count:
+        raise InputError(f"launch.gpus_per_run={count}, but this machine has {here} GPUs")
 
 
 def _scorer(config: Config, real: Real, device: torch.device) -> Scorer | None:
@@ -287,11 +305,14 @@ def check(config: Config, device: torch.device | None = None) -> None:
     check_writable(Path(config.runs), "runs")
     choices = _Choices.of(config, device)
     make_figure(config.figure)
+    _check_gpus(replicas_of(config), config.device, device)
     choices.stabiliser.loss(choices.loss)
     choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
     with torch.device("meta"):
         for network in choices.networks(config.seed):
             choices.optimizer(network.parameters())
+            if replicas_of(config) > 1 and (why := why_not_shared(network)):
+                raise InputError(f"launch.gpus_per_run={replicas_of(config)}: {why}; use launch.gpus_per_run=1")
     _scorer(config, choices.real, choices.device)
     _scorer_during(config, choices.real, choices.device)
 
@@ -307,14 +328,15 @@ class Parts:
     """What scores while training; None for `scorer`."""
 
 
-def build(config: Config) -> Parts:
-    """Build a run's parts, at step 0.
+def build(config: Config, replicas: Replicas | None = None) -> Parts:
+    """Build a run's parts, at step 0; `replicas` are the processes that will train it.
 
     Raises:
         InputError: if the config cannot work.
     """
-    choices = _Choices.of(config)
-    device = choices.device
+    replicas = replicas or Replicas()
+    device = replicas.device(_device(config.device))
+    choices = _Choices.of(config, device)
     # On the CPU first, so that every device starts from the same weights.
     generator, critic = choices.networks(config.seed)
     trainer = Trainer(
@@ -336,6 +358,7 @@ def build(config: Config) -> Parts:
         compiled=config.train.compile,
         freeze_generator_at=config.train.freeze_generator_at,
         simultaneous=config.train.simultaneous,
+        replicas=replicas,
     )
     scorers = (make(config, choices.real, device) for make in (_scorer, _scorer_during))
     return Parts(trainer, choices.real, *scorers)

@@ -9,11 +9,13 @@ from typing import Protocol
 import torch
 
 from wgan_sweep.config import Config, run_id
-from wgan_sweep.driver import run
+from wgan_sweep.driver import record_death, run
 from wgan_sweep.errors import InputError
 from wgan_sweep.locks import HeldError
 from wgan_sweep.progress import Display, Shows
-from wgan_sweep.runs import Record
+from wgan_sweep.runs import Record, Status
+
+log = logging.getLogger("wgan_sweep")
 
 SECONDS_BETWEEN_TRIES = 2.0
 """How often a run that another process is at is tried."""
@@ -121,15 +123,34 @@ def work_when_free(cell: Cell, display: Shows, stop: Stop) -> Outcome:
     return Outcome()
 
 
+def bury(cell: Cell, reason: str) -> Outcome:
+    """Record that the process which was at a cell's run is gone, unless another one is at it by now."""
+    record: Record | None = None
+    try:
+        record = record_death(cell.config, reason, list(cell.overrides), cell.group)
+    except (HeldError, OSError):  # OSError: nothing can be written there
+        log.debug("not recorded: %s: %s", cell.label, reason)
+    is_recorded = record is not None and record.status == Status.FAILED
+    return Outcome(record, None if is_recorded else f"failed: {' '.join(cell.overrides)}: {reason}")
+
+
 def leave_for_later(cell: Cell, held: HeldError, display: Shows) -> None:
     """Say that another process is at a cell's run, whose turn therefore comes last."""
     display.line(f"{cell.label}: {held} is at this run; the others come first")
 
 
 class Local:
-    """One run after another, in this process; those that another process is at come last."""
+    """One run after another, in this process; those that another process is at come last.
+
+    Args:
+        gpus_per_run: Processes that share each batch of a run, each on a GPU (or on the CPU, where there is none);
+            a run's own session starts them.
+    """
 
     device: torch.device | None = None
+
+    def __init__(self, gpus_per_run: int = 1) -> None:
+        self.gpus_per_run = gpus_per_run
 
     def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
         """Do all that is left to do of the cells; return what became of each."""

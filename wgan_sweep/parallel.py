@@ -2,10 +2,9 @@
 
 import multiprocessing
 import os
-import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -13,22 +12,14 @@ from typing import Any, cast
 
 import torch
 
-from wgan_sweep.driver import record_death
 from wgan_sweep.errors import InputError
-from wgan_sweep.launch import Cell, Outcome, Stop, leave_for_later, speak_on, work_on, work_when_free
+from wgan_sweep.launch import Cell, Outcome, Stop, bury, leave_for_later, speak_on, work_on, work_when_free
 from wgan_sweep.locks import HeldError
+from wgan_sweep.processes import cores_here, ending, start
 from wgan_sweep.progress import Display, Forwarded, Relay
-from wgan_sweep.runs import Record
 
 SECONDS_BETWEEN_LOOKS = 0.2
 """How often Ctrl-C is looked for while other processes work."""
-
-
-def cores_here() -> int:
-    """Return how many cores this process may use: what SLURM gave it, or what the system says."""
-    if given := os.environ.get("SLURM_CPUS_PER_TASK"):
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -45,6 +36,7 @@ class Parallel:
     Args:
         per_gpu: Runs at once on each GPU.
         jobs: Runs at once where there is no GPU, among which the cores are divided; null for one per two cores.
+        gpus_per_run: Processes that share each batch of a run, each on a GPU of its own.
 
     Raises:
         InputError: for a number below 1.
@@ -52,10 +44,10 @@ class Parallel:
 
     device: torch.device | None = None
 
-    def __init__(self, per_gpu: int = 1, jobs: int | None = None) -> None:
+    def __init__(self, per_gpu: int = 1, jobs: int | None = None, gpus_per_run: int = 1) -> None:
         if per_gpu < 1 or (jobs is not None and jobs < 1):
             raise InputError(f"launch.per_gpu and launch.jobs must be 1 or more, got {per_gpu} and {jobs}")
-        self._per_gpu, self._jobs = per_gpu, jobs
+        self._per_gpu, self._jobs, self._gpus_per_run = per_gpu, jobs, gpus_per_run
 
     def slots(self, cells: Sequence[Cell]) -> list[Slot]:
         """Return what each process may use, for as many as there is work for."""
@@ -63,11 +55,13 @@ class Parallel:
         devices = {cell.config.device for cell in cells}
         if devices <= {"auto", "cuda"} and (count := torch.cuda.device_count()):
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-            gpus = [{"CUDA_VISIBLE_DEVICES": name} for name in visible.split(",")[:count]] * self._per_gpu
+            names, each = visible.split(",")[:count], self._gpus_per_run
+            shares = [names[first : first + each] for first in range(0, count - each + 1, each)]
+            gpus = [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares] * self._per_gpu
         elif any(device.startswith("cuda") for device in devices):
             gpus = [{}] * self._per_gpu  # on the GPU that was named
         else:
-            gpus = [{}] * (self._jobs or max(1, cores // 2))
+            gpus = [{}] * (self._jobs or max(1, cores // (2 * self._gpus_per_run)))
         gpus = gpus[: len(cells)]
         return [Slot(max(1, cores // len(gpus)), environment) for environment in gpus]
 
@@ -104,20 +98,6 @@ class Parallel:
                 worker.end()
 
 
-OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals that reach a whole group of processes (Ctrl-C, SLURM's warnings): the parent says what they mean."""
-
-
-@contextmanager
-def _ignoring(*signals: signal.Signals) -> Iterator[None]:
-    before = {one: signal.signal(one, signal.SIG_IGN) for one in signals}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
 class _Worker:
     """A process that works on one cell at a time; a new one where it dies.
 
@@ -135,8 +115,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(target=_serve, args=(theirs, self._slot))
-        with _ignoring(*OF_THE_PARENT):  # which the child inherits, from its first moment
-            self._process.start()
+        start(self._process)
         theirs.close()
 
     def give(self, index: int, cell: Cell, *, wait_for_it: bool) -> None:
@@ -171,18 +150,13 @@ class _Worker:
 
     def _died(self, cell: Cell) -> Outcome:
         self._process.join()
-        code = self._process.exitcode or 0
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        reason = f"its process ended with {how}; the machine may be out of memory"
+        reason = f"its process ended with {ending(self._process)}; the machine may be out of memory"
         self._relay.close()
         self.at = None
         if self._stopping:
             return Outcome()
         self._start()
-        record: Record | None = None
-        with suppress(HeldError):  # it only waited for a run that another process is at
-            record = record_death(cell.config, reason)
-        return Outcome(record, None if record else f"failed: {' '.join(cell.overrides)}: {reason}")
+        return bury(cell, reason)
 
     def end(self) -> None:
         """End the process; a run at work goes on from its last checkpoint next time."""

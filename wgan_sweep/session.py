@@ -1,20 +1,24 @@
 """One loop carries a trainer's measurements outward: to the run's directory, its tracker and the display."""
 
+import io
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wgan_sweep import checkpoints
-from wgan_sweep.config import Config, check_science, science
+from wgan_sweep.config import Config, check_science, replicas, science
 from wgan_sweep.experiment import Scorer, build
 from wgan_sweep.files import write
 from wgan_sweep.images import png
 from wgan_sweep.mirror import replay
 from wgan_sweep.progress import RunProgress
+from wgan_sweep.replicas import Replicas, joined
 from wgan_sweep.runs import Record, RunDir, objective
 from wgan_sweep.tracking import FINAL, Tracker
 
@@ -45,7 +49,8 @@ class Session:
         self._config = config
         self._directory = directory
         self._stop = stop
-        parts = build(config)
+        self._replicas = Replicas(0, replicas(config))
+        parts = build(config, self._replicas)
         self._trainer, self._real, self._scorer = parts.trainer, parts.real, parts.scorer
         self._while_training = parts.scorer_during or parts.scorer
         self._window: list[tuple[int, dict[str, Tensor]]] = []
@@ -67,6 +72,22 @@ class Session:
         only_scored_again = has_chosen and self._trainer.step >= until
         if every and self._trainer.step % every == 0 and not only_scored_again:
             self._score(self._while_training, choosing=True)  # it may have been killed at this point
+        with self._help(until):
+            self._train(every, until)
+        if every and not only_scored_again:
+            self._score(self._while_training, choosing=True)
+        self._score(self._scorer, choosing=False)
+        self._conclude()
+
+    def _help(self, until: int) -> AbstractContextManager[None]:
+        """Have the run's other processes train along, from the same state."""
+        if self._replicas.size == 1 or self._trainer.step >= until:
+            return nullcontext()
+        state = io.BytesIO()
+        torch.save(self._trainer.state_dict(), state)
+        return joined(self._replicas.size, self._trainer.device, _train_along, self._config, state.getvalue())
+
+    def _train(self, every: int, until: int) -> None:
         for values in self._trainer.steps(until):
             step = self._trainer.step
             self._window.append((step, values))
@@ -81,10 +102,6 @@ class Session:
             if step < until and self._stop():
                 self._save()
                 raise KeyboardInterrupt
-        if every and not only_scored_again:
-            self._score(self._while_training, choosing=True)
-        self._score(self._scorer, choosing=False)
-        self._conclude()
 
     def _take_up(self) -> None:
         """Bring directory and record to the step that the checkpoint is at."""
@@ -223,3 +240,11 @@ class Session:
         scores = self._scorer(self._counted("confirmation"), self._trainer)
         self._record.best = {"step": self._trainer.step, **scores, **chosen}
         self._directory.write_record(self._record)
+
+
+def _train_along(replicas: Replicas, config: Config, state: bytes) -> None:
+    """Train as one process of several; the leading one measures, saves and ends this."""
+    trainer = build(replace(config, scorer={"_target_": None, "every": 0}), replicas).trainer
+    trainer.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+    for _ in trainer.steps(config.train.steps):
+        pass

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import torch
 from filelock import FileLock
 
 from wgan_sweep import provenance
-from wgan_sweep.driver import directory_of, is_finished, record_death, summary
+from wgan_sweep.driver import directory_of, is_finished, summary
 from wgan_sweep.errors import InputError
 from wgan_sweep.files import write
-from wgan_sweep.launch import Cell, Local, Outcome, Stop, speak_on
-from wgan_sweep.locks import HeldError
-from wgan_sweep.parallel import Parallel, cores_here
+from wgan_sweep.launch import Cell, Local, Outcome, Stop, bury, speak_on
+from wgan_sweep.parallel import Parallel
+from wgan_sweep.processes import cores_here
 from wgan_sweep.progress import Display
 from wgan_sweep.runs import Status
 
@@ -48,6 +47,7 @@ class Task:
     code: str
     """The digest of the package when it was submitted."""
     side_by_side: int
+    gpus_per_run: int
     allow_other_code: bool
 
     def __call__(self) -> None:
@@ -71,7 +71,9 @@ class Task:
         requeue = signal.signal(signal.SIGUSR2, stop)  # submitit's, which would leave at once
         display = Display()
         speak_on(display)
-        launch = Local() if self.side_by_side == 1 else Parallel(per_gpu=self.side_by_side, jobs=self.side_by_side)
+        launch: Local | Parallel = Local(self.gpus_per_run)
+        if self.side_by_side > 1:
+            launch = Parallel(per_gpu=self.side_by_side, jobs=self.side_by_side, gpus_per_run=self.gpus_per_run)
         outcomes = launch(self.cells, display, lambda: stopping)
         problems = [one.problem for one in outcomes if one.problem]
         ended = [one.record for one in outcomes if one.record is not None]
@@ -116,6 +118,8 @@ class Slurm:
         max_num_timeout: Turns.
         additional_parameters: Any of sbatch's options.
         runs_per_job: Runs in one job.
+        gpus_per_run: Processes that share each batch of a run, each on a GPU of the job (or on its cores, where it has
+            none).
         side_by_side: How many of them at once (on each GPU, where there is any); the others one after another.
         wait: Whether to wait for the runs; else the jobs are left to themselves.
         allow_other_code: Whether a job may start with other code than was submitted.
@@ -141,6 +145,7 @@ class Slurm:
         max_num_timeout: int = 100,
         additional_parameters: Mapping[str, Any] | None = None,
         runs_per_job: int = 1,
+        gpus_per_run: int = 1,
         side_by_side: int = 1,
         wait: bool = True,
         allow_other_code: bool = False,
@@ -153,6 +158,10 @@ class Slurm:
         if signal_delay_s >= timeout_min * 60:
             raise InputError(
                 f"launch.signal_delay_s must be less than launch.timeout_min={timeout_min} says, got {signal_delay_s}"
+            )
+        if gpus_per_node and gpus_per_node < gpus_per_run:
+            raise InputError(
+                f"launch.gpus_per_run={gpus_per_run} needs launch.gpus_per_node to be as many, got {gpus_per_node}"
             )
         self.device = torch.device("cuda" if gpus_per_node else "cpu")
         """Where the runs will compute, which the machine that submits them need not have."""
@@ -173,7 +182,7 @@ class Slurm:
         }
         self._parameters = {name: value for name, value in asked.items() if value is not None}
         self._max_num_timeout = max_num_timeout
-        self._runs_per_job, self._side_by_side = runs_per_job, side_by_side
+        self._runs_per_job, self._side_by_side, self._gpus_per_run = runs_per_job, side_by_side, gpus_per_run
         self._wait, self._allow_other_code = wait, allow_other_code
 
     def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
@@ -234,7 +243,7 @@ class Slurm:
         code = provenance.code()
         try:
             with executor.batch():
-                jobs = [executor.submit(Task(pack, code, self._side_by_side, self._allow_other_code)) for pack in packs]
+                jobs = [executor.submit(self._task(pack, code)) for pack in packs]
         except submitit.core.utils.FailedJobError as error:
             raise InputError(f"SLURM takes no such job; see the keys of launch: {error}") from error
         return [
@@ -242,6 +251,9 @@ class Slurm:
             for pack, job in zip(packs, jobs, strict=True)
             for cell in pack
         ]
+
+    def _task(self, cells: list[Cell], code: str) -> Task:
+        return Task(cells, code, self._side_by_side, self._gpus_per_run, self._allow_other_code)
 
     def _watch(
         self, submitted: Mapping[str, Submission], missing: Mapping[str, Cell], display: Display, stop: Stop
@@ -277,10 +289,7 @@ class Slurm:
         if submission is None or is_finished(record, cell.config) or (record and record.status == Status.FAILED):
             return Outcome(record)
         reason = f"job {submission.job} ended as {endings.get(submission.job, UNKNOWN)}; see {submission.log}"
-        with suppress(HeldError):  # its lock is not stale yet
-            record = record_death(cell.config, reason)
-        is_recorded = record is not None and record.status == Status.FAILED
-        return Outcome(record, None if is_recorded else f"{cell.label}: {reason}")
+        return bury(cell, reason)
 
 
 def _read(folder: Path, run: str) -> Submission | None:

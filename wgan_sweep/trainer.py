@@ -13,6 +13,7 @@ from wgan_sweep.gradient_terms import Form, GradientTerm
 from wgan_sweep.images import to_uint8
 from wgan_sweep.losses import Loss
 from wgan_sweep.precision import Precision
+from wgan_sweep.replicas import Replicas
 from wgan_sweep.sampling import real_fake
 from wgan_sweep.stabilisers import PastMean, Stabiliser
 
@@ -67,6 +68,7 @@ class Trainer:
             first weights, an optimizer without memory) is trained against it; None: never.
         simultaneous: Whether the generator's gradient is taken before the critic's updates of the step, so that both
             players move from the same point, instead of after them.
+        replicas: The processes that share each batch; by default this one alone. The networks are adapted to them.
     """
 
     def __init__(
@@ -91,9 +93,11 @@ class Trainer:
         form: Form | None = None,
         freeze_generator_at: int | None = None,
         simultaneous: bool = False,
+        replicas: Replicas | None = None,
     ) -> None:
-        self.generator = generator
-        self.critic = critic
+        self._replicas = replicas = replicas or Replicas()
+        self.generator = generator = replicas.adapt(generator)
+        self.critic = critic = replicas.adapt(critic)
         self.averaged = copy.deepcopy(generator).requires_grad_(requires_grad=False).eval()
         self.step = 0
         self._plain_generator: Network = torch.compile(generator) if compiled else generator
@@ -114,7 +118,7 @@ class Trainer:
         self._n_critic = n_critic
         self._ema = ema
         self._seed = seed
-        self._device = device
+        self.device = device
         self._precision = precision
         self._finish = finish
         self._streams = {
@@ -123,7 +127,7 @@ class Trainer:
         self.why_not_per_example = gradient_terms.why_not_per_example(critic) if self._terms else None
         self.why_double_backward = gradient_terms.why_no_forward_mode(critic) if self._terms else None
         fitting = gradient_terms.double_backward if self.why_double_backward else gradient_terms.forward_over_reverse
-        self._form = form or fitting
+        self._form = replicas.form(form or fitting)
         self._last: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -139,7 +143,7 @@ class Trainer:
             (E_real[T] - E_fake[T]), gradient_term, and gradient_norm where a term looked at it.
         """
         while self.step < until:
-            with self._precision.step():
+            with self._precision.step(), self._replicas.sharing():
                 values = self._advance()
             yield values
 
@@ -169,7 +173,7 @@ class Trainer:
         self._past[:1] = [PastMean(self.critic.parameters()) for _ in self._past[:1]]
 
     def _z(self, count: int, stream: torch.Generator) -> Tensor:
-        return torch.randn(count, self._latent_dim, generator=stream, device=self._device, dtype=self._dtype)
+        return torch.randn(count, self._latent_dim, generator=stream, device=self.device, dtype=self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -186,14 +190,15 @@ class Trainer:
 
     def _score(self, batch: Tensor) -> Tensor:
         """Return ``[N]`` scores."""
-        return self._applied(self._plain_critic, batch)
+        return self._replicas.whole(self._applied(self._plain_critic, self._replicas.share(batch)))
 
     def _score_for_gradients(self, batch: Tensor) -> Tensor:
         """Return ``[N]`` scores by layers that a forward-mode derivative can pass through."""
         return self._applied(self.critic, batch)
 
     def _generate(self) -> Tensor:
-        return self._applied(self._plain_generator, self._z(self._batches.batch_size, self._streams["noise"]))
+        z = self._z(self._batches.batch_size, self._streams["noise"])
+        return self._replicas.whole(self._applied(self._plain_generator, self._replicas.share(z)))
 
     def _update_critic(self) -> dict[str, Tensor]:
         real = self._seen(self._batches().to(self._dtype))
@@ -222,9 +227,10 @@ class Trainer:
     def _differentiate(self, optimizer: torch.optim.Optimizer, objective: Tensor, past: list[PastMean]) -> None:
         """Find a player's gradient: one backward."""
         for mean in past:
-            objective = objective + self._stabiliser.pull * mean.distance()
+            objective = objective + self._replicas.part(self._stabiliser.pull * mean.distance())
         optimizer.zero_grad()
         objective.backward()
+        self._replicas.sum_gradients(p for group in optimizer.param_groups for p in group["params"])
 
     def _follow(self, optimizer: torch.optim.Optimizer, past: list[PastMean]) -> None:
         """Move a player along its gradient."""
@@ -262,7 +268,7 @@ class Trainer:
         """
         if self._last is None:
             raise RuntimeError("gradient_norm() looks at the last batch: take a step first")
-        points = real_fake(*self._last, rng.generator(self._seed, "probe", self.step, device=self._device))
+        points = real_fake(*self._last, rng.generator(self._seed, "probe", self.step, device=self.device))
         with self._precision.step():
             gradient = gradient_terms.input_gradient(self._score_for_gradients, points)
         return gradient_terms.per_example_norm(gradient).mean()
@@ -279,25 +285,25 @@ class Trainer:
             if self._last is None:
                 raise RuntimeError("generator_gradient_norm() looks at the last batch: take a step first, or give one")
             real = self._last[0]
-        z = self._z(len(real), rng.generator(self._seed, "probe z", self.step, device=self._device))
+        z = self._z(len(real), rng.generator(self._seed, "probe z", self.step, device=self.device))
         generator = copy.deepcopy(self.generator)
         with self._precision.step():
-            loss = self._generator_loss(real.to(self._device, self._dtype), self._applied(generator, z))
+            loss = self._generator_loss(real.to(self.device, self._dtype), self._applied(generator, z))
             gradient = torch.autograd.grad(loss, list(generator.parameters()))
         return torch.nn.utils.get_total_norm(gradient)
 
     def score(self, points: Tensor) -> Tensor:
         """Return the critic's scores ``[N]`` of examples ``[N, ...]``, both on the CPU."""
         with self._precision.step():
-            return self._score_for_gradients(points.to(self._device)).cpu()
+            return self._score_for_gradients(points.to(self.device)).cpu()
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> float:
         """Return what the critic minimises, with its gradient terms, at examples ``[N, ...]`` on the CPU.
 
         Draws from no stream of training, and leaves no gradient.
         """
-        stream = rng.generator(self._seed, "probe", self.step, device=self._device)
-        real, fake = real.to(self._device, self._dtype), fake.to(self._device, self._dtype)
+        stream = rng.generator(self._seed, "probe", self.step, device=self.device)
+        real, fake = real.to(self.device, self._dtype), fake.to(self.device, self._dtype)
         with self._precision.step(), torch.no_grad():
             loss = self._loss.critic(self._score_for_gradients(real), self._score_for_gradients(fake))
             for term in self._terms:
@@ -313,7 +319,7 @@ class Trainer:
         at the same weights, in batches of any size. BatchNorm uses the running statistics of training. Nothing of
         training changes.
         """
-        stream = rng.generator(self._seed, "sample", purpose, device=self._device)
+        stream = rng.generator(self._seed, "sample", purpose, device=self.device)
         drawn = self._z(0, stream)
 
         @torch.no_grad()
@@ -356,5 +362,5 @@ class Trainer:
         for purpose, stream in self._streams.items():
             stream.set_state(state["streams"][purpose].cpu())
         if state["last"] is not None:
-            self._last = state["last"][0].to(self._device), state["last"][1].to(self._device)
+            self._last = state["last"][0].to(self.device), state["last"][1].to(self.device)
         self.step = int(state["step"])

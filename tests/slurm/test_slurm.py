@@ -110,9 +110,13 @@ def test_a_run_that_fails_is_a_failed_job_with_its_traceback_and_hides_no_other(
     done = sweep("-m", targets, *LAUNCH, code=1)
     assert records(sweep.folder), done.stderr
     by_target = {r["config"]["data"]["_target_"].split(".")[-1]: r for r in records(sweep.folder)}
-    assert {name: r["status"] for name, r in by_target.items()} == {"Npz": "done", "Raises": "failed"}
+    assert {name: r["status"] for name, r in by_target.items()} == {
+        "Npz": "done",
+        "Raises": "failed",
+        "Exits": "failed",
+    }
     assert "RuntimeError: the data broke" in by_target["Raises"]["error"]
-    assert "ended as FAILED 3:0" in done.stdout  # gone before it had a record
+    assert "ended as FAILED 3:0" in by_target["Exits"]["error"]  # gone before it could say so itself
     assert "the data broke" in done.stdout
     states = accounted(jobs(sweep)[0].split("_")[0])
     assert states == ["COMPLETED", "FAILED", "FAILED"]

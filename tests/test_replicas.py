@@ -1,0 +1,186 @@
+"""Several processes that train one run: they compute what one does with the whole batch."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from wgan_sweep import driver
+from wgan_sweep.config import Config
+from wgan_sweep.errors import InputError
+from wgan_sweep.experiment import build, check
+from wgan_sweep.replicas import Replicas, joined
+from wgan_sweep.runs import Status
+from wgan_sweep.trainer import Trainer
+
+from .helpers import Shell, records, run, trained
+from .test_product import AXES
+
+STEPS = 4
+NETWORKS = ("critic", "generator", "averaged")
+TWO = "launch.gpus_per_run=2"
+CPU = torch.device("cpu")
+CASES = [
+    *([f"sampling={name}"] for name in AXES["sampling"]),
+    ["loss=wgan_gp"],
+    ["loss=wgan", "optimizer=rmsprop"],
+    ["loss=hinge", "constraint=spectral_norm"],
+    ["loss=wgan", "constraint=lipschitz_penalty"],
+    ["loss=lsgan", "stabiliser=label_smoothing"],
+    ["loss=gan", "stabiliser=instance_noise"],
+    ["loss=nsgan", "stabiliser=feature_matching"],
+    ["stabiliser=historical_averaging"],
+    ["stabiliser=virtual_batch_norm", "stabiliser.reference=4"],
+    ["model=resnet", "model.dim=2"],
+    ["model.critic_norm=batch"],
+    ["train.simultaneous=true", "train.freeze_generator_at=2"],
+]
+
+
+def in_float64(config: Config, team: Replicas) -> Trainer:
+    torch.set_default_dtype(torch.float64)
+    try:
+        trainer = build(config, team).trainer
+        for _ in trainer.steps(STEPS):
+            pass
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return trainer
+
+
+def follow(team: Replicas, configs: list[Config]) -> None:
+    for config in configs:
+        in_float64(config, team)
+
+
+def values(trainer: Trainer) -> dict[str, torch.Tensor]:
+    state = trainer.state_dict()
+    return {f"{network}.{name}": value for network in NETWORKS for name, value in state[network].items()}
+
+
+def test_two_processes_train_what_one_trains_with_the_whole_batch(make, monkeypatch) -> None:
+    """In float64, and with one exchange of gradients per update."""
+    exchanged: list[int] = []
+    reduce = dist.all_reduce
+
+    def counted(tensor: torch.Tensor) -> None:
+        exchanged.append(tensor.numel())
+        reduce(tensor)
+
+    monkeypatch.setattr(dist, "all_reduce", counted)
+    configs = [make(*case) for case in CASES]
+    with joined(2, CPU, follow, configs):
+        for case, config in zip(CASES, configs, strict=True):
+            exchanged.clear()
+            pair, alone = in_float64(config, Replicas(0, 2)), in_float64(config, Replicas())
+            for name, expected in values(alone).items():
+                # A bias before BatchNorm has no gradient but rounding, which Adam magnifies: hence the absolute bound.
+                torch.testing.assert_close(
+                    values(pair)[name], expected, rtol=1e-7, atol=1e-6, msg=lambda said, at=(case, name): f"{at} {said}"
+                )
+            for player, updates in (("critic", STEPS * config.train.n_critic), ("generator", STEPS)):
+                size = sum(p.numel() for p in getattr(alone, player).parameters())
+                assert exchanged.count(size) == updates
+
+
+def test_a_run_of_two_processes_is_recorded_as_any_other_and_one_alone_may_take_it_up(make, tmp_path) -> None:
+    both = make(TWO)
+    assert run(both).status == Status.DONE
+    one = make(f"runs={tmp_path / 'one'}")
+    assert run(one).run_id == driver.directory_of(both).path.name
+    for name, value in trained(one)["critic"].items():
+        torch.testing.assert_close(trained(both)["critic"][name], value, rtol=1e-3, atol=1e-4)
+    assert run(make("train.steps=8")).step == 8
+
+
+def fail(team: Replicas) -> None:
+    raise ValueError(f"broken in {team.rank}")
+
+
+def wait(team: Replicas) -> None:
+    time.sleep(600)
+
+
+def test_what_a_process_died_of_is_what_the_leading_one_says() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"(?s)process 1 of 2 ended with exit code 1.*broken in 1"),
+        joined(2, CPU, fail),
+    ):
+        dist.barrier()
+
+
+def test_the_others_end_with_the_leading_one_whatever_ends_it() -> None:
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), joined(2, CPU, wait):
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 60
+    assert not dist.is_initialized()
+
+
+def follower_of(process: int) -> int:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    (found,) = (child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text())
+    return int(found)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+LONG = ["train.steps=100000", "save_every=5", "log_every=5"]
+
+
+@pytest.fixture
+def sweep(tmp_path, npz) -> Shell:
+    return Shell(tmp_path, npz)
+
+
+def test_a_killed_follower_is_a_recorded_failure_and_the_run_can_be_taken_up(sweep: Shell) -> None:
+    shell = sweep.start(*LONG, TWO)
+    sweep.wait_for("checkpoint.pt")
+    follower = follower_of(shell.pid)
+    os.kill(follower, signal.SIGKILL)
+    _, errors = shell.communicate(timeout=60)
+    assert shell.returncode == 1, errors
+    (record,) = records(sweep.folder)
+    assert record["status"] == "failed"
+    assert "process 1 of 2 ended with signal 9 (SIGKILL)" in record["error"]
+    sweep(f"train.steps={record['step'] + 2}", TWO)
+    assert records(sweep.folder)[0]["status"] == "done"
+
+
+def test_a_killed_leader_takes_its_followers_along(sweep: Shell) -> None:
+    shell = sweep.start(*LONG, TWO)
+    sweep.wait_for("checkpoint.pt")
+    follower = follower_of(shell.pid)
+    shell.kill()
+    shell.communicate()
+    deadline = time.monotonic() + 30
+    while is_alive(follower):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.batch_size=9"], "train.batch_size=9 is shared by launch.gpus_per_run=2 processes"),
+        (["stabiliser=minibatch_discrimination"], "compares each example with the whole batch"),
+        (["launch.gpus_per_run=0"], "launch.gpus_per_run must be 1 or more, got 0"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(make, overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check(make(TWO, *overrides))
+
+
+def test_a_run_on_a_named_device_is_not_shared(make) -> None:
+    with pytest.raises(InputError, match="is one device"):
+        check(make(TWO, "device=cpu:0"))
