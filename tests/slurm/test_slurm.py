@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 from wgan_sweep import checkpoints
 
 from ..helpers import Shell, records
+from ..test_tracking import Mirror, as_curves, as_measured
 
 pytestmark = pytest.mark.slurm
 
@@ -140,8 +142,9 @@ def starts(sweep: Shell, run: str) -> list[int]:
 
 
 def test_killed_cancelled_requeued_and_preempted_runs_lose_nothing(sweep: Shell, tmp_path: Path) -> None:
+    """Nor does their record with W&B, which stays one."""
     arguments = ["-m", "seed=0,1,2,3", *LONG]
-    shell = sweep.start(*arguments, *LAUNCH)
+    shell = sweep.start(*arguments, *LAUNCH, "tracker=wandb", env={"WANDB_MODE": "offline", "HOME": str(tmp_path)})
     sweep.wait_for("checkpoint.pt", 4)
     run_of = {r["config"]["seed"]: r["run_id"] for r in records(sweep.folder)}
     job_of = jobs(sweep)
@@ -163,6 +166,11 @@ def test_killed_cancelled_requeued_and_preempted_runs_lose_nothing(sweep: Shell,
     assert second >= before  # saved at the step it was at, not at the last of every hundred
     assert second % 100 != 0 or second > before
     assert len(starts(sweep, run_of[requeued])) == 2
+    for seed in (requeued, preempted):
+        directory = sweep.folder / "runs" / run_of[seed]
+        mirror = Mirror.of(directory)
+        assert mirror.run.run_id == run_of[seed]
+        assert as_curves(mirror.history) == as_measured(directory)
     sweep(*arguments, *LAUNCH)  # the same command again
     assert {r["status"] for r in records(sweep.folder)} == {"done"}
     assert_as_if_undisturbed(sweep, tmp_path, *arguments[1:])
@@ -294,3 +302,46 @@ def test_several_runs_share_a_job(sweep: Shell, at_once: int) -> None:
     sweep("-m", "seed=0,1,2", *LAUNCH, "launch.runs_per_job=3", f"launch.side_by_side={at_once}")
     assert submitted(sweep) == 1
     assert [r["status"] for r in records(sweep.folder)] == ["done"] * 3
+
+
+def test_two_processes_of_a_job_share_a_run(sweep: Shell, tmp_path: Path) -> None:
+    """Requeued in the middle, it equals a run of one process up to rounding."""
+    arguments = ["-m", "seed=0", "train.steps=40", "save_every=5"]
+    shell = sweep.start(*arguments, *LAUNCH, "launch.gpus_per_run=2")
+    sweep.wait_for("checkpoint.pt")
+    ask("scontrol", "requeue", jobs(sweep)[0])
+    _, errors = shell.communicate(timeout=240)
+    assert shell.returncode == 0, errors
+    (record,) = records(sweep.folder)
+    assert len(starts(sweep, record["run_id"])) == 2
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    Shell(folder, sweep.npz)(*arguments)
+    for name, value in weights(folder)[0].items():
+        torch.testing.assert_close(weights(sweep.folder)[0][name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_a_full_disk_loses_nothing(sweep: Shell, tmp_path: Path) -> None:
+    """The folder of runs is a small disk of its own, which fills up while two runs are at work."""
+    disk = sweep.folder / "runs"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("a disk of its own cannot be mounted here")
+    try:
+        arguments = ["-m", "seed=0,1", *LONG]
+        shell = sweep.start(*arguments, *LAUNCH)
+        sweep.wait_for("checkpoint.pt", 2)
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        _, errors = shell.communicate(timeout=240)
+        assert shell.returncode == 1, errors
+        assert "No space left on device" in errors
+        assert {state for job in jobs(sweep).values() for state in accounted(job)} == {"FAILED"}
+        (disk / "filler").unlink()
+        sweep(*arguments, *LAUNCH)
+        assert [r["status"] for r in records(sweep.folder)] == ["done"] * 2
+        assert all(len(starts(sweep, r["run_id"])) == 2 for r in records(sweep.folder))
+        assert_as_if_undisturbed(sweep, tmp_path, *arguments[1:])
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
