@@ -40,7 +40,7 @@ types: $(VENV)/.installed-dev
 slurm-test: $(VENV)/.installed-dev ## Sweeps on a real SLURM cluster, brought up here from Debian's packages (root; minutes)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/slurm/run.sh
 
-check: lint types test wheel-smoke ## All that CI runs
+check: lint types test wheel-smoke slurm-test ## All that CI runs
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -305,13 +305,16 @@ def test_several_runs_share_a_job(sweep: Shell, at_once: int) -> None:
 
 
 def test_two_processes_of_a_job_share_a_run(sweep: Shell, tmp_path: Path) -> None:
+    """Killed in the middle and taken up, it ends as if nothing had been."""
     arguments = ["-m", "seed=0", "train.steps=600", "save_every=50", "launch.gpus_per_run=2"]
     shell = sweep.start(*arguments, *LAUNCH)
     sweep.wait_for("checkpoint.pt")
-    ask("scontrol", "requeue", jobs(sweep)[0])
-    _, errors = shell.communicate(timeout=240)
-    assert shell.returncode == 0, errors
     (record,) = records(sweep.folder)
+    os.kill(owner(sweep, record["run_id"]), signal.SIGKILL)
+    _, errors = shell.communicate(timeout=240)
+    assert shell.returncode == 1, errors
+    sweep(*arguments, *LAUNCH)
+    assert records(sweep.folder)[0]["status"] == "done"
     assert len(starts(sweep, record["run_id"])) == 2
     assert_as_if_undisturbed(sweep, tmp_path, *arguments[1:])
 
