@@ -37,11 +37,14 @@ def cluster() -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def shell_of_a_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands find the faulty data and use one thread; what accounting says in the end goes with a test's output."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    began = time.strftime("%Y-%m-%dT%H:%M:%S")
     yield
     subprocess.run(["scancel", "--me"], check=False)
+    print(ask("sacct", "-X", "--duplicates", "-S", began, "-o", "JobID,State%20,ExitCode,Start,Elapsed,NodeList%4"))  # noqa: T201
 
 
 def accounted(job: str) -> list[str]:
@@ -306,7 +309,7 @@ def test_several_runs_share_a_job(sweep: Shell, at_once: int) -> None:
 
 def test_two_processes_of_a_job_share_a_run(sweep: Shell, tmp_path: Path) -> None:
     """Killed in the middle and taken up, it ends as if nothing had been."""
-    arguments = ["-m", "seed=0", "train.steps=600", "save_every=50", "launch.gpus_per_run=2"]
+    arguments = ["-m", "seed=0", "train.steps=200", "save_every=20", "launch.gpus_per_run=2"]
     shell = sweep.start(*arguments, *LAUNCH)
     sweep.wait_for("checkpoint.pt")
     (record,) = records(sweep.folder)
@@ -326,7 +329,7 @@ def test_a_full_disk_loses_nothing(sweep: Shell, tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=False).returncode:
         pytest.skip("a disk of its own cannot be mounted here")
     try:
-        arguments = ["-m", "seed=0,1", *LONG]
+        arguments = ["-m", "seed=0,1", *LONG, "train.steps=600"]
         shell = sweep.start(*arguments, *LAUNCH)
         sweep.wait_for("checkpoint.pt", 2)
         with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
