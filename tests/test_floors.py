@@ -19,6 +19,7 @@ FLOORS = [
         "precision",
         "sampling",
         "tangents",
+        "second_derivatives",
         "provenance",
         "locks",
         "plots",

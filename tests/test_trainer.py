@@ -6,6 +6,7 @@ from torch import nn
 
 from wgan_sweep import rng
 from wgan_sweep.experiment import build
+from wgan_sweep.gradient_terms import fastest, forward_over_reverse, reverse_over_reverse
 from wgan_sweep.trainer import Trainer
 
 COMBINATIONS = [
@@ -204,10 +205,14 @@ def test_samples_repeat_and_follow_their_purpose(trainer) -> None:
     assert not torch.equal(made.sampler("picture")(5), both)
 
 
-def test_a_critic_with_batch_norm_takes_the_double_backward_form_and_says_why(trainer) -> None:
-    assert "BatchNorm2d" in trainer("model.critic_norm=batch").why_double_backward
-    assert trainer("model.critic_norm=layer").why_double_backward is None
-    assert trainer("model.critic_norm=batch", "loss=nsgan").why_double_backward is None
+def test_the_form_of_gradient_terms_is_chosen_and_said(trainer) -> None:
+    assert trainer().how_terms.startswith("reverse over reverse")
+    assert trainer("loss=nsgan").how_terms is None
+    form, why = fastest(trainer("model.critic_norm=batch").critic, torch.device("cuda"))
+    assert form is reverse_over_reverse
+    assert "BatchNorm2d" in why
+    form, _ = fastest(trainer("model.critic_norm=layer").critic, torch.device("cuda"))
+    assert form is forward_over_reverse
 
 
 def test_instance_noise_is_seen_by_the_critic_and_fades(trainer) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from wgan_sweep.errors import InputError
 from wgan_sweep.sampling import Sampling
+from wgan_sweep.second_derivatives import Differentiable, inputs_only
 from wgan_sweep.tangents import derivative_along
 
 Critic = Callable[[Tensor], Tensor]
@@ -156,17 +157,45 @@ def forward_over_reverse(critic: Critic, points: Tensor, psi: Psi) -> Evaluation
     return Evaluation(derivative_along(critic, points, direction).sum(), psi(norms).mean(), norms)
 
 
+def reverse_over_reverse(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
+    """Evaluate the same term by differentiating the gradient's own graph, made of layers for which that is cheap."""
+    points = points.detach().requires_grad_()
+    with torch.enable_grad():
+        with Differentiable():
+            scores = critic(points)
+        with inputs_only():
+            (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
+        return _of_graph(gradient, psi)
+
+
 def double_backward(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
-    """Evaluate the same term as :func:`forward_over_reverse` by differentiating the gradient's own graph."""
+    """Evaluate the same term by differentiating the gradient's own graph, as PyTorch does it: the textbook form."""
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-        norms = per_example_norm(gradient)
-        value = psi(norms).mean()
+        return _of_graph(gradient, psi)
+
+
+def _of_graph(gradient: Tensor, psi: Psi) -> Evaluation:
+    norms = per_example_norm(gradient)
+    value = psi(norms).mean()
     return Evaluation(value, value.detach(), norms.detach())
 
 
 Form = Callable[[Critic, Tensor, Psi], Evaluation]
+
+
+def fastest(critic: nn.Module, device: torch.device) -> tuple[Form, str]:
+    """Return the form that is fastest for a critic on a device, and why.
+
+    The two forms do the same convolutions but for the pass that forward over reverse repeats. That decides on a CPU
+    (``make bench``); on a GPU, forward over reverse leaves fewer small operations beside them.
+    """
+    if device.type != "cuda":
+        return reverse_over_reverse, "reverse over reverse, which computes least"
+    if why := why_no_forward_mode(critic):
+        return reverse_over_reverse, f"reverse over reverse, since {why}"
+    return forward_over_reverse, "forward over reverse, which launches least"
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ class Session:
             checkpoints.set_aside(self._directory.checkpoint)
         for problem in self._problems:
             log.warning("falling back to the previous checkpoint: %s", problem)
-        if self._trainer.why_double_backward:
-            log.debug("gradient terms by double backward: %s", self._trainer.why_double_backward)
+        if self._trainer.how_terms:
+            log.debug("gradient terms by %s", self._trainer.how_terms)
         if self._trainer.why_not_per_example:
             log.warning(
                 "%s, so the gradient term is not about single examples: consider model.critic_norm=layer or none",

@@ -63,7 +63,7 @@ class Trainer:
         precision: Context that the networks run in.
         finish: From what the generator makes to what is shown and scored.
         compiled: Whether the networks' plain passes go through ``torch.compile`` (gradient terms run as they are).
-        form: How gradient terms are evaluated; by default without double backward, where the critic's layers allow it.
+        form: How gradient terms are evaluated; by default as is fastest for the critic on the device.
         freeze_generator_at: From this step on the generator stands still, and a critic that starts from scratch (its
             first weights, an optimizer without memory) is trained against it; None: never.
         simultaneous: Whether the generator's gradient is taken before the critic's updates of the step, so that both
@@ -125,9 +125,9 @@ class Trainer:
             purpose: rng.generator(seed, purpose, device=device) for purpose in ("noise", "points", "stabiliser")
         }
         self.why_not_per_example = gradient_terms.why_not_per_example(critic) if self._terms else None
-        self.why_double_backward = gradient_terms.why_no_forward_mode(critic) if self._terms else None
-        fitting = gradient_terms.double_backward if self.why_double_backward else gradient_terms.forward_over_reverse
-        self._form = replicas.form(form or fitting)
+        fastest, why = gradient_terms.fastest(critic, device)
+        self._form = replicas.form(form or fastest)
+        self.how_terms = why if self._terms and form is None else None
         self._last: tuple[Tensor, Tensor] | None = None
 
     @property

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slurm
 
 LAUNCH = ["launch=slurm", "launch.gpus_per_node=0", "launch.cpus_per_task=1", "launch.mem_gb=1.5"]
 LAUNCH += ["launch.timeout_min=30", "launch.signal_delay_s=10"]
-LONG = ["train.steps=1500", "log_every=20", "save_every=100"]
+LONG = ["train.steps=1200", "log_every=20", "save_every=100"]
 
 
 def ask(*command: str) -> str:
@@ -83,11 +83,11 @@ def weights(folder: Path) -> dict[int, dict[str, torch.Tensor]]:
     return found
 
 
-def assert_as_if_undisturbed(sweep: Shell, tmp_path: Path, *overrides: str) -> None:
+def assert_as_if_undisturbed(sweep: Shell, tmp_path: Path, *overrides: str, shared: Iterable[str] = ()) -> None:
     """Compare weights, bitwise, with those of a sweep on this machine."""
     folder = tmp_path / "undisturbed"
     folder.mkdir()
-    Shell(folder, sweep.npz)("-m", *overrides)
+    Shell(folder, sweep.npz)("-m", *overrides, "launch=parallel", "launch.jobs=2", *shared)
     one, other = weights(sweep.folder), weights(folder)
     assert one.keys() == other.keys()
     for seed, state in one.items():
@@ -233,7 +233,7 @@ def test_a_node_that_dies_is_replaced_by_another(sweep: Shell) -> None:
 
 
 def test_who_waits_may_be_killed_or_leave_and_come_back(sweep: Shell) -> None:
-    arguments = ["-m", "seed=0,1", *LONG, "train.steps=5000", *LAUNCH]
+    arguments = ["-m", "seed=0,1", *LONG, "train.steps=3000", *LAUNCH]
     shell = sweep.start(*arguments)
     sweep.wait_for("metrics.jsonl", 2)
     shell.kill()
@@ -309,17 +309,18 @@ def test_several_runs_share_a_job(sweep: Shell, at_once: int) -> None:
 
 def test_two_processes_of_a_job_share_a_run(sweep: Shell, tmp_path: Path) -> None:
     """Killed in the middle and taken up, it ends as if nothing had been."""
-    arguments = ["-m", "seed=0", "train.steps=200", "save_every=20", "launch.gpus_per_run=2"]
-    shell = sweep.start(*arguments, *LAUNCH)
+    arguments = ["-m", "seed=0", "train.steps=200", "save_every=20"]
+    shared = ["launch.gpus_per_run=2"]
+    shell = sweep.start(*arguments, *LAUNCH, *shared)
     sweep.wait_for("checkpoint.pt")
     (record,) = records(sweep.folder)
     os.kill(owner(sweep, record["run_id"]), signal.SIGKILL)
     _, errors = shell.communicate(timeout=240)
     assert shell.returncode == 1, errors
-    sweep(*arguments, *LAUNCH)
+    sweep(*arguments, *LAUNCH, *shared)
     assert records(sweep.folder)[0]["status"] == "done"
     assert len(starts(sweep, record["run_id"])) == 2
-    assert_as_if_undisturbed(sweep, tmp_path, *arguments[1:])
+    assert_as_if_undisturbed(sweep, tmp_path, *arguments[1:], shared=shared)
 
 
 def test_a_full_disk_loses_nothing(sweep: Shell, tmp_path: Path) -> None:
