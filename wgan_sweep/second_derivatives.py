@@ -9,6 +9,7 @@ which are constants, and a normalisation's is written out. All other layers keep
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,10 @@ from torch.overrides import TorchFunctionMode
 aten = torch.ops.aten
 Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
 """Stride, padding, dilation, transposed, output padding, groups, as aten takes them."""
+
+
+Back = Callable[[Tensor, Tensor], Tensor]
+"""From the gradient in a layer's output, and its input, to the gradient in its input."""
 
 
 class _Wanted:
@@ -193,12 +198,46 @@ def _normalise(
     return cast("Tensor", _LayerNorm.apply(input, weight, bias, eps))
 
 
+class _Piecewise(Function):
+    """A piecewise linear layer: what goes back through it is a product with slopes, which are constants."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Callable[[Tensor], Tensor], back: Back) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.back = back
+        return layer(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        return cast("Tensor", _PiecewiseToInput.apply(gradient, x.detach(), ctx.back)), None, None
+
+
+class _PiecewiseToInput(Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor, back: Back) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.back = back
+        return back(gradient, x)
+
+    @staticmethod
+    def backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        return ctx.back(second, x), None, None
+
+
 def _relu(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002, ARG001
-    return input * (input.detach() > 0)
+    def back(gradient: Tensor, x: Tensor) -> Tensor:
+        return cast("Tensor", aten.threshold_backward(gradient, x, 0))
+
+    return cast("Tensor", _Piecewise.apply(input, F.relu, back))
 
 
 def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:  # noqa: A002, ARG001
-    return input * torch.where(input.detach() > 0, input.new_ones(()), negative_slope)
+    def back(gradient: Tensor, x: Tensor) -> Tensor:
+        return cast("Tensor", aten.leaky_relu_backward(gradient, x, negative_slope, False))
+
+    return cast("Tensor", _Piecewise.apply(input, partial(F.leaky_relu, negative_slope=negative_slope), back))
 
 
 RULES: dict[Callable[..., Any], Callable[..., Tensor]] = {
