@@ -44,10 +44,11 @@ check: lint types test wheel-smoke slurm-test ## All that CI runs
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/others torchgan  # its wheel has a package `tests`, too
 	@touch $@
 
-bench: $(VENV)/.installed-bench ## What gradient terms and scores cost, against the usual ways
-	$(BIN)/python -m wgan_sweep.bench
+bench: $(VENV)/.installed-bench ## What iterations, scores and sweeps cost, beside the usual ways
+	PYTHONPATH=$(VENV)/others $(BIN)/python -m wgan_sweep.bench
 
 wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it beside nothing else, and use it from another directory
 	BUILD_PYTHON=$(BIN)/python tests/wheel_smoke.sh

@@ -229,8 +229,11 @@ class Trainer:
         for mean in past:
             objective = objective + self._replicas.part(self._stabiliser.pull * mean.distance())
         optimizer.zero_grad()
-        objective.backward()
+        (objective * self._precision.scale).backward()
         self._replicas.sum_gradients(p for group in optimizer.param_groups for p in group["params"])
+        if self._precision.scale != 1:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            torch._foreach_div_(gradients, self._precision.scale)
 
     def _follow(self, optimizer: torch.optim.Optimizer, past: list[PastMean]) -> None:
         """Move a player along its gradient."""

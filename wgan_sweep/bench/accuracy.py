@@ -1,0 +1,73 @@
+"""What each form and precision errs by in the critic's gradient, against double backward in float64."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wgan_sweep import rng
+from wgan_sweep.bench.iterations import Subject
+from wgan_sweep.gradient_terms import (
+    Critic,
+    Form,
+    Power,
+    double_backward,
+    forward_over_reverse,
+    input_gradient,
+    per_example_norm,
+    reverse_over_reverse,
+)
+from wgan_sweep.precision import precision
+
+NORM = 0.6
+"""The mean norm of the critic's gradient that its last layer is scaled to, as in a trained WGAN-div."""
+FORMS: tuple[Form, ...] = (double_backward, forward_over_reverse, reverse_over_reverse)
+
+
+@dataclass(frozen=True)
+class Error:
+    """The error of one form in one precision."""
+
+    subject: str
+    precision: str
+    form: str
+    relative: float
+    """Norm of the difference over norm of the gradient, all parameters together."""
+    ratio: float
+    """To that of double backward in the same precision."""
+
+
+def errors(subject: Subject, arithmetics: list[str], device: torch.device) -> Iterator[Error]:
+    """Yield the errors for the term 2 n^6 at `subject.batch` points of noise."""
+    critic = subject.networks(device)[1].double()
+    shape = (subject.batch, 3, subject.size, subject.size)
+    points = torch.rand(shape, generator=rng.generator(0, "bench"), dtype=torch.float64).to(device) * 2 - 1
+    with torch.no_grad():
+        last = list(critic.parameters())[-2]
+        last.mul_(NORM / per_example_norm(input_gradient(critic, points)).mean())
+    wanted = _gradient(critic, points, double_backward)
+    critic, points = critic.float(), points.float()
+    for arithmetic in arithmetics:
+        context = precision(arithmetic, device)
+
+        def scores(batch: Tensor) -> Tensor:
+            with context.forward():  # noqa: B023
+                made: Tensor = critic(batch)
+            return made.float()
+
+        relative = {}
+        for form in FORMS:
+            with context.step():
+                found = _gradient(critic, points, form, scores)
+            relative[form] = float((found.double() - wanted).norm() / wanted.norm())
+        for form, error in relative.items():
+            name = form.__name__.replace("_", " ")
+            yield Error(subject.name, arithmetic, name, error, error / relative[double_backward])
+
+
+def _gradient(critic: nn.Module, points: Tensor, form: Form, scores: Critic | None = None) -> Tensor:
+    critic.zero_grad()
+    form(scores or critic, points, Power(2, 6)).objective.backward()
+    gradient: Tensor = torch.cat([p.grad.flatten() for p in critic.parameters() if p.grad is not None])
+    return gradient
