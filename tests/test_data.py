@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from wgan_sweep.data import ImageFolder, ImageSet, Mnist5k, Npz, Torchvision, crop_and_resize, pad
+from wgan_sweep.data.batches import Batches
 from wgan_sweep.data.store import stored_once
 from wgan_sweep.errors import InputError
 
@@ -52,6 +53,19 @@ def test_every_image_comes_once_per_epoch_and_epochs_differ(batch_size: int) -> 
     epochs = [stream[start : start + 10] for start in range(0, len(stream) - 9, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+
+
+def test_images_that_are_not_on_the_device_are_read_ahead_in_the_same_order() -> None:
+    array = numbered(10).array
+    kept, read = (Batches(array, 3, 0, CPU, resident=resident) for resident in (True, False))
+    assert read.draw().dtype == torch.uint8
+    kept()
+    for _ in range(12):
+        assert torch.equal(kept(), read())
+    for batches in (kept, read):  # a resumed run goes elsewhere than what was read ahead
+        batches.load_state_dict({"drawn": 2})
+    assert torch.equal(kept(), read())
+    assert torch.equal(kept(), read())
 
 
 def test_seeds_differ_and_repeat() -> None:

@@ -24,6 +24,7 @@ FLOORS = [
         "locks",
         "plots",
         "processes",
+        "graphs",
         "runs",
         "__init__",
     },

@@ -206,8 +206,8 @@ def test_samples_repeat_and_follow_their_purpose(trainer) -> None:
 
 
 def test_the_form_of_gradient_terms_is_chosen_and_said(trainer) -> None:
-    assert trainer().how_terms.startswith("reverse over reverse")
-    assert trainer("loss=nsgan").how_terms is None
+    assert trainer().how["gradient terms"].startswith("reverse over reverse")
+    assert "gradient terms" not in trainer("loss=nsgan").how
     form, why = fastest(trainer("model.critic_norm=batch").critic, torch.device("cuda"))
     assert form is reverse_over_reverse
     assert "BatchNorm2d" in why

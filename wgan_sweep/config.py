@@ -55,6 +55,7 @@ class Config:
     figure: Any = MISSING
     launch: Any = MISSING
     device: str = MISSING
+    graphs: bool = MISSING
     runs: str = MISSING
     plan: bool = MISSING
     retry_diverged: bool = MISSING

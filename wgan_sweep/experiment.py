@@ -23,6 +23,7 @@ from wgan_sweep.config import replicas as replicas_of
 from wgan_sweep.constraints import Constraint
 from wgan_sweep.errors import InputError
 from wgan_sweep.files import check_writable
+from wgan_sweep.graphs import CudaGraph
 from wgan_sweep.losses import Loss
 from wgan_sweep.models.layers import Critic
 from wgan_sweep.precision import Precision, precision
@@ -359,6 +360,7 @@ def build(config: Config, replicas: Replicas | None = None) -> Parts:
         freeze_generator_at=config.train.freeze_generator_at,
         simultaneous=config.train.simultaneous,
         replicas=replicas,
+        graph=CudaGraph if config.graphs and device.type == "cuda" else None,
     )
     scorers = (make(config, choices.real, device) for make in (_scorer, _scorer_during))
     return Parts(trainer, choices.real, *scorers)

@@ -99,6 +99,8 @@ class Record:
     """What the last scores say only together with: features, network, resize, real images, counts."""
     sweep: str | None = None
     """The sweep that it was started by first."""
+    how: dict[str, str] = field(default_factory=dict)
+    """What was chosen for the device, and why: precision, the form of gradient terms, graphs."""
 
     @property
     def reason(self) -> str | None:

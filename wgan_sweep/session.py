@@ -109,8 +109,8 @@ class Session:
             checkpoints.set_aside(self._directory.checkpoint)
         for problem in self._problems:
             log.warning("falling back to the previous checkpoint: %s", problem)
-        if self._trainer.how_terms:
-            log.debug("gradient terms by %s", self._trainer.how_terms)
+        for what, how in self._trainer.how.items():
+            log.debug("%s: %s", what, how)
         if self._trainer.why_not_per_example:
             log.warning(
                 "%s, so the gradient term is not about single examples: consider model.critic_norm=layer or none",
@@ -155,6 +155,9 @@ class Session:
     def _save(self) -> None:
         checkpoints.save(self._directory.checkpoint, self._state())
         self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
+        if self._record.how != self._trainer.how:  # a graph was made, or could not be
+            self._record.how = self._trainer.how
+            log.debug("iterations: %s", self._record.how["iterations"])
         self._directory.write_record(self._record)
 
     def _state(self) -> dict[str, Any]:

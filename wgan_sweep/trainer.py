@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wgan_sweep import gradient_terms, rng
 from wgan_sweep.constraints import Constraint
 from wgan_sweep.gradient_terms import Form, GradientTerm
+from wgan_sweep.graphs import Graph, Replayed
 from wgan_sweep.images import to_uint8
 from wgan_sweep.losses import Loss
 from wgan_sweep.precision import Precision
@@ -21,7 +22,22 @@ Z_BLOCK = 256
 """How many z a sampler draws at once."""
 
 Network = Callable[[Tensor], Tensor]
+MakeGraph = Callable[[list[torch.Generator]], Graph]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Let an optimizer that can update all weights at once do so, in a way that a CUDA graph can hold."""
+    for group in optimizer.param_groups:
+        on_gpu = any(parameter.is_cuda for parameter in group["params"])
+        if "fused" in group:
+            group["fused"], group["foreach"] = True, False
+        if "capturable" in group:
+            group["capturable"] = on_gpu
+        for parameter in group["params"] if on_gpu else []:
+            if isinstance(step := optimizer.state.get(parameter, {}).get("step"), Tensor):
+                optimizer.state[parameter]["step"] = step.to(parameter.device)
+    return optimizer
 
 
 class RealExamples(Protocol):
@@ -29,8 +45,11 @@ class RealExamples(Protocol):
 
     batch_size: int
 
-    def __call__(self) -> Tensor:
-        """Return the next batch ``[batch_size, ...]`` on the device."""
+    def draw(self) -> Tensor:
+        """Return what the next batch is made of, on the device."""
+
+    def show(self, drawn: Tensor) -> Tensor:
+        """Return the batch ``[batch_size, ...]`` made of what `draw` returned."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position."""
@@ -69,6 +88,7 @@ class Trainer:
         simultaneous: Whether the generator's gradient is taken before the critic's updates of the step, so that both
             players move from the same point, instead of after them.
         replicas: The processes that share each batch; by default this one alone. The networks are adapted to them.
+        graph: Makes a graph that iterations are captured in, where they can be; None: they are not.
     """
 
     def __init__(
@@ -94,6 +114,7 @@ class Trainer:
         freeze_generator_at: int | None = None,
         simultaneous: bool = False,
         replicas: Replicas | None = None,
+        graph: MakeGraph | None = None,
     ) -> None:
         self._replicas = replicas = replicas or Replicas()
         self.generator = generator = replicas.adapt(generator)
@@ -107,9 +128,9 @@ class Trainer:
         self._terms: tuple[GradientTerm, ...] = loss.terms + constraint.terms
         self._past = [PastMean(network.parameters()) for network in (critic, generator)] if stabiliser.pull else []
         self._stabiliser = stabiliser
-        self._generator_optimizer = generator_optimizer(generator.parameters())
+        self._generator_optimizer = fused(generator_optimizer(generator.parameters()))
         self._make_critic_optimizer = critic_optimizer
-        self._critic_optimizer = critic_optimizer(critic.parameters())
+        self._critic_optimizer = fused(critic_optimizer(critic.parameters()))
         self._freeze_at = freeze_generator_at
         self._first_critic = None if freeze_generator_at is None else copy.deepcopy(critic.state_dict())
         self._simultaneous = simultaneous
@@ -127,8 +148,14 @@ class Trainer:
         self.why_not_per_example = gradient_terms.why_not_per_example(critic) if self._terms else None
         fastest, why = gradient_terms.fastest(critic, device)
         self._form = replicas.form(form or fastest)
-        self.how_terms = why if self._terms and form is None else None
+        self._how_terms = why if self._terms and form is None else None
         self._last: tuple[Tensor, Tensor] | None = None
+        self._drawn: list[Tensor] = []
+        self._why_no_graph = self._why_iterations_differ() if graph else "for a GPU, and graphs=true"
+        self._replayed: Replayed | None = None
+        if graph and not self._why_no_graph:
+            generators = list(self._streams.values())
+            self._replayed = Replayed(lambda: graph(generators), self._changed, generators)
 
     @property
     def images_seen(self) -> int:
@@ -150,18 +177,62 @@ class Trainer:
     def _advance(self) -> dict[str, Tensor]:
         if self.step == self._freeze_at:
             self._restart_critic()
+        self._draw()
+        values = self._replayed(self._iterate) if self._replayed else self._iterate()
+        self.step += 1
+        self._update_average()
+        return values
+
+    def _draw(self) -> None:
+        """Put what the iteration's real batches are made of where it looks for them."""
+        drawn = [self._batches.draw() for _ in range(self._n_critic)]
+        if self._replayed and self._drawn:
+            for place, one in zip(self._drawn, drawn, strict=True):
+                place.copy_(one)
+        else:
+            self._drawn = [one.clone() for one in drawn] if self._replayed else drawn
+
+    def _iterate(self) -> dict[str, Tensor]:
+        """Update the critic `n_critic` times, and the generator, with what was drawn."""
         values: dict[str, Tensor] = {}
         if self._simultaneous:
             values = self._find_generator_gradient()
-        for _ in range(self._n_critic):
-            values |= self._update_critic()
+        for drawn in self._drawn:
+            values |= self._update_critic(self._batches.show(drawn))
         if not self._simultaneous:
             values |= self._find_generator_gradient()
         if not self._is_frozen:
             self._follow(self._generator_optimizer, self._past[1:])
-        self.step += 1
-        self._update_average()
         return values
+
+    def _why_iterations_differ(self) -> str | None:
+        """Return why one iteration is not what another is, or None where only the batches and the noise change."""
+        if self._replicas.size > 1:
+            return "several processes exchange gradients"
+        if self._freeze_at is not None:
+            return "the generator will stand still"
+        if self._simultaneous:
+            return "an iteration begins with the last one's batch"
+        if self._stabiliser.view is not Stabiliser().view or self._stabiliser.pull:
+            return "the stabiliser depends on the step"
+        return None
+
+    def _changed(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return all tensors that an iteration changes, and the next one reads: weights, and others."""
+        weights: list[Tensor] = [*self.critic.parameters(), *self.generator.parameters()]
+        optimizers = (self._critic_optimizer, self._generator_optimizer)
+        states = [v for o in optimizers for s in o.state.values() for v in s.values() if isinstance(v, Tensor)]
+        return weights, [*self.critic.buffers(), *self.generator.buffers(), *states]
+
+    @property
+    def how(self) -> dict[str, str]:
+        """What was chosen for the device, and why: the record of a run holds it."""
+        chosen = {"precision": ", ".join(filter(None, (self._precision.name, self._precision.why)))}
+        if self._how_terms:
+            chosen["gradient terms"] = self._how_terms
+        why_not = self._why_no_graph or (self._replayed.why_not if self._replayed else None)
+        chosen["iterations"] = f"one by one (no CUDA graph: {why_not})" if why_not else "a CUDA graph"
+        return chosen
 
     @property
     def _is_frozen(self) -> bool:
@@ -169,7 +240,7 @@ class Trainer:
 
     def _restart_critic(self) -> None:
         self.critic.load_state_dict(self._first_critic or {})
-        self._critic_optimizer = self._make_critic_optimizer(self.critic.parameters())
+        self._critic_optimizer = fused(self._make_critic_optimizer(self.critic.parameters()))
         self._past[:1] = [PastMean(self.critic.parameters()) for _ in self._past[:1]]
 
     def _z(self, count: int, stream: torch.Generator) -> Tensor:
@@ -200,8 +271,8 @@ class Trainer:
         z = self._z(self._batches.batch_size, self._streams["noise"])
         return self._replicas.whole(self._applied(self._plain_generator, self._replicas.share(z)))
 
-    def _update_critic(self) -> dict[str, Tensor]:
-        real = self._seen(self._batches().to(self._dtype))
+    def _update_critic(self, real: Tensor) -> dict[str, Tensor]:
+        real = self._seen(real.to(self._dtype))
         with torch.no_grad():
             fake = self._seen(self._generate())
         real_scores, fake_scores = self._score(real), self._score(fake)
@@ -261,8 +332,8 @@ class Trainer:
         averaged: list[Tensor] = list(self.averaged.parameters())
         live: list[Tensor] = list(self.generator.parameters())
         torch._foreach_lerp_(averaged, live, 1 - decay)
-        for kept, current in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
-            kept.copy_(current)
+        if buffers := list(self.averaged.buffers()):
+            torch._foreach_copy_(buffers, list(self.generator.buffers()))
 
     def gradient_norm(self) -> Tensor:
         """Return the mean norm of the critic's gradient between the last batch's real and fake examples.
@@ -367,3 +438,7 @@ class Trainer:
         if state["last"] is not None:
             self._last = state["last"][0].to(self.device), state["last"][1].to(self.device)
         self.step = int(state["step"])
+        for optimizer in (self._critic_optimizer, self._generator_optimizer):
+            fused(optimizer)  # the state may be of another device
+        if self._replayed:
+            self._replayed.forget()

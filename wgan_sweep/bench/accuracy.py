@@ -69,5 +69,6 @@ def errors(subject: Subject, arithmetics: list[str], device: torch.device) -> It
 def _gradient(critic: nn.Module, points: Tensor, form: Form, scores: Critic | None = None) -> Tensor:
     critic.zero_grad()
     form(scores or critic, points, Power(2, 6)).objective.backward()
-    gradient: Tensor = torch.cat([p.grad.flatten() for p in critic.parameters() if p.grad is not None])
+    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in critic.parameters()]
+    gradient: Tensor = torch.cat([one.flatten() for one in found])
     return gradient

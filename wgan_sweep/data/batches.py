@@ -1,5 +1,6 @@
 """Endless batches of real images: every image once per epoch, each epoch in an order of its own."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,25 @@ class Batches:
     and position depend on the seed and on the number of batches drawn, on nothing else: the position is the state.
 
     Args:
-        images: uint8 ``[N, H, W, C]``; they live on `device` when they take at most half of the memory free there, else
-            in pinned host memory.
+        images: uint8 ``[N, H, W, C]``, perhaps a memory map; they live on a GPU when they take at most half of the
+            memory free there, else the next batch is read and sent while the last one is in use.
         batch_size: Images per batch.
         seed: The run's seed.
         device: Where batches are wanted.
+        resident: Whether the images live on the device; None decides as above.
 
     Raises:
         InputError: if a batch is larger than the set.
     """
 
-    def __init__(self, images: NDArray[np.uint8], batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        resident: bool | None = None,
+    ) -> None:
         if batch_size > len(images):
             raise InputError(f"train.batch_size={batch_size} is larger than the data ({len(images)} images): lower it")
         self.batch_size = batch_size
@@ -37,32 +46,51 @@ class Batches:
         self._seed = seed
         self._device = device
         pixels = torch.from_numpy(images)
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            pixels = pixels.to(device) if 2 * pixels.nbytes <= free else pixels.pin_memory()
-        self._pixels = pixels
+        if resident is None:
+            resident = device.type != "cuda" or 2 * pixels.nbytes <= torch.cuda.mem_get_info(device)[0]
+        self._pixels = pixels.to(device) if resident else pixels
+        self._reader = None if resident else ThreadPoolExecutor(1, "batches")
+        self._ahead: tuple[int, Future[Tensor]] | None = None
         self._orders: dict[int, Tensor] = {}
 
     def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
+        orders = self._orders  # which another thread may replace
+        if epoch not in orders:
             order = torch.randperm(len(self._pixels), generator=rng.generator(self._seed, "order", epoch))
-            self._orders = {past: kept for past, kept in self._orders.items() if past == epoch - 1}
-            self._orders[epoch] = order.to(self._pixels.device)
-        return self._orders[epoch]
+            orders = {past: kept for past, kept in orders.items() if past == epoch - 1}
+            self._orders = orders = orders | {epoch: order.to(self._pixels.device)}
+        return orders[epoch]
 
-    def _indices(self) -> Tensor:
+    def _indices(self, batch: int) -> Tensor:
         total = len(self._pixels)
-        epoch, start = divmod(self.drawn * self.batch_size, total)
+        epoch, start = divmod(batch * self.batch_size, total)
         indices = self._order(epoch)[start : start + self.batch_size]
         if missing := self.batch_size - len(indices):
             indices = torch.cat([indices, self._order(epoch + 1)[:missing]])
         return indices
 
+    def draw(self) -> Tensor:
+        """Return what the next batch is made of, on the device: indices ``[batch_size]``, or its pixels."""
+        batch, self.drawn = self.drawn, self.drawn + 1
+        if self._reader is None:
+            return self._indices(batch)
+        at, reading = self._ahead or (-1, None)
+        pixels = reading.result() if reading is not None and at == batch else self._read(batch)
+        self._ahead = batch + 1, self._reader.submit(self._read, batch + 1)
+        return pixels.to(self._device, non_blocking=True)
+
+    def _read(self, batch: int) -> Tensor:
+        picked = self._pixels[self._indices(batch)]
+        return picked.pin_memory() if self._device.type == "cuda" else picked
+
+    def show(self, drawn: Tensor) -> Tensor:
+        """Return the batch made of what `draw` returned: float ``[batch_size, C, H, W]`` in [-1, 1]."""
+        pixels = self._pixels[drawn] if self._reader is None else drawn
+        return to_range(pixels.permute(0, 3, 1, 2))
+
     def __call__(self) -> Tensor:
-        """Return the next batch: float ``[batch_size, C, H, W]`` in [-1, 1]."""
-        picked = self._pixels[self._indices()].to(self._device, non_blocking=True)
-        self.drawn += 1
-        return to_range(picked.permute(0, 3, 1, 2))
+        """Return the next batch."""
+        return self.show(self.draw())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream."""

@@ -58,11 +58,19 @@ class PointBatches:
         self._seed = seed
         self._device = device
 
-    def __call__(self) -> Tensor:
+    def draw(self) -> Tensor:
         """Return the next batch ``[batch_size, D]``."""
         batch = self._draw(self.batch_size, rng.generator(self._seed, "real", self.drawn))
         self.drawn += 1
         return batch.to(self._device)
+
+    def show(self, drawn: Tensor) -> Tensor:
+        """Return the batch made of what `draw` returned: that itself."""
+        return drawn
+
+    def __call__(self) -> Tensor:
+        """Return the next batch."""
+        return self.draw()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream."""

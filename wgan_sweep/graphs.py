@@ -1,0 +1,152 @@
+"""Iterations as CUDA graphs: captured once, then replayed without a launch per operation.
+
+What an iteration reads anew each time (the batches) has a fixed place that is filled before; random numbers go on in
+the generators that the graph knows. A graph is believed only after one iteration by it and one without it, from the
+same state, have led to the same weights; else, or where capturing fails, iterations go on without.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Values = dict[str, Tensor]
+Work = Callable[[], Values]
+
+WARM_UP = 3
+"""Iterations before the capture: libraries choose their kernels, optimizers make their state."""
+AGREEMENT = 1e-2
+"""Largest relative difference of the weights' changes with and without the graph: kernels may add up in any order."""
+
+
+class Graph(Protocol):
+    """A recording of work on a device."""
+
+    def capture(self, work: Work) -> Values:
+        """Record work without doing it; return where its results will be."""
+
+    def replay(self) -> None:
+        """Do the work again."""
+
+    def warm(self, work: Work) -> Values:
+        """Do work as it must be done before a capture."""
+
+
+class CudaGraph:
+    """A CUDA graph that knows generators."""
+
+    def __init__(self, generators: Iterable[torch.Generator]) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        self._generators = list(generators)
+
+    def warm(self, work: Work) -> Values:
+        """Do work on a stream beside the current one, as capturing wants it."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            values = work()
+        torch.cuda.current_stream().wait_stream(aside)
+        return values
+
+    def capture(self, work: Work) -> Values:
+        """Record work."""
+        for generator in self._generators:
+            self._graph.register_generator_state(generator)
+        with torch.cuda.graph(self._graph):
+            return work()
+
+    def replay(self) -> None:
+        """Do the work again."""
+        self._graph.replay()
+
+
+class Replayed:
+    """Does the same work again and again, by a graph as soon as there is one.
+
+    Args:
+        graph: Makes an empty graph.
+        state: All tensors that the work changes and reads again, in place: weights, and others.
+        generators: All generators that it draws from.
+    """
+
+    def __init__(
+        self,
+        graph: Callable[[], Graph],
+        state: Callable[[], tuple[list[Tensor], list[Tensor]]],
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        self._make, self._state, self._generators = graph, state, generators
+        self._graph: Graph | None = None
+        self._made: Values = {}
+        self._left = WARM_UP
+        self.why_not: str | None = None
+        """Why there is no graph after all."""
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether work is done by a graph."""
+        return bool(self._made)
+
+    def forget(self) -> None:
+        """Begin anew: the tensors of the state are others."""
+        self._graph, self._made, self._left = None, {}, WARM_UP
+
+    def __call__(self, work: Work) -> Values:
+        """Do the work once; return its results, which are nobody else's."""
+        if self.why_not:
+            return work()
+        if self._graph is None:
+            self._graph = self._make()
+        if self._left:
+            self._left -= 1
+            return self._graph.warm(work)
+        if not self._made:
+            return self._try(self._graph, work)
+        self._graph.replay()
+        return self._results()
+
+    def _results(self) -> Values:
+        together = torch.stack(list(self._made.values())).clone()
+        return dict(zip(self._made, together.unbind(), strict=True))
+
+    def _try(self, graph: Graph, work: Work) -> Values:
+        """Capture, and compare an iteration by the graph with one without."""
+        weights, others = self._state()
+        state = weights + others
+        before, seeds = [t.detach().clone() for t in state], [g.get_state() for g in self._generators]
+        try:
+            made = graph.capture(work)
+        except RuntimeError as error:
+            self._put(state, before, seeds)
+            self.why_not = f"capturing failed: {str(error).splitlines()[0]}"
+            return work()
+        values = work()
+        wanted, after = [t.detach().clone() for t in state], [g.get_state() for g in self._generators]
+        self._put(state, before, seeds)
+        graph.replay()
+        same_numbers = all(torch.equal(g.get_state(), s) for g, s in zip(self._generators, after, strict=True))
+        off = _difference(weights, wanted, before)
+        if same_numbers and off <= AGREEMENT:
+            self._made = made
+            return self._results()
+        self._put(state, wanted, after)
+        what = f"the weights' changes differ by {off:.1e}" if same_numbers else "it draws other random numbers"
+        self.why_not = f"an iteration by the graph is not one without it: {what}"
+        return values
+
+    def _put(self, state: Sequence[Tensor], values: Sequence[Tensor], seeds: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for tensor, value in zip(state, values, strict=True):
+                tensor.copy_(value)
+        for generator, seed in zip(self._generators, seeds, strict=True):
+            generator.set_state(seed)
+
+
+def _difference(found: Sequence[Tensor], wanted: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    """Return the norm of the difference over that of the change, all of `found` together."""
+    off = changed = 0.0
+    for f, w, b in zip(found, wanted, before, strict=False):  # the others' come after
+        off += float((f - w).double().square().sum())
+        changed += float((w - b).double().square().sum())
+    return float((off / changed) ** 0.5) if changed else float(off > 0)
