@@ -26,7 +26,7 @@ class Rehearsal:
         return work()
 
     def capture(self, work: Work) -> Values:
-        state = sum(self.trainer._changed(), [])
+        state = [tensor for tensors in self.trainer._changed() for tensor in tensors]
         before, seeds = [t.detach().clone() for t in state], self._seeds()
         self._work = work
         self._made = {name: value.clone() for name, value in work().items()}

@@ -6,7 +6,6 @@ from torch import nn
 
 from wgan_sweep import rng
 from wgan_sweep.experiment import build
-from wgan_sweep.gradient_terms import fastest, forward_over_reverse, reverse_over_reverse
 from wgan_sweep.trainer import Trainer
 
 COMBINATIONS = [
@@ -203,16 +202,6 @@ def test_samples_repeat_and_follow_their_purpose(trainer) -> None:
     assert int((made.sampler("score")(5).int() - both.int()).abs().max()) <= 1
     assert torch.equal(torch.cat([(again := made.sampler("score"))(3), again(2)]), both)
     assert not torch.equal(made.sampler("picture")(5), both)
-
-
-def test_the_form_of_gradient_terms_is_chosen_and_said(trainer) -> None:
-    assert trainer().how["gradient terms"].startswith("reverse over reverse")
-    assert "gradient terms" not in trainer("loss=nsgan").how
-    form, why = fastest(trainer("model.critic_norm=batch").critic, torch.device("cuda"))
-    assert form is reverse_over_reverse
-    assert "BatchNorm2d" in why
-    form, _ = fastest(trainer("model.critic_norm=layer").critic, torch.device("cuda"))
-    assert form is forward_over_reverse
 
 
 def test_instance_noise_is_seen_by_the_critic_and_fades(trainer) -> None:

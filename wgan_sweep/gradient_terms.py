@@ -185,19 +185,6 @@ def _of_graph(gradient: Tensor, psi: Psi) -> Evaluation:
 Form = Callable[[Critic, Tensor, Psi], Evaluation]
 
 
-def fastest(critic: nn.Module, device: torch.device) -> tuple[Form, str]:
-    """Return the form that is fastest for a critic on a device, and why.
-
-    The two forms do the same convolutions but for the pass that forward over reverse repeats. That decides on a CPU
-    (``make bench``); on a GPU, forward over reverse leaves fewer small operations beside them.
-    """
-    if device.type != "cuda":
-        return reverse_over_reverse, "reverse over reverse, which computes least"
-    if why := why_no_forward_mode(critic):
-        return reverse_over_reverse, f"reverse over reverse, since {why}"
-    return forward_over_reverse, "forward over reverse, which launches least"
-
-
 @dataclass(frozen=True)
 class GradientTerm:
     """mean psi(norm of the critic's gradient) over the points of r(x)."""

@@ -143,6 +143,7 @@ class Replayed:
             generator.set_state(seed)
 
 
+@torch.no_grad()
 def _difference(found: Sequence[Tensor], wanted: Sequence[Tensor], before: Sequence[Tensor]) -> float:
     """Return the norm of the difference over that of the change, all of `found` together."""
     off = changed = 0.0

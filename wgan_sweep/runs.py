@@ -100,7 +100,7 @@ class Record:
     sweep: str | None = None
     """The sweep that it was started by first."""
     how: dict[str, str] = field(default_factory=dict)
-    """What was chosen for the device, and why: precision, the form of gradient terms, graphs."""
+    """What was chosen for the device, and why: precision, and whether iterations are a CUDA graph."""
 
     @property
     def reason(self) -> str | None:

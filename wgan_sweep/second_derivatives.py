@@ -192,8 +192,9 @@ def _normalise(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    written_out = num_groups == 1 and weight is not None and bias is not None and input.dtype == weight.dtype
-    if not written_out or torch.is_autocast_enabled(input.device.type):
+    if input.is_cuda and torch.is_autocast_enabled("cuda"):  # which has normalisations computed in float32
+        input = input.float()  # noqa: A001
+    if num_groups != 1 or weight is None or bias is None or input.dtype != weight.dtype:
         return F.group_norm(input, num_groups, weight, bias, eps)
     return cast("Tensor", _LayerNorm.apply(input, weight, bias, eps))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wgan_sweep import gradient_terms, rng
 from wgan_sweep.constraints import Constraint
-from wgan_sweep.gradient_terms import Form, GradientTerm
+from wgan_sweep.gradient_terms import Form, GradientTerm, reverse_over_reverse
 from wgan_sweep.graphs import Graph, Replayed
 from wgan_sweep.images import to_uint8
 from wgan_sweep.losses import Loss
@@ -27,11 +27,11 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Let an optimizer that can update all weights at once do so, in a way that a CUDA graph can hold."""
+    """Let an optimizer that can update all weights at once do so on a GPU, in a way that a CUDA graph can hold."""
     for group in optimizer.param_groups:
         on_gpu = any(parameter.is_cuda for parameter in group["params"])
         if "fused" in group:
-            group["fused"], group["foreach"] = True, False
+            group["fused"], group["foreach"] = on_gpu or None, False if on_gpu else None
         if "capturable" in group:
             group["capturable"] = on_gpu
         for parameter in group["params"] if on_gpu else []:
@@ -82,7 +82,7 @@ class Trainer:
         precision: Context that the networks run in.
         finish: From what the generator makes to what is shown and scored.
         compiled: Whether the networks' plain passes go through ``torch.compile`` (gradient terms run as they are).
-        form: How gradient terms are evaluated; by default as is fastest for the critic on the device.
+        form: How gradient terms are evaluated.
         freeze_generator_at: From this step on the generator stands still, and a critic that starts from scratch (its
             first weights, an optimizer without memory) is trained against it; None: never.
         simultaneous: Whether the generator's gradient is taken before the critic's updates of the step, so that both
@@ -110,7 +110,7 @@ class Trainer:
         precision: Precision,
         finish: Callable[[Tensor], Tensor] = to_uint8,
         compiled: bool = False,
-        form: Form | None = None,
+        form: Form = reverse_over_reverse,
         freeze_generator_at: int | None = None,
         simultaneous: bool = False,
         replicas: Replicas | None = None,
@@ -146,9 +146,7 @@ class Trainer:
             purpose: rng.generator(seed, purpose, device=device) for purpose in ("noise", "points", "stabiliser")
         }
         self.why_not_per_example = gradient_terms.why_not_per_example(critic) if self._terms else None
-        fastest, why = gradient_terms.fastest(critic, device)
-        self._form = replicas.form(form or fastest)
-        self._how_terms = why if self._terms and form is None else None
+        self._form = replicas.form(form)
         self._last: tuple[Tensor, Tensor] | None = None
         self._drawn: list[Tensor] = []
         self._why_no_graph = self._why_iterations_differ() if graph else "for a GPU, and graphs=true"
@@ -228,8 +226,6 @@ class Trainer:
     def how(self) -> dict[str, str]:
         """What was chosen for the device, and why: the record of a run holds it."""
         chosen = {"precision": ", ".join(filter(None, (self._precision.name, self._precision.why)))}
-        if self._how_terms:
-            chosen["gradient terms"] = self._how_terms
         why_not = self._why_no_graph or (self._replayed.why_not if self._replayed else None)
         chosen["iterations"] = f"one by one (no CUDA graph: {why_not})" if why_not else "a CUDA graph"
         return chosen

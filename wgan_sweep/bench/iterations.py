@@ -83,7 +83,7 @@ def _penalised() -> Loss:
     return Loss(wasserstein().critic, wasserstein().generator, (GradientTerm(Centred(10, 1, 2), real_fake),))
 
 
-def ours(subject: Subject, device: torch.device, arithmetic: str, form: Form | None = None) -> Steps:
+def ours(subject: Subject, device: torch.device, arithmetic: str, form: Form = reverse_over_reverse) -> Steps:
     """WGAN-GP by this package's trainer, as `experiment.build` makes it."""
     generator, critic = (n.to(memory_format=torch.channels_last) for n in subject.networks(device))
     return Trainer(
@@ -207,7 +207,7 @@ class Cost:
     images_per_second: float
     """Real images shown to the critic."""
     ratio: float
-    """How often faster than the plain form in the same arithmetic."""
+    """How often faster than the plain form in the same arithmetic: the median over the turns, each with its own."""
     of_floor: float
     """The time that the fewest operations of any form take at a large matrix product's speed, over ms."""
     peak_mib: float | None
@@ -233,7 +233,7 @@ def measure(
     operations = count_operations(subject, device)
     speeds = {arithmetic: matmul_speed(arithmetic, device) for _, arithmetic in compared.values()}
     medians = {name: statistics.median(values) for name, values in times.items()}
-    yardsticks = {arithmetic: medians[name] for name, (way, arithmetic) in compared.items() if way is plain}
+    yardsticks = {arithmetic: times[name] for name, (way, arithmetic) in compared.items() if way is plain}
     for name, (_, arithmetic) in compared.items():
         ms = medians[name]
         yield Cost(
@@ -242,7 +242,7 @@ def measure(
             ms=ms,
             spread=(max(times[name]) - min(times[name])) / ms,
             images_per_second=1000 * subject.batch * N_CRITIC / ms,
-            ratio=yardsticks[arithmetic] / ms,
+            ratio=statistics.median(a / b for a, b in zip(yardsticks[arithmetic], times[name], strict=True)),
             of_floor=1000 * operations / speeds[arithmetic] / ms,
             peak_mib=peaks[name],
         )
@@ -263,8 +263,8 @@ class _Operations(TorchDispatchMode):
 
 
 def count_operations(subject: Subject, device: torch.device) -> int:
-    """Return the floating-point operations of an iteration in matrix products and convolutions, by the form of fewest."""
-    steps = ours(subject, device, "fp32", reverse_over_reverse)
+    """Return the operations of an iteration's matrix products and convolutions, by the form of fewest."""
+    steps = ours(subject, device, "fp32")
     with _Operations() as counted:
         next(steps)
     total: int = counted.total
