@@ -5,7 +5,7 @@ from torch import nn
 from wgan_sweep import rng, sampling
 from wgan_sweep.constraints import gradient_penalty, none, spectral_norm, weight_clip
 from wgan_sweep.errors import InputError
-from wgan_sweep.gradient_terms import Centred, forward_over_reverse
+from wgan_sweep.gradient_terms import Centred, evaluate, look
 from wgan_sweep.models import DCGAN
 
 
@@ -44,7 +44,7 @@ def test_r1_is_half_gamma_times_the_squared_gradient_at_real_examples(make) -> N
     (term,) = _make(make("constraint=r1", "loss=wgan").constraint, "constraint").terms
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(0)).double()
     real, fake = torch.randn(6, 3).double(), torch.randn(6, 3).double()
-    term(network, real, fake, rng.generator(0), forward_over_reverse).objective.backward()
+    evaluate(look(network, term.sampling(real, fake, rng.generator(0))), term.psi).objective.backward()
     found = [p.grad.clone() for p in network.parameters() if p.grad is not None]
     network.zero_grad()
     real.requires_grad_()

@@ -18,7 +18,6 @@ FLOORS = [
         "images",
         "precision",
         "sampling",
-        "tangents",
         "second_derivatives",
         "provenance",
         "locks",

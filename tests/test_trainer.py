@@ -160,18 +160,26 @@ def test_the_measurements_are_what_they_say(trainer) -> None:
     assert values["generator_loss"] == pytest.approx(-float(scores.mean()), rel=1e-4)
 
 
-def test_a_critic_step_is_one_step_of_adam_on_the_double_backward_objective(trainer) -> None:
-    made = trainer("train.n_critic=1", "sampling=fake")
+@pytest.mark.parametrize(("sampling", "passes"), [("real_fake", 3), ("mixture", 3), ("fake", 2), ("real", 2)])
+def test_a_critic_step_is_one_step_of_adam_on_the_double_backward_objective(
+    trainer, sampling: str, passes: int
+) -> None:
+    """And where r(x) is a batch itself, its scores and the gradient term come from one pass."""
+    made = trainer("loss=wgan_gp", "train.n_critic=1", f"sampling={sampling}", "optimizer=adam", "optimizer.lr=2e-4")
     critic, generator = copy.deepcopy(made.critic), copy.deepcopy(made.generator)
     optimizer = torch.optim.Adam(critic.parameters(), 2e-4, (0.0, 0.9))
     noise = made._streams["noise"].clone_state()
     real = copy.deepcopy(made._batches)()
     with torch.no_grad():
         fake = generator(torch.randn(8, 8, generator=noise))
-    points = fake.clone().requires_grad_()
+    (term,) = made._terms
+    points = term.sampling(real, fake, made._streams["points"].clone_state()).clone().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-    (critic(fake).mean() - critic(real).mean() + 2 * (gradient.flatten(1).norm(dim=1) ** 6).mean()).backward()
+    (critic(fake).mean() - critic(real).mean() + 10 * ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()).backward()
+    seen = []
+    made.critic.register_forward_hook(lambda *_: seen.append(1))
     run(made, 1)
+    assert len(seen) == passes + 1  # and one in the generator's step
     for found, target in zip(made._critic_optimizer.param_groups[0]["params"], critic.parameters(), strict=True):
         # the gradient of that very step is still on the trainer's critic
         torch.testing.assert_close(found.grad, target.grad, rtol=1e-3, atol=1e-6)

@@ -1,11 +1,10 @@
 r"""A gradient term is *what* (psi of the per-example gradient norm) times *where* (r(x)).
 
-With :math:`g_i = \nabla_x T(x_i)`, a term is :math:`\frac1N \sum_i \psi(\lVert g_i \rVert)`. Its gradient in the
-critic's parameters equals that of the directional derivative :math:`\sum_i \langle v_i, \nabla_x T(x_i) \rangle` with
-:math:`v_i = \psi'(\lVert g_i \rVert)\, g_i / (N \lVert g_i \rVert)` held constant, because
-:math:`d\psi(\lVert g \rVert) = \psi'(\lVert g \rVert) \langle g / \lVert g \rVert, dg \rangle`. So one plain backward
-to the input gives :math:`g`, and one forward-mode derivative along :math:`v`, differentiated once, gives the rest: no
-graph of a graph. :func:`double_backward` is the textbook form, kept as the reference and as the fallback.
+With :math:`g_i = \nabla_x T(x_i)`, a term is :math:`\frac1N \sum_i \psi(\lVert g_i \rVert)`. The critic is looked at
+once, by layers whose gradient is cheap to differentiate (`second_derivatives`); one backward to the input gives
+:math:`g`, and the graph of that, differentiated with the rest of the objective, the term's part of the update. Where
+r(x) is the real or the fake batch itself, the look is the one that its scores come from. :func:`double_backward` is
+the textbook form, kept as the reference.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from wgan_sweep.errors import InputError
 from wgan_sweep.sampling import Sampling
 from wgan_sweep.second_derivatives import Differentiable, inputs_only
-from wgan_sweep.tangents import derivative_along
 
 Critic = Callable[[Tensor], Tensor]
 
@@ -123,7 +121,7 @@ class Evaluation(NamedTuple):
     """A gradient term at one batch of points."""
 
     objective: Tensor
-    """Scalar to add to the critic's loss: its *gradient* in the parameters is the term's (its value need not be)."""
+    """Scalar to add to the critic's loss: the term, differentiable in the parameters."""
     value: Tensor
     """Scalar, detached: the term."""
     norms: Tensor
@@ -146,30 +144,32 @@ def input_gradient(critic: Critic, points: Tensor) -> Tensor:
     return gradient
 
 
-def forward_over_reverse(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
-    """Evaluate mean psi(norm of the gradient) at `points` (``[N, ...]``) without double backward."""
-    gradient = input_gradient(critic, points)
-    norms = per_example_norm(gradient)
-    # The direction is undefined at a zero gradient; for p < 2 psi'(n)/n grows without bound there while psi'(n) g/n
-    # goes to 0, which is the limit taken.
-    scale = torch.where(norms > 0, psi.derivative(norms) / norms, 0.0) / norms.numel()
-    direction = gradient * scale.to(gradient.dtype).view(-1, *(1,) * (gradient.dim() - 1))
-    return Evaluation(derivative_along(critic, points, direction).sum(), psi(norms).mean(), norms)
+class Look(NamedTuple):
+    """A critic at points, ready for gradients of gradients."""
+
+    points: Tensor
+    """``[N, ...]``, a leaf that the scores' gradient can be taken in."""
+    scores: Tensor
+    """``[N]``."""
 
 
-def reverse_over_reverse(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
-    """Evaluate the same term by differentiating the gradient's own graph, made of layers for which that is cheap."""
+def look(critic: Critic, points: Tensor) -> Look:
+    """Apply a critic to `points` (``[N, ...]``) by layers whose gradient is cheap to differentiate."""
     points = points.detach().requires_grad_()
+    with torch.enable_grad(), Differentiable():
+        return Look(points, critic(points))
+
+
+def evaluate(at: Look, psi: Psi) -> Evaluation:
+    """Evaluate mean psi(norm of the critic's gradient)."""
     with torch.enable_grad():
-        with Differentiable():
-            scores = critic(points)
         with inputs_only():
-            (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
+            (gradient,) = torch.autograd.grad(at.scores.sum(), at.points, create_graph=True)
         return _of_graph(gradient, psi)
 
 
 def double_backward(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
-    """Evaluate the same term by differentiating the gradient's own graph, as PyTorch does it: the textbook form."""
+    """Evaluate the same term as :func:`evaluate` by layers and rules as PyTorch has them: the textbook form."""
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
@@ -182,21 +182,12 @@ def _of_graph(gradient: Tensor, psi: Psi) -> Evaluation:
     return Evaluation(value, value.detach(), norms.detach())
 
 
-Form = Callable[[Critic, Tensor, Psi], Evaluation]
-
-
 @dataclass(frozen=True)
 class GradientTerm:
     """mean psi(norm of the critic's gradient) over the points of r(x)."""
 
     psi: Psi
     sampling: Sampling
-
-    def __call__(
-        self, critic: Critic, real: Tensor, fake: Tensor, generator: torch.Generator, form: Form
-    ) -> Evaluation:
-        """Evaluate the term on a batch: `real` and `fake` are ``[N, ...]``, the critic returns ``[N]`` scores."""
-        return form(critic, self.sampling(real, fake, generator), self.psi)
 
 
 def why_not_per_example(critic: nn.Module) -> str | None:
@@ -207,19 +198,4 @@ def why_not_per_example(critic: nn.Module) -> str | None:
     for name, module in critic.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) or getattr(module, "couples_examples", False):
             return f"{type(module).__name__} ({name}) makes an example's score depend on the rest of its batch"
-    return None
-
-
-def why_no_forward_mode(critic: nn.Module) -> str | None:
-    """Return why this critic needs :func:`double_backward`, or None where :func:`forward_over_reverse` is exact.
-
-    PyTorch's forward-mode rules of LayerNorm and InstanceNorm treat the saved statistics as constants, so that
-    differentiating them is silently wrong (GroupNorm's rule is right, and can express both); BatchNorm in training
-    mode has none, for it writes to its buffers.
-    """
-    for name, module in critic.named_modules():
-        if isinstance(module, nn.LayerNorm | nn.modules.instancenorm._InstanceNorm):
-            return f"the forward-mode rule of {type(module).__name__} ({name}) gives wrong second derivatives"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            return f"{type(module).__name__} ({name}) has no forward-mode rule in training mode"
     return None

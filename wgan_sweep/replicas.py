@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wgan_sweep.gradient_terms import Critic, Evaluation, Form, Psi
+from wgan_sweep.gradient_terms import Evaluation
 from wgan_sweep.processes import ending, start
 
 HOST = "127.0.0.1"
@@ -92,14 +92,9 @@ class Replicas:
         """Return this process's part of an objective that each of them has computed wholly."""
         return whole / self.size if self._sharing else whole
 
-    def form(self, form: Form) -> Form:
-        """Return a form of gradient terms that looks at this process's share of the points."""
-
-        def shared(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
-            found = form(critic, self.share(points), psi)
-            return Evaluation(self.part(found.objective), self.mean(found.value), self.whole(found.norms))
-
-        return shared
+    def together(self, found: Evaluation) -> Evaluation:
+        """Return a gradient term at all points from that at this process's share of them."""
+        return Evaluation(self.part(found.objective), self.mean(found.value), self.whole(found.norms))
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace gradients by their sums over all processes, in one exchange."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wgan_sweep import gradient_terms, rng
 from wgan_sweep.constraints import Constraint
-from wgan_sweep.gradient_terms import Form, GradientTerm, reverse_over_reverse
+from wgan_sweep.gradient_terms import GradientTerm, Look, look
 from wgan_sweep.graphs import Graph, Replayed
 from wgan_sweep.images import to_uint8
 from wgan_sweep.losses import Loss
@@ -82,7 +82,6 @@ class Trainer:
         precision: Context that the networks run in.
         finish: From what the generator makes to what is shown and scored.
         compiled: Whether the networks' plain passes go through ``torch.compile`` (gradient terms run as they are).
-        form: How gradient terms are evaluated.
         freeze_generator_at: From this step on the generator stands still, and a critic that starts from scratch (its
             first weights, an optimizer without memory) is trained against it; None: never.
         simultaneous: Whether the generator's gradient is taken before the critic's updates of the step, so that both
@@ -110,7 +109,6 @@ class Trainer:
         precision: Precision,
         finish: Callable[[Tensor], Tensor] = to_uint8,
         compiled: bool = False,
-        form: Form = reverse_over_reverse,
         freeze_generator_at: int | None = None,
         simultaneous: bool = False,
         replicas: Replicas | None = None,
@@ -146,7 +144,6 @@ class Trainer:
             purpose: rng.generator(seed, purpose, device=device) for purpose in ("noise", "points", "stabiliser")
         }
         self.why_not_per_example = gradient_terms.why_not_per_example(critic) if self._terms else None
-        self._form = replicas.form(form)
         self._last: tuple[Tensor, Tensor] | None = None
         self._drawn: list[Tensor] = []
         self._why_no_graph = self._why_iterations_differ() if graph else "for a GPU, and graphs=true"
@@ -260,7 +257,7 @@ class Trainer:
         return self._replicas.whole(self._applied(self._plain_critic, self._replicas.share(batch)))
 
     def _score_for_gradients(self, batch: Tensor) -> Tensor:
-        """Return ``[N]`` scores by layers that a forward-mode derivative can pass through."""
+        """Return ``[N]`` scores by the layers as they are."""
         return self._applied(self.critic, batch)
 
     def _generate(self) -> Tensor:
@@ -271,7 +268,9 @@ class Trainer:
         real = self._seen(real.to(self._dtype))
         with torch.no_grad():
             fake = self._seen(self._generate())
-        real_scores, fake_scores = self._score(real), self._score(fake)
+        points = [term.sampling(real, fake, self._streams["points"]) for term in self._terms]
+        looks: dict[int, Look] = {}
+        real_scores, fake_scores = (self._score_and_keep(batch, points, looks) for batch in (real, fake))
         loss = self._loss.critic(real_scores, fake_scores)
         values = {
             "critic_loss": loss.detach(),
@@ -279,8 +278,9 @@ class Trainer:
             "gradient_term": torch.zeros_like(loss),
         }
         objective = loss
-        for term in self._terms:
-            found = term(self._score_for_gradients, real, fake, self._streams["points"], self._form)
+        for term, at in zip(self._terms, points, strict=True):
+            looked = looks.get(id(at)) or look(self._score_for_gradients, self._replicas.share(at))
+            found = self._replicas.together(gradient_terms.evaluate(looked, term.psi))
             objective = objective + found.objective
             values["critic_loss"] = values["critic_loss"] + found.value
             values["gradient_term"] = values["gradient_term"] + found.value
@@ -290,6 +290,13 @@ class Trainer:
         self._constraint.project(self.critic)
         self._last = real, fake
         return values
+
+    def _score_and_keep(self, batch: Tensor, points: list[Tensor], looks: dict[int, Look]) -> Tensor:
+        """Return ``[N]`` scores of a batch; where r(x) is that batch, keep the look for its gradient term."""
+        if not any(at is batch for at in points):
+            return self._score(batch)
+        looks[id(batch)] = looked = look(self._score_for_gradients, self._replicas.share(batch))
+        return self._replicas.whole(looked.scores)
 
     def _differentiate(self, optimizer: torch.optim.Optimizer, objective: Tensor, past: list[PastMean]) -> None:
         """Find a player's gradient: one backward."""

@@ -1,6 +1,6 @@
 """What each form and precision errs by in the critic's gradient, against double backward in float64."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,19 +10,27 @@ from wgan_sweep import rng
 from wgan_sweep.bench.iterations import Subject
 from wgan_sweep.gradient_terms import (
     Critic,
-    Form,
+    Evaluation,
     Power,
+    Psi,
     double_backward,
-    forward_over_reverse,
+    evaluate,
     input_gradient,
+    look,
     per_example_norm,
-    reverse_over_reverse,
 )
 from wgan_sweep.precision import precision
 
 NORM = 0.6
 """The mean norm of the critic's gradient that its last layer is scaled to, as in a trained WGAN-div."""
-FORMS: tuple[Form, ...] = (double_backward, forward_over_reverse, reverse_over_reverse)
+
+
+def _ours(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
+    return evaluate(look(critic, points), psi)
+
+
+Form = Callable[[Critic, Tensor, Psi], Evaluation]
+FORMS: dict[str, Form] = {"double backward": double_backward, "ours": _ours}
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,12 @@ def errors(subject: Subject, arithmetics: list[str], device: torch.device) -> It
             return made.float()
 
         relative = {}
-        for form in FORMS:
+        for name, form in FORMS.items():
             with context.step():
                 found = _gradient(critic, points, form, scores)
-            relative[form] = float((found.double() - wanted).norm() / wanted.norm())
-        for form, error in relative.items():
-            name = form.__name__.replace("_", " ")
-            yield Error(subject.name, arithmetic, name, error, error / relative[double_backward])
+            relative[name] = float((found.double() - wanted).norm() / wanted.norm())
+        for name, error in relative.items():
+            yield Error(subject.name, arithmetic, name, error, error / relative["double backward"])
 
 
 def _gradient(critic: nn.Module, points: Tensor, form: Form, scores: Critic | None = None) -> Tensor:
