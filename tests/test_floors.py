@@ -31,7 +31,7 @@ FLOORS = [
     {"losses", "constraints", "replicas", "scoring"},
     {"stabilisers"},
     {"trainer"},
-    {"config", "report"},
+    {"config", "composing", "report"},
     {"mirror", "experiment", "contact_sheet", "theory", "bench"},
     {"session", "sides"},
     {"driver", "neighbours"},
@@ -45,8 +45,8 @@ FLOORS = [
 GROUND = {"errors", "files"}
 
 KNOWN_ONLY_TO = {
-    "hydra": {"config", "experiment", "cli"},
-    "omegaconf": {"config", "experiment", "cli", "report"},
+    "hydra": {"config", "composing", "experiment", "cli"},
+    "omegaconf": {"config", "composing", "experiment", "cli", "report"},
     "wandb": {"tracking"},
     "wandb_workspaces": {"dashboard"},
     "torchmetrics": {"scoring"},

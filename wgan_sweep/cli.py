@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wgan_sweep import config as configs
 from wgan_sweep import provenance
+from wgan_sweep.composing import Composer
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import overridden_key
 
@@ -178,7 +179,7 @@ class Cells(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: "TaskFunction", config: DictConfig) -> None:  # noqa: ARG002
         """Take what Hydra has for a launcher."""
-        self._config, self._context = config, hydra_context
+        self._config, self._compose_one = config, Composer.of(hydra_context.config_loader)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do all runs of a grid, or those that a sweeper wants to know next.
@@ -236,7 +237,7 @@ class Cells(Launcher):
         for overrides in jobs:
             own = " ".join([override for override in overrides if override not in shared] or overrides)
             try:
-                composed = self._context.config_loader.load_sweep_config(self._config, overrides)
+                composed = self._compose_one(self._config, overrides)
                 cells.append(Cell(_finalise(composed, composed.hydra), tuple(overrides), own, group))
             except InputError as error:
                 problems[tuple(overrides)] = f"{' '.join(overrides)}: {error}"
