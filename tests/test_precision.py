@@ -29,3 +29,18 @@ def test_bf16_computes_in_bf16() -> None:
 def test_what_cannot_be_had_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=name):
         precision(name, CPU)
+
+
+def test_fp16_computes_in_float16_and_scales_objectives() -> None:
+    found = precision("fp16", CPU)
+    with found.forward():
+        assert torch.nn.Linear(4, 4)(torch.zeros(1, 4)).dtype == torch.float16
+    assert found.scale > 1
+
+
+@pytest.mark.parametrize(("device", "picked"), [("cpu", "fp32"), ("cuda", "tf32")])
+def test_auto_picks_by_device_and_says_why(device: str, picked: str) -> None:
+    found = precision("auto", torch.device(device))
+    assert found.name == picked
+    assert "auto" in found.why
+    assert precision("fp32", CPU).why == ""

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ COMBINATIONS = [
     ["loss=wgan_gp", "model.critic_norm=batch"],
     ["loss=wgan_div", "model=mlp", "model.depth=1", "train.ema=0"],
     ["loss=nsgan", "train.precision=bf16"],
+    ["loss=wgan_div", "train.precision=fp16"],
     ["loss=lsgan", "stabiliser=label_smoothing"],
     ["loss=hinge", "stabiliser=feature_matching"],
     ["loss=wgan_gp", "stabiliser=historical_averaging", "constraint=lipschitz_penalty"],
@@ -249,6 +251,14 @@ def test_a_precision_holds_backward_as_forward(trainer, precision: str, allowed:
             parameter.register_post_accumulate_grad_hook(lambda _: note("backward"))
     run(made, 1)
     assert seen == {"forward": {allowed}, "backward": {allowed}}
+
+
+def test_the_scale_of_half_precision_leaves_gradients_as_they_are(trainer) -> None:
+    """A power of two rounds nothing in float32."""
+    one, other = (trainer("train.n_critic=1") for _ in range(2))
+    other._precision = replace(other._precision, scale=1024.0)
+    assert run(one, 3) == run(other, 3)
+    assert_bitwise_equal(one.state_dict(), other.state_dict())
 
 
 @pytest.mark.parametrize("stabiliser", ["none", "historical_averaging", "instance_noise"])

@@ -63,7 +63,7 @@ def _iterations(options: argparse.Namespace) -> list[dict[str, Any]]:
             costs = list(
                 iterations.measure(subject.of(batch), compared, options.repeats, options.count, options.device)
             )
-            columns = [f"{subject.name}, batch {batch}", "ms", "images/s", "ratio", "spread", "share of floor"]
+            columns = [f"{subject.name}, batch {batch}", "ms", "images/s", "ratio", "spread", "floor / ms", "first s"]
             memory = ["peak MiB"] if on_gpu else []
             _table(
                 columns + memory,
@@ -75,6 +75,7 @@ def _iterations(options: argparse.Namespace) -> list[dict[str, Any]]:
                         f"{cost.ratio:.2f}",
                         f"{cost.spread:.0%}",
                         f"{cost.of_floor:.0%}",
+                        f"{cost.first_seconds:.2f}",
                         *([f"{cost.peak_mib:.0f}"] if cost.peak_mib is not None else []),
                     ]
                     for cost in costs

@@ -207,6 +207,8 @@ class Cost:
     """How often faster than the plain form in the same arithmetic: the median over the turns, each with its own."""
     of_floor: float
     """The time that the fewest operations of any form take at a large matrix product's speed, over ms."""
+    first_seconds: float
+    """From nothing to the end of the first iteration."""
     peak_mib: float | None
     """Memory of the GPU."""
 
@@ -215,13 +217,16 @@ def measure(
     subject: Subject, compared: Mapping[str, tuple[Way, str]], repeats: int, count: int, device: torch.device
 ) -> Iterator[Cost]:
     """Yield medians; the ways take turns."""
-    running, peaks = {}, {}
+    running, peaks, firsts = {}, {}, {}
     for name, (way, arithmetic) in compared.items():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
+        began = time.perf_counter()
         running[name] = way(subject, device, arithmetic)
-        milliseconds(running[name], 3, device)
+        milliseconds(running[name], 1, device)
+        firsts[name] = time.perf_counter() - began
+        milliseconds(running[name], 5, device)
         peaks[name] = (torch.cuda.max_memory_allocated(device) - before) / 2**20 if device.type == "cuda" else None
     times: dict[str, list[float]] = {name: [] for name in compared}
     for _ in range(repeats):
@@ -241,6 +246,7 @@ def measure(
             images_per_second=1000 * subject.batch * N_CRITIC / ms,
             ratio=statistics.median(a / b for a, b in zip(yardsticks[arithmetic], times[name], strict=True)),
             of_floor=1000 * operations / speeds[arithmetic] / ms,
+            first_seconds=firsts[name],
             peak_mib=peaks[name],
         )
 
