@@ -188,29 +188,6 @@ def daemon(name: str, node: str = "") -> int:
 
 
 @pytest.mark.slow
-def test_more_urgent_jobs_and_a_restarted_controller_lose_nothing(sweep: Shell) -> None:
-    """Pre-emption requeues; the shell waits on while the controller does not answer."""
-    shell = sweep.start("-m", "seed=0,1", *LONG, *LAUNCH)
-    sweep.wait_for("checkpoint.pt", 2)
-    before = {r["run_id"]: step(sweep, r["run_id"]) for r in records(sweep.folder)}
-    ask("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 5")
-    deadline = time.monotonic() + 60
-    while "PD" not in ask("squeue", "--me", "-h", "-o", "%t", "-p", "main"):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    os.kill(daemon("Slurmctld"), signal.SIGKILL)
-    time.sleep(5)
-    assert shell.poll() is None
-    subprocess.run(["slurmctld"], check=True)
-    _, errors = shell.communicate(timeout=240)
-    assert shell.returncode == 0, errors
-    for run, reached in before.items():
-        first, second = starts(sweep, run)
-        assert first == 0
-        assert second >= reached
-
-
-@pytest.mark.slow
 def test_a_node_that_dies_is_replaced_by_another(sweep: Shell) -> None:
     """Its daemon and all that it ran are killed; SLURM finds it dead after half a minute and requeues."""
     shell = sweep.start("-m", "seed=0", *LONG, *LAUNCH)
@@ -230,6 +207,33 @@ def test_a_node_that_dies_is_replaced_by_another(sweep: Shell) -> None:
     assert shell.returncode == 0, errors
     assert records(sweep.folder)[0]["status"] == "done"
     assert len(starts(sweep, record["run_id"])) == 2
+
+
+@pytest.mark.slow
+def test_more_urgent_jobs_and_a_restarted_controller_lose_nothing(sweep: Shell) -> None:
+    """Pre-emption requeues; the shell waits on while the controller does not answer."""
+    deadline = time.monotonic() + 60
+    while len(ask("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%n").split()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    shell = sweep.start("-m", "seed=0,1", *LONG, *LAUNCH)
+    sweep.wait_for("checkpoint.pt", 2)
+    before = {r["run_id"]: step(sweep, r["run_id"]) for r in records(sweep.folder)}
+    ask("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 5")
+    deadline = time.monotonic() + 60
+    while "PD" not in ask("squeue", "--me", "-h", "-o", "%t", "-p", "main"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    os.kill(daemon("Slurmctld"), signal.SIGKILL)
+    time.sleep(5)
+    assert shell.poll() is None
+    subprocess.run(["slurmctld"], check=True)
+    _, errors = shell.communicate(timeout=240)
+    assert shell.returncode == 0, errors
+    for run, reached in before.items():
+        first, second = starts(sweep, run)
+        assert first == 0
+        assert second >= reached
 
 
 def test_who_waits_may_be_killed_or_leave_and_come_back(sweep: Shell) -> None:

@@ -54,7 +54,7 @@ def _iterations(options: argparse.Namespace) -> list[dict[str, Any]]:
     _say(
         f"\nAn iteration is {iterations.N_CRITIC} critic updates with a gradient penalty and 1 generator update; "
         f"medians of {options.repeats} turns of {options.count} iterations. The ratio is to plain double backward in "
-        "the same precision; the floor is the fewest operations of any form, at a large matrix product's speed."
+        "the same precision; the floor is the fewest operations for the same r(x), at a large matrix product's speed."
     )
     compared, found = iterations.ways(options.precision), []
     on_gpu = options.device.type == "cuda"
