@@ -144,6 +144,16 @@ def test_a_written_config_runs_as_the_run_it_came_from(sweep) -> None:
     assert {p.name for p in sweep.folder.iterdir()} == {"runs"}
 
 
+def test_training_loads_no_compiler(sweep) -> None:
+    program = "import sys; from wgan_sweep import cli; sys.argv[0] = 'wgan-sweep'; cli.main(); "
+    program += "print(sorted({'torch._dynamo', 'torch._inductor', 'wandb', 'torchmetrics'} & set(sys.modules)))"
+    arguments = sweep._command("seed=1")[3:]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=sweep.folder, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("option", [["--help"], ["--cfg", "job"]])
 def test_asking_for_help_loads_nothing_heavy(tmp_path: Path, option: list[str]) -> None:
     program = """if True:

@@ -27,7 +27,7 @@ def test_a_run_leaves_the_files_of_the_contract(make, tmp_path: Path, plan) -> N
     directory = RunDir(tmp_path / "runs" / run_id(config))
     stored = json.loads(directory.record.read_text())
     wanted = "run_id status overrides config step images_seen scores best error versions git host started finished"
-    assert list(stored) == [*wanted.split(), "seconds", "scored_by", "sweep"]
+    assert list(stored) == [*wanted.split(), "seconds", "scored_by", "sweep", "how"]
     assert stored["seconds"] > 0
     assert (stored["status"], stored["step"], stored["images_seen"]) == ("done", 6, 6 * 2 * 8)
     assert stored["overrides"] == ["typed=1"]

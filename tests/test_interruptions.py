@@ -107,10 +107,10 @@ def test_an_exception_is_a_status_with_its_traceback_and_is_tried_again(make, mo
     config = make()
     update = Trainer._update_critic
 
-    def breaks(self: Trainer) -> dict:
+    def breaks(self: Trainer, real: torch.Tensor) -> dict:
         if self.step == 4:
             raise MemoryError("the GPU is full")
-        return update(self)
+        return update(self, real)
 
     monkeypatch.setattr(Trainer, "_update_critic", breaks)
     record = run(config)

@@ -120,7 +120,7 @@ def start(sweep: Shell, steps: int) -> subprocess.Popen[str]:
 
 
 def test_a_process_that_is_killed_is_a_failed_run_and_the_others_go_on(sweep: Shell) -> None:
-    shell = start(sweep, 600)
+    shell = start(sweep, 300)
     name, process = next(iter(owners(sweep).items()))
     os.kill(process, signal.SIGKILL)
     said, errors = shell.communicate(timeout=60)

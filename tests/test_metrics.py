@@ -86,7 +86,10 @@ def assert_fids_agree(mnist: np.ndarray, theirs, size: int, channels: int, batch
         assert found == pytest.approx(wanted["frechet_inception_distance"], abs=1e-3)
 
 
-@pytest.mark.parametrize(("size", "channels", "batch"), [(28, 1, 1), (96, 3, 7), (512, 1, 64)])
+@pytest.mark.parametrize(
+    ("size", "channels", "batch"),
+    [(28, 1, 7), pytest.param(96, 3, 1, marks=pytest.mark.slow), pytest.param(512, 1, 64, marks=pytest.mark.slow)],
+)
 def test_fid_is_torch_fidelitys_at_any_size_and_batch(mnist, theirs, size: int, channels: int, batch: int) -> None:
     assert_fids_agree(mnist, theirs, size, channels, [batch], 5)
 

@@ -161,7 +161,7 @@ def test_seeds_share_a_cell_and_nothing_else_does(make) -> None:
 
 
 def test_a_killed_run_ends_as_one_curve_without_a_step_twice(sweep: Shell, home: Path) -> None:
-    arguments = [*TRACKED, "train.steps=300"]
+    arguments = [*TRACKED, "train.steps=150"]
     running = sweep.start(*arguments)
     sweep.wait_for("checkpoint.pt")
     running.kill()
@@ -173,7 +173,7 @@ def test_a_killed_run_ends_as_one_curve_without_a_step_twice(sweep: Shell, home:
     steps = [line["step"] for line in mirror.history]
     assert steps == sorted(set(steps))
     assert [line["_step"] for line in mirror.history] == list(range(len(steps)))
-    assert steps[-1] == 300
+    assert steps[-1] == 150
     assert (directory / "log.txt").read_text().count("starting at step") == 2
 
 

@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from wgan_sweep import rng
 from wgan_sweep.config import Config
@@ -293,6 +294,16 @@ class _Choices:
         return generator, critic
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors as they are that `torch.nn.init` would fill: on the meta device that loads torch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def check(config: Config, device: torch.device | None = None) -> None:
     """Refuse a config that cannot work, before any training; networks are made without their weights.
 
@@ -309,7 +320,7 @@ def check(config: Config, device: torch.device | None = None) -> None:
     _check_gpus(replicas_of(config), config.device, device)
     choices.stabiliser.loss(choices.loss)
     choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         for network in choices.networks(config.seed):
             choices.optimizer(network.parameters())
             if replicas_of(config) > 1 and (why := why_not_shared(network)):

@@ -126,6 +126,7 @@ class Session:
             if scores.get("step", 0) > self._trainer.step:
                 scores.clear()
         self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
+        self._record.how = self._trainer.how
         self._directory.write_record(self._record)
 
     def _log(self) -> None:

@@ -1,6 +1,7 @@
 """Training as an iterator: one item per generator update; the caller decides what happens in between."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -24,6 +25,23 @@ Z_BLOCK = 256
 Network = Callable[[Tensor], Tensor]
 MakeGraph = Callable[[list[torch.Generator]], Graph]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def _keep_the_compiler_out() -> None:
+    """Let optimizers do without torch's compiler, which they load (2 s in every process) to tell it to keep off."""
+    for method in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+        plain = getattr(getattr(torch.optim.Optimizer, method), "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            setattr(plain, "__dynamo_disable", plain)
+
+
+_keep_the_compiler_out()
+
+
+def _take_step(optimizer: torch.optim.Optimizer) -> None:
+    """Update the weights: `optimizer.step` without its decorators, which load the compiler, too."""
+    with torch.no_grad():
+        inspect.unwrap(type(optimizer).step)(optimizer)
 
 
 def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -311,7 +329,7 @@ class Trainer:
 
     def _follow(self, optimizer: torch.optim.Optimizer, past: list[PastMean]) -> None:
         """Move a player along its gradient."""
-        optimizer.step()
+        _take_step(optimizer)
         for mean in past:
             mean.update()
 
