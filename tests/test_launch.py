@@ -130,12 +130,12 @@ def test_a_process_that_is_killed_is_a_failed_run_and_the_others_go_on(sweep: Sh
     assert "signal 9 (SIGKILL)" in by_name[name]["error"]
     assert f"failed: {name}" in said
     assert sorted(r["status"] for r in by_name.values()) == ["done", "done", "failed"]
-    again = sweep("-m", "div.k=1,2,3", "train.steps=600", *TOGETHER)  # a failed run is tried again, from where it was
+    again = sweep("-m", "div.k=1,2,3", "train.steps=300", *TOGETHER)  # a failed run is tried again, from where it was
     assert [r["status"] for r in records(sweep.folder)] == ["done"] * 3
     assert again.stderr.count("nothing left to do") == 2
     log = (sweep.folder / "runs" / name / "log.txt").read_text()
     first, second = map(int, re.findall(r"starting at step (\d+)", log))
-    assert first == 0 < second < 600
+    assert first == 0 < second < 300
 
 
 def test_ctrl_c_saves_every_run_at_work(sweep: Shell) -> None:
