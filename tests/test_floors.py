@@ -24,6 +24,7 @@ FLOORS = [
         "plots",
         "processes",
         "graphs",
+        "optimizers",
         "runs",
         "__init__",
     },

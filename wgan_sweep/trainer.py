@@ -1,14 +1,13 @@
 """Training as an iterator: one item per generator update; the caller decides what happens in between."""
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from wgan_sweep import gradient_terms, rng
+from wgan_sweep import gradient_terms, optimizers, rng
 from wgan_sweep.constraints import Constraint
 from wgan_sweep.gradient_terms import GradientTerm, Look, look
 from wgan_sweep.graphs import Graph, Replayed
@@ -25,37 +24,6 @@ Z_BLOCK = 256
 Network = Callable[[Tensor], Tensor]
 MakeGraph = Callable[[list[torch.Generator]], Graph]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-
-def _keep_the_compiler_out() -> None:
-    """Let optimizers do without torch's compiler, which they load (2 s in every process) to tell it to keep off."""
-    for method in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
-        plain = getattr(getattr(torch.optim.Optimizer, method), "__wrapped__", None)
-        if plain is not None and not hasattr(plain, "__dynamo_disable"):
-            setattr(plain, "__dynamo_disable", plain)
-
-
-_keep_the_compiler_out()
-
-
-def _take_step(optimizer: torch.optim.Optimizer) -> None:
-    """Update the weights: `optimizer.step` without its decorators, which load the compiler, too."""
-    with torch.no_grad():
-        inspect.unwrap(type(optimizer).step)(optimizer)
-
-
-def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Let an optimizer that can update all weights at once do so on a GPU, in a way that a CUDA graph can hold."""
-    for group in optimizer.param_groups:
-        on_gpu = any(parameter.is_cuda for parameter in group["params"])
-        if "fused" in group:
-            group["fused"], group["foreach"] = on_gpu or None, False if on_gpu else None
-        if "capturable" in group:
-            group["capturable"] = on_gpu
-        for parameter in group["params"] if on_gpu else []:
-            if isinstance(step := optimizer.state.get(parameter, {}).get("step"), Tensor):
-                optimizer.state[parameter]["step"] = step.to(parameter.device)
-    return optimizer
 
 
 class RealExamples(Protocol):
@@ -144,9 +112,9 @@ class Trainer:
         self._terms: tuple[GradientTerm, ...] = loss.terms + constraint.terms
         self._past = [PastMean(network.parameters()) for network in (critic, generator)] if stabiliser.pull else []
         self._stabiliser = stabiliser
-        self._generator_optimizer = fused(generator_optimizer(generator.parameters()))
+        self._generator_optimizer = optimizers.fitted(generator_optimizer(generator.parameters()))
         self._make_critic_optimizer = critic_optimizer
-        self._critic_optimizer = fused(critic_optimizer(critic.parameters()))
+        self._critic_optimizer = optimizers.fitted(critic_optimizer(critic.parameters()))
         self._freeze_at = freeze_generator_at
         self._first_critic = None if freeze_generator_at is None else copy.deepcopy(critic.state_dict())
         self._simultaneous = simultaneous
@@ -251,7 +219,7 @@ class Trainer:
 
     def _restart_critic(self) -> None:
         self.critic.load_state_dict(self._first_critic or {})
-        self._critic_optimizer = fused(self._make_critic_optimizer(self.critic.parameters()))
+        self._critic_optimizer = optimizers.fitted(self._make_critic_optimizer(self.critic.parameters()))
         self._past[:1] = [PastMean(self.critic.parameters()) for _ in self._past[:1]]
 
     def _z(self, count: int, stream: torch.Generator) -> Tensor:
@@ -329,7 +297,7 @@ class Trainer:
 
     def _follow(self, optimizer: torch.optim.Optimizer, past: list[PastMean]) -> None:
         """Move a player along its gradient."""
-        _take_step(optimizer)
+        optimizers.update(optimizer)
         for mean in past:
             mean.update()
 
@@ -460,6 +428,6 @@ class Trainer:
             self._last = state["last"][0].to(self.device), state["last"][1].to(self.device)
         self.step = int(state["step"])
         for optimizer in (self._critic_optimizer, self._generator_optimizer):
-            fused(optimizer)  # the state may be of another device
+            optimizers.fitted(optimizer)  # the state may be of another device
         if self._replayed:
             self._replayed.forget()
