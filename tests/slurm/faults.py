@@ -1,6 +1,7 @@
 """Data that breaks a run on a compute node, as a user's own data might."""
 
 import os
+import time
 from typing import Any
 
 from wgan_sweep.data import Npz
@@ -15,6 +16,28 @@ class _Fault(Npz):
             if "SLURM_JOB_ID" in os.environ:
                 act()
             return make(*arguments)
+
+        object.__setattr__(images, "batches", batches)
+        return images
+
+
+class Slow(Npz):
+    """Ten batches a second."""
+
+    def load(self) -> Any:
+        images = super().load()
+        make = images.batches
+
+        def batches(*arguments: Any) -> Any:
+            made = make(*arguments)
+            draw = made.draw
+
+            def wait_and_draw() -> Any:
+                time.sleep(0.1)
+                return draw()
+
+            made.draw = wait_and_draw
+            return made
 
         object.__setattr__(images, "batches", batches)
         return images
