@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from .helpers import Shell, records
 
@@ -142,6 +143,23 @@ def test_a_written_config_runs_as_the_run_it_came_from(sweep) -> None:
     assert "| seed" not in done.stdout
     assert len(records(sweep.folder)) == 2
     assert {p.name for p in sweep.folder.iterdir()} == {"runs"}
+
+
+def test_a_site_keeps_its_own_keys_of_a_launch_in_a_file(sweep) -> None:
+    site = sweep.folder / "site" / "launch"
+    site.mkdir(parents=True)
+    (site / "ours.yaml").write_text("defaults: [slurm]\npartition: gpu\nsetup: [module load cuda]\n")
+    asked = [f"--config-dir={site.parent}", "--cfg", "job", "--resolve", "--package", "launch"]
+    done = subprocess.run(
+        [sys.executable, "-m", "wgan_sweep", *asked, "launch=ours", "launch.gpus_per_run=2"],
+        cwd=sweep.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = OmegaConf.to_container(OmegaConf.create(done.stdout))
+    assert said["_target_"] == "wgan_sweep.slurm.Slurm"
+    assert (said["partition"], said["setup"], said["gpus_per_node"]) == ("gpu", ["module load cuda"], 2)
 
 
 def test_training_loads_no_compiler(sweep) -> None:
