@@ -41,11 +41,12 @@ class Rehearsal:
         return [stream.get_state() for stream in self.trainer._streams.values()]
 
     def replay(self) -> None:
-        step, draw = self.trainer.step, self.trainer._batches.draw
+        attributes, draw = dict(vars(self.trainer)), self.trainer._batches.draw
         self.trainer.step, self.trainer._batches.draw = -(10**9), None
         for name, value in self._work().items():
             self._made[name].copy_(value)
-        self.trainer.step, self.trainer._batches.draw = step, draw
+        vars(self.trainer).update(attributes)  # a graph sets none
+        self.trainer._batches.draw = draw
         self.replays += 1
 
 
@@ -71,6 +72,27 @@ class Refused(Rehearsal):
     def capture(self, work: Work) -> Values:
         work()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+class RefusedInTheMiddle(Rehearsal):
+    def capture(self, work: Work) -> Values:
+        def broken(*_: object) -> Tensor:
+            raise RuntimeError("no such operation")
+
+        vars(self.trainer)["_generator_loss"] = broken
+        try:
+            return work()
+        finally:
+            del vars(self.trainer)["_generator_loss"]
+
+
+class Executed(Rehearsal):
+    """Does what it should only record, as work on another GPU's stream would be."""
+
+    def capture(self, work: Work) -> Values:
+        self._work = work
+        self._made = {name: value.clone() for name, value in work().items()}
+        return self._made
 
 
 Replaying = Callable[..., tuple[Trainer, list[Rehearsal]]]
@@ -102,6 +124,7 @@ def test_replayed_iterations_are_the_plain_ones_or_it_is_said_why_there_are_none
     plain = build(make(*overrides)).trainer
     assert run(trainer, STEPS) == run(plain, STEPS)
     assert_bitwise_equal(trainer.state_dict(), plain.state_dict())
+    assert all(torch.equal(one, other) for one, other in zip(trainer._last, plain._last, strict=True))
     if graphs:
         assert trainer.how["iterations"] == "a CUDA graph"
         assert graphs[0].replays == STEPS - WARM_UP
@@ -129,6 +152,7 @@ def test_a_resumed_run_makes_a_graph_of_its_own(make, replaying) -> None:
         (Inexact, "weights' changes differ"),
         (Loaded, "draws other random numbers"),
         (Refused, "capturing failed: operation not permitted when stream is capturing"),
+        (RefusedInTheMiddle, "capturing failed: no such operation"),
     ],
 )
 def test_a_graph_that_does_something_else_is_not_used(make, replaying, kind: type[Rehearsal], why: str) -> None:
@@ -141,3 +165,19 @@ def test_a_graph_that_does_something_else_is_not_used(make, replaying, kind: typ
 
 def test_on_a_cpu_there_is_none_and_the_record_says_so(make) -> None:
     assert "for a GPU" in build(make()).trainer.how["iterations"]
+
+
+def test_what_a_capture_does_beside_recording_is_undone(make, replaying) -> None:
+    trainer, graphs = replaying(Executed)
+    plain = build(make()).trainer
+    assert run(trainer, STEPS) == run(plain, STEPS)
+    assert_bitwise_equal(trainer.state_dict(), plain.state_dict())
+    assert graphs[0].replays
+
+
+def test_before_there_is_a_graph_the_record_does_not_say_so(replaying) -> None:
+    trainer, _ = replaying(Rehearsal)
+    run(trainer, WARM_UP)
+    assert "too early" in trainer.how["iterations"]
+    run(trainer, WARM_UP + 1)
+    assert trainer.how["iterations"] == "a CUDA graph"

@@ -112,6 +112,21 @@ def test_what_a_process_died_of_is_what_the_leading_one_says() -> None:
         dist.barrier()
 
 
+class Unpicklable:
+    """Dies in the other process, before it can meet this one."""
+
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+def test_a_process_that_dies_before_it_meets_the_others_is_not_waited_for() -> None:
+    with (
+        pytest.raises(RuntimeError, match="process 1 of 2 ended with exit code 7"),
+        joined(2, CPU, wait, Unpicklable()),
+    ):
+        pytest.fail("they never met")
+
+
 def test_the_others_end_with_the_leading_one_whatever_ends_it() -> None:
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), joined(2, CPU, wait):

@@ -55,7 +55,7 @@ class Config:
     figure: Any = MISSING
     launch: Any = MISSING
     device: str = MISSING
-    graphs: bool = MISSING
+    graphs: bool = True  # runs that are older than it can be read
     runs: str = MISSING
     plan: bool = MISSING
     retry_diverged: bool = MISSING

@@ -37,28 +37,34 @@ class CudaGraph:
     """A CUDA graph that knows generators."""
 
     def __init__(self, generators: Iterable[torch.Generator]) -> None:
-        self._graph = torch.cuda.CUDAGraph()
         self._generators = list(generators)
+        self._device = self._generators[0].device
+        self._graph = torch.cuda.CUDAGraph()
 
     def warm(self, work: Work) -> Values:
         """Do work on a stream beside the current one, as capturing wants it."""
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            values = work()
-        torch.cuda.current_stream().wait_stream(aside)
-        return values
+        with torch.cuda.device(self._device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                values = work()
+            torch.cuda.current_stream().wait_stream(aside)
+            return values
 
     def capture(self, work: Work) -> Values:
-        """Record work."""
+        """Record work; other threads may go on asking CUDA for memory, as those that read ahead do."""
         for generator in self._generators:
             self._graph.register_generator_state(generator)
-        with torch.cuda.graph(self._graph):
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
+        ):
             return work()
 
     def replay(self) -> None:
         """Do the work again."""
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            self._graph.replay()
 
 
 class Replayed:
@@ -102,7 +108,7 @@ class Replayed:
             self._left -= 1
             return self._graph.warm(work)
         if not self._made:
-            return self._try(self._graph, work)
+            return self._try(work)
         self._graph.replay()
         return self._results()
 
@@ -110,30 +116,38 @@ class Replayed:
         together = torch.stack(list(self._made.values())).clone()
         return dict(zip(self._made, together.unbind(), strict=True))
 
-    def _try(self, graph: Graph, work: Work) -> Values:
-        """Capture, and compare an iteration by the graph with one without."""
+    def _try(self, work: Work) -> Values:
+        """Capture, and compare an iteration by the graph with one without; without, if anything is wrong."""
         weights, others = self._state()
         state = weights + others
         before, seeds = [t.detach().clone() for t in state], [g.get_state() for g in self._generators]
         try:
-            made = graph.capture(work)
-        except RuntimeError as error:
-            self._put(state, before, seeds)
+            self.why_not = self._record(work, state, len(weights), before, seeds)
+        except RuntimeError as error:  # which running out of memory is, too
             self.why_not = f"capturing failed: {str(error).splitlines()[0]}"
-            return work()
-        values = work()
-        wanted, after = [t.detach().clone() for t in state], [g.get_state() for g in self._generators]
-        self._put(state, before, seeds)
-        graph.replay()
-        same_numbers = all(torch.equal(g.get_state(), s) for g, s in zip(self._generators, after, strict=True))
-        off = _difference(weights, wanted, before)
-        if same_numbers and off <= AGREEMENT:
-            self._made = made
+        if self.why_not is None:
             return self._results()
-        self._put(state, wanted, after)
-        what = f"the weights' changes differ by {off:.1e}" if same_numbers else "it draws other random numbers"
-        self.why_not = f"an iteration by the graph is not one without it: {what}"
-        return values
+        self._graph, self._made = None, {}  # its memory goes with it
+        self._put(state, before, seeds)
+        return work()
+
+    def _record(
+        self, work: Work, state: Sequence[Tensor], weights: int, before: Sequence[Tensor], seeds: Sequence[Tensor]
+    ) -> str | None:
+        """Capture; return why an iteration by the graph is not one without it, or None; one is then done."""
+        if self._graph is None:
+            return "there is none"
+        self._made = self._graph.capture(work)
+        self._put(state, before, seeds)  # nothing was done; if it was after all, it was not by a graph
+        work()
+        wanted, after = [t.detach().clone() for t in state[:weights]], [g.get_state() for g in self._generators]
+        self._put(state, before, seeds)
+        self._graph.replay()
+        what = "an iteration by the graph is not one without it: "
+        if not all(torch.equal(g.get_state(), s) for g, s in zip(self._generators, after, strict=True)):
+            return what + "it draws other random numbers"
+        off = _difference(state[:weights], wanted, before[:weights])
+        return None if off <= AGREEMENT else what + f"the weights' changes differ by {off:.1e}"
 
     def _put(self, state: Sequence[Tensor], values: Sequence[Tensor], seeds: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -147,7 +161,7 @@ class Replayed:
 def _difference(found: Sequence[Tensor], wanted: Sequence[Tensor], before: Sequence[Tensor]) -> float:
     """Return the norm of the difference over that of the change, all of `found` together."""
     off = changed = 0.0
-    for f, w, b in zip(found, wanted, before, strict=False):  # the others' come after
+    for f, w, b in zip(found, wanted, before, strict=True):
         off += float((f - w).double().square().sum())
         changed += float((w - b).double().square().sum())
     return float((off / changed) ** 0.5) if changed else float(off > 0)

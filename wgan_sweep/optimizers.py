@@ -23,14 +23,14 @@ def update(optimizer: torch.optim.Optimizer) -> None:
         inspect.unwrap(type(optimizer).step)(optimizer)
 
 
-def fitted(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Let an optimizer update all weights at once on a GPU, where it can, and in a way that a CUDA graph can hold."""
+def fitted(optimizer: torch.optim.Optimizer, in_graph: bool) -> torch.optim.Optimizer:
+    """Let an optimizer update all weights at once on a GPU, where it can; if asked, as a CUDA graph can hold it."""
     for group in optimizer.param_groups:
         on_gpu = any(parameter.is_cuda for parameter in group["params"])
         if on_gpu and "fused" in group and group["fused"] is None and not group["foreach"]:
             group["fused"] = True
         if "capturable" in group:
-            group["capturable"] = on_gpu
+            group["capturable"] = on_gpu and in_graph
         for parameter in group["params"] if on_gpu else []:
             if isinstance(step := optimizer.state.get(parameter, {}).get("step"), Tensor):
                 optimizer.state[parameter]["step"] = step.to(parameter.device)

@@ -47,8 +47,8 @@ def precision(name: str, device: torch.device) -> Precision:
 
     Args:
         name: ``fp32`` (no TF32 anywhere), ``tf32`` (CUDA only), ``bf16`` or ``fp16`` (autocast: weights, norms of
-            gradients, the gradient term and the losses stay float32), or ``auto``: tf32 where there is a GPU that
-            has it, else fp32.
+            gradients, the gradient term and the losses stay float32), or ``auto``: tf32 on CUDA, else
+            fp32.
         device: Where the networks are.
 
     Raises:

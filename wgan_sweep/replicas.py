@@ -27,6 +27,9 @@ HOST = "127.0.0.1"
 LONGEST_PAUSE = timedelta(days=2)
 """For how long a process may wait for another, which may be scoring."""
 SECONDS_TO_LEAVE = 10.0
+READY = "ready"
+
+Check = Callable[[], None]
 
 
 class _Sum(torch.autograd.Function):
@@ -161,10 +164,13 @@ Work = Callable[..., None]
 
 
 @contextmanager
-def joined(size: int, device: torch.device, work: Work, *arguments: Any) -> Iterator[None]:
+def joined(size: int, device: torch.device, work: Work, *arguments: Any) -> Iterator[Check]:
     """Have `size` - 1 other processes at work beside this one, which leads them; cores are divided among all.
 
     They end with this context, and with this process, however it ends.
+
+    Yields:
+        A check, which raises RuntimeError once one of them is gone: what was computed together is then worth nothing.
 
     Args:
         size: How many processes, with this one; 1 starts none.
@@ -176,7 +182,7 @@ def joined(size: int, device: torch.device, work: Work, *arguments: Any) -> Iter
         RuntimeError: if one of them fails or dies, with what it said.
     """
     if size == 1:
-        yield
+        yield lambda: None
         return
     threads = torch.get_num_threads()
     each = max(1, threads // size)
@@ -189,13 +195,21 @@ def joined(size: int, device: torch.device, work: Work, *arguments: Any) -> Iter
         follower.theirs.close()
     torch.set_num_threads(each)
     finished = False
+    lost = threading.Event()
+
+    def check() -> None:
+        if lost.is_set():
+            raise RuntimeError("a process that trains along is gone")
+
     try:
+        for follower in followers:
+            follower.wait_until_ready()
         _join(store, 0, size, device.type)
-        threading.Thread(target=_watch, args=(followers, dist.group.WORLD), daemon=True).start()
-        yield
+        threading.Thread(target=_watch, args=(followers, dist.group.WORLD, lost), daemon=True).start()
+        yield check
         finished = True
     except RuntimeError as error:
-        said = [problem for follower in followers if (problem := follower.problem())]
+        said = [problem for follower in followers if (problem := follower.problem()) and problem not in str(error)]
         if not said:
             raise
         raise RuntimeError("\n".join(said)) from error
@@ -207,12 +221,13 @@ def joined(size: int, device: torch.device, work: Work, *arguments: Any) -> Iter
             dist.destroy_process_group()
 
 
-def _watch(followers: list["_Follower"], group: Any) -> None:
+def _watch(followers: list["_Follower"], group: Any, lost: threading.Event) -> None:
     """Give up what is exchanged once a process has died: NCCL, unlike Gloo, would wait for it."""
     left = {follower.process.sentinel: follower.process for follower in followers}
     while left:
         for over in wait(list(left)):
             if left.pop(cast("int", over)).exitcode:
+                lost.set()
                 group.abort()
                 return
 
@@ -236,6 +251,23 @@ class _Follower:
         self._connection, self.theirs = context.Pipe()
         given = (self.theirs, rank, size, port, kind, threads, work, arguments)
         self.process = context.Process(target=_serve, args=given, daemon=True)
+
+    def wait_until_ready(self) -> None:
+        """Wait until it is about to meet the others.
+
+        Raises:
+            RuntimeError: if it dies before.
+        """
+        wait([self._connection, self.process.sentinel])
+        try:
+            said = self._connection.recv() if self._connection.poll() else ""
+        except EOFError:
+            said = ""
+        if said != READY:
+            self.process.join(SECONDS_TO_LEAVE)
+            raise RuntimeError(
+                f"process {self._rank} of {self._size} ended with {ending(self.process)}\n{said}".rstrip()
+            )
 
     def problem(self) -> str | None:
         """Return why it is gone before its time, or None while it is not."""
@@ -272,6 +304,9 @@ def _serve(
     threading.Thread(target=end_with_the_leader, daemon=True).start()
     torch.set_num_threads(threads)
     try:
+        if kind == "cuda":
+            torch.cuda.set_device(rank)
+        connection.send(READY)
         store = dist.TCPStore(HOST, port, size, is_master=False)  # type: ignore[attr-defined]
         _join(store, rank, size, kind)
         work(Replicas(rank, size), *arguments)

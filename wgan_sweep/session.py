@@ -18,7 +18,7 @@ from wgan_sweep.files import write
 from wgan_sweep.images import png
 from wgan_sweep.mirror import replay
 from wgan_sweep.progress import RunProgress
-from wgan_sweep.replicas import Replicas, joined
+from wgan_sweep.replicas import Check, Replicas, joined
 from wgan_sweep.runs import Record, RunDir, objective
 from wgan_sweep.tracking import FINAL, Tracker
 
@@ -54,6 +54,7 @@ class Session:
         self._trainer, self._real, self._scorer = parts.trainer, parts.real, parts.scorer
         self._while_training = parts.scorer_during or parts.scorer
         self._window: list[tuple[int, dict[str, Tensor]]] = []
+        self._check_others: Check = lambda: None
         state, self._problems = checkpoints.load(directory.checkpoint)
         if state is not None:
             check_science(directory.checkpoint, state["science"], config)
@@ -72,17 +73,17 @@ class Session:
         only_scored_again = has_chosen and self._trainer.step >= until
         if every and self._trainer.step % every == 0 and not only_scored_again:
             self._score(self._while_training, choosing=True)  # it may have been killed at this point
-        with self._help(until):
+        with self._help(until) as self._check_others:
             self._train(every, until)
         if every and not only_scored_again:
             self._score(self._while_training, choosing=True)
         self._score(self._scorer, choosing=False)
         self._conclude()
 
-    def _help(self, until: int) -> AbstractContextManager[None]:
+    def _help(self, until: int) -> AbstractContextManager[Check]:
         """Have the run's other processes train along, from the same state."""
         if self._replicas.size == 1 or self._trainer.step >= until:
-            return nullcontext()
+            return nullcontext(self._check_others)
         state = io.BytesIO()
         torch.save(self._trainer.state_dict(), state)
         return joined(self._replicas.size, self._trainer.device, _train_along, self._config, state.getvalue())
@@ -133,6 +134,7 @@ class Session:
         """Write the last step's measurements; look at all since the last time for one that is not finite."""
         names = list(self._window[-1][1])
         table = torch.stack([torch.stack([values[name].float() for name in names]) for _, values in self._window]).cpu()
+        self._check_others()
         for (step, _), row in zip(self._window, table, strict=True):
             if not row.isfinite().all():
                 bad = ", ".join(f"{name}={value:g}" for name, value in zip(names, row.tolist(), strict=True))
@@ -154,6 +156,9 @@ class Session:
         self._shown.update(self._trainer.step, line)
 
     def _save(self) -> None:
+        if self._replicas.size > 1 and self._trainer.device.type == "cuda":
+            torch.cuda.synchronize(self._trainer.device)
+        self._check_others()
         checkpoints.save(self._directory.checkpoint, self._state())
         self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
         if self._record.how != self._trainer.how:  # a graph was made, or could not be

@@ -112,9 +112,9 @@ class Trainer:
         self._terms: tuple[GradientTerm, ...] = loss.terms + constraint.terms
         self._past = [PastMean(network.parameters()) for network in (critic, generator)] if stabiliser.pull else []
         self._stabiliser = stabiliser
-        self._generator_optimizer = optimizers.fitted(generator_optimizer(generator.parameters()))
+        self._generator_optimizer = optimizers.fitted(generator_optimizer(generator.parameters()), bool(graph))
         self._make_critic_optimizer = critic_optimizer
-        self._critic_optimizer = optimizers.fitted(critic_optimizer(critic.parameters()))
+        self._critic_optimizer = optimizers.fitted(critic_optimizer(critic.parameters()), bool(graph))
         self._freeze_at = freeze_generator_at
         self._first_critic = None if freeze_generator_at is None else copy.deepcopy(critic.state_dict())
         self._simultaneous = simultaneous
@@ -210,7 +210,9 @@ class Trainer:
         """What was chosen for the device, and why: the record of a run holds it."""
         chosen = {"precision": ", ".join(filter(None, (self._precision.name, self._precision.why)))}
         why_not = self._why_no_graph or (self._replayed.why_not if self._replayed else None)
-        chosen["iterations"] = f"one by one (no CUDA graph: {why_not})" if why_not else "a CUDA graph"
+        chosen["iterations"] = "a CUDA graph"
+        if why_not or not (self._replayed and self._replayed.is_replaying):
+            chosen["iterations"] = f"one by one (no CUDA graph: {why_not or 'too early'})"
         return chosen
 
     @property
@@ -219,7 +221,9 @@ class Trainer:
 
     def _restart_critic(self) -> None:
         self.critic.load_state_dict(self._first_critic or {})
-        self._critic_optimizer = optimizers.fitted(self._make_critic_optimizer(self.critic.parameters()))
+        self._critic_optimizer = optimizers.fitted(
+            self._make_critic_optimizer(self.critic.parameters()), self._replayed is not None
+        )
         self._past[:1] = [PastMean(self.critic.parameters()) for _ in self._past[:1]]
 
     def _z(self, count: int, stream: torch.Generator) -> Tensor:
@@ -274,8 +278,18 @@ class Trainer:
         self._differentiate(self._critic_optimizer, objective, self._past[:1])
         self._follow(self._critic_optimizer, self._past[:1])
         self._constraint.project(self.critic)
-        self._last = real, fake
+        self._keep(real, fake)
         return values
+
+    def _keep(self, real: Tensor, fake: Tensor) -> None:
+        """Keep the last batch; where iterations are replayed, in a place of its own, which a graph fills again."""
+        if self._replayed is None:
+            self._last = real, fake
+        elif self._last is None:
+            self._last = real.clone(), fake.clone()
+        else:
+            for kept, one in zip(self._last, (real, fake), strict=True):
+                kept.copy_(one)
 
     def _score_and_keep(self, batch: Tensor, points: list[Tensor], looks: dict[int, Look]) -> Tensor:
         """Return ``[N]`` scores of a batch; where r(x) is that batch, keep the look for its gradient term."""
@@ -303,10 +317,12 @@ class Trainer:
 
     def _find_generator_gradient(self) -> dict[str, Tensor]:
         self.critic.requires_grad_(requires_grad=False)
-        real = None if self._last is None else self._last[0]
-        loss = self._generator_loss(real, self._seen(self._generate()))
-        self._differentiate(self._generator_optimizer, loss, self._past[1:])
-        self.critic.requires_grad_(requires_grad=True)
+        try:
+            real = None if self._last is None else self._last[0]
+            loss = self._generator_loss(real, self._seen(self._generate()))
+            self._differentiate(self._generator_optimizer, loss, self._past[1:])
+        finally:
+            self.critic.requires_grad_(requires_grad=True)
         return {"generator_loss": loss.detach()}
 
     def _generator_loss(self, real: Tensor | None, fake: Tensor) -> Tensor:
@@ -352,8 +368,8 @@ class Trainer:
         generator = copy.deepcopy(self.generator)
         with self._precision.step():
             loss = self._generator_loss(real.to(self.device, self._dtype), self._applied(generator, z))
-            gradient = torch.autograd.grad(loss, list(generator.parameters()))
-        return torch.nn.utils.get_total_norm(gradient)
+            gradient = torch.autograd.grad(loss * self._precision.scale, list(generator.parameters()))
+        return torch.nn.utils.get_total_norm(gradient) / self._precision.scale
 
     def score(self, points: Tensor) -> Tensor:
         """Return the critic's scores ``[N]`` of examples ``[N, ...]``, both on the CPU."""
@@ -428,6 +444,6 @@ class Trainer:
             self._last = state["last"][0].to(self.device), state["last"][1].to(self.device)
         self.step = int(state["step"])
         for optimizer in (self._critic_optimizer, self._generator_optimizer):
-            optimizers.fitted(optimizer)  # the state may be of another device
+            optimizers.fitted(optimizer, self._replayed is not None)  # the state may be of another device
         if self._replayed:
             self._replayed.forget()

@@ -1,4 +1,4 @@
-"""Layers that every network here is made of; each has a right forward-mode derivative (see `gradient_terms`)."""
+"""Layers that every network here is made of."""
 
 from collections.abc import Callable
 
