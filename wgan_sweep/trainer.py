@@ -201,8 +201,8 @@ class Trainer:
     def _changed(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return all tensors that an iteration changes, and the next one reads: weights, and others."""
         weights: list[Tensor] = [*self.critic.parameters(), *self.generator.parameters()]
-        optimizers = (self._critic_optimizer, self._generator_optimizer)
-        states = [v for o in optimizers for s in o.state.values() for v in s.values() if isinstance(v, Tensor)]
+        both = (self._critic_optimizer, self._generator_optimizer)
+        states = [v for o in both for s in o.state.values() for v in s.values() if isinstance(v, Tensor)]
         return weights, [*self.critic.buffers(), *self.generator.buffers(), *states]
 
     @property
