@@ -69,3 +69,14 @@ def test_a_step_waits_for_nothing(make) -> None:
 def test_the_generator_of_a_gpu_is_seeded(make) -> None:
     one, other = (torch.rand(3, generator=rng.generator(0, "x", device="cuda"), device="cuda") for _ in range(2))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "overrides", [["loss=wgan_div"], ["loss=wgan_gp", "model=resnet"], ["loss=wgan"]], ids=" ".join
+)
+def test_iterations_by_a_graph_are_those_without_one(make, overrides: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    graph, plain = trainer(make, *overrides), trainer(make, *overrides, "graphs=false")
+    assert run(graph, 12) == run(plain, 12)
+    assert graph.how["iterations"] == "a CUDA graph"
+    assert_bitwise_equal(graph.state_dict(), plain.state_dict())
