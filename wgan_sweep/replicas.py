@@ -204,6 +204,7 @@ def joined(size: int, device: torch.device, work: Work, *arguments: Any) -> Iter
     try:
         for follower in followers:
             follower.wait_until_ready()
+        _use_own_gpu(0, device.type)
         _join(store, 0, size, device.type)
         threading.Thread(target=_watch, args=(followers, dist.group.WORLD, lost), daemon=True).start()
         yield check
@@ -232,9 +233,12 @@ def _watch(followers: list["_Follower"], group: Any, lost: threading.Event) -> N
                 return
 
 
-def _join(store: Any, rank: int, size: int, kind: str) -> None:
+def _use_own_gpu(rank: int, kind: str) -> None:
     if kind == "cuda":
         torch.cuda.set_device(rank)
+
+
+def _join(store: Any, rank: int, size: int, kind: str) -> None:
     dist.init_process_group(
         "nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=size, timeout=LONGEST_PAUSE
     )
@@ -304,8 +308,7 @@ def _serve(
     threading.Thread(target=end_with_the_leader, daemon=True).start()
     torch.set_num_threads(threads)
     try:
-        if kind == "cuda":
-            torch.cuda.set_device(rank)
+        _use_own_gpu(rank, kind)
         connection.send(READY)
         store = dist.TCPStore(HOST, port, size, is_master=False)  # type: ignore[attr-defined]
         _join(store, rank, size, kind)
