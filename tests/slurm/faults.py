@@ -22,7 +22,7 @@ class _Fault(Npz):
 
 
 class Slow(Npz):
-    """Ten batches a second."""
+    """Ten batches a second, in a job that SLURM starts for the first time."""
 
     def load(self) -> Any:
         images = super().load()
@@ -33,7 +33,7 @@ class Slow(Npz):
             draw = made.draw
 
             def wait_and_draw() -> Any:
-                time.sleep(0.1)
+                time.sleep(0.1 if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" else 0)
                 return draw()
 
             made.draw = wait_and_draw
