@@ -30,7 +30,7 @@ FLOORS = [
     },
     {"gradient_terms", "models", "data", "checkpoints", "tracking", "dashboard", "progress"},
     {"losses", "constraints", "replicas", "scoring"},
-    {"stabilisers"},
+    {"stabilisers", "objective"},
     {"trainer"},
     {"config", "composing", "report"},
     {"mirror", "experiment", "contact_sheet", "theory", "bench"},

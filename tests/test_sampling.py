@@ -10,7 +10,7 @@ SCHEMES = [
     sampling.real_fake,
     sampling.within_source,
     sampling.mixed_pairs,
-    sampling.mixture,
+    sampling.Mixture(),
     sampling.fake,
     sampling.real,
     sampling.perturbed_real,
@@ -77,10 +77,18 @@ def test_within_source_takes_half_from_each(seed: int, count: int) -> None:
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 9))
 def test_mixture_is_made_of_distinct_examples_half_of_them_fake(seed: int, count: int) -> None:
     real, fake = batches(count)
-    points = sampling.mixture(real, fake, rng.generator(seed))
+    points = sampling.Mixture()(real, fake, rng.generator(seed))
     where = (points[:, None] == torch.cat([real, fake])[None]).flatten(2).all(2).nonzero()[:, 1]
     assert len(set(where.tolist())) == count
     assert int((where >= count).sum()) == count // 2
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 9))
+def test_the_halves_of_a_split_are_the_pool(seed: int, count: int) -> None:
+    real, fake = batches(count)
+    points, rest, places = sampling.Mixture().split(real, fake, rng.generator(seed))
+    assert torch.equal(points, sampling.Mixture()(real, fake, rng.generator(seed)))
+    assert torch.equal(torch.cat([points, rest])[places], torch.cat([real, fake]))
 
 
 def test_raw_schemes_are_the_batch() -> None:

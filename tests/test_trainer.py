@@ -162,7 +162,7 @@ def test_the_measurements_are_what_they_say(trainer) -> None:
     assert values["generator_loss"] == pytest.approx(-float(scores.mean()), rel=1e-4)
 
 
-@pytest.mark.parametrize(("sampling", "passes"), [("real_fake", 3), ("mixture", 3), ("fake", 2), ("real", 2)])
+@pytest.mark.parametrize(("sampling", "passes"), [("real_fake", 3), ("mixture", 2), ("fake", 2), ("real", 2)])
 def test_a_critic_step_is_one_step_of_adam_on_the_double_backward_objective(
     trainer, sampling: str, passes: int
 ) -> None:
@@ -174,7 +174,7 @@ def test_a_critic_step_is_one_step_of_adam_on_the_double_backward_objective(
     real = copy.deepcopy(made._batches)()
     with torch.no_grad():
         fake = generator(torch.randn(8, 8, generator=noise))
-    (term,) = made._terms
+    (term,) = made._objective.terms
     points = term.sampling(real, fake, made._streams["points"].clone_state()).clone().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
     (critic(fake).mean() - critic(real).mean() + 10 * ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()).backward()

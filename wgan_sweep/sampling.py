@@ -8,11 +8,31 @@ Wu et al., Wasserstein Divergence for GANs, ECCV 2018 (the six schemes).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 Sampling = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+
+
+class Split(NamedTuple):
+    """The pool of a batch's real and fake examples, in two halves of N."""
+
+    points: Tensor
+    """``[N, ...]``: where the gradient is looked at."""
+    rest: Tensor
+    """``[N, ...]``: all others."""
+    places: Tensor
+    """``[2 N]``: where each real example is, then each fake one, in points and rest one after the other."""
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """A sampling of examples as they are, which can say where the others are: no example need be seen twice."""
+
+    def split(self, real: Tensor, fake: Tensor, generator: torch.Generator) -> Split:
+        """Return the points that the sampling itself would return, and the rest."""
 
 
 def _between(first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
@@ -51,12 +71,22 @@ def mixed_pairs(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tenso
     return _pairs_within(torch.cat([real, fake]), real.shape[0], generator)
 
 
-def mixture(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
+class Mixture:
     """(4) The raw pool: half of the points real examples, half fake ones (real has the odd one), picked at random."""
-    fakes = fake.shape[0] // 2
-    of_real = _shuffled(real.shape[0], real, generator)[: real.shape[0] - fakes]
-    of_fake = _shuffled(fake.shape[0], fake, generator)[:fakes]
-    return torch.cat([real[of_real], fake[of_fake]])
+
+    def __call__(self, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the points."""
+        return self.split(real, fake, generator).points
+
+    def split(self, real: Tensor, fake: Tensor, generator: torch.Generator) -> Split:
+        """Return the points, and the other half of the pool."""
+        count = real.shape[0]
+        fakes = fake.shape[0] // 2
+        of_real = _shuffled(count, real, generator).split([count - fakes, fakes])
+        of_fake = _shuffled(fake.shape[0], fake, generator).split([fakes, fake.shape[0] - fakes])
+        halves = [torch.cat([real[r], fake[f]]) for r, f in zip(of_real, of_fake, strict=True)]
+        order = torch.cat([of_real[0], count + of_fake[0], of_real[1], count + of_fake[1]])
+        return Split(halves[0], halves[1], order.argsort())
 
 
 def fake(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from wgan_sweep import gradient_terms, optimizers, rng
 from wgan_sweep.constraints import Constraint
-from wgan_sweep.gradient_terms import GradientTerm, Look, look
 from wgan_sweep.graphs import Graph, Replayed
 from wgan_sweep.images import to_uint8
 from wgan_sweep.losses import Loss
+from wgan_sweep.objective import CriticObjective, Layout
 from wgan_sweep.precision import Precision
 from wgan_sweep.replicas import Replicas
 from wgan_sweep.sampling import real_fake
@@ -109,7 +109,6 @@ class Trainer:
         self._plain_critic: Network = torch.compile(critic) if compiled else critic
         self._loss = loss = stabiliser.loss(loss)
         self._constraint = constraint
-        self._terms: tuple[GradientTerm, ...] = loss.terms + constraint.terms
         self._past = [PastMean(network.parameters()) for network in (critic, generator)] if stabiliser.pull else []
         self._stabiliser = stabiliser
         self._generator_optimizer = optimizers.fitted(generator_optimizer(generator.parameters()), bool(graph))
@@ -129,7 +128,9 @@ class Trainer:
         self._streams = {
             purpose: rng.generator(seed, purpose, device=device) for purpose in ("noise", "points", "stabiliser")
         }
-        self.why_not_per_example = gradient_terms.why_not_per_example(critic) if self._terms else None
+        why = gradient_terms.why_not_per_example(critic)
+        self._objective = CriticObjective(loss, constraint.terms, replicas, per_example=why is None)
+        self.why_not_per_example = why if self._objective.terms else None
         self._last: tuple[Tensor, Tensor] | None = None
         self._drawn: list[Tensor] = []
         self._why_no_graph = self._why_iterations_differ() if graph else "for a GPU, and graphs=true"
@@ -244,7 +245,7 @@ class Trainer:
 
     def _score(self, batch: Tensor) -> Tensor:
         """Return ``[N]`` scores."""
-        return self._replicas.whole(self._applied(self._plain_critic, self._replicas.share(batch)))
+        return self._applied(self._plain_critic, batch)
 
     def _score_for_gradients(self, batch: Tensor) -> Tensor:
         """Return ``[N]`` scores by the layers as they are."""
@@ -258,23 +259,8 @@ class Trainer:
         real = self._seen(real.to(self._dtype))
         with torch.no_grad():
             fake = self._seen(self._generate())
-        points = [term.sampling(real, fake, self._streams["points"]) for term in self._terms]
-        looks: dict[int, Look] = {}
-        real_scores, fake_scores = (self._score_and_keep(batch, points, looks) for batch in (real, fake))
-        loss = self._loss.critic(real_scores, fake_scores)
-        values = {
-            "critic_loss": loss.detach(),
-            "wasserstein": (real_scores.mean() - fake_scores.mean()).detach(),
-            "gradient_term": torch.zeros_like(loss),
-        }
-        objective = loss
-        for term, at in zip(self._terms, points, strict=True):
-            looked = looks.get(id(at)) or look(self._score_for_gradients, self._replicas.share(at))
-            found = self._replicas.together(gradient_terms.evaluate(looked, term.psi))
-            objective = objective + found.objective
-            values["critic_loss"] = values["critic_loss"] + found.value
-            values["gradient_term"] = values["gradient_term"] + found.value
-            values["gradient_norm"] = found.norms.mean()
+        layout = self._objective.lay_out(real, fake, self._streams["points"])
+        objective, values = self._objective.at(layout, self._score, self._score_for_gradients)
         self._differentiate(self._critic_optimizer, objective, self._past[:1])
         self._follow(self._critic_optimizer, self._past[:1])
         self._constraint.project(self.critic)
@@ -290,13 +276,6 @@ class Trainer:
         else:
             for kept, one in zip(self._last, (real, fake), strict=True):
                 kept.copy_(one)
-
-    def _score_and_keep(self, batch: Tensor, points: list[Tensor], looks: dict[int, Look]) -> Tensor:
-        """Return ``[N]`` scores of a batch; where r(x) is that batch, keep the look for its gradient term."""
-        if not any(at is batch for at in points):
-            return self._score(batch)
-        looks[id(batch)] = looked = look(self._score_for_gradients, self._replicas.share(batch))
-        return self._replicas.whole(looked.scores)
 
     def _differentiate(self, optimizer: torch.optim.Optimizer, objective: Tensor, past: list[PastMean]) -> None:
         """Find a player's gradient: one backward."""
@@ -329,7 +308,7 @@ class Trainer:
         if self._stabiliser.match is not None and real is not None:
             with self._precision.forward():
                 return self._stabiliser.match(self.critic, real, fake)
-        return self._loss.generator(self._score(fake))
+        return self._loss.generator(self._replicas.whole(self._score(self._replicas.share(fake))))
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -383,13 +362,8 @@ class Trainer:
         """
         stream = rng.generator(self._seed, "probe", self.step, device=self.device)
         real, fake = real.to(self.device, self._dtype), fake.to(self.device, self._dtype)
-        with self._precision.step(), torch.no_grad():
-            loss = self._loss.critic(self._score_for_gradients(real), self._score_for_gradients(fake))
-            for term in self._terms:
-                points = term.sampling(real, fake, stream)
-                gradient = gradient_terms.input_gradient(self._score_for_gradients, points)
-                loss = loss + term.psi(gradient_terms.per_example_norm(gradient)).mean()
-        return float(loss)
+        with self._precision.step():
+            return float(self._objective.value(real, fake, self._score_for_gradients, stream))
 
     def sampler(self, purpose: str) -> Callable[[int], Tensor]:
         """Return a function from N to the next N finished samples of the averaged generator (uint8 images, or points).
