@@ -1,10 +1,10 @@
-"""What a critic minimises at a batch: its loss, and gradient terms, which share the passes of the scores where they can.
+"""What a critic minimises: its loss, and gradient terms, which share the passes of the scores where they can.
 
 Where r(x) is a choice of examples as they are, their scores come from the pass that the term is taken of: two passes
 per update instead of three.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch

@@ -12,7 +12,7 @@ from wgan_sweep.constraints import Constraint
 from wgan_sweep.graphs import Graph, Replayed
 from wgan_sweep.images import to_uint8
 from wgan_sweep.losses import Loss
-from wgan_sweep.objective import CriticObjective, Layout
+from wgan_sweep.objective import CriticObjective
 from wgan_sweep.precision import Precision
 from wgan_sweep.replicas import Replicas
 from wgan_sweep.sampling import real_fake
