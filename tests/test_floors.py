@@ -25,6 +25,7 @@ FLOORS = [
         "processes",
         "graphs",
         "optimizers",
+        "compiling",
         "runs",
         "__init__",
     },

@@ -228,14 +228,6 @@ def test_instance_noise_is_seen_by_the_critic_and_fades(trainer) -> None:
     assert isinstance(made.critic, nn.Module)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_networks_train_as_the_plain_ones_do(trainer) -> None:
-    compiled, plain = run(trainer("train.compile=true"), 2), run(trainer(), 2)
-    for one, other in zip(compiled, plain, strict=True):
-        assert one == pytest.approx(other, rel=1e-3)
-
-
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("bf16", True)])
 @pytest.mark.parametrize("loss", ["wgan_div", "nsgan"])
 def test_a_precision_holds_backward_as_forward(trainer, precision: str, allowed: bool, loss: str) -> None:

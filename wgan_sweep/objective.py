@@ -30,6 +30,16 @@ class Layout(NamedTuple):
     places: Tensor | None
     """Where the real examples are, then the fake ones, in the first two, one after the other; None: in that order."""
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that differs from one update to the next."""
+        return self.batches if self.places is None else (*self.batches, self.places)
+
+    def of(self, tensors: Sequence[Tensor]) -> "Layout":
+        """Return the same layout of others."""
+        count = len(self.batches)
+        return Layout(tuple(tensors[:count]), self.looked_at, None if self.places is None else tensors[count])
+
 
 class CriticObjective:
     """What a critic minimises.

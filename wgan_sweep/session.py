@@ -89,6 +89,8 @@ class Session:
         return joined(self._replicas.size, self._trainer.device, _train_along, self._config, state.getvalue())
 
     def _train(self, every: int, until: int) -> None:
+        if self._config.train.compile and self._trainer.step < until:
+            self._shown.working_on("compiling (a minute or more, where it was never done before)")
         for values in self._trainer.steps(until):
             step = self._trainer.step
             self._window.append((step, values))
@@ -161,9 +163,10 @@ class Session:
         self._check_others()
         checkpoints.save(self._directory.checkpoint, self._state())
         self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
-        if self._record.how != self._trainer.how:  # a graph was made, or could not be
-            self._record.how = self._trainer.how
-            log.debug("iterations: %s", self._record.how["iterations"])
+        for what, how in self._trainer.how.items():
+            if self._record.how.get(what) != how:  # a graph was made, or could not be
+                log.debug("%s: %s", what, how)
+        self._record.how = self._trainer.how
         self._directory.write_record(self._record)
 
     def _state(self) -> dict[str, Any]:

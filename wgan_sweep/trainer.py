@@ -1,18 +1,19 @@
 """Training as an iterator: one item per generator update; the caller decides what happens in between."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from wgan_sweep import gradient_terms, optimizers, rng
+from wgan_sweep.compiling import CompiledGradient, compiled
 from wgan_sweep.constraints import Constraint
 from wgan_sweep.graphs import Graph, Replayed
 from wgan_sweep.images import to_uint8
 from wgan_sweep.losses import Loss
-from wgan_sweep.objective import CriticObjective
+from wgan_sweep.objective import CriticObjective, Layout
 from wgan_sweep.precision import Precision
 from wgan_sweep.replicas import Replicas
 from wgan_sweep.sampling import real_fake
@@ -67,7 +68,8 @@ class Trainer:
         device: Where all tensors are.
         precision: Context that the networks run in.
         finish: From what the generator makes to what is shown and scored.
-        compiled: Whether the networks' plain passes go through ``torch.compile`` (gradient terms run as they are).
+        compile_networks: Whether ``torch.compile`` makes the networks' passes, and the critic's whole gradient where
+            it has gradient terms.
         freeze_generator_at: From this step on the generator stands still, and a critic that starts from scratch (its
             first weights, an optimizer without memory) is trained against it; None: never.
         simultaneous: Whether the generator's gradient is taken before the critic's updates of the step, so that both
@@ -94,7 +96,7 @@ class Trainer:
         device: torch.device,
         precision: Precision,
         finish: Callable[[Tensor], Tensor] = to_uint8,
-        compiled: bool = False,
+        compile_networks: bool = False,
         freeze_generator_at: int | None = None,
         simultaneous: bool = False,
         replicas: Replicas | None = None,
@@ -105,8 +107,8 @@ class Trainer:
         self.critic = critic = replicas.adapt(critic)
         self.averaged = copy.deepcopy(generator).requires_grad_(requires_grad=False).eval()
         self.step = 0
-        self._plain_generator: Network = torch.compile(generator) if compiled else generator
-        self._plain_critic: Network = torch.compile(critic) if compiled else critic
+        self._plain_generator: Network = compiled(generator) if compile_networks else generator
+        self._plain_critic: Network = compiled(critic) if compile_networks else critic
         self._loss = loss = stabiliser.loss(loss)
         self._constraint = constraint
         self._past = [PastMean(network.parameters()) for network in (critic, generator)] if stabiliser.pull else []
@@ -131,6 +133,13 @@ class Trainer:
         why = gradient_terms.why_not_per_example(critic)
         self._objective = CriticObjective(loss, constraint.terms, replicas, per_example=why is None)
         self.why_not_per_example = why if self._objective.terms else None
+        self._compiled_gradient: CompiledGradient | None = None
+        if compile_networks and self._objective.terms:
+            self._compiled_gradient = CompiledGradient(critic, precision.scale)
+            if replicas.size > 1:
+                self._compiled_gradient.why_not = "several processes exchange scores"
+            elif stabiliser.pull:
+                self._compiled_gradient.why_not = "the stabiliser pulls at the weights"
         self._last: tuple[Tensor, Tensor] | None = None
         self._drawn: list[Tensor] = []
         self._why_no_graph = self._why_iterations_differ() if graph else "for a GPU, and graphs=true"
@@ -214,6 +223,9 @@ class Trainer:
         chosen["iterations"] = "a CUDA graph"
         if why_not or not (self._replayed and self._replayed.is_replaying):
             chosen["iterations"] = f"one by one (no CUDA graph: {why_not or 'too early'})"
+        if self._compiled_gradient:
+            why_not = self._compiled_gradient.why_not
+            chosen["critic's gradient"] = f"not compiled ({why_not})" if why_not else "compiled"
         return chosen
 
     @property
@@ -260,11 +272,20 @@ class Trainer:
         with torch.no_grad():
             fake = self._seen(self._generate())
         layout = self._objective.lay_out(real, fake, self._streams["points"])
-        objective, values = self._objective.at(layout, self._score, self._score_for_gradients)
-        self._differentiate(self._critic_optimizer, objective, self._past[:1])
+        values = self._find_critic_gradient(layout)
         self._follow(self._critic_optimizer, self._past[:1])
         self._constraint.project(self.critic)
         self._keep(real, fake)
+        return values
+
+    def _find_critic_gradient(self, layout: Layout) -> dict[str, Tensor]:
+        def objective(tensors: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            return self._objective.at(layout.of(tensors), self._score_for_gradients, self._score_for_gradients)
+
+        if self._compiled_gradient and (found := self._compiled_gradient(objective, layout.tensors)):
+            return found
+        wanted, values = self._objective.at(layout, self._score, self._score_for_gradients)
+        self._differentiate(self._critic_optimizer, wanted, self._past[:1])
         return values
 
     def _keep(self, real: Tensor, fake: Tensor) -> None:
