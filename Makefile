@@ -44,7 +44,7 @@ check: lint types test wheel-smoke slurm-test ## All that CI runs
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/others torchgan  # its wheel has a package `tests`, too
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/others torchgan torch-mimicry  # torchgan has a package `tests`, too
 	@touch $@
 
 bench: $(VENV)/.installed-bench ## What iterations, scores and sweeps cost, beside the usual ways

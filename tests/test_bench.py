@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from wgan_sweep.bench import accuracy, iterations
-from wgan_sweep.bench.iterations import N_CRITIC, Subject, count_operations, measure, ours, ways
+from wgan_sweep.bench.alone import at_once
+from wgan_sweep.bench.iterations import count_operations, measure
+from wgan_sweep.bench.ways import N_CRITIC, Subject, ours, ways
 from wgan_sweep.models import DCGAN, MLP
 
 CPU = torch.device("cpu")
@@ -13,13 +15,21 @@ TINY = Subject("tiny", DCGAN(2, 4, "batch", "layer"), 16, batch=4)
 
 def test_every_way_takes_its_turns_and_the_yardstick_is_one(monkeypatch) -> None:
     monkeypatch.setattr(iterations, "matmul_speed", lambda *_: 1e10)
-    compared = {name: way for name, way in ways(["fp32"]).items() if "torchgan" not in name}
+    compared = {name: way for name, way in ways(["fp32"]).items() if "compiled" not in name and "torch" not in name}
     costs = {cost.way: cost for cost in measure(TINY, compared, 3, 1, CPU)}
     assert len(costs) == 3
     assert costs["plain double backward, fp32"].ratio == 1
     for cost in costs.values():
+        assert 50 < cost.peak_mib < 2000
         assert cost.images_per_second == pytest.approx(1000 * 4 * N_CRITIC / cost.ms)
         assert cost.of_floor == pytest.approx(1000 * count_operations(TINY, ours, CPU) / 1e10 / cost.ms, rel=0.5)
+
+
+def test_runs_at_once_are_compared_with_one_alone() -> None:
+    found = {(one.runs, one.way): one for one in at_once(TINY, CPU, "fp32", (2,), 2, 2)}
+    assert found.keys() == {(1, "processes"), (2, "processes"), (2, "one process")}
+    assert found[1, "processes"].ratio == 1
+    assert all(0.02 < one.ratio < 20 for one in found.values())
 
 
 def test_operations_are_those_of_the_layers() -> None:

@@ -24,15 +24,32 @@ AGREEMENT = 0.1
 
 
 def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a network's passes, compiled when they are first made."""
+    """Return a network's passes, compiled when they are first made; as they are, where that fails."""
     _keep_for_others()
-    made: Callable[[Tensor], Tensor] = torch.compile(network)
-    return made
+    way: Callable[[Tensor], Tensor] = torch.compile(network)
+
+    def apply(batch: Tensor) -> Tensor:
+        nonlocal way
+        try:
+            return way(batch)
+        except Exception as error:  # whatever a compiler stumbles over; what else is wrong comes again
+            if way is network:
+                raise
+            log.warning("a network's passes go on layer by layer: %s", _failure(error))
+            way = network
+            made: Tensor = network(batch)
+            return made
+
+    return apply
 
 
 def _keep_for_others() -> None:
     """Let the compiler keep what it makes in this package's cache, unless it was told where."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+
+
+def _failure(error: Exception) -> str:
+    return f"compiling failed: {type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
 
 
 class CompiledGradient:
@@ -99,7 +116,7 @@ class CompiledGradient:
             with torch.no_grad():
                 found = self._compiled(*tensors)
         except Exception as error:  # whatever a compiler stumbles over
-            return f"compiling failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            return _failure(error)
         off = _relative_difference(found[: len(weights)], gradient(*tensors)[: len(weights)])
         return None if off <= AGREEMENT else f"the compiled gradient differs by {off:.1e}"
 

@@ -2,21 +2,26 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from wgan_sweep.bench import accuracy, iterations, overhead, scoring
+from wgan_sweep.bench.alone import at_once
+from wgan_sweep.bench.ways import N_CRITIC, Subject, Way, ours, plain, scaled, subjects, ways
 from wgan_sweep.files import write
 from wgan_sweep.scoring.features import LAYERS
 
-PARTS = ("iterations", "accuracy", "scoring", "sweeps")
+COSTS = ("ms", "images/s", "ratio", "spread", "floor / ms", "first s", "again", "peak MiB")
+PARTS = ("iterations", "scaling", "accuracy", "scoring", "sweeps")
 
 
 def _say(line: str) -> None:
@@ -52,44 +57,60 @@ def _parse() -> argparse.Namespace:
 
 def _iterations(options: argparse.Namespace) -> list[dict[str, Any]]:
     _say(
-        f"\nAn iteration is {iterations.N_CRITIC} critic updates with a gradient penalty and 1 generator update; "
+        f"\nAn iteration is {N_CRITIC} critic updates with a gradient penalty and 1 generator update; "
         f"medians of {options.repeats} turns of {options.count} iterations. The ratio is to plain double backward in "
-        "the same precision; the floor is the fewest operations for the same r(x), at a large matrix product's speed."
+        "the same precision; the floor is the fewest operations for the same r(x), at a large matrix product's speed. "
+        "The first iteration is from nothing, then in a new process, which finds what was compiled."
     )
-    compared, found = iterations.ways(options.precision), []
-    on_gpu = options.device.type == "cuda"
+    found = []
     for batch in options.batch:
-        for subject in iterations.FULL if on_gpu else iterations.SMALL:
-            costs = list(
-                iterations.measure(subject.of(batch), compared, options.repeats, options.count, options.device)
-            )
-            columns = [f"{subject.name}, batch {batch}", "ms", "images/s", "ratio", "spread", "floor / ms", "first s"]
-            memory = ["peak MiB"] if on_gpu else []
-            _table(
-                columns + memory,
-                (
-                    [
-                        cost.way,
-                        f"{cost.ms:.1f}",
-                        f"{cost.images_per_second:.0f}",
-                        f"{cost.ratio:.2f}",
-                        f"{cost.spread:.0%}",
-                        f"{cost.of_floor:.0%}",
-                        f"{cost.first_seconds:.2f}",
-                        *([f"{cost.peak_mib:.0f}"] if cost.peak_mib is not None else []),
-                    ]
-                    for cost in costs
-                ),
-            )
-            found += [asdict(cost) | {"batch": batch} for cost in costs]
+        for subject in subjects(options.device):
+            found += _compare(subject.of(batch), ways(options.precision), options)
     return found
+
+
+def _compare(subject: Subject, compared: Mapping[str, tuple[Way, str]], options: argparse.Namespace) -> list[Any]:
+    costs = list(iterations.measure(subject, compared, options.repeats, options.count, options.device))
+    _table(
+        [f"{subject.name}, batch {subject.batch}", *COSTS],
+        (
+            [
+                cost.way,
+                f"{cost.ms:.1f}",
+                f"{cost.images_per_second:.0f}",
+                f"{cost.ratio:.2f}",
+                f"{cost.spread:.0%}",
+                f"{cost.of_floor:.0%}",
+                f"{cost.first_seconds:.1f}",
+                f"{cost.first_seconds_again:.1f}",
+                f"{cost.peak_mib:.0f}",
+            ]
+            for cost in costs
+        ),
+    )
+    return [asdict(cost) | {"batch": subject.batch} for cost in costs]
+
+
+def _scaling(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    arithmetic = options.precision[-1 if len(options.precision) < 3 else 2]
+    compared = {f"{name}, {arithmetic}": (way, arithmetic) for name, way in (("plain", plain), ("ours", ours))}
+    sizes = [cost for subject in scaled(options.device) for cost in _compare(subject, compared, options)]
+    _say("\nSeveral runs at once, in processes of their own and by turns in one (on a GPU: each on a stream).")
+    subject = subjects(options.device)[0]
+    together = list(at_once(subject, options.device, arithmetic, (2, 4), options.repeats, options.count))
+    _table(
+        [f"{subject.name}, batch {subject.batch}, {arithmetic}", "iterations/s of all", "ratio to one run"],
+        ([f"{one.runs}, {one.way}", f"{one.iterations_per_second:.1f}", f"{one.ratio:.2f}"] for one in together),
+    )
+    return {"sizes": sizes, "at_once": [asdict(one) for one in together]}
 
 
 def _accuracy(options: argparse.Namespace) -> list[dict[str, Any]]:
     _say("\nRelative error of the critic's gradient of 2 n^6, n about 0.6, against double backward in float64.")
-    subjects = iterations.FULL if options.device.type == "cuda" else iterations.SMALL
     arithmetics = sorted({*options.precision, "bf16", "fp16"}, key=("fp32", "tf32", "bf16", "fp16").index)
-    found = [error for s in subjects for error in accuracy.errors(s.of(16), arithmetics, options.device)]
+    found = [
+        error for s in subjects(options.device) for error in accuracy.errors(s.of(16), arithmetics, options.device)
+    ]
     _table(
         ["network", "precision", "form", "error", "to double backward's"],
         ([e.subject, e.precision, e.form, f"{e.relative:.1e}", f"{e.ratio:.2f}"] for e in found),
@@ -148,8 +169,16 @@ def main() -> None:
         peaks = scoring.measure_memory(options.device, options.memory, options.feature)
         _table(["images", "MiB"], ([str(count), f"{peak:.0f}"] for count, peak in peaks))
         return
-    parts = {"iterations": _iterations, "accuracy": _accuracy, "scoring": _scoring, "sweeps": _sweeps}
-    found = {"device": chip, "torch": torch.__version__} | {name: parts[name](options) for name in options.parts}
+    parts = {
+        "iterations": _iterations,
+        "scaling": _scaling,
+        "accuracy": _accuracy,
+        "scoring": _scoring,
+        "sweeps": _sweeps,
+    }
+    with TemporaryDirectory() as empty:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
+        found = {"device": chip, "torch": torch.__version__} | {name: parts[name](options) for name in options.parts}
     write(options.json, json.dumps(found, indent=2) + "\n")
     _say(f"\nfigures   {options.json}")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_sweep import rng
-from wgan_sweep.bench.iterations import Subject
+from wgan_sweep.bench.ways import Subject
 from wgan_sweep.gradient_terms import (
     Critic,
     Evaluation,

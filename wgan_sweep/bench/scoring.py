@@ -1,8 +1,6 @@
 """Images per second to InceptionV3's features, and what scoring many takes in memory."""
 
 import importlib.util
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgan_sweep.bench.alone import peak_mib
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import InceptionV3
 from wgan_sweep.scoring.inception import extractor
@@ -63,11 +62,6 @@ def measure(device: torch.device, repeats: int, count: int, size: int = 32) -> d
     return found
 
 
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def measure_memory(device: torch.device, counts: list[int], layer: int) -> Iterator[tuple[int, float]]:
     """Yield the process's peak memory in MiB after the statistics of so many images, fewest first."""
     extract = InceptionV3(layer).extract(device)
@@ -76,4 +70,4 @@ def measure_memory(device: torch.device, counts: list[int], layer: int) -> Itera
         sizes = (min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE))
         made = (torch.from_numpy(draw.integers(0, 256, (size, 3, 32, 32), dtype=np.uint8)) for size in sizes)
         collect(made, extract, features=False)
-        yield count, _peak_mib()
+        yield count, peak_mib()
