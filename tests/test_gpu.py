@@ -1,5 +1,8 @@
 """What only a GPU can show: the same guarantees there. Run with ``pytest -m gpu``."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -66,9 +69,38 @@ def test_a_step_waits_for_nothing(make) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_a_run_that_takes_more_memory_than_its_share_fails_alone() -> None:
+    program = """if True:
+        import torch
+        from wgan_sweep.parallel import Slot, keep_to
+        keep_to(Slot(threads=1, memory=0.05))
+        total = torch.cuda.get_device_properties(0).total_memory
+        small = torch.empty(int(0.02 * total), dtype=torch.uint8, device="cuda")
+        try:
+            torch.empty(int(0.1 * total), dtype=torch.uint8, device="cuda")
+        except torch.cuda.OutOfMemoryError:
+            print(int(small.fill_(1)[0]))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
 def test_the_generator_of_a_gpu_is_seeded(make) -> None:
     one, other = (torch.rand(3, generator=rng.generator(0, "x", device="cuda"), device="cuda") for _ in range(2))
     assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_compiled_training_is_training(make, precision: str, graphs: bool) -> None:
+    asked = ["loss=wgan_gp", "sampling=mixture", f"train.precision={precision}", f"graphs={graphs}"]
+    plain, compiled = trainer(make, *asked), trainer(make, *asked, "train.compile=true")
+    wanted, found = run(plain, 8), run(compiled, 8)
+    assert compiled.how["critic's gradient"] == "compiled"
+    assert compiled.how["iterations"].startswith("a CUDA graph") == graphs
+    for one, other in zip(found, wanted, strict=True):
+        assert one == pytest.approx(other, rel=5e-2, abs=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from rich.console import Console
 from wgan_sweep.driver import directory_of
 from wgan_sweep.errors import InputError
 from wgan_sweep.launch import Cell, Local
-from wgan_sweep.parallel import Parallel
+from wgan_sweep.parallel import Parallel, keep_to
 from wgan_sweep.progress import Display
 from wgan_sweep.runs import RunDir
 
@@ -51,6 +51,28 @@ def test_every_gpu_that_can_be_seen_gets_as_many_runs_as_asked(make, monkeypatch
     assert gpus(Parallel(per_gpu=3), *["cuda:1"] * 9) == [None] * 3
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert gpus(Parallel(), *["cuda"] * 9) == ["0", "1"]
+
+
+def test_runs_on_one_gpu_divide_its_memory(make, monkeypatch) -> None:
+    found = cells(make, *["cpu"] * 4)
+    assert {slot.memory for slot in Parallel(per_gpu=2, jobs=2).slots(found)} == {1.0}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    for cell in found:
+        cell.config.device = "auto"
+    assert {slot.memory for slot in Parallel().slots(found)} == {1.0}
+    bounds = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *bound: bounds.append(bound))
+    threads = torch.get_num_threads()
+    try:
+        for slot in Parallel(per_gpu=2).slots(found):
+            keep_to(slot)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(bounds) == 4 * 2
+    for device in (0, 1):
+        assert 0.9 < 2 * min(share for share, of in bounds if of == device) < 1
 
 
 @pytest.mark.parametrize("settings", [{"per_gpu": 0}, {"jobs": 0}])

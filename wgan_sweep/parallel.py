@@ -18,6 +18,8 @@ from wgan_sweep.locks import HeldError
 from wgan_sweep.processes import cores_here, ending, start
 from wgan_sweep.progress import Display, Forwarded, Relay
 
+SHARED_MEMORY = 0.95
+"""Of a GPU's memory, what runs on it at once divide among them; the rest is for what CUDA itself takes in each."""
 SECONDS_BETWEEN_LOOKS = 0.2
 """How often Ctrl-C is looked for while other processes work."""
 
@@ -28,13 +30,15 @@ class Slot:
 
     threads: int
     environment: dict[str, str] = field(default_factory=dict)
+    memory: float = 1.0
+    """Share of each GPU's memory, beyond which an allocation fails, here and not in a neighbour."""
 
 
 class Parallel:
     """Several runs at once on this machine, in processes of their own: one that is killed takes no other with it.
 
     Args:
-        per_gpu: Runs at once on each GPU.
+        per_gpu: Runs at once on each GPU, whose memory is divided among them.
         jobs: Runs at once where there is no GPU, among which the cores are divided; null for one per two cores.
         gpus_per_run: Processes that share each batch of a run, each on a GPU of its own.
 
@@ -63,7 +67,9 @@ class Parallel:
         else:
             gpus = [{}] * (self._jobs or max(1, cores // (2 * self._gpus_per_run)))
         gpus = gpus[: len(cells)]
-        return [Slot(max(1, cores // len(gpus)), environment) for environment in gpus]
+        on_gpus = any(device != "cpu" for device in devices) and torch.cuda.is_available()
+        memory = SHARED_MEMORY / self._per_gpu if on_gpus and self._per_gpu > 1 else 1.0
+        return [Slot(max(1, cores // len(gpus)), environment, memory) for environment in gpus]
 
     def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
         """Do all that is left to do of the cells; return what became of each."""
@@ -166,10 +172,18 @@ class _Worker:
         self._process.join()
 
 
-def _serve(connection: Connection, slot: Slot) -> None:
-    """Work on what comes, until there is nobody to work for."""
+def keep_to(slot: Slot) -> None:
+    """Let this process use what it may."""
     os.environ.update(slot.environment)
     torch.set_num_threads(slot.threads)
+    if slot.memory < 1:
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.set_per_process_memory_fraction(slot.memory, device)
+
+
+def _serve(connection: Connection, slot: Slot) -> None:
+    """Work on what comes, until there is nobody to work for."""
+    keep_to(slot)
 
     def show(name: str, arguments: tuple[Any, ...]) -> None:
         with suppress(OSError):  # nobody is there to see it: `connection.poll` tells the run to save and end
