@@ -14,7 +14,7 @@ TINY = Subject("tiny", DCGAN(2, 4, "batch", "layer"), 16, batch=4)
 
 
 def test_every_way_takes_its_turns_and_the_yardstick_is_one(monkeypatch) -> None:
-    monkeypatch.setattr(iterations, "matmul_speed", lambda *_: 1e10)
+    monkeypatch.setattr(iterations, "speed", lambda *_: 1e10)
     compared = {name: way for name, way in ways(["fp32"]).items() if "compiled" not in name and "torch" not in name}
     costs = {cost.way: cost for cost in measure(TINY, compared, 3, 1, CPU)}
     assert len(costs) == 3

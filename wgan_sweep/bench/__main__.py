@@ -59,7 +59,7 @@ def _iterations(options: argparse.Namespace) -> list[dict[str, Any]]:
     _say(
         f"\nAn iteration is {N_CRITIC} critic updates with a gradient penalty and 1 generator update; "
         f"medians of {options.repeats} turns of {options.count} iterations. The ratio is to plain double backward in "
-        "the same precision; the floor is the fewest operations for the same r(x), at a large matrix product's speed. "
+        "the same precision; the floor is the fewest operations for the same r(x), at the speed of large ones. "
         "The first iteration is from nothing, then in a new process, which finds what was compiled."
     )
     found = []

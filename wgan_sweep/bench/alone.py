@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -27,6 +28,9 @@ def settle(device: torch.device) -> None:
 
 def peak_mib() -> float:
     """Return the most memory that this process has ever held."""
+    if (status := Path("/proc/self/status")).exists():  # a child's rusage begins with its parent's
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -38,8 +42,9 @@ def _processes(count: int, work: Any, *arguments: Any) -> Iterator[list[Connecti
     threads = max(1, torch.get_num_threads() // count)
     pipes = [context.Pipe() for _ in range(count)]
     started = [context.Process(target=work, args=(theirs, threads, *arguments)) for _, theirs in pipes]
-    for process in started:
+    for process, (_, theirs) in zip(started, pipes, strict=True):
         process.start()
+        theirs.close()  # so that one that dies is heard of
     try:
         yield [ours for ours, _ in pipes]
     finally:

@@ -2,12 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -40,7 +41,7 @@ class Cost:
     ratio: float
     """How often faster than the plain form in the same arithmetic: the median over the turns, each with its own."""
     of_floor: float
-    """The time that the fewest operations for the same r(x) take at a large matrix product's speed, over ms."""
+    """The time that the fewest operations for the same r(x) take at the speed of large ones, over ms."""
     first_seconds: float
     """From nothing to the end of the first iteration."""
     first_seconds_again: float
@@ -66,7 +67,7 @@ def measure(
         for name, steps in running.items():
             times[name].append(milliseconds(steps, count, device))
     operations = {name: count_operations(subject, way, device) for name, (way, _) in compared.items()}
-    speeds = {arithmetic: matmul_speed(arithmetic, device) for _, arithmetic in compared.values()}
+    speeds = {arithmetic: speed(arithmetic, device) for _, arithmetic in compared.values()}
     medians = {name: statistics.median(values) for name, values in times.items()}
     yardsticks = {arithmetic: times[name] for name, (way, arithmetic) in compared.items() if way is plain}
     for name, (_, arithmetic) in compared.items():
@@ -109,17 +110,23 @@ def count_operations(subject: Subject, way: Way, device: torch.device) -> int:
     return total
 
 
-def matmul_speed(arithmetic: str, device: torch.device) -> float:
-    """Return the operations per second of a large matrix product: the best of several."""
-    size = 8192 if device.type == "cuda" else 3072
+def speed(arithmetic: str, device: torch.device) -> float:
+    """Return the operations per second of a large matrix product or convolution: the best of several of either."""
+    size, channels, area = (8192, 512, 64) if device.type == "cuda" else (2048, 128, 32)
     one, other = (torch.randn(size, size, device=device) for _ in range(2))
+    images = torch.randn(32, channels, area, area, device=device).to(memory_format=torch.channels_last)
+    kernel = torch.randn(channels, channels, 3, 3, device=device).to(memory_format=torch.channels_last)
+    work: list[tuple[int, Callable[[], Tensor]]] = [
+        (2 * size**3, lambda: torch.mm(one, other)),
+        (2 * images.numel() * 9 * channels, lambda: torch.conv2d(images, kernel, padding=1)),
+    ]
     context = precision(arithmetic, device)
     best = 0.0
     with context.step(), context.forward():
-        for _ in range(8):
+        for operations, apply in work * 8:
             settle(device)
             began = time.perf_counter()
-            torch.mm(one, other)
+            apply()
             settle(device)
-            best = max(best, 2 * size**3 / (time.perf_counter() - began))
+            best = max(best, operations / (time.perf_counter() - began))
     return best
