@@ -45,7 +45,8 @@ def test_operations_are_those_of_the_layers() -> None:
 
 
 def test_errors_are_small_and_those_of_double_backward_are_the_measure() -> None:
-    found = {(e.precision, e.form): e for e in accuracy.errors(TINY, ["fp32", "bf16"], CPU)}
+    forms = {name: form for name, form in accuracy.FORMS.items() if "compiled" not in name}
+    found = {(e.precision, e.form): e for e in accuracy.errors(TINY, ["fp32", "bf16"], CPU, forms)}
     assert found["fp32", "ours"].relative < 1e-4 < found["bf16", "ours"].relative < 0.5
     assert found["bf16", "double backward"].ratio == 1
     assert found["bf16", "ours"].ratio == pytest.approx(1, abs=0.3)

@@ -58,14 +58,17 @@ class CompiledGradient:
     Args:
         network: One without state beside its weights.
         scale: What the objective is multiplied with for the backward pass, and the gradient divided by.
+        why_not: Why it is not to be compiled, if so.
     """
 
-    def __init__(self, network: nn.Module, scale: float = 1.0) -> None:
+    def __init__(self, network: nn.Module, scale: float = 1.0, why_not: str | None = None) -> None:
         self._network, self._scale = network, scale
         self._compiled: Callable[..., Sequence[Tensor]] | None = None
         self._names: list[str] = []
         self._told = False
-        self.why_not = "the critic has state beside its weights" if any(True for _ in network.buffers()) else None
+        if why_not is None and any(True for _ in network.buffers()):
+            why_not = "the critic has state beside its weights"
+        self.why_not = why_not
         """Why there is none, if so."""
 
     def __call__(self, objective: Objective, batches: Sequence[Tensor]) -> Values | None:

@@ -135,11 +135,9 @@ class Trainer:
         self.why_not_per_example = why if self._objective.terms else None
         self._compiled_gradient: CompiledGradient | None = None
         if compile_networks and self._objective.terms:
-            self._compiled_gradient = CompiledGradient(critic, precision.scale)
-            if replicas.size > 1:
-                self._compiled_gradient.why_not = "several processes exchange scores"
-            elif stabiliser.pull:
-                self._compiled_gradient.why_not = "the stabiliser pulls at the weights"
+            shared = "several processes exchange scores" if replicas.size > 1 else None
+            pulled = "the stabiliser pulls at the weights" if stabiliser.pull else None
+            self._compiled_gradient = CompiledGradient(critic, precision.scale, shared or pulled)
         self._last: tuple[Tensor, Tensor] | None = None
         self._drawn: list[Tensor] = []
         self._why_no_graph = self._why_iterations_differ() if graph else "for a GPU, and graphs=true"

@@ -1,6 +1,6 @@
 """What each form and precision errs by in the critic's gradient, against double backward in float64."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from wgan_sweep import rng
 from wgan_sweep.bench.ways import Subject
+from wgan_sweep.compiling import CompiledGradient
 from wgan_sweep.gradient_terms import (
     Critic,
-    Evaluation,
     Power,
-    Psi,
     double_backward,
     evaluate,
     input_gradient,
@@ -25,12 +24,26 @@ NORM = 0.6
 """The mean norm of the critic's gradient that its last layer is scaled to, as in a trained WGAN-div."""
 
 
-def _ours(critic: Critic, points: Tensor, psi: Psi) -> Evaluation:
-    return evaluate(look(critic, points), psi)
+Form = Callable[[nn.Module, Critic, Tensor], None]
+"""Puts the gradient at points (``[N, ...]``) where a critic keeps it, given what applies the critic in a precision."""
+PSI = Power(2, 6)
 
 
-Form = Callable[[Critic, Tensor, Psi], Evaluation]
-FORMS: dict[str, Form] = {"double backward": double_backward, "ours": _ours}
+def _plain(critic: nn.Module, scores: Critic, points: Tensor) -> None:  # noqa: ARG001
+    double_backward(scores, points, PSI).objective.backward()
+
+
+def _ours(critic: nn.Module, scores: Critic, points: Tensor) -> None:  # noqa: ARG001
+    evaluate(look(scores, points), PSI).objective.backward()
+
+
+def _compiled(critic: nn.Module, scores: Critic, points: Tensor) -> None:
+    gradient = CompiledGradient(critic)
+    if gradient(lambda batches: (evaluate(look(scores, batches[0]), PSI).objective, {}), [points]) is None:
+        raise RuntimeError(gradient.why_not)
+
+
+FORMS: dict[str, Form] = {"double backward": _plain, "ours": _ours, "ours, compiled": _compiled}
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,9 @@ class Error:
     """To that of double backward in the same precision."""
 
 
-def errors(subject: Subject, arithmetics: list[str], device: torch.device) -> Iterator[Error]:
+def errors(
+    subject: Subject, arithmetics: list[str], device: torch.device, forms: Mapping[str, Form] = FORMS
+) -> Iterator[Error]:
     """Yield the errors for the term 2 n^6 at `subject.batch` points of noise."""
     critic = subject.networks(device)[1].double()
     shape = (subject.batch, 3, subject.size, subject.size)
@@ -54,7 +69,7 @@ def errors(subject: Subject, arithmetics: list[str], device: torch.device) -> It
     with torch.no_grad():
         last = list(critic.parameters())[-2]
         last.mul_(NORM / per_example_norm(input_gradient(critic, points)).mean())
-    wanted = _gradient(critic, points, double_backward)
+    wanted = _gradient(critic, points, _plain, critic)
     critic, points = critic.float(), points.float()
     for arithmetic in arithmetics:
         context = precision(arithmetic, device)
@@ -65,7 +80,7 @@ def errors(subject: Subject, arithmetics: list[str], device: torch.device) -> It
             return made.float()
 
         relative = {}
-        for name, form in FORMS.items():
+        for name, form in forms.items():
             with context.step():
                 found = _gradient(critic, points, form, scores)
             relative[name] = float((found.double() - wanted).norm() / wanted.norm())
@@ -73,9 +88,9 @@ def errors(subject: Subject, arithmetics: list[str], device: torch.device) -> It
             yield Error(subject.name, arithmetic, name, error, error / relative["double backward"])
 
 
-def _gradient(critic: nn.Module, points: Tensor, form: Form, scores: Critic | None = None) -> Tensor:
+def _gradient(critic: nn.Module, points: Tensor, form: Form, scores: Critic) -> Tensor:
     critic.zero_grad()
-    form(scores or critic, points, Power(2, 6)).objective.backward()
+    form(critic, scores, points)
     found = [torch.zeros_like(p) if p.grad is None else p.grad for p in critic.parameters()]
     gradient: Tensor = torch.cat([one.flatten() for one in found])
     return gradient
