@@ -51,7 +51,7 @@ def test_what_is_compiled_is_the_gradient_of_the_whole_objective(name: str, sche
     """By double backward, in float64; at a second batch with other weights too."""
     critic, real, fake = critic_and_batches(name)
     objective = wasserstein_with(GradientTerm(Power(2, 6), scheme))
-    gradient = CompiledGradient(critic)
+    gradient = CompiledGradient("the gradient", critic)
     for seed in (0, 1):
         with torch.no_grad():
             for parameter in critic.parameters():
@@ -98,18 +98,17 @@ def only_for(optimizer: torch.optim.Optimizer, work: Callable[..., None]) -> Cal
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
-        (["constraint=spectral_norm"], "the critic has state beside its weights"),
+        (["constraint=spectral_norm"], "the network has state beside its weights"),
         (["stabiliser=historical_averaging"], "the stabiliser pulls at the weights"),
     ],
 )
 @pytest.mark.usefixtures("written_down")
 def test_a_gradient_that_cannot_be_compiled_is_found_as_ever(make, overrides: list[str], why: str, caplog) -> None:
-    plain, trainer = (build(make(*overrides, *more)).trainer for more in ([], ["train.compile=true"]))
     with caplog.at_level(logging.WARNING):
+        plain, trainer = (build(make(*overrides, *more)).trainer for more in ([], ["train.compile=true"]))
         assert run(trainer, 3) == run(plain, 3)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"the critic's gradient goes on layer by layer: {why}"
-    ]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"the critic's gradient is not compiled: {why}"]
     assert trainer.how["critic's gradient"] == f"not compiled ({why})"
     assert_bitwise_equal(trainer.state_dict(), plain.state_dict())
 
@@ -127,20 +126,58 @@ def doubles(made: Callable[..., list[Tensor]], **_: object) -> Callable[..., lis
     return lambda *tensors: [2 * found for found in made(*tensors)]
 
 
+def fails_backward(made: nn.Module, **_: object) -> Callable[..., Tensor]:
+    class Identity(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx, gradient: Tensor) -> Tensor:
+            raise RuntimeError("no such kernel")
+
+    return made if isinstance(made, torch.fx.GraphModule) else lambda batch: Identity.apply(made(batch))
+
+
+NONE = "RuntimeError: no such kernel"
+
+
 @pytest.mark.parametrize(
-    ("compiler", "why"),
-    [(fails, "compiling failed: RuntimeError: no such kernel"), (doubles, "the compiled gradient differs by 1.0e+00")],
+    ("compiler", "whys"),
+    [
+        (fails, {"generator": NONE, "critic": NONE, "critic's gradient": NONE}),
+        (fails_backward, {"generator": NONE, "critic": NONE}),
+        (doubles, {"critic's gradient": "the compiled gradient differs by 1.0e+00"}),
+    ],
 )
-def test_a_compiler_that_fails_or_is_wrong_is_not_believed(make, compiler, why: str, monkeypatch, caplog) -> None:
+def test_a_compiler_that_fails_or_is_wrong_is_not_believed(make, compiler, whys, monkeypatch, caplog) -> None:
     monkeypatch.setattr(torch, "compile", compiler)
     plain, trainer = (build(make(*more)).trainer for more in ([], ["train.compile=true"]))
+    assert {trainer.how[what] for what in ("generator", "critic", "critic's gradient")} == {"not yet compiled"}
     with caplog.at_level(logging.WARNING):
-        assert run(trainer, 3) == run(plain, 3)
-    said = [record.getMessage() for record in caplog.records]
-    networks = [f"a network's passes go on layer by layer: {why}"] * (2 if compiler is fails else 0)
-    assert sorted(said) == [*networks, f"the critic's gradient goes on layer by layer: {why}"]
-    assert trainer.how["critic's gradient"] == f"not compiled ({why})"
-    assert_bitwise_equal(trainer.state_dict(), plain.state_dict())
+        found, wanted = run(trainer, 3), run(plain, 3)
+    said = sorted(record.getMessage() for record in caplog.records)
+    assert said == sorted(f"the {what} is not compiled: {why}" for what, why in whys.items())
+    assert {what: how for what, how in trainer.how.items() if how.startswith("not compiled")} == {
+        what: f"not compiled ({why})" for what, why in whys.items()
+    }
+    if "critic's gradient" in whys:
+        assert found == wanted
+        assert_bitwise_equal(trainer.state_dict(), plain.state_dict())
+    else:
+        assert [line["critic_loss"] for line in found] == pytest.approx([line["critic_loss"] for line in wanted], 1e-3)
+
+
+def test_memory_that_runs_out_is_no_failure_to_compile(make, monkeypatch) -> None:
+    def full(made: nn.Module, **_: object) -> Callable[..., Tensor]:
+        def call(*_: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("no memory left")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", full)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        run(build(make("train.compile=true")).trainer, 1)
 
 
 def test_without_gradient_terms_there_is_nothing_to_compile_but_networks(make) -> None:
@@ -154,7 +191,7 @@ PROGRAM = """if True:
 
     network = torch.nn.Linear(3, 1)
     batch = torch.arange(6.0).view(2, 3)
-    gradient = CompiledGradient(network)
+    gradient = CompiledGradient("the gradient", network)
     assert gradient(lambda batches: (network(batches[0]).square().sum(), {}), [batch]) == {}, gradient.why_not
     wanted = 2 * (network(batch) * batch).sum(0)
     torch.testing.assert_close(network.weight.grad[0], wanted.detach())

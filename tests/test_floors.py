@@ -26,6 +26,7 @@ FLOORS = [
         "graphs",
         "optimizers",
         "compiling",
+        "gpu_memory",
         "runs",
         "__init__",
     },

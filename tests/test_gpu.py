@@ -69,15 +69,15 @@ def test_a_step_waits_for_nothing(make) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_run_that_takes_more_memory_than_its_share_fails_alone() -> None:
+def test_a_run_that_takes_more_memory_than_its_part_fails_alone() -> None:
     program = """if True:
         import torch
         from wgan_sweep.parallel import Slot, keep_to
-        keep_to(Slot(threads=1, memory=0.05))
+        keep_to(Slot(threads=1, sharing=8))
         total = torch.cuda.get_device_properties(0).total_memory
         small = torch.empty(int(0.02 * total), dtype=torch.uint8, device="cuda")
         try:
-            torch.empty(int(0.1 * total), dtype=torch.uint8, device="cuda")
+            torch.empty(int(0.2 * total), dtype=torch.uint8, device="cuda")
         except torch.cuda.OutOfMemoryError:
             print(int(small.fill_(1)[0]))
     """

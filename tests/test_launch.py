@@ -7,15 +7,17 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 
+from wgan_sweep import gpu_memory
 from wgan_sweep.driver import directory_of
 from wgan_sweep.errors import InputError
 from wgan_sweep.launch import Cell, Local
-from wgan_sweep.parallel import Parallel, keep_to
+from wgan_sweep.parallel import Parallel
 from wgan_sweep.progress import Display
 from wgan_sweep.runs import RunDir
 
@@ -54,25 +56,41 @@ def test_every_gpu_that_can_be_seen_gets_as_many_runs_as_asked(make, monkeypatch
 
 
 def test_runs_on_one_gpu_divide_its_memory(make, monkeypatch) -> None:
-    found = cells(make, *["cpu"] * 4)
-    assert {slot.memory for slot in Parallel(per_gpu=2, jobs=2).slots(found)} == {1.0}
+    """Those that are there: not those that might have been."""
+    found = cells(make, *["cpu"] * 6)
+    assert {slot.sharing for slot in Parallel(per_gpu=2, jobs=2).slots(found)} == {1}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     for cell in found:
         cell.config.device = "auto"
-    assert {slot.memory for slot in Parallel().slots(found)} == {1.0}
-    bounds = []
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *bound: bounds.append(bound))
-    threads = torch.get_num_threads()
+
+    def sharing(launch: Parallel, count: int) -> list[int]:
+        return [slot.sharing for slot in launch.slots(found[:count])]
+
+    assert sharing(Parallel(), 6) == [1, 1]
+    assert sharing(Parallel(per_gpu=2), 6) == [2] * 4
+    assert sharing(Parallel(per_gpu=4), 2) == [1, 1]
+    assert sharing(Parallel(per_gpu=2), 3) == [2, 1, 2]
+
+
+def test_a_process_keeps_to_its_part_of_the_memory(monkeypatch) -> None:
+    gib = 2**30
+    bounds = {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 * gib))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10 * gib, 16 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 1 * gib)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda part, device: bounds.__setitem__(device, part)
+    )
+    assert gpu_memory.free(torch.device("cuda")) == 10 * gib
     try:
-        for slot in Parallel(per_gpu=2).slots(found):
-            keep_to(slot)
+        gpu_memory.divide(4)
+        assert bounds == {0: 3.25 / 16, 1: 3.25 / 16}
+        assert gpu_memory.free(torch.device("cuda")) == 2.25 * gib
     finally:
-        torch.set_num_threads(threads)
-    assert len(bounds) == 4 * 2
-    for device in (0, 1):
-        assert 0.9 < 2 * min(share for share, of in bounds if of == device) < 1
+        gpu_memory.divide(1)
 
 
 @pytest.mark.parametrize("settings", [{"per_gpu": 0}, {"jobs": 0}])

@@ -24,7 +24,7 @@ NETWORKS = ("critic", "generator", "averaged")
 TWO = "launch.gpus_per_run=2"
 CPU = torch.device("cpu")
 CASES = [
-    *([f"sampling={name}"] for name in ("real_fake", "mixed_pairs", "real", "perturbed_real")),
+    *([f"sampling={name}"] for name in ("real_fake", "mixed_pairs", "mixture", "real", "perturbed_real")),
     ["loss=wgan_gp"],
     ["loss=wgan", "optimizer=rmsprop"],
     ["loss=hinge", "constraint=spectral_norm"],

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,7 @@ SCHEMES = [
     sampling.real_fake,
     sampling.within_source,
     sampling.mixed_pairs,
-    sampling.Mixture(),
+    sampling.mixture,
     sampling.fake,
     sampling.real,
     sampling.perturbed_real,
@@ -77,7 +79,7 @@ def test_within_source_takes_half_from_each(seed: int, count: int) -> None:
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 9))
 def test_mixture_is_made_of_distinct_examples_half_of_them_fake(seed: int, count: int) -> None:
     real, fake = batches(count)
-    points = sampling.Mixture()(real, fake, rng.generator(seed))
+    points = sampling.mixture(real, fake, rng.generator(seed))
     where = (points[:, None] == torch.cat([real, fake])[None]).flatten(2).all(2).nonzero()[:, 1]
     assert len(set(where.tolist())) == count
     assert int((where >= count).sum()) == count // 2
@@ -86,8 +88,10 @@ def test_mixture_is_made_of_distinct_examples_half_of_them_fake(seed: int, count
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 9))
 def test_the_halves_of_a_split_are_the_pool(seed: int, count: int) -> None:
     real, fake = batches(count)
-    points, rest, places = sampling.Mixture().split(real, fake, rng.generator(seed))
-    assert torch.equal(points, sampling.Mixture()(real, fake, rng.generator(seed)))
+    split = sampling.splitting(partial(sampling.mixture))
+    assert split is not None
+    points, rest, places = split(real, fake, rng.generator(seed))
+    assert torch.equal(points, sampling.mixture(real, fake, rng.generator(seed)))
     assert torch.equal(torch.cat([points, rest])[places], torch.cat([real, fake]))
 
 

@@ -2,11 +2,15 @@
 
 torch.compile does not see through a gradient of a gradient. Here the gradient of a whole objective in a network's
 weights is first written down as the list of its operations, gradients of gradients among them, and that is compiled.
+What does not compile goes on as it is, and says so in a line.
 """
 
+import hashlib
 import logging
 import os
+import platform
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,78 +27,106 @@ AGREEMENT = 0.1
 """Largest relative difference of the first gradient from the one that is not compiled: either rounds in its own way."""
 
 
-def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a network's passes, compiled when they are first made; as they are, where that fails."""
-    _keep_for_others()
-    way: Callable[[Tensor], Tensor] = torch.compile(network)
+class _Compiled:
+    """What is compiled when it is first wanted, unless that fails."""
 
-    def apply(batch: Tensor) -> Tensor:
-        nonlocal way
+    def __init__(self, what: str, why_not: str | None = None) -> None:
+        self._what = what
+        self._is_made = False
+        self.why_not = why_not
+        """Why it is not compiled, if so."""
+
+    @property
+    def how(self) -> str:
+        """Whether it is compiled."""
+        if self.why_not:
+            return f"not compiled ({self.why_not})"
+        return "compiled" if self._is_made else "not yet compiled"
+
+    def _refuse(self, why: str) -> None:
+        self.why_not = why
+        log.warning("%s is not compiled: %s", self._what, why)
+
+
+class CompiledNetwork(_Compiled):
+    """A network's passes."""
+
+    def __init__(self, what: str, network: nn.Module) -> None:
+        super().__init__(what)
+        self._network = network
+        self._made: Callable[[Tensor], Tensor] = torch.compile(network)
+        self._tried: set[tuple[bool, ...]] = set()
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Apply the network."""
+        kind = torch.is_grad_enabled(), batch.requires_grad, any(p.requires_grad for p in self._network.parameters())
+        if self.why_not is None and kind not in self._tried:
+            self._tried.add(kind)
+            self._try(batch)
+        made: Tensor = (self._network if self.why_not else self._made)(batch)
+        return made
+
+    def _try(self, batch: Tensor) -> None:
+        """Have both directions compiled, which change nothing but the network's buffers."""
+        _keep_for_others()
+        before = [(buffer, buffer.clone()) for buffer in self._network.buffers()]
         try:
-            return way(batch)
+            made = self._made(batch)
+            if made.requires_grad:
+                leaves = [tensor for tensor in (batch, *self._network.parameters()) if tensor.requires_grad]
+                torch.autograd.grad(made.sum(), leaves, allow_unused=True)
+            self._is_made = True
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # whatever a compiler stumbles over; what else is wrong comes again
-            if way is network:
-                raise
-            log.warning("a network's passes go on layer by layer: %s", _failure(error))
-            way = network
-            made: Tensor = network(batch)
-            return made
-
-    return apply
+            self._refuse(_failure(error))
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
-def _keep_for_others() -> None:
-    """Let the compiler keep what it makes in this package's cache, unless it was told where."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
-
-
-def _failure(error: Exception) -> str:
-    return f"compiling failed: {type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
-
-
-class CompiledGradient:
-    """The gradient of an objective in a network's weights, compiled when it is first wanted.
+class CompiledGradient(_Compiled):
+    """The gradient of an objective in a network's weights.
 
     Args:
+        what: Its name.
         network: One without state beside its weights.
         scale: What the objective is multiplied with for the backward pass, and the gradient divided by.
         why_not: Why it is not to be compiled, if so.
     """
 
-    def __init__(self, network: nn.Module, scale: float = 1.0, why_not: str | None = None) -> None:
+    def __init__(self, what: str, network: nn.Module, scale: float = 1.0, why_not: str | None = None) -> None:
+        super().__init__(what)
         self._network, self._scale = network, scale
-        self._compiled: Callable[..., Sequence[Tensor]] | None = None
+        self._made: Callable[..., Sequence[Tensor]] | None = None
         self._names: list[str] = []
-        self._told = False
         if why_not is None and any(True for _ in network.buffers()):
-            why_not = "the critic has state beside its weights"
-        self.why_not = why_not
-        """Why there is none, if so."""
+            why_not = "the network has state beside its weights"
+        if why_not:
+            self._refuse(why_not)
 
     def __call__(self, objective: Objective, batches: Sequence[Tensor]) -> Values | None:
         """Put the gradient where the weights keep theirs; return the values of the objective, detached.
 
-        None, and nothing done, where it could not be compiled.
+        None, and nothing done, where it is not compiled.
 
         Args:
             objective: The same at each call but for the batches, without randomness.
             batches: ``[N, ...]`` each, of the same shapes at each call.
         """
         weights = list(self._network.parameters())
-        if self._compiled is None and not self.why_not:
-            self.why_not = self._compile(objective, weights, batches)
-        if self.why_not or self._compiled is None:
-            if not self._told:
-                log.warning("the critic's gradient goes on layer by layer: %s", self.why_not)
-            self._told = True
+        if self._made is None and not self.why_not and (why_not := self._make(objective, weights, batches)):
+            self._refuse(why_not)
+        if self.why_not or self._made is None:
             return None
         with torch.no_grad():
-            found = self._compiled(*weights, *batches)
+            found = self._made(*weights, *batches)
         for weight, gradient in zip(weights, found, strict=False):
             weight.grad = gradient
         return dict(zip(self._names, found[len(weights) :], strict=True))
 
-    def _compile(self, objective: Objective, weights: list[nn.Parameter], batches: Sequence[Tensor]) -> str | None:
+    def _make(self, objective: Objective, weights: list[nn.Parameter], batches: Sequence[Tensor]) -> str | None:
+        """Compile; return why it is not to be believed, or None."""
         from torch.fx.experimental.proxy_tensor import make_fx  # heavy
 
         _keep_for_others()
@@ -115,13 +147,16 @@ class CompiledGradient:
         tensors = [*weights, *batches]
         try:
             operations = make_fx(gradient, tracing_mode="fake")(*tensors)
-            self._compiled = torch.compile(operations, dynamic=False, fullgraph=True)
+            self._made = torch.compile(operations, dynamic=False, fullgraph=True)
             with torch.no_grad():
-                found = self._compiled(*tensors)
+                found = self._made(*tensors)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # whatever a compiler stumbles over
             return _failure(error)
         off = _relative_difference(found[: len(weights)], gradient(*tensors)[: len(weights)])
-        return None if off <= AGREEMENT else f"the compiled gradient differs by {off:.1e}"
+        self._is_made = off <= AGREEMENT
+        return None if self._is_made else f"the compiled gradient differs by {off:.1e}"
 
 
 class _Whole(nn.Module):
@@ -135,6 +170,10 @@ class _Whole(nn.Module):
         return self._objective(batches)
 
 
+def _failure(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+
+
 def _relative_difference(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:
     """Return the norm of the difference over that of `wanted`, all together."""
     off = size = 0.0
@@ -145,3 +184,16 @@ def _relative_difference(found: Sequence[Tensor | None], wanted: Sequence[Tensor
         off += float((f - w).double().square().sum())
         size += float(w.double().square().sum())
     return float((off / size) ** 0.5) if size else float(off > 0)
+
+
+def _keep_for_others() -> None:
+    """Let the compiler keep what it makes in this package's cache, unless it was told where."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled" / _processor()))
+
+
+def _processor() -> str:
+    """Return a name for what this machine's processor can do: code for one may be none for another."""
+    said, about = [platform.machine()], Path("/proc/cpuinfo")
+    for name in ("model name", "flags", "Features") if about.exists() else ():
+        said += [line for line in about.read_text().splitlines() if line.startswith(name)][:1]
+    return f"{platform.machine()}-{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"

@@ -14,7 +14,7 @@ from wgan_sweep import gradient_terms
 from wgan_sweep.gradient_terms import Critic, GradientTerm, Look
 from wgan_sweep.losses import Loss
 from wgan_sweep.replicas import Replicas
-from wgan_sweep.sampling import Splits
+from wgan_sweep.sampling import splitting
 
 Values = dict[str, Tensor]
 """Scalars, detached."""
@@ -60,9 +60,9 @@ class CriticObjective:
         """Draw the points of all gradient terms, and put beside each other what the critic must see."""
         batches, places, mixed = [real, fake], None, None
         for index, term in enumerate(self.terms if self._may_mix else ()):
-            if isinstance(term.sampling, Splits):
+            if split := splitting(term.sampling):
                 mixed = index
-                *batches, places = term.sampling.split(real, fake, stream)
+                *batches, places = split(real, fake, stream)
                 break
         looked_at = []
         for index, term in enumerate(self.terms):

@@ -12,14 +12,13 @@ from typing import Any, cast
 
 import torch
 
+from wgan_sweep import gpu_memory
 from wgan_sweep.errors import InputError
 from wgan_sweep.launch import Cell, Outcome, Stop, bury, leave_for_later, speak_on, work_on, work_when_free
 from wgan_sweep.locks import HeldError
 from wgan_sweep.processes import cores_here, ending, start
 from wgan_sweep.progress import Display, Forwarded, Relay
 
-SHARED_MEMORY = 0.95
-"""Of a GPU's memory, what runs on it at once divide among them; the rest is for what CUDA itself takes in each."""
 SECONDS_BETWEEN_LOOKS = 0.2
 """How often Ctrl-C is looked for while other processes work."""
 
@@ -30,15 +29,15 @@ class Slot:
 
     threads: int
     environment: dict[str, str] = field(default_factory=dict)
-    memory: float = 1.0
-    """Share of each GPU's memory, beyond which an allocation fails, here and not in a neighbour."""
+    sharing: int = 1
+    """Processes that share each of its GPUs, and divide the memory."""
 
 
 class Parallel:
     """Several runs at once on this machine, in processes of their own: one that is killed takes no other with it.
 
     Args:
-        per_gpu: Runs at once on each GPU, whose memory is divided among them.
+        per_gpu: Runs at once on each GPU, among which its memory is divided in equal parts.
         jobs: Runs at once where there is no GPU, among which the cores are divided; null for one per two cores.
         gpus_per_run: Processes that share each batch of a run, each on a GPU of its own.
 
@@ -67,9 +66,8 @@ class Parallel:
         else:
             gpus = [{}] * (self._jobs or max(1, cores // (2 * self._gpus_per_run)))
         gpus = gpus[: len(cells)]
-        on_gpus = any(device != "cpu" for device in devices) and torch.cuda.is_available()
-        memory = SHARED_MEMORY / self._per_gpu if on_gpus and self._per_gpu > 1 else 1.0
-        return [Slot(max(1, cores // len(gpus)), environment, memory) for environment in gpus]
+        on_gpus = devices != {"cpu"} and torch.cuda.is_available()
+        return [Slot(max(1, cores // len(gpus)), one, gpus.count(one) if on_gpus else 1) for one in gpus]
 
     def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
         """Do all that is left to do of the cells; return what became of each."""
@@ -176,9 +174,7 @@ def keep_to(slot: Slot) -> None:
     """Let this process use what it may."""
     os.environ.update(slot.environment)
     torch.set_num_threads(slot.threads)
-    if slot.memory < 1:
-        for device in range(torch.cuda.device_count()):
-            torch.cuda.set_per_process_memory_fraction(slot.memory, device)
+    gpu_memory.divide(slot.sharing)
 
 
 def _serve(connection: Connection, slot: Slot) -> None:

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from wgan_sweep import gpu_memory
 from wgan_sweep.gradient_terms import Evaluation
 from wgan_sweep.processes import ending, start
 
@@ -253,7 +254,7 @@ class _Follower:
         context = multiprocessing.get_context("spawn")
         self._rank, self._size = rank, size
         self._connection, self.theirs = context.Pipe()
-        given = (self.theirs, rank, size, port, kind, threads, work, arguments)
+        given = (self.theirs, rank, size, port, kind, threads, gpu_memory.sharing(), work, arguments)
         self.process = context.Process(target=_serve, args=given, daemon=True)
 
     def wait_until_ready(self) -> None:
@@ -298,6 +299,7 @@ def _serve(
     port: int,
     kind: str,
     threads: int,
+    sharing: int,
     work: Work,
     arguments: tuple[Any, ...],
 ) -> None:
@@ -309,6 +311,7 @@ def _serve(
     torch.set_num_threads(threads)
     try:
         _use_own_gpu(rank, kind)
+        gpu_memory.divide(sharing)
         connection.send(READY)
         store = dist.TCPStore(HOST, port, size, is_master=False)  # type: ignore[attr-defined]
         _join(store, rank, size, kind)

@@ -8,7 +8,8 @@ Wu et al., Wasserstein Divergence for GANs, ECCV 2018 (the six schemes).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,14 +26,6 @@ class Split(NamedTuple):
     """``[N, ...]``: all others."""
     places: Tensor
     """``[2 N]``: where each real example is, then each fake one, in points and rest one after the other."""
-
-
-@runtime_checkable
-class Splits(Protocol):
-    """A sampling of examples as they are, which can say where the others are: no example need be seen twice."""
-
-    def split(self, real: Tensor, fake: Tensor, generator: torch.Generator) -> Split:
-        """Return the points that the sampling itself would return, and the rest."""
 
 
 def _between(first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
@@ -71,22 +64,19 @@ def mixed_pairs(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tenso
     return _pairs_within(torch.cat([real, fake]), real.shape[0], generator)
 
 
-class Mixture:
+def _split_mixture(real: Tensor, fake: Tensor, generator: torch.Generator) -> Split:
+    count = real.shape[0]
+    fakes = fake.shape[0] // 2
+    of_real = _shuffled(count, real, generator).split([count - fakes, fakes])
+    of_fake = _shuffled(fake.shape[0], fake, generator).split([fakes, fake.shape[0] - fakes])
+    halves = [torch.cat([real[r], fake[f]]) for r, f in zip(of_real, of_fake, strict=True)]
+    order = torch.cat([of_real[0], count + of_fake[0], of_real[1], count + of_fake[1]])
+    return Split(halves[0], halves[1], order.argsort())
+
+
+def mixture(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
     """(4) The raw pool: half of the points real examples, half fake ones (real has the odd one), picked at random."""
-
-    def __call__(self, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the points."""
-        return self.split(real, fake, generator).points
-
-    def split(self, real: Tensor, fake: Tensor, generator: torch.Generator) -> Split:
-        """Return the points, and the other half of the pool."""
-        count = real.shape[0]
-        fakes = fake.shape[0] // 2
-        of_real = _shuffled(count, real, generator).split([count - fakes, fakes])
-        of_fake = _shuffled(fake.shape[0], fake, generator).split([fakes, fake.shape[0] - fakes])
-        halves = [torch.cat([real[r], fake[f]]) for r, f in zip(of_real, of_fake, strict=True)]
-        order = torch.cat([of_real[0], count + of_fake[0], of_real[1], count + of_fake[1]])
-        return Split(halves[0], halves[1], order.argsort())
+    return _split_mixture(real, fake, generator).points
 
 
 def fake(real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
@@ -107,3 +97,11 @@ def perturbed_real(real: Tensor, fake: Tensor, generator: torch.Generator, scale
     """
     noise = torch.rand(real.shape, generator=generator, device=real.device, dtype=real.dtype)
     return _between(real + scale * real.std() * noise, real, generator)
+
+
+SPLITS: dict[Sampling, Callable[[Tensor, Tensor, torch.Generator], Split]] = {mixture: _split_mixture}
+
+
+def splitting(sampling: Sampling) -> Callable[[Tensor, Tensor, torch.Generator], Split] | None:
+    """Return what splits the pool into a sampling's points and the rest; None where it makes points of its own."""
+    return SPLITS.get(sampling.func if isinstance(sampling, partial) else sampling)

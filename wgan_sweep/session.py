@@ -89,10 +89,14 @@ class Session:
         return joined(self._replicas.size, self._trainer.device, _train_along, self._config, state.getvalue())
 
     def _train(self, every: int, until: int) -> None:
-        if self._config.train.compile and self._trainer.step < until:
+        compiling = self._config.train.compile and self._trainer.step < until
+        if compiling:
             self._shown.working_on("compiling (a minute or more, where it was never done before)")
         for values in self._trainer.steps(until):
             step = self._trainer.step
+            if compiling:
+                self._shown.working_on("training")
+                compiling = False
             self._window.append((step, values))
             scoring = bool(every) and step % every == 0
             saving = step % self._config.save_every == 0
@@ -129,7 +133,8 @@ class Session:
             if scores.get("step", 0) > self._trainer.step:
                 scores.clear()
         self._record.step, self._record.images_seen = self._trainer.step, self._trainer.images_seen
-        self._record.how = self._trainer.how
+        if self._trainer.step < self._config.train.steps or not self._record.how:
+            self._record.how = self._trainer.how
         self._directory.write_record(self._record)
 
     def _log(self) -> None:

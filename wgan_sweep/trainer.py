@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_sweep import gradient_terms, optimizers, rng
-from wgan_sweep.compiling import CompiledGradient, compiled
+from wgan_sweep.compiling import CompiledGradient, CompiledNetwork
 from wgan_sweep.constraints import Constraint
 from wgan_sweep.graphs import Graph, Replayed
 from wgan_sweep.images import to_uint8
@@ -107,8 +107,12 @@ class Trainer:
         self.critic = critic = replicas.adapt(critic)
         self.averaged = copy.deepcopy(generator).requires_grad_(requires_grad=False).eval()
         self.step = 0
-        self._plain_generator: Network = compiled(generator) if compile_networks else generator
-        self._plain_critic: Network = compiled(critic) if compile_networks else critic
+        self._plain_generator: Network = generator
+        self._plain_critic: Network = critic
+        self._compiled: dict[str, CompiledNetwork | CompiledGradient] = {}
+        if compile_networks:
+            self._plain_generator = self._compiled["generator"] = CompiledNetwork("the generator", generator)
+            self._plain_critic = self._compiled["critic"] = CompiledNetwork("the critic", critic)
         self._loss = loss = stabiliser.loss(loss)
         self._constraint = constraint
         self._past = [PastMean(network.parameters()) for network in (critic, generator)] if stabiliser.pull else []
@@ -137,7 +141,10 @@ class Trainer:
         if compile_networks and self._objective.terms:
             shared = "several processes exchange scores" if replicas.size > 1 else None
             pulled = "the stabiliser pulls at the weights" if stabiliser.pull else None
-            self._compiled_gradient = CompiledGradient(critic, precision.scale, shared or pulled)
+            self._compiled_gradient = CompiledGradient(
+                "the critic's gradient", critic, precision.scale, shared or pulled
+            )
+            self._compiled["critic's gradient"] = self._compiled_gradient
         self._last: tuple[Tensor, Tensor] | None = None
         self._drawn: list[Tensor] = []
         self._why_no_graph = self._why_iterations_differ() if graph else "for a GPU, and graphs=true"
@@ -221,10 +228,7 @@ class Trainer:
         chosen["iterations"] = "a CUDA graph"
         if why_not or not (self._replayed and self._replayed.is_replaying):
             chosen["iterations"] = f"one by one (no CUDA graph: {why_not or 'too early'})"
-        if self._compiled_gradient:
-            why_not = self._compiled_gradient.why_not
-            chosen["critic's gradient"] = f"not compiled ({why_not})" if why_not else "compiled"
-        return chosen
+        return chosen | {what: one.how for what, one in self._compiled.items()}
 
     @property
     def _is_frozen(self) -> bool:

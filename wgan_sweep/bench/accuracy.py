@@ -38,7 +38,7 @@ def _ours(critic: nn.Module, scores: Critic, points: Tensor) -> None:  # noqa: A
 
 
 def _compiled(critic: nn.Module, scores: Critic, points: Tensor) -> None:
-    gradient = CompiledGradient(critic)
+    gradient = CompiledGradient("the gradient", critic)
     if gradient(lambda batches: (evaluate(look(scores, batches[0]), PSI).objective, {}), [points]) is None:
         raise RuntimeError(gradient.why_not)
 

@@ -48,7 +48,8 @@ def _processes(count: int, work: Any, *arguments: Any) -> Iterator[list[Connecti
     try:
         yield [ours for ours, _ in pipes]
     finally:
-        for process in started:
+        for process, (ours, _) in zip(started, pipes, strict=True):
+            ours.close()  # which ends one that waits
             process.join()
 
 
@@ -74,6 +75,14 @@ def first_and_peak(subject: Subject, device: torch.device, way: Way, arithmetic:
     return found
 
 
+def _asked(connection: Connection) -> int:
+    try:
+        count: int = connection.recv()
+    except EOFError:  # nobody is there to ask
+        return 0
+    return count
+
+
 def _at_once(connection: Connection, threads: int, subject: Subject, device: torch.device, how: str) -> None:
     torch.set_num_threads(threads)
     steps = ours(subject, device, how)
@@ -81,7 +90,7 @@ def _at_once(connection: Connection, threads: int, subject: Subject, device: tor
         next(steps)
     settle(device)
     connection.send("ready")
-    while count := connection.recv():
+    while count := _asked(connection):
         began = time.perf_counter()
         for _ in range(count):
             next(steps)
@@ -96,15 +105,15 @@ class Processes:
         self._context = _processes(runs, _at_once, subject, device, arithmetic)
 
     def __enter__(self) -> Self:
-        self._connections = self._context.__enter__()
-        for connection in self._connections:
-            connection.recv()
+        with ExitStack() as unwound:
+            self._connections = unwound.enter_context(self._context)
+            for connection in self._connections:
+                connection.recv()
+            self._started = unwound.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for connection in self._connections:
-            connection.send(0)
-        self._context.__exit__(None, None, None)
+        self._started.close()
 
     def iterations_per_second(self, count: int) -> float:
         """Return those of all runs together, each of which does `count`."""

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wgan_sweep import rng
+from wgan_sweep import gpu_memory, rng
 from wgan_sweep.errors import InputError
 from wgan_sweep.images import to_range
 
@@ -47,7 +47,7 @@ class Batches:
         self._device = device
         pixels = torch.from_numpy(images)
         if resident is None:
-            resident = device.type != "cuda" or 2 * pixels.nbytes <= torch.cuda.mem_get_info(device)[0]
+            resident = device.type != "cuda" or 2 * pixels.nbytes <= gpu_memory.free(device)
         self._pixels = pixels.to(device) if resident else pixels
         self._reader = None if resident else ThreadPoolExecutor(1, "batches")
         self._ahead: tuple[int, Future[Tensor]] | None = None
