@@ -197,6 +197,7 @@ def joined(size: int, device: torch.device, work: Work, *arguments: Any) -> Iter
     torch.set_num_threads(each)
     finished = False
     lost = threading.Event()
+    watch: threading.Thread | None = None
 
     def check() -> None:
         if lost.is_set():
@@ -207,7 +208,8 @@ def joined(size: int, device: torch.device, work: Work, *arguments: Any) -> Iter
             follower.wait_until_ready()
         _use_own_gpu(0, device.type)
         _join(store, 0, size, device.type)
-        threading.Thread(target=_watch, args=(followers, dist.group.WORLD, lost), daemon=True).start()
+        watch = threading.Thread(target=_watch, args=(followers, dist.group.WORLD, lost), daemon=True)
+        watch.start()
         yield check
         finished = True
     except RuntimeError as error:
@@ -219,6 +221,8 @@ def joined(size: int, device: torch.device, work: Work, *arguments: Any) -> Iter
         torch.set_num_threads(threads)
         for follower in followers:
             follower.end(SECONDS_TO_LEAVE if finished else 0.0)
+        if watch is not None:  # which has hold of what is destroyed now
+            watch.join()
         if dist.is_initialized():
             dist.destroy_process_group()
 
