@@ -1,10 +1,12 @@
 """The bench counts and compares what it says."""
 
+import multiprocessing
+
 import pytest
 import torch
 
 from wgan_sweep.bench import accuracy, iterations
-from wgan_sweep.bench.alone import at_once
+from wgan_sweep.bench.alone import Processes, at_once
 from wgan_sweep.bench.iterations import count_operations, measure
 from wgan_sweep.bench.ways import N_CRITIC, Subject, ours, ways
 from wgan_sweep.models import DCGAN, MLP
@@ -30,6 +32,13 @@ def test_runs_at_once_are_compared_with_one_alone() -> None:
     assert found.keys() == {(1, "processes"), (2, "processes"), (2, "one process")}
     assert found[1, "processes"].ratio == 1
     assert all(0.02 < one.ratio < 20 for one in found.values())
+
+
+def test_a_process_that_dies_ends_the_comparison_and_its_neighbours() -> None:
+    impossible = Subject("impossible", DCGAN(2, 4, "batch", "layer"), 15, batch=4)
+    with pytest.raises(EOFError), Processes(2, impossible, CPU, "fp32"):
+        pass
+    assert not multiprocessing.active_children()
 
 
 def test_operations_are_those_of_the_layers() -> None:

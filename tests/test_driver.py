@@ -207,3 +207,19 @@ def test_a_run_that_is_stopped_has_saved_its_step(make) -> None:
     assert record is not None
     assert (record.status, record.step) == (Status.RUNNING, 3)
     assert run(config).step == 6
+
+
+def test_how_a_run_was_trained_stays_when_it_is_only_scored_again(make, plan) -> None:
+    config = make("train.steps=2", "scorer=none")
+    run(config)
+    directory = driver.directory_of(config)
+    record = directory.read_record()
+    assert record is not None
+    assert record.how["precision"] == "fp32"
+    record.how = {"iterations": "a CUDA graph"}  # of another machine
+    directory.write_record(record)
+    plan(30.0, 20.0)
+    again = run(make("train.steps=2", "scorer=fid", "scorer.num_samples=2"))
+    assert again.scores["fid"] == 30
+    assert again.how == {"iterations": "a CUDA graph"}
+    assert run(make("train.steps=3")).how["precision"] == "fp32"
