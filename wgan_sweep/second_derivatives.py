@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
@@ -55,19 +55,20 @@ def _to_weight(gradient: Tensor, x: Tensor, like: Tensor, geometry: Geometry) ->
 
 class _Convolution(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, is_first: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.has_bias = geometry, bias is not None
+        ctx.geometry, ctx.bias_sizes, ctx.is_first = geometry, None if bias is None else [bias.shape[0]], is_first
         return cast("Tensor", aten.convolution(x, weight, bias, *geometry))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if _Wanted.inputs_only:
-            return _ConvolutionToInput.apply(gradient, x.detach(), weight, ctx.geometry), None, None, None
-        back = _to_input(gradient, x, weight, ctx.geometry) if ctx.needs_input_grad[0] else None
-        bias = gradient.sum((0, 2, 3)) if ctx.has_bias else None
-        return back, _to_weight(gradient, x, weight, ctx.geometry), bias, None
+            return _ConvolutionToInput.apply(gradient, x.detach(), weight, ctx.geometry), None, None, None, None
+        mask = [ctx.needs_input_grad[0] and not ctx.is_first, True, ctx.bias_sizes is not None]
+        found = aten.convolution_backward(gradient, x, weight, ctx.bias_sizes, *ctx.geometry, mask)
+        back, to_weight, to_bias = (one if wanted else None for one, wanted in zip(found, mask, strict=True))
+        return back, to_weight, to_bias, None, None
 
 
 class _ConvolutionToInput(Function):
@@ -97,12 +98,14 @@ def _convolve(
 ) -> Tensor:
     if isinstance(padding, str):
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    # Only a pass below `inputs_only` wants the gradient in a network's input.
+    is_first = input.is_leaf and not isinstance(input, nn.Parameter)
     both = ([size] * 2 if isinstance(size, int) else list(size) for size in (stride, padding, dilation))
     if torch.is_autocast_enabled(input.device.type):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = input.to(dtype), weight.to(dtype)  # noqa: A001
         bias = None if bias is None else bias.to(dtype)
-    return cast("Tensor", _Convolution.apply(input, weight, bias, (*both, False, [0, 0], groups)))
+    return cast("Tensor", _Convolution.apply(input, weight, bias, (*both, False, [0, 0], groups), is_first))
 
 
 class _LayerNorm(Function):

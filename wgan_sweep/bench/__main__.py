@@ -92,7 +92,7 @@ def _compare(subject: Subject, compared: Mapping[str, tuple[Way, str]], options:
 
 
 def _scaling(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    arithmetic = options.precision[-1 if len(options.precision) < 3 else 2]
+    arithmetic = "bf16" if options.device.type == "cuda" else options.precision[0]
     compared = {f"{name}, {arithmetic}": (way, arithmetic) for name, way in (("plain", plain), ("ours", ours))}
     sizes = [cost for subject in scaled(options.device) for cost in _compare(subject, compared, options)]
     _say("\nSeveral runs at once, in processes of their own and by turns in one (on a GPU: each on a stream).")
