@@ -187,9 +187,10 @@ def test_without_gradient_terms_there_is_nothing_to_compile_but_networks(make) -
 PROGRAM = """if True:
     import sys
     import torch
-    from wgan_sweep.compiling import CompiledGradient
+    from wgan_sweep.compiling import CompiledGradient, CompiledNetwork
 
     network = torch.nn.Linear(3, 1)
+    CompiledNetwork("the network", network)  # as a trainer makes it, before
     batch = torch.arange(6.0).view(2, 3)
     gradient = CompiledGradient("the gradient", network)
     assert gradient(lambda batches: (network(batches[0]).square().sum(), {}), [batch]) == {}, gradient.why_not
@@ -198,6 +199,18 @@ PROGRAM = """if True:
     from torch._dynamo.utils import counters  # importing it settles where the compiler keeps things
     print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
 """
+
+
+def test_what_is_compiled_is_kept_in_the_cache_of_this_package(tmp_path, monkeypatch) -> None:
+    """Though loading the compiler settles where it keeps things."""
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    program = "import os; from torch import nn; from wgan_sweep.compiling import CompiledNetwork; "
+    program += "CompiledNetwork('it', nn.Linear(2, 1)); import torch._inductor; print(os.environ.get('{}'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program.format("TORCHINDUCTOR_CACHE_DIR")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(str(tmp_path / "compiled"))
 
 
 @pytest.mark.slow

@@ -30,10 +30,11 @@ AGREEMENT = 0.1
 class _Compiled:
     """What is compiled when it is first wanted, unless that fails."""
 
-    def __init__(self, what: str, why_not: str | None = None) -> None:
+    def __init__(self, what: str) -> None:
+        _keep_for_others()  # before anything of the compiler is loaded, which settles where it keeps things
         self._what = what
         self._is_made = False
-        self.why_not = why_not
+        self.why_not: str | None = None
         """Why it is not compiled, if so."""
 
     @property
@@ -68,7 +69,6 @@ class CompiledNetwork(_Compiled):
 
     def _try(self, batch: Tensor) -> None:
         """Have both directions compiled, which change nothing but the network's buffers."""
-        _keep_for_others()
         before = [(buffer, buffer.clone()) for buffer in self._network.buffers()]
         try:
             made = self._made(batch)
@@ -129,7 +129,6 @@ class CompiledGradient(_Compiled):
         """Compile; return why it is not to be believed, or None."""
         from torch.fx.experimental.proxy_tensor import make_fx  # heavy
 
-        _keep_for_others()
         whole = _Whole(self._network, objective)
         names = [f"network.{name}" for name, _ in self._network.named_parameters()]
 
