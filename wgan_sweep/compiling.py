@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from wgan_sweep.files import cache_dir
+from wgan_sweep.graphs import Values, relative_difference
 
 log = logging.getLogger(__name__)
 
-Values = dict[str, Tensor]
 Objective = Callable[[Sequence[Tensor]], tuple[Tensor, Values]]
 """From batches to the scalar whose gradient is wanted, and what else there is to say, detached."""
 
@@ -153,7 +153,9 @@ class CompiledGradient(_Compiled):
             raise
         except Exception as error:  # whatever a compiler stumbles over
             return _failure(error)
-        off = _relative_difference(found[: len(weights)], gradient(*tensors)[: len(weights)])
+        wanted = gradient(*tensors)
+        used = [index for index in range(len(weights)) if found[index] is not None]
+        off = relative_difference([found[index] for index in used], [wanted[index] for index in used])
         self._is_made = off <= AGREEMENT
         return None if self._is_made else f"the compiled gradient differs by {off:.1e}"
 
@@ -171,18 +173,6 @@ class _Whole(nn.Module):
 
 def _failure(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
-
-
-def _relative_difference(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:
-    """Return the norm of the difference over that of `wanted`, all together."""
-    off = size = 0.0
-    for f, w in zip(found, wanted, strict=True):
-        if f is None or w is None:
-            off += float(f is not w)
-            continue
-        off += float((f - w).double().square().sum())
-        size += float(w.double().square().sum())
-    return float((off / size) ** 0.5) if size else float(off > 0)
 
 
 def _keep_for_others() -> None:

@@ -146,7 +146,7 @@ class Replayed:
         what = "an iteration by the graph is not one without it: "
         if not all(torch.equal(g.get_state(), s) for g, s in zip(self._generators, after, strict=True)):
             return what + "it draws other random numbers"
-        off = _difference(state[:weights], wanted, before[:weights])
+        off = relative_difference(state[:weights], wanted, before[:weights])
         return None if off <= AGREEMENT else what + f"the weights' changes differ by {off:.1e}"
 
     def _put(self, state: Sequence[Tensor], values: Sequence[Tensor], seeds: Sequence[Tensor]) -> None:
@@ -158,10 +158,12 @@ class Replayed:
 
 
 @torch.no_grad()
-def _difference(found: Sequence[Tensor], wanted: Sequence[Tensor], before: Sequence[Tensor]) -> float:
-    """Return the norm of the difference over that of the change, all of `found` together."""
-    off = changed = 0.0
-    for f, w, b in zip(found, wanted, before, strict=True):
+def relative_difference(
+    found: Sequence[Tensor], wanted: Sequence[Tensor], before: Sequence[Tensor] | None = None
+) -> float:
+    """Return the norm of `found` - `wanted` over that of `wanted`, or of its change since `before`, all together."""
+    off = size = 0.0
+    for index, (f, w) in enumerate(zip(found, wanted, strict=True)):
         off += float((f - w).double().square().sum())
-        changed += float((w - b).double().square().sum())
-    return float((off / changed) ** 0.5) if changed else float(off > 0)
+        size += float((w if before is None else w - before[index]).double().square().sum())
+    return float((off / size) ** 0.5) if size else float(off > 0)

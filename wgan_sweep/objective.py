@@ -12,12 +12,10 @@ from torch import Tensor
 
 from wgan_sweep import gradient_terms
 from wgan_sweep.gradient_terms import Critic, GradientTerm, Look
+from wgan_sweep.graphs import Values
 from wgan_sweep.losses import Loss
 from wgan_sweep.replicas import Replicas
 from wgan_sweep.sampling import splitting
-
-Values = dict[str, Tensor]
-"""Scalars, detached."""
 
 
 class Layout(NamedTuple):
