@@ -8,9 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from wgan_sweep import config as configs
-from wgan_sweep import experiment
-from wgan_sweep.config import Config
+from wgan_sweep.config import schema as configs
+from wgan_sweep.config.schema import Config
+from wgan_sweep.runs import build as experiment
 from wgan_sweep.scoring import weights
 
 from .helpers import Counting, Shell

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from wgan_sweep import checkpoints, driver
-from wgan_sweep.config import Config, run_id
-from wgan_sweep.progress import Display
-from wgan_sweep.runs import Record
+from wgan_sweep.common.progress import Display
+from wgan_sweep.config.schema import Config, run_id
+from wgan_sweep.runs import checkpoints, driver
+from wgan_sweep.runs.directory import Record
 
 
 def run(config: Config, **arguments) -> Record:

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from wgan_sweep import checkpoints
-from wgan_sweep.checkpoints import CorruptCheckpointError, previous
+from wgan_sweep.runs import checkpoints
+from wgan_sweep.runs.checkpoints import CorruptCheckpointError, previous
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def test_a_site_keeps_its_own_keys_of_a_launch_in_a_file(sweep) -> None:
         check=True,
     )
     said = OmegaConf.to_container(OmegaConf.create(done.stdout))
-    assert said["_target_"] == "wgan_sweep.slurm.Slurm"
+    assert said["_target_"] == "wgan_sweep.sweeps.slurm.Slurm"
     assert (said["partition"], said["setup"], said["gpus_per_node"]) == ("gpu", ["module load cuda"], 2)
 
 
@@ -176,7 +176,7 @@ def test_training_loads_no_compiler(sweep) -> None:
 def test_asking_for_help_loads_nothing_heavy(tmp_path: Path, option: list[str]) -> None:
     program = """if True:
         import atexit, sys
-        from wgan_sweep.cli import main
+        from wgan_sweep.commands.sweep import main
         heavy = lambda: sorted({'torch', 'wandb', 'torchvision', 'mlxtend', 'matplotlib'} & set(sys.modules))
         atexit.register(lambda: print('heavy:', heavy()))
         main()

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wgan_sweep import rng, sampling
-from wgan_sweep.compiling import CompiledGradient
-from wgan_sweep.experiment import build
-from wgan_sweep.gradient_terms import GradientTerm, Power, double_backward
-from wgan_sweep.losses import Loss, wasserstein
-from wgan_sweep.objective import CriticObjective
-from wgan_sweep.replicas import Replicas
+from wgan_sweep.common import rng
+from wgan_sweep.objectives import sampling
+from wgan_sweep.objectives.gradient_terms import GradientTerm, Power, double_backward
+from wgan_sweep.objectives.losses import Loss, wasserstein
+from wgan_sweep.runs.build import build
+from wgan_sweep.training.compilation import CompiledGradient
+from wgan_sweep.training.critic_objective import CriticObjective
+from wgan_sweep.training.replicas import Replicas
 
 from .test_gradient_terms import CRITICS, critic_and_batches, relative_error
 from .test_sampling import SCHEMES
@@ -187,7 +188,7 @@ def test_without_gradient_terms_there_is_nothing_to_compile_but_networks(make) -
 PROGRAM = """if True:
     import sys
     import torch
-    from wgan_sweep.compiling import CompiledGradient, CompiledNetwork
+    from wgan_sweep.training.compilation import CompiledGradient, CompiledNetwork
 
     network = torch.nn.Linear(3, 1)
     CompiledNetwork("the network", network)  # as a trainer makes it, before
@@ -205,7 +206,7 @@ def test_what_is_compiled_is_kept_in_the_cache_of_this_package(tmp_path, monkeyp
     """Though loading the compiler settles where it keeps things."""
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    program = "import os; from torch import nn; from wgan_sweep.compiling import CompiledNetwork; "
+    program = "import os; from torch import nn; from wgan_sweep.training.compilation import CompiledNetwork; "
     program += "CompiledNetwork('it', nn.Linear(2, 1)); import torch._inductor; print(os.environ.get('{}'))"
     done = subprocess.run(
         [sys.executable, "-c", program.format("TORCHINDUCTOR_CACHE_DIR")], capture_output=True, text=True, check=True

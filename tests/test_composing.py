@@ -8,8 +8,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from wgan_sweep import config as configs
-from wgan_sweep.composing import Composer
+from wgan_sweep.config import schema as configs
+from wgan_sweep.sweeps.compose import Composer
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from wgan_sweep import config as configs
-from wgan_sweep import experiment
-from wgan_sweep.config import conf_dir, run_id, science, unused_overrides
+from wgan_sweep.common.files import cache_dir
+from wgan_sweep.config import schema as configs
+from wgan_sweep.config.schema import conf_dir, run_id, science, unused_overrides
 from wgan_sweep.errors import InputError
-from wgan_sweep.experiment import build, check
-from wgan_sweep.files import cache_dir
+from wgan_sweep.runs import build as experiment
+from wgan_sweep.runs.build import build, check
 
 FILES = [f.relative_to(conf_dir()).with_suffix("") for f in conf_dir().rglob("*/*.yaml")]
 OPTIONS = sorted((f.parts[0], "/".join(f.parts[1:])) for f in FILES)

@@ -2,11 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from wgan_sweep import rng, sampling
-from wgan_sweep.constraints import gradient_penalty, none, spectral_norm, weight_clip
+from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
-from wgan_sweep.gradient_terms import Centred, evaluate, look
 from wgan_sweep.models import DCGAN
+from wgan_sweep.objectives import sampling
+from wgan_sweep.objectives.constraints import gradient_penalty, none, spectral_norm, weight_clip
+from wgan_sweep.objectives.gradient_terms import Centred, critic_pass, evaluate
 
 
 @pytest.fixture
@@ -39,12 +40,12 @@ def test_the_penalty_is_its_term() -> None:
 
 
 def test_r1_is_half_gamma_times_the_squared_gradient_at_real_examples(make) -> None:
-    from wgan_sweep.experiment import _make
+    from wgan_sweep.runs.build import _make
 
     (term,) = _make(make("constraint=r1", "loss=wgan").constraint, "constraint").terms
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(0)).double()
     real, fake = torch.randn(6, 3).double(), torch.randn(6, 3).double()
-    evaluate(look(network, term.sampling(real, fake, rng.generator(0))), term.psi).objective.backward()
+    evaluate(critic_pass(network, term.sampling(real, fake, rng.generator(0))), term.psi).objective.backward()
     found = [p.grad.clone() for p in network.parameters() if p.grad is not None]
     network.zero_grad()
     real.requires_grad_()

@@ -58,7 +58,7 @@ def test_every_image_comes_once_per_epoch_and_epochs_differ(batch_size: int) -> 
 def test_images_that_are_not_on_the_device_are_read_ahead_in_the_same_order() -> None:
     array = numbered(10).array
     kept, read = (Batches(array, 3, 0, CPU, resident=resident) for resident in (True, False))
-    assert read.draw().dtype == torch.uint8
+    assert read.next_raw().dtype == torch.uint8
     kept()
     for _ in range(12):
         assert torch.equal(kept(), read())

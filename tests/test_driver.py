@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from wgan_sweep import checkpoints, driver, experiment
-from wgan_sweep.config import read, run_id
+from wgan_sweep.common.progress import Display
+from wgan_sweep.config.schema import read, run_id
 from wgan_sweep.errors import InputError
-from wgan_sweep.progress import Display
-from wgan_sweep.runs import RunDir, Status
-from wgan_sweep.trainer import Trainer
+from wgan_sweep.runs import build as experiment
+from wgan_sweep.runs import checkpoints, driver
+from wgan_sweep.runs.directory import RunDir, Status
+from wgan_sweep.training.trainer import Trainer
 
 from .helpers import Counting, assert_same_weights, elsewhere, run
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep.files import cache_dir, replacing, write
+from wgan_sweep.common.files import cache_dir, replacing, write
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from wgan_sweep import rng
-from wgan_sweep.experiment import build
-from wgan_sweep.gradient_terms import Power, double_backward
-from wgan_sweep.trainer import Trainer
+from wgan_sweep.common import rng
+from wgan_sweep.objectives.gradient_terms import Power, double_backward
+from wgan_sweep.runs.build import build
+from wgan_sweep.training.trainer import Trainer
 
 from .test_gradient_terms import CRITICS, critic_and_batches, ours, parameter_gradient, relative_error
 from .test_trainer import assert_bitwise_equal, run
@@ -72,8 +72,8 @@ def test_a_step_waits_for_nothing(make) -> None:
 def test_a_run_that_takes_more_memory_than_its_part_fails_alone() -> None:
     program = """if True:
         import torch
-        from wgan_sweep.parallel import Slot, keep_to
-        keep_to(Slot(threads=1, sharing=8))
+        from wgan_sweep.sweeps.parallel import Slot, apply_limits
+        apply_limits(Slot(threads=1, sharing=8))
         total = torch.cuda.get_device_properties(0).total_memory
         small = torch.empty(int(0.02 * total), dtype=torch.uint8, device="cuda")
         try:

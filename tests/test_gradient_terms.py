@@ -7,28 +7,29 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wgan_sweep import rng, sampling
-from wgan_sweep.constraints import spectral_norm
+from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
-from wgan_sweep.gradient_terms import (
+from wgan_sweep.models import DCGAN, MLP, ResNet
+from wgan_sweep.models.layers import NORMS
+from wgan_sweep.objectives import sampling
+from wgan_sweep.objectives.constraints import spectral_norm
+from wgan_sweep.objectives.gradient_terms import (
     Centred,
-    Evaluation,
     OneSided,
     Power,
     Psi,
+    TermValue,
+    critic_pass,
     double_backward,
     evaluate,
     input_gradient,
-    look,
 )
-from wgan_sweep.models import DCGAN, MLP, ResNet
-from wgan_sweep.models.layers import NORMS
 
 from .test_sampling import SCHEMES
 
 
-def ours(critic, points: Tensor, psi: Psi) -> Evaluation:
-    return evaluate(look(critic, points), psi)
+def ours(critic, points: Tensor, psi: Psi) -> TermValue:
+    return evaluate(critic_pass(critic, points), psi)
 
 
 FORMS = [ours, double_backward]

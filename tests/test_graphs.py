@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from wgan_sweep import experiment
-from wgan_sweep.experiment import build
-from wgan_sweep.graphs import WARM_UP, Values, Work
-from wgan_sweep.trainer import Trainer
+from wgan_sweep.runs import build as experiment
+from wgan_sweep.runs.build import build
+from wgan_sweep.training.cuda_graphs import WARM_UP, Values, Work
+from wgan_sweep.training.trainer import Trainer
 
 from .test_trainer import COMBINATIONS, assert_bitwise_equal, run
 

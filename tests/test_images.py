@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wgan_sweep.images import grid, png, to_range, to_uint8
+from wgan_sweep.common.images import grid, png, to_range, to_uint8
 
 
 def test_every_level_survives_the_way_there_and_back() -> None:

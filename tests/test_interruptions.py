@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from wgan_sweep import checkpoints, driver
-from wgan_sweep.config import to_yaml
+from wgan_sweep.config.schema import to_yaml
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs import Record, RunDir, Status
-from wgan_sweep.trainer import Trainer
+from wgan_sweep.runs import checkpoints, driver
+from wgan_sweep.runs.directory import Record, RunDir, Status
+from wgan_sweep.training.trainer import Trainer
 
 from .helpers import Counting, assert_same_weights, elsewhere, fids, run
 
@@ -21,17 +21,17 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     from rich.console import Console
-    from wgan_sweep import driver
-    from wgan_sweep.config import read
-    from wgan_sweep.progress import Display
-    from wgan_sweep.trainer import Trainer
+    from wgan_sweep.runs import driver
+    from wgan_sweep.config.schema import read
+    from wgan_sweep.common.progress import Display
+    from wgan_sweep.training.trainer import Trainer
 
-    update = Trainer._find_generator_gradient
+    update = Trainer._compute_generator_gradient
     def update_and_die(self):
         if self.step == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
         return update(self)
-    Trainer._find_generator_gradient = update_and_die
+    Trainer._compute_generator_gradient = update_and_die
     driver.run(read(Path(sys.argv[1])), overrides=[], display=Display(Console(quiet=True)))
 """
 
@@ -129,7 +129,7 @@ def test_an_exception_is_a_status_with_its_traceback_and_is_tried_again(make, mo
 
 def test_an_interrupted_run_is_still_running_in_its_record(make, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make()
-    monkeypatch.setattr(Trainer, "_find_generator_gradient", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Trainer, "_compute_generator_gradient", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(config)
     record = driver.directory_of(config).read_record()

@@ -13,13 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from wgan_sweep import gpu_memory
-from wgan_sweep.driver import directory_of
+from wgan_sweep.common import gpu_memory
+from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
-from wgan_sweep.launch import Cell, Local
-from wgan_sweep.parallel import Parallel
-from wgan_sweep.progress import Display
-from wgan_sweep.runs import RunDir
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.driver import directory_of
+from wgan_sweep.sweeps.local import Cell, Local
+from wgan_sweep.sweeps.parallel import Parallel
 
 from .helpers import Shell, records, run
 

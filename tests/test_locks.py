@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep import locks
-from wgan_sweep.locks import HeldError, held
+from wgan_sweep.runs import lock as locks
+from wgan_sweep.runs.lock import RunLockedError, run_lock
 
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from wgan_sweep.locks import held
-    with held(Path(sys.argv[1]), "it"):
+    from wgan_sweep.runs.lock import run_lock
+    with run_lock(Path(sys.argv[1]), "it"):
         print("held", flush=True)
         time.sleep(60)
 """
@@ -45,7 +45,7 @@ def holder(tmp_path: Path):
 def test_a_lock_is_held_by_one_process_and_names_it(name: str, tmp_path: Path, holder) -> None:
     path = tmp_path / name
     other = holder(path)
-    with pytest.raises(HeldError, match=f"process {other.pid} on "), held(path, "it"):
+    with pytest.raises(RunLockedError, match=f"process {other.pid} on "), run_lock(path, "it"):
         pytest.fail("held twice")
     assert path.exists()
 
@@ -53,7 +53,7 @@ def test_a_lock_is_held_by_one_process_and_names_it(name: str, tmp_path: Path, h
 def test_it_is_free_again_after_the_block_however_that_ends(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     for _ in range(2):
-        with pytest.raises(KeyError), held(path, "it"):
+        with pytest.raises(KeyError), run_lock(path, "it"):
             raise KeyError
     assert list(tmp_path.iterdir()) == []
 
@@ -64,7 +64,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once_with_a_line(tmp_path
     other.send_signal(signal.SIGKILL)
     other.wait()
     caplog.set_level("INFO")
-    with held(path, "run x"):
+    with run_lock(path, "run x"):
         assert path.exists()
     assert f"taking over run x from process {other.pid}" in caplog.text
     assert list(tmp_path.iterdir()) == []
@@ -78,12 +78,12 @@ def test_a_lock_without_a_heartbeat_is_taken_over_from_another_machine(tmp_path:
     os.link(claim, path)
     beat = time.time() + locks.LIFETIME.total_seconds()
     os.utime(path, (beat, beat))
-    with pytest.raises(HeldError, match="process 1234 on elsewhere"), held(path, "it"):
+    with pytest.raises(RunLockedError, match="process 1234 on elsewhere"), run_lock(path, "it"):
         pytest.fail("its last heartbeat was just now")
     silent = time.time() - locks.SLOP.total_seconds() - 1
     os.utime(path, (silent, silent))
     caplog.set_level("INFO")
-    with held(path, "it"):
+    with run_lock(path, "it"):
         pass
     assert "from process 1234 on elsewhere" in caplog.text
     assert list(tmp_path.iterdir()) == []
@@ -92,7 +92,7 @@ def test_a_lock_without_a_heartbeat_is_taken_over_from_another_machine(tmp_path:
 def test_a_heartbeat_keeps_it_beyond_its_lifetime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "LIFETIME", timedelta(seconds=2))
     path = tmp_path / "run.lock"
-    with held(path, "it"):
+    with run_lock(path, "it"):
         first = path.stat().st_mtime
         time.sleep(3)
         assert path.stat().st_mtime >= first + 1  # file times may be whole seconds
@@ -101,7 +101,7 @@ def test_a_heartbeat_keeps_it_beyond_its_lifetime(tmp_path: Path, monkeypatch: p
 def test_a_lock_that_was_lost_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setattr(locks, "LIFETIME", timedelta(seconds=0.2))
     path = tmp_path / "run.lock"
-    with held(path, "run x"):
+    with run_lock(path, "run x"):
         path.unlink()
         time.sleep(0.3)
     assert "the lock of run x was lost" in caplog.text

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgan_sweep import losses, sampling
-from wgan_sweep.gradient_terms import Power
+from wgan_sweep.objectives import losses, sampling
+from wgan_sweep.objectives.gradient_terms import Power
 
 REAL = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
 FAKE = torch.tensor([-1.0, 0.0, 4.0], dtype=torch.float64)

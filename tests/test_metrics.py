@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
-from wgan_sweep.experiment import build
+from wgan_sweep.runs.build import build
 from wgan_sweep.scoring import weights
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import Extracted, InceptionV3, TorchFidelity
@@ -418,7 +418,7 @@ def vgg_file(tmp_path_factory) -> Path:
     """VGG16 as torchvision builds it, with weights of no training."""
     import torchvision
 
-    from wgan_sweep import rng
+    from wgan_sweep.common import rng
 
     path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
     with rng.seeded(0):

@@ -10,9 +10,10 @@ import scipy.stats
 import torch
 from torch import nn
 
-from wgan_sweep import rng, sampling
+from wgan_sweep.common import rng
 from wgan_sweep.data import GaussianGrid, GaussianRing, ParallelLines, PointMass, Points, ShiftedUniform, SwissRoll
 from wgan_sweep.errors import InputError
+from wgan_sweep.objectives import sampling
 from wgan_sweep.scoring.divergences import jensen_shannon, kullback_leibler
 from wgan_sweep.scoring.exact import ExactScorer
 
@@ -198,7 +199,7 @@ def test_modes_and_quality_are_counted_within_three_standard_deviations() -> Non
 
 
 def test_images_have_no_exact_score_and_points_no_fid(make) -> None:
-    from wgan_sweep.experiment import check
+    from wgan_sweep.runs.build import check
 
     with pytest.raises(InputError, match="use scorer=fid"):
         check(make("scorer=exact"))
@@ -211,8 +212,8 @@ def test_a_toy_run_is_scored_and_pictured(name: str, make, tmp_path) -> None:
     from PIL import Image
     from rich.console import Console
 
-    from wgan_sweep import driver
-    from wgan_sweep.progress import Display
+    from wgan_sweep.common.progress import Display
+    from wgan_sweep.runs import driver
 
     more = ["train.steps=3", "train.n_critic=1", "model.dim=16", "scorer.num_samples=50", "tracker=none", "device=cpu"]
     config = make(f"data={name}", *more, tiny=False)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.precision import precision
+from wgan_sweep.training.precision import precision
 
 CPU = torch.device("cpu")
 

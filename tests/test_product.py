@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from wgan_sweep.config import Config, conf_dir
+from wgan_sweep.config.schema import Config, conf_dir
 from wgan_sweep.errors import InputError
-from wgan_sweep.experiment import build, check
+from wgan_sweep.runs.build import build, check
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -30,7 +30,7 @@ def nodes(tmp_path_factory, mnist) -> dict[tuple[str, str], Config]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from wgan_sweep import config as configs
+    from wgan_sweep.config import schema as configs
 
     folder = tmp_path_factory.mktemp("product")
     np.savez(folder / "images.npz", images=mnist[:16, 6:22, 6:22])

@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
-from wgan_sweep import progress
-from wgan_sweep.progress import Display
+from wgan_sweep.common import progress
+from wgan_sweep.common.progress import Display
 
 
 def display(terminal: bool) -> tuple[Display, io.StringIO]:

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from wgan_sweep import driver
-from wgan_sweep.config import Config
+from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
-from wgan_sweep.experiment import build, check
-from wgan_sweep.replicas import Replicas, joined
-from wgan_sweep.runs import Status
-from wgan_sweep.trainer import Trainer
+from wgan_sweep.runs import driver
+from wgan_sweep.runs.build import build, check
+from wgan_sweep.runs.directory import Status
+from wgan_sweep.training.replicas import Replicas, with_followers
+from wgan_sweep.training.trainer import Trainer
 
 from .helpers import Shell, records, run, trained
 
@@ -72,7 +72,7 @@ def test_two_processes_train_what_one_trains_with_the_whole_batch(make, monkeypa
 
     monkeypatch.setattr(dist, "all_reduce", counted)
     configs = [make(*case) for case in CASES]
-    with joined(2, CPU, follow, configs):
+    with with_followers(2, CPU, follow, configs):
         for case, config in zip(CASES, configs, strict=True):
             exchanged.clear()
             pair, alone = in_float64(config, Replicas(0, 2)), in_float64(config, Replicas())
@@ -107,7 +107,7 @@ def wait(team: Replicas) -> None:
 def test_what_a_process_died_of_is_what_the_leading_one_says() -> None:
     with (
         pytest.raises(RuntimeError, match=r"(?s)process 1 of 2 ended with exit code 1.*broken in 1"),
-        joined(2, CPU, fail),
+        with_followers(2, CPU, fail),
     ):
         dist.barrier()
 
@@ -122,14 +122,14 @@ class Unpicklable:
 def test_a_process_that_dies_before_it_meets_the_others_is_not_waited_for() -> None:
     with (
         pytest.raises(RuntimeError, match="process 1 of 2 ended with exit code 7"),
-        joined(2, CPU, wait, Unpicklable()),
+        with_followers(2, CPU, wait, Unpicklable()),
     ):
         pytest.fail("they never met")
 
 
 def test_the_others_end_with_the_leading_one_whatever_ends_it() -> None:
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), joined(2, CPU, wait):
+    with pytest.raises(KeyboardInterrupt), with_followers(2, CPU, wait):
         raise KeyboardInterrupt
     assert time.monotonic() - began < 60
     assert not dist.is_initialized()

@@ -1,6 +1,6 @@
 import torch
 
-from wgan_sweep import rng
+from wgan_sweep.common import rng
 
 
 def test_seed_zero_is_a_seed_and_purposes_are_apart() -> None:

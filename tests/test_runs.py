@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep.runs import Record, RunDir, Status, canonical, find_runs, run_id
+from wgan_sweep.runs.directory import Record, RunDir, Status, canonical, find_runs, run_id
 
 
 def test_a_number_has_one_spelling() -> None:
@@ -58,7 +58,7 @@ def test_measurements_after_a_step_are_forgotten_and_a_cut_line_too(tmp_path: Pa
     with directory.metrics.open("a") as out:
         out.write('{"step": 4, "fi')
     assert [line["step"] for line in directory.read_metrics()] == [1, 2, 3]
-    directory.forget_after(2)
+    directory.truncate_metrics(2)
     assert list(directory.read_metrics()) == [{"step": 1, "fid": 1 / 3}, {"step": 2, "fid": 2 / 3}]
 
 
@@ -85,10 +85,10 @@ def test_the_newest_picture_is_the_one_of_the_largest_step(tmp_path: Path) -> No
 
 def test_the_last_measurements_are_those_of_the_whole_file(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
-    assert directory.last_measured() == {}
+    assert directory.last_metrics() == {}
     for step in range(2000):  # longer than what is looked at
         directory.append_metrics({"step": step, "wasserstein": step / 3, **({"fid": 7.0} if step == 1990 else {})})
     with directory.metrics.open("a") as out:
         out.write('{"step": 2000, "wass')  # cut off by a kill
     whole = {name: value for line in directory.read_metrics() for name, value in line.items()}
-    assert directory.last_measured() == whole == {"step": 1999, "wasserstein": 1999 / 3, "fid": 7.0}
+    assert directory.last_metrics() == whole == {"step": 1999, "wasserstein": 1999 / 3, "fid": 7.0}

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wgan_sweep import rng, sampling
+from wgan_sweep.common import rng
+from wgan_sweep.objectives import sampling
 
 SCHEMES = [
     sampling.real_fake,
@@ -88,7 +89,7 @@ def test_mixture_is_made_of_distinct_examples_half_of_them_fake(seed: int, count
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 9))
 def test_the_halves_of_a_split_are_the_pool(seed: int, count: int) -> None:
     real, fake = batches(count)
-    split = sampling.splitting(partial(sampling.mixture))
+    split = sampling.pool_split(partial(sampling.mixture))
     assert split is not None
     points, rest, places = split(real, fake, rng.generator(seed))
     assert torch.equal(points, sampling.mixture(real, fake, rng.generator(seed)))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from wgan_sweep import driver
-from wgan_sweep.score import main
+from wgan_sweep.commands.score import main
+from wgan_sweep.runs import driver
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import InceptionV3
 from wgan_sweep.scoring.frechet import frechet_distance, statistics_of

@@ -2,11 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from wgan_sweep import losses, rng, stabilisers
+from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
-from wgan_sweep.experiment import build
 from wgan_sweep.models import DCGAN, MLP
-from wgan_sweep.stabilisers import MinibatchFeatures, PastMean, VirtualBatchNorm
+from wgan_sweep.objectives import losses, stabilisers
+from wgan_sweep.objectives.stabilisers import MinibatchFeatures, PastMean, VirtualBatchNorm
+from wgan_sweep.runs.build import build
 
 
 def test_label_smoothing_is_for_losses_with_labels() -> None:

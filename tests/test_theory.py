@@ -15,11 +15,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from wgan_sweep import config as configs
-from wgan_sweep.config import conf_dir
-from wgan_sweep.experiment import make_figure
-from wgan_sweep.report.text import Conclusion
-from wgan_sweep.runs import Record, RunDir, Status
+from wgan_sweep.config import schema as configs
+from wgan_sweep.config.schema import conf_dir
+from wgan_sweep.report.text import SweepSummary
+from wgan_sweep.runs.build import make_figure
+from wgan_sweep.runs.directory import Record, RunDir, Status
 from wgan_sweep.theory import closed_forms, distances, linear_critic, lipschitz, modes, orbits, vanishing
 
 from .helpers import run
@@ -69,12 +69,12 @@ def record(runs: Path, name: str, scores: dict[str, float], loss: str = "wgan", 
     return made
 
 
-def rows(conclusion: Conclusion) -> list[list[str]]:
+def rows(conclusion: SweepSummary) -> list[list[str]]:
     lines = [line for line in conclusion.table.splitlines() if line.startswith("|")]
     return [re.split(r"\s*\|\s*", line)[1:-1] for line in (lines[0], *lines[2:])]
 
 
-def assert_is_a_picture(conclusion: Conclusion) -> None:
+def assert_is_a_picture(conclusion: SweepSummary) -> None:
     assert conclusion.picture is not None
     with Image.open(io.BytesIO(conclusion.picture)) as picture:
         assert min(picture.size) > 200
@@ -207,7 +207,7 @@ def test_the_closed_form_of_the_divergence_is_what_training_finds(tmp_path: Path
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (table,) = (tmp_path / "runs" / ".sweeps").glob("*/table.md")
-    _, *cells = rows(Conclusion(table.read_text()))
+    _, *cells = rows(SweepSummary(table.read_text()))
     assert [cell[:2] for cell in cells] == [["0.5", "1.5"], ["0.5", "2"]]
     for cell, norm, value in zip(cells, [(4 / 3) ** 2, 1.0], [16 / 27, 0.5], strict=True):
         assert float(cell[3]) == pytest.approx(norm, rel=0.01)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from wgan_sweep import mirror, reporting, tracking
-from wgan_sweep.dashboard import workspace
-from wgan_sweep.runs import Record, RunDir, Status
-from wgan_sweep.tracking import Guarded, key_is_configured
+from wgan_sweep.commands import report as reporting
+from wgan_sweep.runs import mirroring as mirror
+from wgan_sweep.runs.directory import Record, RunDir, Status
+from wgan_sweep.tracking import wandb as tracking
+from wgan_sweep.tracking.wandb import FaultTolerantTracker, key_is_configured
+from wgan_sweep.tracking.workspace import workspace
 
 from .helpers import Shell
 
@@ -202,7 +204,7 @@ def test_a_guard_says_the_first_failure_once(caplog: pytest.LogCaptureFixture) -
             self.abandoned += 1
 
     breaks = Breaks()
-    guarded = Guarded(lambda: breaks)
+    guarded = FaultTolerantTracker(lambda: breaks)
     for step in range(3):
         guarded.log(step, {})
     guarded.close("done", {})
@@ -212,11 +214,11 @@ def test_a_guard_says_the_first_failure_once(caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_guard_survives_a_tracker_that_cannot_be_made(caplog: pytest.LogCaptureFixture) -> None:
-    guarded = Guarded(lambda: (_ for _ in ()).throw(ImportError("no wandb")))
+    guarded = FaultTolerantTracker(lambda: (_ for _ in ()).throw(ImportError("no wandb")))
     guarded.log(1, {})
     guarded.close("done", {})
     assert "no wandb" in caplog.text
-    assert isinstance(guarded, tracking.Guarded)
+    assert isinstance(guarded, tracking.FaultTolerantTracker)
 
 
 def test_what_was_never_tracked_is_uploaded_once_and_is_the_same(sweep: Shell, home: Path, capsys, monkeypatch) -> None:

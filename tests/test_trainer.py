@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from wgan_sweep import rng
-from wgan_sweep.experiment import build
-from wgan_sweep.trainer import Trainer
+from wgan_sweep.common import rng
+from wgan_sweep.runs.build import build
+from wgan_sweep.training.trainer import Trainer
 
 COMBINATIONS = [
     ["loss=wgan_div"],
@@ -195,7 +195,7 @@ def test_the_generators_step_leaves_no_gradient_on_the_critic(trainer) -> None:
     made = trainer()
     run(made, 1)
     before = [p.grad.clone() for p in made.critic.parameters()]
-    made._find_generator_gradient()
+    made._compute_generator_gradient()
     for parameter, old in zip(made.critic.parameters(), before, strict=True):
         assert torch.equal(parameter.grad, old)
         assert parameter.requires_grad

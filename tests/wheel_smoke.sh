@@ -20,7 +20,7 @@ mkdir "$work/else where"
 cd "$work/else where"
 "$work/venv/bin/python" - "$checkout" <<'PY'
 import sys, pathlib, wgan_sweep
-from wgan_sweep.config import conf_dir
+from wgan_sweep.config.schema import conf_dir
 for path in (pathlib.Path(wgan_sweep.__file__), conf_dir()):
     assert not path.is_relative_to(sys.argv[1]), path
 assert (conf_dir() / "config.yaml").exists()

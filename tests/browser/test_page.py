@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wgan_sweep import reporting as command
-from wgan_sweep.runs import RunDir
+from wgan_sweep.commands import report as command
+from wgan_sweep.runs.directory import RunDir
 
 from ..report.test_report import record
 

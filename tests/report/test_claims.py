@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep import reporting as command
+from wgan_sweep.commands import report as command
 from wgan_sweep.errors import InputError
 from wgan_sweep.report import claims
 from wgan_sweep.report.claims import PUBLISHED, Verdict, judge, read
-from wgan_sweep.runs import Record, RunDir
+from wgan_sweep.runs.directory import Record, RunDir
 
 from .test_report import record
 

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from wgan_sweep import reporting as command
+from wgan_sweep.commands import report as command
 from wgan_sweep.report import charts
 from wgan_sweep.report.cells import report
 from wgan_sweep.report.text import to_csv
 from wgan_sweep.report.watch import view, watch
-from wgan_sweep.runs import Record, RunDir
+from wgan_sweep.runs.directory import Record, RunDir
 
 from .test_report import grid, record
 

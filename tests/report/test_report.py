@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep import reporting as command
-from wgan_sweep.contact_sheet import conclude
+from wgan_sweep.commands import report as command
 from wgan_sweep.report import cells
 from wgan_sweep.report.cells import axes, report
+from wgan_sweep.report.contact_sheet import conclude
 from wgan_sweep.report.text import table, to_csv, to_json, to_markdown
-from wgan_sweep.runs import Record, RunDir, Status, find_runs
+from wgan_sweep.runs.directory import Record, RunDir, Status, find_runs
 
 COUNT = 0
 
@@ -187,7 +187,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_command_needs_neither_torch_nor_wandb_nor_hydra(folder: Path) -> None:
     program = (
-        "import sys; from wgan_sweep.reporting import main; main(sys.argv[1:]);"
+        "import sys; from wgan_sweep.commands.report import main; main(sys.argv[1:]);"
         "heavy = {'torch', 'wandb', 'hydra', 'omegaconf', 'PIL', 'numpy'} & set(sys.modules); assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wgan_sweep import checkpoints
+from wgan_sweep.runs import checkpoints
 
 from ..helpers import Shell, records
 from ..test_tracking import Mirror, as_curves, as_measured

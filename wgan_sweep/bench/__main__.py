@@ -17,7 +17,7 @@ import torch
 from wgan_sweep.bench import accuracy, iterations, overhead, scoring
 from wgan_sweep.bench.alone import at_once
 from wgan_sweep.bench.ways import N_CRITIC, Subject, Way, ours, plain, scaled, subjects, ways
-from wgan_sweep.files import write
+from wgan_sweep.common.files import write
 from wgan_sweep.scoring.features import LAYERS
 
 COSTS = ("ms", "images/s", "ratio", "spread", "floor / ms", "first s", "again", "peak MiB")

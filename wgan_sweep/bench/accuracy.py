@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wgan_sweep import rng
 from wgan_sweep.bench.ways import Subject
-from wgan_sweep.compiling import CompiledGradient
-from wgan_sweep.gradient_terms import (
+from wgan_sweep.common import rng
+from wgan_sweep.objectives.gradient_terms import (
     Critic,
     Power,
+    critic_pass,
     double_backward,
     evaluate,
     input_gradient,
-    look,
     per_example_norm,
 )
-from wgan_sweep.precision import precision
+from wgan_sweep.training.compilation import CompiledGradient
+from wgan_sweep.training.precision import precision
 
 NORM = 0.6
 """The mean norm of the critic's gradient that its last layer is scaled to, as in a trained WGAN-div."""
@@ -34,12 +34,12 @@ def _plain(critic: nn.Module, scores: Critic, points: Tensor) -> None:  # noqa: 
 
 
 def _ours(critic: nn.Module, scores: Critic, points: Tensor) -> None:  # noqa: ARG001
-    evaluate(look(scores, points), PSI).objective.backward()
+    evaluate(critic_pass(scores, points), PSI).objective.backward()
 
 
 def _compiled(critic: nn.Module, scores: Critic, points: Tensor) -> None:
     gradient = CompiledGradient("the gradient", critic)
-    if gradient(lambda batches: (evaluate(look(scores, batches[0]), PSI).objective, {}), [points]) is None:
+    if gradient(lambda batches: (evaluate(critic_pass(scores, batches[0]), PSI).objective, {}), [points]) is None:
         raise RuntimeError(gradient.why_not)
 
 

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import flop_registry
 
 from wgan_sweep.bench.alone import WARM_UP, first_and_peak, settle
 from wgan_sweep.bench.ways import N_CRITIC, Steps, Subject, Way, ours, plain
-from wgan_sweep.precision import precision
-from wgan_sweep.sampling import real_fake
+from wgan_sweep.objectives.sampling import real_fake
+from wgan_sweep.training.precision import precision
 
 
 def milliseconds(steps: Steps, count: int, device: torch.device) -> float:

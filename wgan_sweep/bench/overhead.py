@@ -65,4 +65,4 @@ def seconds_of_a_report(count: int = REPORTED) -> float:
             shutil.copytree(record.parent, copy)
             made["run_id"], made["config"]["seed"] = copy.name, index + 1
             (copy / "record.json").write_text(json.dumps(made))
-        return _timed(folder, "wgan_sweep.reporting", "runs")
+        return _timed(folder, "wgan_sweep.commands.report", "runs")

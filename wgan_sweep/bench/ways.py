@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wgan_sweep import rng
-from wgan_sweep.constraints import none as no_constraint
+from wgan_sweep.common import rng
+from wgan_sweep.common.images import to_range
 from wgan_sweep.data import ImageSet
-from wgan_sweep.gradient_terms import Centred, GradientTerm
-from wgan_sweep.graphs import CudaGraph
-from wgan_sweep.images import to_range
-from wgan_sweep.losses import Loss, wasserstein
 from wgan_sweep.models import DCGAN, ResNet
-from wgan_sweep.precision import precision
-from wgan_sweep.sampling import Sampling, real, real_fake
-from wgan_sweep.stabilisers import none as no_stabiliser
-from wgan_sweep.trainer import Trainer
+from wgan_sweep.objectives.constraints import none as no_constraint
+from wgan_sweep.objectives.gradient_terms import Centred, GradientTerm
+from wgan_sweep.objectives.losses import Loss, wasserstein
+from wgan_sweep.objectives.sampling import Sampling, real, real_fake
+from wgan_sweep.objectives.stabilisers import none as no_stabiliser
+from wgan_sweep.training.cuda_graphs import CudaGraph
+from wgan_sweep.training.precision import precision
+from wgan_sweep.training.trainer import Trainer
 
 N_CRITIC = 4
 IMAGES = 1024

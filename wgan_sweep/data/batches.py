@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wgan_sweep import gpu_memory, rng
+from wgan_sweep.common import gpu_memory, rng
+from wgan_sweep.common.images import to_range
 from wgan_sweep.errors import InputError
-from wgan_sweep.images import to_range
 
 
 class Batches:
@@ -69,7 +69,7 @@ class Batches:
             indices = torch.cat([indices, self._order(epoch + 1)[:missing]])
         return indices
 
-    def draw(self) -> Tensor:
+    def next_raw(self) -> Tensor:
         """Return what the next batch is made of, on the device: indices ``[batch_size]``, or its pixels."""
         batch, self.drawn = self.drawn, self.drawn + 1
         if self._reader is None:
@@ -83,14 +83,14 @@ class Batches:
         picked = self._pixels[self._indices(batch)]
         return picked.pin_memory() if self._device.type == "cuda" else picked
 
-    def show(self, drawn: Tensor) -> Tensor:
-        """Return the batch made of what `draw` returned: float ``[batch_size, C, H, W]`` in [-1, 1]."""
-        pixels = self._pixels[drawn] if self._reader is None else drawn
+    def decode(self, raw: Tensor) -> Tensor:
+        """Return the batch made of what `next_raw` returned: float ``[batch_size, C, H, W]`` in [-1, 1]."""
+        pixels = self._pixels[raw] if self._reader is None else raw
         return to_range(pixels.permute(0, 3, 1, 2))
 
     def __call__(self) -> Tensor:
         """Return the next batch."""
-        return self.show(self.draw())
+        return self.decode(self.next_raw())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream."""

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wgan_sweep import rng
+from wgan_sweep.common import rng
+from wgan_sweep.common.plots import draw_points
 from wgan_sweep.errors import InputError
-from wgan_sweep.plots import draw_points
 
 Draw = Callable[[int, torch.Generator], Tensor]
 
@@ -26,14 +26,14 @@ class Points:
         draw: Draws N points ``[N, D]``, float32, with a generator of the CPU.
         modes: Centres ``[M, D]`` of a mixture of Gaussians; none for another distribution.
         std: Their standard deviation.
-        pictured: How many points a picture shows.
+        num_pictured: How many points a picture shows.
     """
 
     shape: tuple[int, ...]
     draw: Draw
     modes: Tensor | None = None
     std: float = 0.0
-    pictured: int = 1000
+    num_pictured: int = 1000
 
     def batches(self, batch_size: int, seed: int, device: torch.device) -> "PointBatches":
         """Return endless batches, all of them new points."""
@@ -58,19 +58,19 @@ class PointBatches:
         self._seed = seed
         self._device = device
 
-    def draw(self) -> Tensor:
+    def next_raw(self) -> Tensor:
         """Return the next batch ``[batch_size, D]``."""
         batch = self._draw(self.batch_size, rng.generator(self._seed, "real", self.drawn))
         self.drawn += 1
         return batch.to(self._device)
 
-    def show(self, drawn: Tensor) -> Tensor:
-        """Return the batch made of what `draw` returned: that itself."""
-        return drawn
+    def decode(self, raw: Tensor) -> Tensor:
+        """Return the batch made of what `next_raw` returned: that itself."""
+        return raw
 
     def __call__(self) -> Tensor:
         """Return the next batch."""
-        return self.draw()
+        return self.next_raw()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from wgan_sweep.common.files import cache_dir, replacing
+from wgan_sweep.common.images import grid, to_uint8
 from wgan_sweep.data.batches import Batches
 from wgan_sweep.errors import InputError
-from wgan_sweep.files import cache_dir, replacing
-from wgan_sweep.images import grid, to_uint8
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class ImageSet:
     """Real images, uint8 ``[N, H, W, C]``; the array may be a memory map."""
 
     array: NDArray[np.uint8]
-    pictured: int = 64
+    num_pictured: int = 64
     """How many images a picture shows."""
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wgan_sweep.runs import OBJECTIVES, Record, Status, canonical, objective, overridden_key
+from wgan_sweep.runs.directory import SELECTION_METRICS, Record, Status, canonical, objective, overridden_key
 
 GROUPS = ("loss", "constraint", "sampling", "div", "stabiliser", "model", "data", "optimizer")
 NAMES = {"fid": "FID", "kid": "KID", "w1": "W1", "w2": "W2"}
@@ -18,7 +18,7 @@ MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "exact_samples", "s
 """What scores must have in common to be compared."""
 
 Key = tuple[str, ...]
-NOWHERE = "-"
+NO_VALUE = "-"
 """The place of a run on an axis that it does not have: a gradient penalty has no k."""
 
 
@@ -144,14 +144,14 @@ def _size(value: str) -> float:
         return math.inf
 
 
-def judged_by(records: Sequence[Record], metric: str | None) -> str:
+def shown_metric(records: Sequence[Record], metric: str | None) -> str:
     """Return the score that runs are shown by: the one that is asked for, or the one that they are judged by."""
-    return metric or objective({name: 0.0 for record in records for name in record.scores}) or OBJECTIVES[0]
+    return metric or objective({name: 0.0 for record in records for name in record.scores}) or SELECTION_METRICS[0]
 
 
 def _key(record: Record, axes: Sequence[str]) -> Key:
     place = coordinates(record)
-    return tuple(place.get(axis, NOWHERE) for axis in axes)
+    return tuple(place.get(axis, NO_VALUE) for axis in axes)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def report(records: Sequence[Record], metric: str | None = None) -> Report:
         records: The runs.
         metric: The score to show; by default the one that the runs are judged by (FID where there is any).
     """
-    metric = judged_by(records, metric)
+    metric = shown_metric(records, metric)
     found = axes(records)
     cells: dict[Key, list[Record]] = {}
     for record in records:

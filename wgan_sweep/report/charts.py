@@ -6,10 +6,10 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from wgan_sweep.report.cells import NAMES, NOWHERE, Report
+from wgan_sweep.report.cells import NAMES, NO_VALUE, Report
 from wgan_sweep.report.text import finite
-from wgan_sweep.runs import Record, RunDir, Status
-from wgan_sweep.tracking import FINAL
+from wgan_sweep.runs.directory import Record, RunDir, Status
+from wgan_sweep.tracking.wandb import FINAL
 
 Spec = dict[str, Any]
 
@@ -32,7 +32,7 @@ ROW_HEIGHT = 34
 def cell_name(found: Report, record: Record) -> str:
     """Return a run's place on the axes that vary, in words."""
     place = zip(found.axes, found.place(record), strict=True)
-    return " ".join(f"{axis}={value}" for axis, value in place if value != NOWHERE) or "all runs"
+    return " ".join(f"{axis}={value}" for axis, value in place if value != NO_VALUE) or "all runs"
 
 
 def rows(found: Report) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def _axis(found: Report, index: int) -> Spec:
 def _rest(found: Report, used: Sequence[int]) -> Spec:
     """Return what names a run's place on the axes that are not in use, so that nothing is averaged over unsaid."""
     rest = [index for index in range(len(found.axes)) if index not in used]
-    words = [f"(datum.a{index} == '{NOWHERE}' ? '' : '{found.axes[index]}=' + datum.a{index} + ' ')" for index in rest]
+    words = [f"(datum.a{index} == '{NO_VALUE}' ? '' : '{found.axes[index]}=' + datum.a{index} + ' ')" for index in rest]
     return {"calculate": " + ".join(words) or "''", "as": "rest"}
 
 
@@ -88,7 +88,7 @@ SCORED = {"filter": "isValid(datum.score)"}
 
 
 def _has(axis: int) -> Spec:
-    return {"filter": f"datum.a{axis} != '{NOWHERE}'"}
+    return {"filter": f"datum.a{axis} != '{NO_VALUE}'"}
 
 
 def heat_map(found: Report, across: int, down: int) -> Spec:

@@ -12,10 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import MEASURED_WITH, SCORED_IN, as_text, coordinates, judged_by
+from wgan_sweep.report.cells import MEASURED_WITH, SCORED_IN, as_text, coordinates, shown_metric
 from wgan_sweep.report.evidence import LEVEL, MOST_SEEDS, POWER, Evidence, every_mean_lower, holm, spread_less
 from wgan_sweep.report.text import finite, markdown
-from wgan_sweep.runs import Record, Status
+from wgan_sweep.runs.directory import Record, Status
 
 PUBLISHED = Path(__file__).with_name("claims.yaml")
 """What the paper claims."""
@@ -202,7 +202,7 @@ def judge(claims: Sequence[Claim], records: Sequence[Record], metric: str | None
         records: The runs.
         metric: The score; by default the one that runs are judged by.
     """
-    metric = judged_by(records, metric)
+    metric = shown_metric(records, metric)
     settings = _settings(records, metric)
     begun = [[one for setting in settings if (one := _begin(claim, setting, metric))] for claim in claims]
     count = sum(1 for of_claim in begun for one in of_claim if not one.judgement.why)

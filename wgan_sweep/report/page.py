@@ -14,7 +14,7 @@ from PIL import Image
 from wgan_sweep.report import charts, claims
 from wgan_sweep.report.cells import NAMES, Report, leaves
 from wgan_sweep.report.text import finite, footnotes, table
-from wgan_sweep.runs import Record, RunDir, Status
+from wgan_sweep.runs.directory import Record, RunDir, Status
 
 THUMBNAIL = 320
 """Pixels of a picture's longer side; a page of 500 runs shall open on a phone."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from wgan_sweep.report.cells import MEASURED_WITH, NAMES, SCORED_IN, Cell, Key, Report
-from wgan_sweep.runs import Record, Status
+from wgan_sweep.runs.directory import Record, Status
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class SweepSummary:
     """What a sweep ends in."""
 
     table: str

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wgan_sweep.report.cells import NAMES, Report, report
-from wgan_sweep.runs import RunDir, Status, find_runs
+from wgan_sweep.runs.directory import RunDir, Status, find_runs
 
 SECONDS_BETWEEN_LOOKS = 2.0
 STYLES = {Status.DONE: "green", Status.RUNNING: "cyan", Status.DIVERGED: "yellow", Status.FAILED: "red"}
@@ -38,7 +38,7 @@ def view(runs: Path, metric: str | None = None) -> Group:
         table.add_column(column, no_wrap=True, min_width=letters)
     for record in sorted(found.records, key=lambda one: one.status != Status.RUNNING):
         directory = RunDir(runs / record.run_id)
-        last = directory.last_measured()
+        last = directory.last_metrics()
         running = record.status == Status.RUNNING
         score = record.scores.get(found.metric)
         table.add_row(

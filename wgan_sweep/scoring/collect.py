@@ -11,9 +11,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from wgan_sweep.common.files import cache_dir, replacing
+from wgan_sweep.common.progress import log_progress
 from wgan_sweep.data import ImageSet
-from wgan_sweep.files import cache_dir, replacing
-from wgan_sweep.progress import told
 from wgan_sweep.scoring.features import Extract, Extracted, FeatureSpace
 from wgan_sweep.scoring.frechet import Accumulator, Statistics
 from wgan_sweep.scoring.metrics import Side
@@ -103,7 +103,7 @@ def reference(
             return found
         log.info("computing statistics of %d real images in %s (once per machine)", count, space.name)
         batches = in_batches(images, picked(images, count), batch_size)
-        spoken = told(batches, count, lambda text: log.info("statistics of real images: %s", text))
+        spoken = log_progress(batches, count, lambda text: log.info("statistics of real images: %s", text))
         side = collect(spoken, space.extract(device), features=features)
         if side.features is not None:
             with replacing(_features_of(path)) as temporary, temporary.open("wb") as out:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wgan_sweep import rng
+from wgan_sweep.common import rng
 from wgan_sweep.data import Points
 from wgan_sweep.errors import InputError
-from wgan_sweep.gradient_terms import input_gradient, per_example_norm
-from wgan_sweep.sampling import Sampling
+from wgan_sweep.objectives.gradient_terms import input_gradient, per_example_norm
+from wgan_sweep.objectives.sampling import Sampling
 from wgan_sweep.scoring.divergences import NEIGHBOURS, jensen_shannon, kullback_leibler
 from wgan_sweep.scoring.players import Players
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from wgan_sweep import rng
+from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
-from wgan_sweep.precision import precision
 from wgan_sweep.scoring.inception import inception
 from wgan_sweep.scoring.weights import Weights, as_stream, find
+from wgan_sweep.training.precision import precision
 
 LAYERS = (64, 192, 768, 2048)
 """Of InceptionV3, from the first block to the last pool."""

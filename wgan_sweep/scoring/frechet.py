@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_sweep.files import replacing
+from wgan_sweep.common.files import replacing
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from wgan_sweep import rng
+from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
-from wgan_sweep.precision import precision
 from wgan_sweep.scoring.weights import Weights, as_stream
+from wgan_sweep.training.precision import precision
 
 
 def _by_layer(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

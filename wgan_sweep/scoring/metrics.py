@@ -52,7 +52,7 @@ def _features(side: Side) -> Tensor:
 
 @dataclass(frozen=True)
 class FID:
-    """The Frechet distance of Gaussians fitted to the features (Heusel et al. 2017); lower is better."""
+    """The Frechet distance of Gaussians configure_for_device to the features (Heusel et al. 2017); lower is better."""
 
     needs_features = needs_logits = False
 

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgan_sweep.common.files import cache_dir, replacing
 from wgan_sweep.errors import InputError
-from wgan_sweep.files import cache_dir, replacing
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from wgan_sweep.report.cells import GROUPS, report
-from wgan_sweep.report.text import Conclusion, problems
-from wgan_sweep.runs import Record, Status
+from wgan_sweep.report.text import SweepSummary, problems
+from wgan_sweep.runs.directory import Record, Status
 
 Place = TypeVar("Place", bound=Hashable)
 
@@ -60,6 +60,6 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{statistics.fmean(values):.{digits}f}{sd}"
 
 
-def nothing_done(records: Iterable[Record]) -> Conclusion:
+def nothing_done(records: Iterable[Record]) -> SweepSummary:
     """Return what a sweep ends in of which no run is done: the reasons."""
-    return Conclusion("\n".join(["No run is done.", *problems(records)]) + "\n")
+    return SweepSummary("\n".join(["No run is done.", *problems(records)]) + "\n")

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from wgan_sweep.plots import panels, to_png
-from wgan_sweep.report.text import Conclusion, markdown, problems
-from wgan_sweep.runs import Record
+from wgan_sweep.common.plots import panels, to_png
+from wgan_sweep.report.text import SweepSummary, markdown, problems
+from wgan_sweep.runs.directory import Record
 from wgan_sweep.theory.cells import done, grouped, loss, nothing_done, setting, spread
 from wgan_sweep.theory.closed_forms import w1_of_a_shift
 
@@ -30,7 +30,7 @@ def conclude(
     runs: Path,  # noqa: ARG001
     js: Callable[[float], float],
     by_cross_entropy: list[str],
-) -> Conclusion:
+) -> SweepSummary:
     """Draw JS and W1 against theta (``data.theta``), exactly and as critics estimate them.
 
     Args:
@@ -78,4 +78,4 @@ def conclude(
         "JS by ln 2 - loss/2, W1 by (E_real[T] - E_fake[T]) / max ||grad T||, both from below; mean ± sd over seeds.",
         *problems(records),
     ]
-    return Conclusion(markdown(header, rows, notes), to_png(figure))
+    return SweepSummary(markdown(header, rows, notes), to_png(figure))

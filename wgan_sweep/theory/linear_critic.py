@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from wgan_sweep.plots import panels, to_png
-from wgan_sweep.report.text import Conclusion, markdown, problems
-from wgan_sweep.runs import Record
+from wgan_sweep.common.plots import panels, to_png
+from wgan_sweep.report.text import SweepSummary, markdown, problems
+from wgan_sweep.runs.directory import Record
 from wgan_sweep.theory.cells import done, grouped, mean, nothing_done, setting
 from wgan_sweep.theory.closed_forms import divergence_of_points
 
 
-def conclude(records: Sequence[Record], runs: Path) -> Conclusion:  # noqa: ARG001
+def conclude(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: ARG001
     """Hold the trained critic's norm and the value of its objective against their closed forms.
 
     Args:
@@ -62,4 +62,4 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:  # noqa: ARG0
         "Closed form: norm (d/(kp))^(1/(p-1)), value d norm - k norm^p, for points at distance d.",
         *problems(records),
     ]
-    return Conclusion(markdown(header, rows, notes), to_png(figure))
+    return SweepSummary(markdown(header, rows, notes), to_png(figure))

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wgan_sweep.plots import panels, to_png
-from wgan_sweep.report.text import Conclusion, markdown, problems
-from wgan_sweep.runs import Record
+from wgan_sweep.common.plots import panels, to_png
+from wgan_sweep.report.text import SweepSummary, markdown, problems
+from wgan_sweep.runs.directory import Record
 from wgan_sweep.theory.cells import done, labelled, mean, nothing_done
 
 QUANTILES = (
@@ -17,7 +17,7 @@ QUANTILES = (
 )
 
 
-def conclude(records: Sequence[Record], runs: Path) -> Conclusion:  # noqa: ARG001
+def conclude(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: ARG001
     """Draw quantiles and maximum of the critic's gradient norms.
 
     Args:
@@ -44,4 +44,4 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:  # noqa: ARG0
     ax.tick_params("x", rotation=60)
     header = ["critic", "5 %", "median", "95 %", "maximum", "W1 of the samples"]
     notes = ["Norms of the critic's gradient along lines between real and generated points.", *problems(records)]
-    return Conclusion(markdown(header, rows, notes), to_png(figure))
+    return SweepSummary(markdown(header, rows, notes), to_png(figure))

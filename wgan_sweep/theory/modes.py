@@ -5,15 +5,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from wgan_sweep.plots import panels, to_png
-from wgan_sweep.report.text import Conclusion, markdown, problems
-from wgan_sweep.runs import Record, RunDir
+from wgan_sweep.common.plots import panels, to_png
+from wgan_sweep.report.text import SweepSummary, markdown, problems
+from wgan_sweep.runs.directory import Record, RunDir
 from wgan_sweep.theory.cells import done, labelled, nothing_done, spread
 
 SHOWN = {"modes": "modes covered", "high_quality": "share of high quality", "w1": "exact W1"}
 
 
-def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
+def conclude(records: Sequence[Record], runs: Path) -> SweepSummary:
     """Draw modes, quality and exact W1 of every seed, and the samples of each system's first one.
 
     Args:
@@ -53,4 +53,4 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
         "(Srivastava et al. 2017).",
         *problems(records),
     ]
-    return Conclusion(markdown(header, rows, notes), to_png(figure))
+    return SweepSummary(markdown(header, rows, notes), to_png(figure))

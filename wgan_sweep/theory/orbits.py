@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from wgan_sweep.plots import panels, to_png
-from wgan_sweep.report.text import Conclusion, markdown, problems
-from wgan_sweep.runs import Record, RunDir
+from wgan_sweep.common.plots import panels, to_png
+from wgan_sweep.report.text import SweepSummary, markdown, problems
+from wgan_sweep.runs.directory import Record, RunDir
 from wgan_sweep.theory.cells import done, labelled, nothing_done, setting
 from wgan_sweep.theory.closed_forms import growth_of_simultaneous_steps
 
@@ -19,7 +19,7 @@ def orbit(record: Record, runs: Path) -> list[tuple[int, float, float]]:
     return [(int(line["step"]), line["mean_0"], line["critic_slope_0"]) for line in lines if "mean_0" in line]
 
 
-def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
+def conclude(records: Sequence[Record], runs: Path) -> SweepSummary:
     """Draw the orbits, and say how fast they move away from the equilibrium or towards it.
 
     Args:
@@ -50,4 +50,4 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
         "1 for alternating ones; a gradient term damps the game.",
         *problems(records),
     ]
-    return Conclusion(markdown(header, rows, notes), to_png(figure))
+    return SweepSummary(markdown(header, rows, notes), to_png(figure))

@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from wgan_sweep.plots import panels, to_png
-from wgan_sweep.report.text import Conclusion, markdown, problems
-from wgan_sweep.runs import Record, RunDir, Status
+from wgan_sweep.common.plots import panels, to_png
+from wgan_sweep.report.text import SweepSummary, markdown, problems
+from wgan_sweep.runs.directory import Record, RunDir, Status
 from wgan_sweep.theory.cells import grouped, loss, nothing_done, setting, spread
 
 LAST = 9
@@ -22,7 +22,7 @@ def _since(record: Record, runs: Path) -> list[tuple[int, float]]:
     return [(int(line["step"]) - start, line[MEASURED]) for line in lines if MEASURED in line and line["step"] > start]
 
 
-def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
+def conclude(records: Sequence[Record], runs: Path) -> SweepSummary:
     """Draw the generator's gradient norm while a critic is trained from scratch against a generator that stands still.
 
     Args:
@@ -51,4 +51,4 @@ def conclude(records: Sequence[Record], runs: Path) -> Conclusion:
     axes[0].set_ylabel("norm of the generator's gradient")
     header = ["loss", "generator of step", "gradient norm, highest", "at last", "orders of magnitude lost"]
     notes = [f"The generator stands still. At last: the median of {LAST} lines of measurements.", *problems(records)]
-    return Conclusion(markdown(header, rows, notes), to_png(figure))
+    return SweepSummary(markdown(header, rows, notes), to_png(figure))

@@ -1,0 +1,1 @@
+"""What every wing uses: atomic files, random streams, images, plots, progress, processes."""

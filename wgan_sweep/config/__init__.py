@@ -1,0 +1,1 @@
+"""The config: its keys, its types, and the objects that it names."""

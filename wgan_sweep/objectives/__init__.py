@@ -1,0 +1,1 @@
+"""What critic and generator minimise: losses, constraints, sampling schemes, gradient terms, stabilisers."""

@@ -1,0 +1,61 @@
+"""What made a run: versions, commit, time."""
+
+import hashlib
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent.parent
+"""The folder of ``wgan_sweep``."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that measurements depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("wgan-sweep", "torch", "torchvision", "numpy", "torch-fidelity", "hydra-core"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=1)
+def code() -> str:
+    """Return the package's version and 12 hex digits of a SHA-256 of its source files."""
+    folder = PACKAGE
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{versions().get('wgan-sweep', '?')} ({found.hexdigest()[:12]})"
+
+
+def git() -> dict[str, Any] | None:
+    """Return the commit of the package's checkout and whether it was edited, or None outside of one."""
+
+    def ask(*command: str) -> str:
+        done = subprocess.run(  # noqa: S603
+            ["git", *command],  # noqa: S607
+            cwd=PACKAGE,
+            capture_output=True,
+            text=True,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+        return done.stdout.strip()
+
+    try:
+        if ask("ls-files", "--error-unmatch", "__init__.py"):
+            return {"commit": ask("rev-parse", "HEAD"), "edited": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return None
+
+
+def now() -> str:
+    """Return the time (UTC, ISO 8601, to the microsecond)."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")

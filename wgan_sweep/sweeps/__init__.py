@@ -1,0 +1,1 @@
+"""Sweeps: which runs there are to do, and where they are done."""

@@ -1,0 +1,1 @@
+"""Trackers: mirrors of a run on a dashboard."""
