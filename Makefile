@@ -1,4 +1,4 @@
-# Everything runs in .venv, made on first use. PYTHON picks the interpreter (3.11 or later).
+# All targets use .venv, which is created on first use. PYTHON selects the interpreter (3.11 or later).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ RUNS ?= runs
 .DEFAULT_GOAL := help
 .PHONY: help install demo test slurm-test check lint types bench wheel-smoke clean
 
-help: ## Say what there is
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
@@ -24,10 +24,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 install: $(VENV)/.installed ## Install the package into .venv
 
-demo: $(VENV)/.installed ## Four runs over k and p on real images, and their FIDs (minutes on two cores)
+demo: $(VENV)/.installed ## Train and score four runs over k and p on real images (minutes on two cores)
 	WGAN_SWEEP_RUNS="$(RUNS)" $(BIN)/wgan-sweep -m loss=wgan_div div.k=1,2 div.p=2,6
 
-test: $(VENV)/.installed-dev ## The fast tests, a process and a thread per core
+test: $(VENV)/.installed-dev ## Run the fast tests, with one single-threaded process per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 lint: $(VENV)/.installed-dev
@@ -37,21 +37,21 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-slurm-test: $(VENV)/.installed-dev ## Sweeps on a real SLURM cluster, brought up here from Debian's packages (root; minutes)
+slurm-test: $(VENV)/.installed-dev ## Test sweeps on a local SLURM cluster, set up from Debian packages (root; minutes)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/slurm/run.sh
 
-check: lint types test wheel-smoke slurm-test ## All that CI runs
+check: lint types test wheel-smoke slurm-test ## Run everything that CI runs
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/others torchgan torch-mimicry  # torchgan has a package `tests`, too
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/others torchgan torch-mimicry  # torchgan installs a top-level package `tests`
 	@touch $@
 
-bench: $(VENV)/.installed-bench ## What iterations, scores and sweeps cost, beside the usual ways
+bench: $(VENV)/.installed-bench ## Measure the cost of iterations, scoring and sweeps, next to other implementations
 	PYTHONPATH=$(VENV)/others $(BIN)/python -m wgan_sweep.bench
 
-wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it beside nothing else, and use it from another directory
+wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it into a new environment, and use it elsewhere
 	BUILD_PYTHON=$(BIN)/python tests/wheel_smoke.sh
 
-clean: ## Remove what was built; runs stay
+clean: ## Remove the environment and build outputs; keep runs
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
-"""What tests share: composed configs, small real images, runs in a folder of their own."""
+"""Fixtures for all tests: composed configs, small real images, runs in a temporary folder."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 
 from wgan_sweep.config import schema as configs
 from wgan_sweep.config.schema import Config
@@ -16,6 +18,11 @@ from wgan_sweep.scoring import weights
 from .helpers import Counting, Shell
 
 configs.register()
+
+settings.register_profile("no deadline", deadline=None)  # examples may take any time, as on a busy machine
+settings.load_profile("no deadline")
+
+os.environ.pop("WGAN_SWEEP_RUNS", None)  # commands that tests start write their runs below the tests' own folders
 
 TINY = [
     "train.steps=6",
@@ -71,7 +78,7 @@ def make(tmp_path: Path, npz: Path) -> Iterator[Make]:
 def plan(monkeypatch: pytest.MonkeyPatch):
     def install(*fids: float) -> Counting:
         scorer = Counting(list(fids))
-        monkeypatch.setattr(experiment, "_scorer", lambda *_: scorer)
+        monkeypatch.setattr(experiment, "_final_scorer", lambda *_: scorer)
         return scorer
 
     return install

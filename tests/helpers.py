@@ -12,17 +12,18 @@ import torch
 from rich.console import Console
 
 from wgan_sweep.common.progress import Display
-from wgan_sweep.config.schema import Config, run_id
-from wgan_sweep.runs import checkpoints, driver
-from wgan_sweep.runs.directory import Record
+from wgan_sweep.config.schema import Config
+from wgan_sweep.runs import checkpoints, life
+from wgan_sweep.runs.identity import directory_of, run_id
+from wgan_sweep.runs.record import Record
 
 
 def run(config: Config, **arguments) -> Record:
-    return driver.run(config, overrides=["typed=1"], display=Display(Console(quiet=True)), **arguments)
+    return life.run(config, overrides=["typed=1"], display=Display(Console(quiet=True)), **arguments)
 
 
 def trained(config: Config) -> dict:
-    state, problems = checkpoints.load(driver.directory_of(config).checkpoint)
+    state, problems = checkpoints.load(directory_of(config).checkpoint)
     assert state is not None
     assert not problems
     return state["trainer"]
@@ -44,7 +45,7 @@ def elsewhere(config: Config, make, tmp_path: Path, *overrides: str) -> Config:
 
 
 def fids(config: Config) -> list[tuple[int, float]]:
-    lines = driver.directory_of(config).read_metrics()
+    lines = directory_of(config).read_metrics()
     return [(int(line["step"]), line["fid"]) for line in lines if "fid" in line]
 
 
@@ -92,8 +93,7 @@ class Shell:
         done = subprocess.run(
             self._command(*arguments, tiny=tiny),
             cwd=self.folder,
-            env={k: v for k, v in os.environ.items() if k != "WGAN_SWEEP_RUNS"}
-            | ({"WGAN_SWEEP_RUNS": runs} if runs else {}),
+            env={**os.environ, **({"WGAN_SWEEP_RUNS": runs} if runs else {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -62,7 +62,7 @@ def test_what_is_compiled_is_the_gradient_of_the_whole_objective(name: str, sche
         found = gradients(critic)
         critic.zero_grad()
         term = double_backward(critic, scheme(real + seed, fake, rng.generator(seed)), Power(2, 6))
-        wanted = critic(fake).mean() - critic(real + seed).mean() + term.objective
+        wanted = critic(fake).mean() - critic(real + seed).mean() + term.loss
         wanted.backward()
         assert relative_error(found, gradients(critic)) < 1e-10
         assert float(values["critic_loss"]) == pytest.approx(float(wanted.detach()), rel=1e-10)

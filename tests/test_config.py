@@ -11,10 +11,10 @@ from PIL import Image
 
 from wgan_sweep.common.files import cache_dir
 from wgan_sweep.config import schema as configs
-from wgan_sweep.config.schema import conf_dir, run_id, science, unused_overrides
+from wgan_sweep.config.schema import conf_dir, unused_overrides
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs import build as experiment
 from wgan_sweep.runs.build import build, check
+from wgan_sweep.runs.identity import run_id, science
 
 FILES = [f.relative_to(conf_dir()).with_suffix("") for f in conf_dir().rglob("*/*.yaml")]
 OPTIONS = sorted((f.parts[0], "/".join(f.parts[1:])) for f in FILES)
@@ -186,10 +186,10 @@ def test_torchvisions_files_become_padded_images_of_the_split_asked_for(
             "device=cpu",
             tiny=False,
         )
-        found = experiment._real(config).array
+        found = load_split(config).array
         assert found.shape == (len(wanted), 32, 32, 1)
         assert np.array_equal(found[:, 2:30, 2:30], wanted)
-        other = experiment._real(config, "test")  # what scorer.split=test scores against
+        other = load_split(config, "test")  # what scorer.split=test scores against
         assert np.array_equal(other.array[:, 2:30, 2:30], mnist[20:30])
 
 
@@ -225,7 +225,7 @@ def test_torchvisions_large_sets_are_asked_for_and_brought_to_size(
 
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torchvision.datasets, cls, Pictures)
-    found = experiment._real(make(f"data={name}", f"data.root={tmp_path}", "scorer=none", tiny=False)).array
+    found = load_split(make(f"data={name}", f"data.root={tmp_path}", "scorer=none", tiny=False)).array
     assert found.shape == (9, size, size, 3)
     assert found[7].reshape(-1, 3).tolist() == [[7, 100, 200]] * size**2
     assert Pictures.asked == asked
@@ -238,7 +238,7 @@ def test_every_scorer_is_made_for_the_data_it_is_for(name: str, make) -> None:
     config = make(*points, f"scorer={name}", *few, tiny=not points)
     parts = build(config)
     assert (parts.scorer is None) == (name == "none")
-    assert (parts.scorer_during is None) == (name not in ("fid50k", "published"))
+    assert (parts.training_scorer is None) == (name not in ("fid50k", "published"))
 
 
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "metric" and name != "inception_score"])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from wgan_sweep.data import ImageFolder, ImageSet, Mnist5k, Npz, Torchvision, crop_and_resize, pad
 from wgan_sweep.data.batches import Batches
-from wgan_sweep.data.store import stored_once
+from wgan_sweep.data.store import cached_images
 from wgan_sweep.errors import InputError
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def numbered(count: int) -> ImageSet:
-    """Images of 1 x 1 x 2 whose two values spell their index."""
+    """Images of 1 x 1 x 2 whose two values encode their index."""
     index = np.arange(count)
     return ImageSet(np.stack([index // 256, index % 256], -1).astype(np.uint8).reshape(count, 1, 1, 2))
 
@@ -31,7 +31,7 @@ def indices(batch: torch.Tensor) -> list[int]:
     return (levels[:, 0] * 256 + levels[:, 1]).tolist()
 
 
-def test_mnist5k_is_the_real_thing_padded_to_32() -> None:
+def test_mnist5k_has_real_images_padded_to_32() -> None:
     images = Mnist5k(32).load()
     assert images.array.shape == (5000, 32, 32, 1)
     assert images.shape == (1, 32, 32)
@@ -41,13 +41,13 @@ def test_mnist5k_is_the_real_thing_padded_to_32() -> None:
     assert int(images.array[:, :2].max()) == int(images.array[:, :, 30:].max()) == 0
 
 
-def test_mnist5k_is_not_cut() -> None:
+def test_mnist5k_is_not_cropped() -> None:
     with pytest.raises(InputError, match=r"data\.size=20"):
         Mnist5k(20).load()
 
 
 @pytest.mark.parametrize("batch_size", [3, 7, 10])
-def test_every_image_comes_once_per_epoch_and_epochs_differ(batch_size: int) -> None:
+def test_every_epoch_has_each_image_once_in_a_new_order(batch_size: int) -> None:
     batches = numbered(10).batches(batch_size, 0, CPU)
     stream = [index for _ in range(30) for index in indices(batches())]
     epochs = [stream[start : start + 10] for start in range(0, len(stream) - 9, 10)]
@@ -55,30 +55,30 @@ def test_every_image_comes_once_per_epoch_and_epochs_differ(batch_size: int) -> 
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
 
 
-def test_images_that_are_not_on_the_device_are_read_ahead_in_the_same_order() -> None:
+def test_prefetched_batches_equal_those_of_resident_images() -> None:
     array = numbered(10).array
-    kept, read = (Batches(array, 3, 0, CPU, resident=resident) for resident in (True, False))
-    assert read.next_raw().dtype == torch.uint8
-    kept()
+    resident, prefetched = (Batches(array, 3, 0, CPU, resident=flag) for flag in (True, False))
+    assert prefetched.next_raw().dtype == torch.uint8
+    resident()
     for _ in range(12):
-        assert torch.equal(kept(), read())
-    for batches in (kept, read):  # a resumed run goes elsewhere than what was read ahead
+        assert torch.equal(resident(), prefetched())
+    for batches in (resident, prefetched):  # a resumed run needs another batch than the prefetched one
         batches.load_state_dict({"drawn": 2})
-    assert torch.equal(kept(), read())
-    assert torch.equal(kept(), read())
+    assert torch.equal(resident(), prefetched())
+    assert torch.equal(resident(), prefetched())
 
 
-def test_seeds_differ_and_repeat() -> None:
-    one, again, other = (numbered(1000).batches(50, seed, CPU) for seed in (0, 0, 1))
-    first = indices(one())
-    assert first == indices(again())
-    assert first != indices(other())
+def test_the_order_depends_on_the_seed_and_is_reproducible() -> None:
+    stream, same_seed, other_seed = (numbered(1000).batches(50, seed, CPU) for seed in (0, 0, 1))
+    first = indices(stream())
+    assert first == indices(same_seed())
+    assert first != indices(other_seed())
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 4, 9])
-def test_a_stream_resumes_at_the_very_batch(stop: int) -> None:
-    through = numbered(10).batches(4, 3, CPU)
-    stream = [indices(through()) for _ in range(12)]
+def test_a_resumed_stream_continues_with_the_next_batch(stop: int) -> None:
+    uninterrupted = numbered(10).batches(4, 3, CPU)
+    stream = [indices(uninterrupted()) for _ in range(12)]
     before = numbered(10).batches(4, 3, CPU)
     for _ in range(stop):
         before()
@@ -87,7 +87,7 @@ def test_a_stream_resumes_at_the_very_batch(stop: int) -> None:
     assert [indices(after()) for _ in range(12 - stop)] == stream[stop:]
 
 
-def test_a_batch_is_in_range_and_as_wide_as_asked() -> None:
+def test_a_batch_is_float32_in_the_range_of_the_networks() -> None:
     batch = ImageSet(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)).batches(2, 0, CPU)()
     assert sorted(batch.flatten().tolist()) == [-1, 1]
     assert batch.dtype == torch.float32
@@ -98,7 +98,7 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         numbered(10).batches(11, 0, CPU)
 
 
-def test_npz_gives_its_images(npz: Path) -> None:
+def test_an_npz_file_gives_its_images(npz: Path) -> None:
     images = Npz(str(npz)).load()
     assert images.array.shape == (64, 32, 32, 1)
     assert len(images) == 64
@@ -114,7 +114,9 @@ def test_npz_gives_its_images(npz: Path) -> None:
         ({"images": np.array([object()])}, ["cannot be read"]),
     ],
 )
-def test_an_npz_of_another_kind_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], words: list[str]) -> None:
+def test_an_npz_file_with_other_arrays_is_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], words: list[str]
+) -> None:
     path = tmp_path / "bad.npz"
     np.savez(path, **arrays)
     with pytest.raises(InputError) as refused:
@@ -122,7 +124,7 @@ def test_an_npz_of_another_kind_is_refused(tmp_path: Path, arrays: dict[str, np.
     assert all(word in str(refused.value) for word in [*words, str(path)])
 
 
-def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_npz_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         Npz(str(tmp_path / "none.npz")).load()
     (tmp_path / "text.npz").write_text("no zip")
@@ -130,13 +132,13 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
         Npz(str(tmp_path / "text.npz")).load()
 
 
-def test_the_digest_is_of_shape_and_bytes(mnist: np.ndarray) -> None:
-    wanted = hashlib.sha256(b"(5000, 28, 28, 1)" + mnist.tobytes()).hexdigest()
-    assert ImageSet(mnist).digest == wanted
+def test_the_digest_covers_shape_and_bytes(mnist: np.ndarray) -> None:
+    expected = hashlib.sha256(b"(5000, 28, 28, 1)" + mnist.tobytes()).hexdigest()
+    assert ImageSet(mnist).digest == expected
     changed = mnist.copy()
     changed[4999, 27, 27, 0] ^= 1
-    assert ImageSet(changed).digest != wanted
-    assert ImageSet(mnist.reshape(5000, 14, 56, 1)).digest != wanted
+    assert ImageSet(changed).digest != expected
+    assert ImageSet(mnist.reshape(5000, 14, 56, 1)).digest != expected
 
 
 @pytest.fixture
@@ -150,15 +152,15 @@ def folder(tmp_path: Path, mnist: np.ndarray) -> Path:
     return path
 
 
-def test_a_folder_becomes_one_array_and_is_read_once(
+def test_a_folder_of_pictures_is_read_once_and_cached(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = ImageFolder(str(folder), 16, 3).load()
     assert images.array.shape == (5, 16, 16, 3)
-    wanted = np.asarray(
+    expected = np.asarray(
         Image.open(folder / "1.png").convert("RGB").crop((6, 0, 34, 28)).resize((16, 16), Image.BICUBIC)
     )
-    assert np.array_equal(images.array[1], wanted)
+    assert np.array_equal(images.array[1], expected)
     assert len(list((cache / "images").iterdir())) == 1
     monkeypatch.setattr(ImageFolder, "_read", lambda *_: pytest.fail("read again"))
     assert np.array_equal(ImageFolder(str(folder), 16, 3).load().array, images.array)
@@ -170,7 +172,7 @@ def test_a_changed_folder_is_read_again(folder: Path) -> None:
     assert len(ImageFolder(str(folder), 16, 1).load()) == len(before) - 1 == 4
 
 
-def test_an_unreadable_picture_is_named(folder: Path, cache: Path) -> None:
+def test_the_error_names_an_unreadable_picture(folder: Path, cache: Path) -> None:
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:60])
     with pytest.raises(InputError, match=r"2\.png cannot be read"):
         ImageFolder(str(folder), 16, 3).load()
@@ -183,7 +185,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path, path: str, words: 
         ImageFolder(str(tmp_path / path), 16, 3).load()
 
 
-def test_pad_and_crop() -> None:
+def test_pad_centres_and_crop_and_resize_takes_the_central_square() -> None:
     picture = Image.fromarray(np.full((28, 28), 9, np.uint8))
     padded = np.asarray(pad(picture, 32))
     assert padded.shape == (32, 32)
@@ -197,7 +199,7 @@ def test_pad_and_crop() -> None:
 
 
 class Digits:
-    """A set as torchvision has them: (picture, label)."""
+    """A data set like those of torchvision, with items (picture, label)."""
 
     def __init__(self, root: str, download: bool = False) -> None:
         self.files = sorted(Path(root).glob("*.png"))
@@ -210,28 +212,28 @@ class Digits:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.open(self.files[index]), 0  # past the end: IndexError ends the loop
+        return Image.open(self.files[index]), 0  # the IndexError past the end stops the iteration
 
 
-def test_a_torchvision_set_is_stored_once_and_misses_its_files_by_name(folder: Path, tmp_path: Path) -> None:
-    def source(root: Path) -> Torchvision:
+def test_a_torchvision_set_is_loaded_and_the_error_names_missing_files(folder: Path, tmp_path: Path) -> None:
+    def option(root: Path) -> Torchvision:
         return Torchvision(
             "digits", Digits, "train", {"train": {}}, True, str(root), ["digits.tar.gz"], 8, crop_and_resize, 1
         )
 
-    assert source(folder).load().array.shape == (4, 8, 8, 1)
+    assert option(folder).load().array.shape == (4, 8, 8, 1)
     with pytest.raises(InputError) as refused:
-        source(tmp_path / "empty").load()
+        option(tmp_path / "empty").load()
     assert all(
         word in str(refused.value) for word in ["digits.tar.gz", str(tmp_path / "empty"), "no network", "data.root"]
     )
 
 
-def test_nothing_is_stored_when_making_it_fails(cache: Path) -> None:
-    def images(source: list[int]):
+def test_nothing_is_cached_if_decoding_fails(cache: Path) -> None:
+    def decode(items: list[int]):
         yield np.zeros((2, 2, 1), np.uint8)
         raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
-        stored_once("key", lambda: [1, 2], images)
+        cached_images("key", lambda: [1, 2], decode)
     assert list((cache / "images").iterdir()) == []

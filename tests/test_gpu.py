@@ -11,7 +11,7 @@ from wgan_sweep.objectives.gradient_terms import Power, double_backward
 from wgan_sweep.runs.build import build
 from wgan_sweep.training.trainer import Trainer
 
-from .test_gradient_terms import CRITICS, critic_and_batches, ours, parameter_gradient, relative_error
+from .test_gradient_terms import CRITICS, critic_and_batches, fast_double_backward, parameter_gradient, relative_error
 from .test_trainer import assert_bitwise_equal, run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -23,7 +23,7 @@ def test_both_forms_have_the_same_gradient(name: str, psi: Power) -> None:
     critic, points, _ = critic_and_batches(name)
     critic, points = critic.cuda(), points.cuda()
     wanted = parameter_gradient(double_backward, critic, points, psi)
-    assert relative_error(parameter_gradient(ours, critic, points, psi), wanted) < 1e-10
+    assert relative_error(parameter_gradient(fast_double_backward, critic, points, psi), wanted) < 1e-10
 
 
 def trainer(make, *overrides: str) -> Trainer:

@@ -1,4 +1,4 @@
-"""Iterations that are replayed are those that are not; on a CPU, a stand-in for CUDA's graphs shows what they read."""
+"""Replayed iterations equal eager ones. On a CPU, a stand-in for CUDA graphs shows which state an iteration uses."""
 
 from collections.abc import Callable
 
@@ -8,176 +8,201 @@ from torch import Tensor
 
 from wgan_sweep.runs import build as experiment
 from wgan_sweep.runs.build import build
-from wgan_sweep.training.cuda_graphs import WARM_UP, Values, Work
+from wgan_sweep.training.aliases import Metrics
+from wgan_sweep.training.cuda_graphs import WARM_UP_ITERATIONS, Iteration
 from wgan_sweep.training.trainer import Trainer
 
 from .test_trainer import COMBINATIONS, assert_bitwise_equal, run
 
-STEPS = WARM_UP + 4
+STEPS = WARM_UP_ITERATIONS + 4
 
 
-class Rehearsal:
-    """Does again what it has seen once, with none of the trainer's numbers but those in its tensors."""
+class SimulatedGraph:
+    """Replays an iteration by running it again, with the trainer's Python state made unusable and then restored.
+
+    As in a CUDA graph, only tensors and random number generators carry state between replays.
+    """
 
     trainer: Trainer
     replays = 0
 
-    def warm(self, work: Work) -> Values:
-        return work()
+    def warm_up(self, iteration: Iteration) -> Metrics:
+        return iteration()
 
-    def capture(self, work: Work) -> Values:
-        state = [tensor for tensors in self.trainer._changed() for tensor in tensors]
-        before, seeds = [t.detach().clone() for t in state], self._seeds()
-        self._work = work
-        self._made = {name: value.clone() for name, value in work().items()}
+    def capture(self, iteration: Iteration) -> Metrics:
+        tensors = [tensor for group in self.trainer._iteration_state() for tensor in group]
+        values, generator_states = [t.detach().clone() for t in tensors], self._generator_states()
+        self._iteration = iteration
+        self._metrics = {name: value.clone() for name, value in iteration().items()}
         with torch.no_grad():
-            for tensor, value in zip(state, before, strict=True):
+            for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)
-        for stream, seed in zip(self.trainer._streams.values(), seeds, strict=True):
-            stream.set_state(seed)
-        return self._made
+        for stream, state in zip(self.trainer._streams.values(), generator_states, strict=True):
+            stream.set_state(state)
+        return self._metrics
 
-    def _seeds(self) -> list[Tensor]:
+    def _generator_states(self) -> list[Tensor]:
         return [stream.get_state() for stream in self.trainer._streams.values()]
 
     def replay(self) -> None:
-        attributes, draw = dict(vars(self.trainer)), self.trainer._batches.draw
-        self.trainer.step, self.trainer._batches.draw = -(10**9), None
-        for name, value in self._work().items():
-            self._made[name].copy_(value)
-        vars(self.trainer).update(attributes)  # a graph sets none
-        self.trainer._batches.draw = draw
+        attributes, drawn = dict(vars(self.trainer)), self.trainer._batches.drawn
+        self.trainer.step, self.trainer._batches.drawn = -(10**9), None
+        for name, value in self._iteration().items():
+            self._metrics[name].copy_(value)
+        vars(self.trainer).update(attributes)  # a replay assigns no attributes
+        self.trainer._batches.drawn = drawn
         self.replays += 1
 
 
-class Idle(Rehearsal):
+class DoesNothing(SimulatedGraph):
     def replay(self) -> None:
         """Do nothing."""
 
 
-class Inexact(Rehearsal):
+class ChangesWeights(SimulatedGraph):
     def replay(self) -> None:
         super().replay()
         with torch.no_grad():
             next(self.trainer.critic.parameters()).mul_(1.01)
 
 
-class Loaded(Rehearsal):
+class DrawsMoreNumbers(SimulatedGraph):
     def replay(self) -> None:
         super().replay()
         torch.randn(1, generator=self.trainer._streams["noise"])
 
 
-class Refused(Rehearsal):
-    def capture(self, work: Work) -> Values:
-        work()
+class FailsToCapture(SimulatedGraph):
+    def capture(self, iteration: Iteration) -> Metrics:
+        iteration()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
 
-class RefusedInTheMiddle(Rehearsal):
-    def capture(self, work: Work) -> Values:
+class FailsDuringCapture(SimulatedGraph):
+    def capture(self, iteration: Iteration) -> Metrics:
         def broken(*_: object) -> Tensor:
             raise RuntimeError("no such operation")
 
         vars(self.trainer)["_generator_loss"] = broken
         try:
-            return work()
+            return iteration()
         finally:
             del vars(self.trainer)["_generator_loss"]
 
 
-class Executed(Rehearsal):
-    """Does what it should only record, as work on another GPU's stream would be."""
+class RunsDuringCapture(SimulatedGraph):
+    """Runs the iteration that it should only record, as happens to work on another GPU's stream."""
 
-    def capture(self, work: Work) -> Values:
-        self._work = work
-        self._made = {name: value.clone() for name, value in work().items()}
-        return self._made
+    def capture(self, iteration: Iteration) -> Metrics:
+        self._iteration = iteration
+        self._metrics = {name: value.clone() for name, value in iteration().items()}
+        return self._metrics
 
 
-Replaying = Callable[..., tuple[Trainer, list[Rehearsal]]]
+BuildWithGraph = Callable[..., tuple[Trainer, list[SimulatedGraph]]]
 
 
 @pytest.fixture
-def replaying(make, monkeypatch) -> Replaying:
-    def build_with(kind: type[Rehearsal], *overrides: str) -> tuple[Trainer, list[Rehearsal]]:
-        made: list[Rehearsal] = []
+def build_with_graph(make, monkeypatch) -> BuildWithGraph:
+    def build_trainer(graph_type: type[SimulatedGraph], *overrides: str) -> tuple[Trainer, list[SimulatedGraph]]:
+        graphs: list[SimulatedGraph] = []
 
-        def graph(generators: list[torch.Generator]) -> Rehearsal:
-            made.append(kind())
-            made[-1].trainer = trainer
+        def make_graph(generators: list[torch.Generator]) -> SimulatedGraph:
+            graphs.append(graph_type())
+            graphs[-1].trainer = trainer
             assert len(generators) == 3
-            return made[-1]
+            return graphs[-1]
 
         original = experiment.Trainer
-        monkeypatch.setattr(experiment, "Trainer", lambda **options: original(**options | {"graph": graph}))
+        monkeypatch.setattr(
+            experiment,
+            "Trainer",
+            lambda *arguments, **options: original(*arguments, **options | {"make_graph": make_graph}),
+        )
         trainer = build(make(*overrides)).trainer
         monkeypatch.setattr(experiment, "Trainer", original)
-        return trainer, made
+        return trainer, graphs
 
-    return build_with
+    return build_trainer
 
 
 @pytest.mark.parametrize("overrides", COMBINATIONS[::2] + COMBINATIONS[-4:], ids=" ".join)
-def test_replayed_iterations_are_the_plain_ones_or_it_is_said_why_there_are_none(make, replaying, overrides) -> None:
-    trainer, graphs = replaying(Rehearsal, *overrides)
-    plain = build(make(*overrides)).trainer
-    assert run(trainer, STEPS) == run(plain, STEPS)
-    assert_bitwise_equal(trainer.state_dict(), plain.state_dict())
-    assert all(torch.equal(one, other) for one, other in zip(trainer._last, plain._last, strict=True))
+def test_replayed_iterations_equal_eager_ones_or_the_record_gives_a_reason(make, build_with_graph, overrides) -> None:
+    trainer, graphs = build_with_graph(SimulatedGraph, *overrides)
+    eager = build(make(*overrides)).trainer
+    assert run(trainer, STEPS) == run(eager, STEPS)
+    assert_bitwise_equal(trainer.state_dict(), eager.state_dict())
+    for batch, expected in zip(trainer._last_batch, eager._last_batch, strict=True):
+        assert torch.equal(batch, expected)
     if graphs:
-        assert trainer.how["iterations"] == "a CUDA graph"
-        assert graphs[0].replays == STEPS - WARM_UP
+        assert trainer.execution["iterations"] == "a CUDA graph"
+        assert graphs[0].replays == STEPS - WARM_UP_ITERATIONS
     else:
-        assert "no CUDA graph: " in trainer.how["iterations"]
-        special = {"train.simultaneous=true", "stabiliser=instance_noise", "stabiliser=historical_averaging"}
-        assert special & set(overrides) or any("freeze" in override for override in overrides)
+        assert "no CUDA graph: " in trainer.execution["iterations"]
+        obstacles = {"train.simultaneous=true", "stabiliser=instance_noise", "stabiliser=historical_averaging"}
+        assert obstacles & set(overrides) or any("freeze" in override for override in overrides)
 
 
-def test_a_resumed_run_makes_a_graph_of_its_own(make, replaying) -> None:
-    through = build(make()).trainer
-    run(through, 2 * STEPS)
-    trainer, graphs = replaying(Rehearsal)
+def test_a_resumed_training_captures_a_new_graph(make, build_with_graph) -> None:
+    eager = build(make()).trainer
+    run(eager, 2 * STEPS)
+    trainer, graphs = build_with_graph(SimulatedGraph)
     run(trainer, STEPS)
     trainer.load_state_dict(trainer.state_dict())
     run(trainer, 2 * STEPS)
-    assert [graph.replays for graph in graphs] == [STEPS - WARM_UP] * 2
-    assert_bitwise_equal(trainer.state_dict(), through.state_dict())
+    assert [graph.replays for graph in graphs] == [STEPS - WARM_UP_ITERATIONS] * 2
+    assert_bitwise_equal(trainer.state_dict(), eager.state_dict())
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"),
+    ("graph_type", "reason"),
     [
-        (Idle, "draws other random numbers"),
-        (Inexact, "weights' changes differ"),
-        (Loaded, "draws other random numbers"),
-        (Refused, "capturing failed: operation not permitted when stream is capturing"),
-        (RefusedInTheMiddle, "capturing failed: no such operation"),
+        (DoesNothing, "draws other random numbers"),
+        (ChangesWeights, "the weight changes of a replayed and an eager iteration differ"),
+        (DrawsMoreNumbers, "draws other random numbers"),
+        (FailsToCapture, "capturing failed: operation not permitted when stream is capturing"),
+        (FailsDuringCapture, "capturing failed: no such operation"),
     ],
 )
-def test_a_graph_that_does_something_else_is_not_used(make, replaying, kind: type[Rehearsal], why: str) -> None:
-    trainer, _ = replaying(kind)
-    plain = build(make()).trainer
-    assert run(trainer, STEPS) == run(plain, STEPS)
-    assert_bitwise_equal(trainer.state_dict(), plain.state_dict())
-    assert why in trainer.how["iterations"]
+def test_a_graph_that_differs_from_eager_training_is_not_used(
+    make, build_with_graph, graph_type: type[SimulatedGraph], reason: str
+) -> None:
+    trainer, _ = build_with_graph(graph_type)
+    eager = build(make()).trainer
+    assert run(trainer, STEPS) == run(eager, STEPS)
+    assert_bitwise_equal(trainer.state_dict(), eager.state_dict())
+    assert reason in trainer.execution["iterations"]
 
 
-def test_on_a_cpu_there_is_none_and_the_record_says_so(make) -> None:
-    assert "for a GPU" in build(make()).trainer.how["iterations"]
+def test_on_a_cpu_iterations_are_eager_and_the_record_gives_the_reason(make) -> None:
+    assert "no CUDA graph: it needs a GPU" in build(make()).trainer.execution["iterations"]
 
 
-def test_what_a_capture_does_beside_recording_is_undone(make, replaying) -> None:
-    trainer, graphs = replaying(Executed)
-    plain = build(make()).trainer
-    assert run(trainer, STEPS) == run(plain, STEPS)
-    assert_bitwise_equal(trainer.state_dict(), plain.state_dict())
+def test_changes_during_a_capture_are_undone(make, build_with_graph) -> None:
+    trainer, graphs = build_with_graph(RunsDuringCapture)
+    eager = build(make()).trainer
+    assert run(trainer, STEPS) == run(eager, STEPS)
+    assert_bitwise_equal(trainer.state_dict(), eager.state_dict())
     assert graphs[0].replays
 
 
-def test_before_there_is_a_graph_the_record_does_not_say_so(replaying) -> None:
-    trainer, _ = replaying(Rehearsal)
-    run(trainer, WARM_UP)
-    assert "too early" in trainer.how["iterations"]
-    run(trainer, WARM_UP + 1)
-    assert trainer.how["iterations"] == "a CUDA graph"
+def test_the_record_names_a_graph_only_after_its_capture(build_with_graph) -> None:
+    trainer, _ = build_with_graph(SimulatedGraph)
+    run(trainer, WARM_UP_ITERATIONS)
+    assert "not captured yet" in trainer.execution["iterations"]
+    run(trainer, WARM_UP_ITERATIONS + 1)
+    assert trainer.execution["iterations"] == "a CUDA graph"
+
+
+def test_step_hooks_end_the_use_of_a_graph(make, build_with_graph) -> None:
+    trainer, _ = build_with_graph(SimulatedGraph)
+    eager = build(make()).trainer
+    run(trainer, STEPS)
+    assert trainer.execution["iterations"] == "a CUDA graph"
+    calls = []
+    trainer._critic_player.optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    run(trainer, 2 * STEPS)
+    run(eager, 2 * STEPS)
+    assert len(calls) == STEPS * 2  # two critic updates per step
+    assert "an optimizer has step hooks" in trainer.execution["iterations"]
+    assert_bitwise_equal(trainer.state_dict(), eager.state_dict())

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.config.schema import to_yaml
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs import checkpoints, driver
-from wgan_sweep.runs.directory import Record, RunDir, Status
+from wgan_sweep.runs import checkpoints, life
+from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.training.trainer import Trainer
 
 from .helpers import Counting, assert_same_weights, elsewhere, fids, run
@@ -21,7 +23,7 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     from rich.console import Console
-    from wgan_sweep.runs import driver
+    from wgan_sweep.runs import life
     from wgan_sweep.config.schema import read
     from wgan_sweep.common.progress import Display
     from wgan_sweep.training.trainer import Trainer
@@ -32,7 +34,7 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
         return update(self)
     Trainer._compute_generator_gradient = update_and_die
-    driver.run(read(Path(sys.argv[1])), overrides=[], display=Display(Console(quiet=True)))
+    life.run(read(Path(sys.argv[1])), overrides=[], display=Display(Console(quiet=True)))
 """
 
 
@@ -44,7 +46,7 @@ def test_a_killed_run_ends_bitwise_as_if_it_had_not_been(make, tmp_path: Path, s
         [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "asked.yaml"), str(step)], check=False
     )
     assert died.returncode == -signal.SIGKILL
-    directory = driver.directory_of(config)
+    directory = directory_of(config)
     interrupted = directory.read_record()
     assert interrupted is not None
     assert interrupted.status == Status.RUNNING
@@ -56,19 +58,19 @@ def test_a_killed_run_ends_bitwise_as_if_it_had_not_been(make, tmp_path: Path, s
     undisturbed = elsewhere(config, make, tmp_path, "save_every=2", "log_every=1")
     run(undisturbed)
     assert_same_weights(config, undisturbed)
-    assert list(directory.read_metrics()) == list(driver.directory_of(undisturbed).read_metrics())
-    assert directory.samples(6).read_bytes() == driver.directory_of(undisturbed).samples(6).read_bytes()
+    assert list(directory.read_metrics()) == list(directory_of(undisturbed).read_metrics())
+    assert directory.samples(6).read_bytes() == directory_of(undisturbed).samples(6).read_bytes()
 
 
 def test_a_corrupt_checkpoint_gives_way_to_the_one_before_and_nothing_is_lost(make, tmp_path: Path) -> None:
     run(make("train.steps=6", "save_every=2"))
     config = make("train.steps=8", "save_every=2")
-    path = driver.directory_of(config).checkpoint
+    path = directory_of(config).checkpoint
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
     assert run(config).status == Status.DONE
-    assert "falling back to the previous checkpoint" in driver.directory_of(config).log.read_text()
+    assert "falling back to the previous checkpoint" in directory_of(config).log.read_text()
     undisturbed = elsewhere(config, make, tmp_path, "train.steps=8")
     run(undisturbed)
     assert_same_weights(config, undisturbed)
@@ -77,7 +79,7 @@ def test_a_corrupt_checkpoint_gives_way_to_the_one_before_and_nothing_is_lost(ma
 def test_a_checkpoint_of_another_config_is_refused_by_its_difference(make) -> None:
     run(make("seed=1"))
     other = make("seed=2")
-    theirs, ours = driver.directory_of(make("seed=1")), driver.directory_of(other)
+    theirs, ours = directory_of(make("seed=1")), directory_of(other)
     theirs.path.rename(ours.path)
     before = {p: p.read_bytes() for p in ours.path.rglob("*") if p.is_file()}
     with pytest.raises(InputError, match="seed: 1, 2"):
@@ -119,12 +121,12 @@ def test_an_exception_is_a_status_with_its_traceback_and_is_tried_again(make, mo
     assert "MemoryError: the GPU is full" in record.error
     assert "Traceback" in record.error
     assert record.finished is not None
-    assert "the GPU is full" in driver.directory_of(config).log.read_text()
+    assert "the GPU is full" in directory_of(config).log.read_text()
     monkeypatch.undo()
     again = run(config)
     assert again.status == Status.DONE
     assert again.error is None
-    assert "starting at step 3" in driver.directory_of(config).log.read_text()
+    assert "starting at step 3" in directory_of(config).log.read_text()
 
 
 def test_an_interrupted_run_is_still_running_in_its_record(make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +134,7 @@ def test_an_interrupted_run_is_still_running_in_its_record(make, monkeypatch: py
     monkeypatch.setattr(Trainer, "_compute_generator_gradient", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    record = driver.directory_of(config).read_record()
+    record = directory_of(config).read_record()
     assert record is not None
     assert record.status == Status.RUNNING
     assert record.finished is None
@@ -180,7 +182,7 @@ def test_a_score_written_before_a_kill_is_not_written_twice(make, plan, monkeypa
 
 def test_a_fallback_keeps_the_whole_checkpoint_until_there_is_another(make, monkeypatch: pytest.MonkeyPatch) -> None:
     run(make("train.steps=6", "save_every=2"))
-    directory = driver.directory_of(make())
+    directory = directory_of(make())
     damaged = directory.checkpoint.read_bytes()[:200]
     directory.checkpoint.unlink()
     directory.checkpoint.write_bytes(damaged)

@@ -17,7 +17,7 @@ from wgan_sweep.common import gpu_memory
 from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.driver import directory_of
+from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.sweeps.local import Cell, Local
 from wgan_sweep.sweeps.parallel import Parallel
 

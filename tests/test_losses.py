@@ -13,7 +13,7 @@ FAKE = torch.tensor([-1.0, 0.0, 4.0], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("loss", [losses.wasserstein(), losses.wasserstein_divergence(2, 6, sampling.real_fake)])
-def test_wasserstein_is_the_gap_of_the_means(loss: losses.Loss) -> None:
+def test_wasserstein_is_the_difference_of_mean_outputs(loss: losses.Loss) -> None:
     real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
     value = loss.critic(real, fake)
     assert float(value.detach()) == -2.0
@@ -23,45 +23,48 @@ def test_wasserstein_is_the_gap_of_the_means(loss: losses.Loss) -> None:
     assert float(loss.generator(FAKE)) == -1.0
 
 
-def test_the_divergence_brings_its_term_and_plain_wasserstein_none() -> None:
+def test_the_divergence_has_a_gradient_term_and_wasserstein_has_none() -> None:
     (term,) = losses.wasserstein_divergence(2, 6, sampling.fake).terms
     assert term.psi == Power(2, 6)
     assert term.sampling is sampling.fake
     assert losses.wasserstein().terms == ()
 
 
-def p(score: float) -> float:
-    return 1 / (1 + math.exp(-score))
+def probability(output: float) -> float:
+    return 1 / (1 + math.exp(-output))
 
 
 @pytest.mark.parametrize("loss", [losses.minimax(), losses.non_saturating()])
-def test_the_gans_critic_is_the_log_likelihood_of_a_logistic_classifier(loss: losses.Loss) -> None:
-    wanted = -sum(math.log(p(s)) for s in REAL.tolist()) / 3 - sum(math.log(1 - p(s)) for s in FAKE.tolist()) / 3
-    assert float(loss.critic(REAL, FAKE)) == pytest.approx(wanted, rel=1e-12)
+def test_the_gan_critic_loss_is_the_negative_log_likelihood_of_a_logistic_classifier(loss: losses.Loss) -> None:
+    real = sum(math.log(probability(output)) for output in REAL.tolist()) / 3
+    fake = sum(math.log(1 - probability(output)) for output in FAKE.tolist()) / 3
+    assert float(loss.critic(REAL, FAKE)) == pytest.approx(-real - fake, rel=1e-12)
 
 
-def test_the_gans_generators_are_the_two_of_the_paper() -> None:
-    lost, won = (
-        sum(math.log(q) for q in qs) / 3 for qs in zip(*[(1 - p(s), p(s)) for s in FAKE.tolist()], strict=True)
-    )
-    assert float(losses.minimax().generator(FAKE)) == pytest.approx(lost, rel=1e-12)
-    assert float(losses.non_saturating().generator(FAKE)) == pytest.approx(-won, rel=1e-12)
+def test_the_gan_generator_losses_are_those_of_the_paper() -> None:
+    probabilities = [probability(output) for output in FAKE.tolist()]
+    log_fake = sum(math.log(1 - p) for p in probabilities) / 3
+    log_real = sum(math.log(p) for p in probabilities) / 3
+    assert float(losses.minimax().generator(FAKE)) == pytest.approx(log_fake, rel=1e-12)
+    assert float(losses.non_saturating().generator(FAKE)) == pytest.approx(-log_real, rel=1e-12)
 
 
-@pytest.mark.parametrize("score", [-1e4, 1e4])
-def test_logarithms_do_not_overflow(score: float) -> None:
-    scores = torch.tensor([score])
+@pytest.mark.parametrize("output", [-1e4, 1e4])
+def test_logarithms_do_not_overflow(output: float) -> None:
+    outputs = torch.tensor([output])
     for loss in (losses.minimax(), losses.non_saturating()):
-        assert float(loss.critic(scores, scores)) == 1e4
-    assert float(losses.non_saturating().generator(scores)) == max(-score, 0)
-    assert float(losses.minimax().generator(scores)) == min(-score, 0)
+        assert float(loss.critic(outputs, outputs)) == 1e4
+    assert float(losses.non_saturating().generator(outputs)) == max(-output, 0)
+    assert float(losses.minimax().generator(outputs)) == min(-output, 0)
 
 
-@pytest.mark.parametrize(("loss", "wanted"), [(losses.minimax(), 0), (losses.non_saturating(), -1)])
-def test_where_the_critic_wins_the_gradient_vanishes_for_one_generator_only(loss: losses.Loss, wanted: float) -> None:
+@pytest.mark.parametrize(("loss", "gradient"), [(losses.minimax(), 0), (losses.non_saturating(), -1)])
+def test_with_a_confident_critic_only_the_minimax_generator_gradient_vanishes(
+    loss: losses.Loss, gradient: float
+) -> None:
     fake = torch.tensor([-50.0], requires_grad=True)
     loss.generator(fake).backward()
-    assert float(fake.grad) == pytest.approx(wanted, abs=1e-12)
+    assert float(fake.grad) == pytest.approx(gradient, abs=1e-12)
 
 
 EVERY_LOSS = [
@@ -77,8 +80,8 @@ EVERY_LOSS = [
 @pytest.mark.parametrize("loss", EVERY_LOSS)
 @given(data=st.data(), size=st.integers(1, 6))
 def test_the_order_of_the_examples_does_not_matter(loss: losses.Loss, data, size: int) -> None:
-    scores = st.lists(st.floats(-50, 50), min_size=size, max_size=size)
-    real, fake = (torch.tensor(data.draw(scores), dtype=torch.float64) for _ in range(2))
+    outputs = st.lists(st.floats(-50, 50), min_size=size, max_size=size)
+    real, fake = (torch.tensor(data.draw(outputs), dtype=torch.float64) for _ in range(2))
     order = data.draw(st.permutations(range(size)))
     torch.testing.assert_close(loss.critic(real[order], fake), loss.critic(real, fake), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(loss.critic(real, fake[order]), loss.critic(real, fake), rtol=1e-12, atol=1e-12)
@@ -87,17 +90,17 @@ def test_the_order_of_the_examples_does_not_matter(loss: losses.Loss, data, size
 
 @pytest.mark.parametrize("loss", EVERY_LOSS)
 @given(data=st.data(), size=st.integers(1, 6))
-def test_the_critic_wants_real_scores_up_and_fake_ones_down_and_the_generator_wants_them_up(
+def test_the_critic_raises_real_and_lowers_fake_outputs_and_the_generator_raises_fake_outputs(
     loss: losses.Loss, data, size: int
 ) -> None:
-    """By the signs of the gradients, between the labels 0 and 1 and inside the margins."""
-    scores = st.lists(st.floats(1e-3, 0.9), min_size=size, max_size=size)
-    real, fake = (torch.tensor(data.draw(scores), dtype=torch.float64, requires_grad=True) for _ in range(2))
-    of_real, of_fake = torch.autograd.grad(loss.critic(real, fake), (real, fake))
-    assert bool((of_real < 0).all())
-    assert bool((of_fake > 0).all())
-    (of_generator,) = torch.autograd.grad(loss.generator(fake), fake)
-    assert bool((of_generator < 0).all())
+    """Checks the signs of the gradients, for outputs between the labels 0 and 1 and inside the margins."""
+    outputs = st.lists(st.floats(1e-3, 0.9), min_size=size, max_size=size)
+    real, fake = (torch.tensor(data.draw(outputs), dtype=torch.float64, requires_grad=True) for _ in range(2))
+    real_gradient, fake_gradient = torch.autograd.grad(loss.critic(real, fake), (real, fake))
+    assert bool((real_gradient < 0).all())
+    assert bool((fake_gradient > 0).all())
+    (generator_gradient,) = torch.autograd.grad(loss.generator(fake), fake)
+    assert bool((generator_gradient < 0).all())
 
 
 def test_least_squares_is_half_the_squared_distance_to_the_labels() -> None:
@@ -106,7 +109,7 @@ def test_least_squares_is_half_the_squared_distance_to_the_labels() -> None:
     assert float(loss.generator(FAKE)) == pytest.approx((4 + 1 + 9) / 3 / 2)
 
 
-def test_hinge_counts_what_is_inside_the_margins() -> None:
+def test_hinge_penalises_outputs_inside_the_margins() -> None:
     loss = losses.hinge()
     real, fake = torch.tensor([2.0, 1.0, 0.5, -1.0]), torch.tensor([-2.0, -1.0, -0.5, 1.0])
     assert float(loss.critic(real, fake)) == pytest.approx((0 + 0 + 0.5 + 2) / 4 * 2)
@@ -117,21 +120,22 @@ def test_hinge_counts_what_is_inside_the_margins() -> None:
 
 
 @pytest.mark.parametrize("loss", [losses.minimax(), losses.non_saturating(), losses.least_squares()])
-def test_a_smoothed_label_is_where_the_critic_wants_a_real_score(loss: losses.Loss) -> None:
-    smooth = loss.with_real_label(0.9)
-    assert smooth is not None
-    assert smooth.generator is loss.generator
-    best = torch.tensor([0.9 if loss.generator is losses._square_to_real else math.log(0.9 / 0.1)], dtype=torch.float64)
+def test_the_critic_loss_is_lowest_where_a_real_output_matches_the_smoothed_label(loss: losses.Loss) -> None:
+    smoothed = loss.with_real_label(0.9)
+    assert smoothed is not None
+    assert smoothed.generator is loss.generator
+    is_least_squares = loss.generator is losses._least_squares_generator_loss
+    best = torch.tensor([0.9 if is_least_squares else math.log(0.9 / 0.1)], dtype=torch.float64)
     fake = torch.zeros(1, dtype=torch.float64)
-    for off in (-0.1, 0.1):
-        assert float(smooth.critic(best + off, fake)) > float(smooth.critic(best, fake))
-    one = loss.with_real_label(1.0)
-    assert one is not None
-    assert float(one.critic(REAL, FAKE)) == float(loss.critic(REAL, FAKE))
+    for offset in (-0.1, 0.1):
+        assert float(smoothed.critic(best + offset, fake)) > float(smoothed.critic(best, fake))
+    unsmoothed = loss.with_real_label(1.0)
+    assert unsmoothed is not None
+    assert float(unsmoothed.critic(REAL, FAKE)) == float(loss.critic(REAL, FAKE))
 
 
 @pytest.mark.parametrize(
     "loss", [losses.wasserstein(), losses.hinge(), losses.wasserstein_divergence(2, 6, sampling.real)]
 )
-def test_a_loss_without_labels_has_none_to_smooth(loss: losses.Loss) -> None:
+def test_a_loss_without_labels_cannot_be_smoothed(loss: losses.Loss) -> None:
     assert loss.with_real_label(0.9) is None

@@ -1,4 +1,4 @@
-"""Metrics against brute force, closed forms, SciPy and torch-fidelity; feature spaces against torch-fidelity's own."""
+"""Metrics against brute force, closed forms and torch-fidelity; feature spaces against torch-fidelity."""
 
 import math
 import os
@@ -26,11 +26,11 @@ from wgan_sweep.scoring.metrics import (
     FID,
     KID,
     METRICS,
+    FeatureSet,
     FIDInfinity,
     InceptionScore,
     Memorisation,
     PrecisionRecall,
-    Side,
 )
 
 CPU = torch.device("cpu")
@@ -40,65 +40,68 @@ def gaussian(count: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def side(features: Tensor, logits: Tensor | None = None) -> Side:
-    return Side(statistics_of(features), features, logits)
+def feature_set(features: Tensor, logits: Tensor | None = None) -> FeatureSet:
+    return FeatureSet(statistics_of(features), features, logits)
 
 
 @pytest.mark.parametrize(("count", "dim"), [(100, 64), (100, 512), (1000, 192), (10000, 64)])
-def test_the_distance_is_torch_fidelitys_from_a_hundred_to_ten_thousand(count: int, dim: int) -> None:
+def test_the_distance_matches_torch_fidelity(count: int, dim: int) -> None:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    one, other = (gaussian(count, dim, seed, seed / 10) / math.sqrt(dim) for seed in (0, 1))
-    theirs = fid_statistics_to_metric(
-        *(fid_features_to_statistics(features.double()) for features in (one, other)), verbose=False
+    first, second = (gaussian(count, dim, seed, seed / 10) / math.sqrt(dim) for seed in (0, 1))
+    expected = fid_statistics_to_metric(
+        *(fid_features_to_statistics(features.double()) for features in (first, second)), verbose=False
     )
-    ours = frechet_distance(statistics_of(one), statistics_of(other))
-    assert ours == pytest.approx(theirs["frechet_inception_distance"], abs=1e-5)
+    distance = frechet_distance(statistics_of(first), statistics_of(second))
+    assert distance == pytest.approx(expected["frechet_inception_distance"], abs=1e-5)
 
 
 @pytest.fixture(scope="module")
-def theirs(network: weights.Weights):
-    """torch-fidelity's own class on the same weights, in batches of 8."""
-    made = extractor(network, ["2048"])
+def reference_extractor(network: weights.Weights):
+    """torch-fidelity's class with the same weights, in batches of 8."""
+    inception = extractor(network, ["2048"])
 
     def extract(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([made(part.expand(-1, 3, -1, -1).contiguous())[0] for part in images.split(8)])
+            return torch.cat([inception(part.expand(-1, 3, -1, -1).contiguous())[0] for part in images.split(8)])
 
     return extract
 
 
 def resized(mnist: np.ndarray, count: int, size: int, channels: int) -> Tensor:
-    """Real images at a size; in colour, three different ones in one."""
+    """Real images resized to size x size; for 3 channels, each combines three different images."""
     pixels = torch.from_numpy(mnist[: count * channels]).float().reshape(count, channels, 28, 28)
     return torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear").round().to(torch.uint8)
 
 
-def assert_fids_agree(mnist: np.ndarray, theirs, size: int, channels: int, batches: list[int], count: int) -> None:
+def assert_fids_agree(
+    mnist: np.ndarray, reference_extractor, size: int, channels: int, batches: list[int], count: int
+) -> None:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     images = resized(mnist, 2 * count, size, channels)
     halves = images[:count], images[count:]
-    wanted = fid_statistics_to_metric(*(fid_features_to_statistics(theirs(half)) for half in halves), verbose=False)
+    statistics = [fid_features_to_statistics(reference_extractor(half)) for half in halves]
+    expected = fid_statistics_to_metric(*statistics, verbose=False)
     extract = InceptionV3(2048).extract(CPU)
     for batch in batches:
-        found = frechet_distance(*(collect(half.split(batch), extract, features=False).statistics for half in halves))
-        assert found == pytest.approx(wanted["frechet_inception_distance"], abs=1e-3)
+        fid = frechet_distance(*(collect(half.split(batch), extract, features=False).statistics for half in halves))
+        assert fid == pytest.approx(expected["frechet_inception_distance"], abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("size", "channels", "batch"),
     [(28, 1, 7), pytest.param(96, 3, 1, marks=pytest.mark.slow), pytest.param(512, 1, 64, marks=pytest.mark.slow)],
 )
-def test_fid_is_torch_fidelitys_at_any_size_and_batch(mnist, theirs, size: int, channels: int, batch: int) -> None:
-    assert_fids_agree(mnist, theirs, size, channels, [batch], 5)
+def test_fid_matches_torch_fidelity(mnist, reference_extractor, size: int, channels: int, batch: int) -> None:
+    assert_fids_agree(mnist, reference_extractor, size, channels, [batch], 5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [28, 32, 64, 96, 299, 512])
-def test_fid_is_torch_fidelitys_at_every_size(mnist, theirs, size: int, channels: int) -> None:
-    assert_fids_agree(mnist, theirs, size, channels, [1, 7, 64], 40)
+def test_fid_matches_torch_fidelity_at_every_size(mnist, reference_extractor, size: int, channels: int) -> None:
+    assert_fids_agree(mnist, reference_extractor, size, channels, [1, 7, 64], 40)
 
 
 REAL_PAIRS = [
@@ -116,10 +119,10 @@ REAL_PAIRS = [
     ("pair", "count", "layer"),
     [*((pair, 100, 2048) for pair in REAL_PAIRS), (REAL_PAIRS[0], 1000, 2048), (REAL_PAIRS[0], 10000, 64)],
 )
-def test_fid_is_that_of_torch_fidelitys_command_on_real_sets(
+def test_fid_matches_the_pipeline_of_torch_fidelity_on_real_sets(
     pair: tuple[str, str], count: int, layer: int, network: weights.Weights, tmp_path, capsys
 ) -> None:
-    """Its whole pipeline, from data sets to the number."""
+    """torch-fidelity's whole pipeline, from data sets to the FID."""
     import torch_fidelity
 
     folder = Path(os.environ.get("WGAN_SWEEP_DATA", Path.home() / ".cache/wgan-sweep-data"))
@@ -130,32 +133,32 @@ def test_fid_is_that_of_torch_fidelitys_command_on_real_sets(
         images = torch.from_numpy(np.load(folder / f"{name}.npz")["images"][:count])
         images = images[..., None] if images.dim() == 3 else images
         sets.append(images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).contiguous())
-    torch.save(extractor(network, ["2048"]).state_dict(), tmp_path / "theirs.pth")
+    torch.save(extractor(network, ["2048"]).state_dict(), tmp_path / "weights.pth")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # theirs
-        wanted = torch_fidelity.calculate_metrics(
-            input1=Listed(sets[0]),
-            input2=Listed(sets[1]),
+        warnings.simplefilter("ignore")  # warnings of torch-fidelity
+        expected = torch_fidelity.calculate_metrics(
+            input1=ImageDataset(sets[0]),
+            input2=ImageDataset(sets[1]),
             fid=True,
             cuda=False,
             verbose=False,
             batch_size=50,
-            feature_extractor_weights_path=str(tmp_path / "theirs.pth"),
+            feature_extractor_weights_path=str(tmp_path / "weights.pth"),
             feature_layer_fid=str(layer),
             cache=False,
         )["frechet_inception_distance"]
     extract = InceptionV3(layer).extract(CPU)
-    found = frechet_distance(*(collect(images.split(50), extract, features=False).statistics for images in sets))
+    fid = frechet_distance(*(collect(images.split(50), extract, features=False).statistics for images in sets))
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{' against '.join(pair)}, {count} of each, {layer} features: ours {found:.5f}, theirs {wanted:.5f}, "
-            f"off by {found - wanted:+.1e}\n"
+            f"\n{' against '.join(pair)}, {count} of each, {layer} features: wgan-sweep {fid:.5f}, "
+            f"torch-fidelity {expected:.5f}, difference {fid - expected:+.1e}\n"
         )
-    assert found == pytest.approx(wanted, abs=1e-3)
+    assert fid == pytest.approx(expected, abs=1e-3)
 
 
-class Listed(torch.utils.data.Dataset):
-    """Images as torch-fidelity takes them."""
+class ImageDataset(torch.utils.data.Dataset):
+    """Images in the form that torch-fidelity accepts."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -167,9 +170,9 @@ class Listed(torch.utils.data.Dataset):
         return self.images[index]
 
 
-def test_kid_is_the_unbiased_mmd_of_its_definition() -> None:
-    """With subsets of all there is, every subset is the same set."""
-    one, other = gaussian(12, 5, 0), gaussian(12, 5, 1, 0.5)
+def test_kid_is_the_unbiased_mmd() -> None:
+    """Each subset contains all features, so all subsets are equal."""
+    first, second = gaussian(12, 5, 0), gaussian(12, 5, 1, 0.5)
 
     def kernel(x: Tensor, y: Tensor) -> float:
         return (float(x @ y) / 5 + 1) ** 3
@@ -178,65 +181,67 @@ def test_kid_is_the_unbiased_mmd_of_its_definition() -> None:
         values = [kernel(x, y) for i, x in enumerate(left) for j, y in enumerate(right) if not (same and i == j)]
         return sum(values) / len(values)
 
-    wanted = mean(one, one, same=True) + mean(other, other, same=True) - 2 * mean(one, other, same=False)
-    found = KID(subsets=3, subset_size=12)(side(one), side(other))
-    assert found["kid"] == pytest.approx(wanted, rel=1e-4)
-    assert found["kid_sd"] == pytest.approx(0, abs=1e-5)
+    expected = mean(first, first, same=True) + mean(second, second, same=True) - 2 * mean(first, second, same=False)
+    values = KID(subsets=3, subset_size=12)(feature_set(first), feature_set(second))
+    assert values["kid"] == pytest.approx(expected, rel=1e-4)
+    assert values["kid_sd"] == pytest.approx(0, abs=1e-5)
 
 
-def test_kid_of_one_distribution_is_about_zero_on_either_side() -> None:
+def test_kid_of_equal_distributions_is_zero_on_average() -> None:
     values = [
-        KID(subsets=5, subset_size=50)(side(gaussian(50, 8, 2 * i)), side(gaussian(50, 8, 2 * i + 1)))["kid"]
+        KID(subsets=5, subset_size=50)(feature_set(gaussian(50, 8, 2 * i)), feature_set(gaussian(50, 8, 2 * i + 1)))[
+            "kid"
+        ]
         for i in range(20)
     ]
     assert min(values) < 0 < max(values)
     assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(20)
 
 
-def test_precision_and_recall_are_those_of_brute_force() -> None:
+def test_precision_and_recall_match_brute_force() -> None:
     real, fake = gaussian(60, 3, 0), gaussian(50, 3, 1, 0.8)
 
-    def covered(points: Tensor, balls: Tensor) -> float:
-        radius = [sorted(float((x - y).norm()) for y in balls)[3] for x in balls]
-        return sum(any(float((p - x).norm()) <= r for x, r in zip(balls, radius, strict=True)) for p in points) / len(
-            points
-        )
+    def covered(points: Tensor, centres: Tensor) -> float:
+        radii = [sorted(float((x - y).norm()) for y in centres)[3] for x in centres]
+        is_covered = [any(float((p - x).norm()) <= r for x, r in zip(centres, radii, strict=True)) for p in points]
+        return sum(is_covered) / len(points)
 
-    found = PrecisionRecall(3)(side(real), side(fake))
-    assert found["precision"] == pytest.approx(covered(fake, real))
-    assert found["recall"] == pytest.approx(covered(real, fake))
-    assert found["precision"] != found["recall"]
-
-
-def test_the_inception_score_is_one_for_no_idea_and_the_number_of_classes_for_certainty() -> None:
-    same, certain = torch.zeros(100, 7), 1e3 * torch.eye(5).repeat(20, 1)
-    score = InceptionScore(splits=1)
-    assert score(side(gaussian(4, 2, 0)), side(gaussian(100, 2, 0), same))["inception_score"] == pytest.approx(1)
-    assert score(side(gaussian(4, 2, 0)), side(gaussian(100, 2, 0), certain))["inception_score"] == pytest.approx(5)
+    values = PrecisionRecall(3)(feature_set(real), feature_set(fake))
+    assert values["precision"] == pytest.approx(covered(fake, real))
+    assert values["recall"] == pytest.approx(covered(real, fake))
+    assert values["precision"] != values["recall"]
 
 
-def test_fid_at_infinity_is_the_distance_of_the_distributions() -> None:
-    """Gaussians at distance 1: FID_N lies above by about its bias, the extrapolation does not."""
-    real = side(gaussian(100000, 16, 0))
-    found = []
+def test_the_inception_score_ranges_from_one_to_the_number_of_classes() -> None:
+    uniform, certain = torch.zeros(100, 7), 1e3 * torch.eye(5).repeat(20, 1)
+    metric, real = InceptionScore(splits=1), feature_set(gaussian(4, 2, 0))
+    for logits, expected in ((uniform, 1), (certain, 5)):
+        values = metric(real, feature_set(gaussian(100, 2, 0), logits))
+        assert values["inception_score"] == pytest.approx(expected)
+
+
+def test_extrapolated_fid_is_the_distance_of_the_distributions() -> None:
+    """The Gaussians have distance 1: FID_N is biased upwards, the extrapolated FID is not."""
+    real = feature_set(gaussian(100000, 16, 0))
+    rows = []
     for seed in range(1, 9):
-        fake = side(gaussian(2000, 16, seed, 0.25))
-        scores = FIDInfinity()(real, fake)
-        found.append((scores["fid_infinity"], scores["fid_infinity_error"], FID()(real, fake)["fid"]))
-    infinity, error, plain = np.mean(found, 0)
-    assert plain > 1.02 + infinity - 1
-    assert infinity == pytest.approx(1.0, abs=0.03)
+        fake = feature_set(gaussian(2000, 16, seed, 0.25))
+        values = FIDInfinity()(real, fake)
+        rows.append((values["fid_infinity"], values["fid_infinity_error"], FID()(real, fake)["fid"]))
+    extrapolated, error, fid = np.mean(rows, 0)
+    assert fid > 1.02 + extrapolated - 1
+    assert extrapolated == pytest.approx(1.0, abs=0.03)
     assert 0 < error < 0.1
 
 
-def test_copies_are_told_from_new_examples() -> None:
+def test_memorisation_distinguishes_copies_from_new_samples() -> None:
     real = gaussian(2000, 4, 0)
-    copies = Memorisation()(side(real), side(real[:300].clone()))
-    fresh = Memorisation()(side(real), side(gaussian(1000, 4, 1)))
+    copies = Memorisation()(feature_set(real), feature_set(real[:300].clone()))
+    new = Memorisation()(feature_set(real), feature_set(gaussian(1000, 4, 1)))
     assert copies["copied"] == 1
     assert copies["nearest_real"] < 0.02
-    assert fresh["nearest_real"] == pytest.approx(1, abs=0.1)
-    assert fresh["copied"] == pytest.approx(0.01, abs=0.012)
+    assert new["nearest_real"] == pytest.approx(1, abs=0.1)
+    assert new["copied"] == pytest.approx(0.01, abs=0.012)
 
 
 @pytest.mark.parametrize(
@@ -250,20 +255,20 @@ def test_copies_are_told_from_new_examples() -> None:
         (Memorisation(), 10, 1, "2 real"),
     ],
 )
-def test_counts_that_are_too_few_are_refused(metric, generated: int, real: int, words: str) -> None:
+def test_too_few_images_are_refused(metric, generated: int, real: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
         metric.check(generated, real)
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_says_what_it_lacks(name: str) -> None:
+def test_a_metric_refuses_statistics_if_it_needs_images(name: str) -> None:
     metric = METRICS[name]()
-    bare = Side(statistics_of(gaussian(20, 3, 0)))
+    statistics = FeatureSet(statistics_of(gaussian(20, 3, 0)))
     if metric.needs_features or metric.needs_logits:
         with pytest.raises(InputError, match="give the images"):
-            metric(bare, bare)
+            metric(statistics, statistics)
     else:
-        assert metric(bare, bare)["fid"] == pytest.approx(0, abs=1e-6)
+        assert metric(statistics, statistics)["fid"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +281,7 @@ def test_settings_out_of_range_are_refused(make_metric) -> None:
 
 
 class Pixels:
-    """A feature space of 4 numbers, without a network; writes down every time it works."""
+    """A feature space without a network: 4 pixels. Logs the size of each batch to a file."""
 
     name, network, resize = "pixels", "none", "none"
 
@@ -303,29 +308,29 @@ def image_scorer(real: np.ndarray, **settings) -> ImageScorer:
 
 
 def stream(images: np.ndarray):
-    left, position = torch.from_numpy(images).permute(0, 3, 1, 2), 0
+    pixels, position = torch.from_numpy(images).permute(0, 3, 1, 2), 0
 
     def sample(count: int) -> Tensor:
         nonlocal position
         position += count
-        return left[position - count : position]
+        return pixels[position - count : position]
 
     return sample
 
 
-def test_repeats_score_fresh_samples_and_say_their_spread(mnist, tmp_path, monkeypatch) -> None:
+def test_repeats_use_new_samples_and_report_mean_and_sd(mnist, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path))
-    alone = [image_scorer(mnist[:99])(stream(mnist[100 + 20 * i :]))["fid"] for i in range(3)]
-    found = image_scorer(mnist[:99], repeats=3)(stream(mnist[100:]))
-    assert len(set(alone)) == 3
-    assert found["fid"] == pytest.approx(np.mean(alone))
-    assert found["fid_repeat_sd"] == pytest.approx(np.std(alone, ddof=1))
-    assert (found["repeats"], found["fid_generated"], found["fid_real"], found["fid_feature"]) == (3, 20, 99, 4)
+    single = [image_scorer(mnist[:99])(stream(mnist[100 + 20 * i :]))["fid"] for i in range(3)]
+    scores = image_scorer(mnist[:99], repeats=3)(stream(mnist[100:]))
+    assert len(set(single)) == 3
+    assert scores["fid"] == pytest.approx(np.mean(single))
+    assert scores["fid_repeat_sd"] == pytest.approx(np.std(single, ddof=1))
+    assert (scores["repeats"], scores["fid_generated"], scores["fid_real"], scores["fid_feature"]) == (3, 20, 99, 4)
 
 
-def test_a_scorer_says_what_its_numbers_hang_on(mnist) -> None:
-    told = image_scorer(mnist[:99], num_real=50, split="test", repeats=2).describe()
-    assert told == {
+def test_a_scorer_describes_the_settings_its_values_depend_on(mnist) -> None:
+    description = image_scorer(mnist[:99], num_real=50, split="test", repeats=2).describe()
+    assert description == {
         "features": "pixels",
         "network": "none",
         "resize": "none",
@@ -334,12 +339,12 @@ def test_a_scorer_says_what_its_numbers_hang_on(mnist) -> None:
     }
 
 
-def test_real_features_are_kept_where_a_metric_needs_them(mnist, tmp_path, monkeypatch) -> None:
+def test_real_features_are_computed_only_if_a_metric_needs_them(mnist, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     log = tmp_path / "log"
     for metric in ({"fid": FID()}, {"fid": FID(), "prc": PrecisionRecall(3)}, {"prc": PrecisionRecall(3)}):
         image_scorer(mnist[:40], metrics=metric, features=Pixels(log)).prepare()
-    assert sum(map(int, log.read_text().split())) == 2 * 40  # once for statistics, once more for features
+    assert sum(map(int, log.read_text().split())) == 2 * 40  # once for the statistics, once more for the features
 
 
 RACE = """
@@ -347,7 +352,7 @@ RACE = """
     from pathlib import Path
     import numpy as np, torch
     from wgan_sweep.data import ImageSet
-    from wgan_sweep.scoring.collect import reference
+    from wgan_sweep.scoring.collect import real_features
     from tests.test_metrics import Pixels
 
     class Slow(Pixels):
@@ -362,16 +367,16 @@ RACE = """
     Path(sys.argv[2]).touch()
     while not all(Path(name).exists() for name in sys.argv[2:4]):
         time.sleep(0.01)
-    side = reference(images, 60, Slow(Path(sys.argv[4])), torch.device("cpu"), 5, features=True)
-    print(side.statistics.mean.sum().item(), side.statistics.count, side.features.shape[0])
+    features = real_features(images, 60, Slow(Path(sys.argv[4])), torch.device("cpu"), 5, features=True)
+    print(features.statistics.mean.sum().item(), features.statistics.count, features.features.shape[0])
 """
 
 
-def test_two_processes_that_race_for_the_same_statistics_compute_them_once(mnist, tmp_path, monkeypatch) -> None:
+def test_two_concurrent_processes_compute_statistics_once(mnist, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     np.save(tmp_path / "images.npy", mnist[:60])
-    ready = [str(tmp_path / "one"), str(tmp_path / "other")]
-    running = [
+    ready = [str(tmp_path / "first"), str(tmp_path / "second")]
+    processes = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(RACE), str(tmp_path / "images.npy"), *order, str(tmp_path / "log")],
             cwd=Path(__file__).parent.parent,
@@ -380,14 +385,14 @@ def test_two_processes_that_race_for_the_same_statistics_compute_them_once(mnist
         )
         for order in (ready, ready[::-1])
     ]
-    said = [process.communicate(timeout=120)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    assert said[0] == said[1]
-    assert said[0].split()[1:] == ["60", "60"]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs[0] == outputs[1]
+    assert outputs[0].split()[1:] == ["60", "60"]
     assert sum(map(int, (tmp_path / "log").read_text().split())) == 60
 
 
-def test_the_last_layer_is_asked_for_only_where_it_is(network: weights.Weights) -> None:
+def test_logits_are_refused_if_the_weights_have_no_last_layer(network: weights.Weights) -> None:
     space = InceptionV3(2048)
     if network.file.has_logits:
         assert space.extract(CPU, logits=True)(torch.zeros(1, 1, 28, 28, dtype=torch.uint8)).logits is not None
@@ -396,8 +401,8 @@ def test_the_last_layer_is_asked_for_only_where_it_is(network: weights.Weights) 
             space.check(logits=True)
 
 
-def test_a_released_file_gives_the_same_features_and_logits(network: weights.Weights, mnist, tmp_path) -> None:
-    """A file in the release's form, made from the same network with a random last layer."""
+def test_the_released_file_gives_the_same_features_and_logits(network: weights.Weights, mnist, tmp_path) -> None:
+    """The file has the format of the release, and a random last layer."""
     from dataclasses import replace
 
     state = extractor(network, ["2048"]).state_dict()
@@ -407,15 +412,16 @@ def test_a_released_file_gives_the_same_features_and_logits(network: weights.Wei
     space = InceptionV3(2048)
     space.__dict__["_file"] = released
     images = torch.from_numpy(mnist[:3]).permute(0, 3, 1, 2)
-    found = space.extract(CPU, logits=True)(images)
-    torch.testing.assert_close(found.features, InceptionV3(2048).extract(CPU)(images).features, rtol=1e-5, atol=1e-5)
-    assert found.logits is not None
-    torch.testing.assert_close(found.logits, found.features @ state["fc.weight"].T, rtol=1e-3, atol=1e-3)
+    extracted = space.extract(CPU, logits=True)(images)
+    expected = InceptionV3(2048).extract(CPU)(images).features
+    torch.testing.assert_close(extracted.features, expected, rtol=1e-5, atol=1e-5)
+    assert extracted.logits is not None
+    torch.testing.assert_close(extracted.logits, extracted.features @ state["fc.weight"].T, rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
 def vgg_file(tmp_path_factory) -> Path:
-    """VGG16 as torchvision builds it, with weights of no training."""
+    """Weights of torchvision's VGG16, untrained."""
     import torchvision
 
     from wgan_sweep.common import rng
@@ -426,16 +432,16 @@ def vgg_file(tmp_path_factory) -> Path:
     return path
 
 
-def test_another_space_is_torch_fidelitys_with_the_given_weights(vgg_file: Path, mnist) -> None:
+def test_another_feature_space_matches_torch_fidelity(vgg_file: Path, mnist) -> None:
     from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
     space = TorchFidelity("vgg16", "fc2_relu", str(vgg_file))
     images = torch.from_numpy(mnist[:2]).permute(0, 3, 1, 2)
-    found = space.extract(CPU)(images).features
-    wanted = FeatureExtractorVGG16("vgg16", ["fc2_relu"], feature_extractor_weights_path=str(vgg_file))
+    features = space.extract(CPU)(images).features
+    reference = FeatureExtractorVGG16("vgg16", ["fc2_relu"], feature_extractor_weights_path=str(vgg_file))
     with torch.no_grad():
-        torch.testing.assert_close(found, wanted(images.expand(-1, 3, -1, -1))[0], rtol=1e-4, atol=1e-5)
-    assert found.shape == (2, 4096)
+        torch.testing.assert_close(features, reference(images.expand(-1, 3, -1, -1))[0], rtol=1e-4, atol=1e-5)
+    assert features.shape == (2, 4096)
     assert (space.name, len(space.network)) == ("vgg16 fc2_relu", 12)
     with pytest.raises(InputError, match="InceptionV3 only"):
         space.check(logits=True)
@@ -450,68 +456,68 @@ def test_another_space_is_torch_fidelitys_with_the_given_weights(vgg_file: Path,
         ("dinov2-vit-b-14", "dinov2", "/nowhere.pth", "from its publisher only"),
     ],
 )
-def test_a_space_that_cannot_be_is_refused(name: str, layer: str, file: str | None, words: str) -> None:
+def test_an_unknown_extractor_layer_or_file_is_refused(name: str, layer: str, file: str | None, words: str) -> None:
     with pytest.raises(InputError, match=words):
         TorchFidelity(name, layer, file)
 
 
-def test_weights_that_cannot_be_had_are_refused_with_the_remedy(monkeypatch, tmp_path) -> None:
+def test_unavailable_weights_are_refused_with_the_remedy(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(InputError, match=r"features\.weights.*features=inception"):
         TorchFidelity("vgg16", "fc2_relu").check(logits=False)
 
 
-def test_scoring_leaves_training_as_it_was_bitwise(make, mnist, tmp_path, monkeypatch) -> None:
-    """A scored trainer goes on as one that nobody looked at; BatchNorm's statistics and modes included."""
+def test_scoring_does_not_change_training_bitwise(make, mnist, tmp_path, monkeypatch) -> None:
+    """A trainer that is scored continues like one that is not; BatchNorm's statistics and modes are included."""
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
-    looked, left = build(make("model=dcgan")).trainer, build(make("model=dcgan")).trainer
+    scored, unscored = build(make("model=dcgan")).trainer, build(make("model=dcgan")).trainer
     scorer = image_scorer(np.pad(mnist[:40], ((0, 0), (2, 2), (2, 2), (0, 0))), metrics={"prc": PrecisionRecall(3)})
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    for _ in zip(looked.steps(4), left.steps(4), strict=True):
+    for _ in zip(scored.steps(4), unscored.steps(4), strict=True):
         modes = [
-            module.training for net in (looked.generator, looked.critic, looked.averaged) for module in net.modules()
+            module.training for net in (scored.generator, scored.critic, scored.averaged) for module in net.modules()
         ]
-        scorer(looked.sampler("score"), looked)
+        scorer(scored.sampler("score"), scored)
         assert modes == [
-            module.training for net in (looked.generator, looked.critic, looked.averaged) for module in net.modules()
+            module.training for net in (scored.generator, scored.critic, scored.averaged) for module in net.modules()
         ]
         assert torch.equal(torch.get_rng_state(), state)
     for name in ("generator", "critic", "averaged"):
-        theirs = getattr(left, name).state_dict()
-        assert all(torch.equal(value, theirs[key]) for key, value in getattr(looked, name).state_dict().items())
-    ours, other = looked.state_dict()["streams"], left.state_dict()["streams"]
-    assert all(torch.equal(value, other[key]) for key, value in ours.items())
+        expected = getattr(unscored, name).state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in getattr(scored, name).state_dict().items())
+    streams, expected = scored.state_dict()["streams"], unscored.state_dict()["streams"]
+    assert all(torch.equal(value, expected[key]) for key, value in streams.items())
 
 
-def test_what_does_not_fit_into_memory_goes_in_parts(mnist) -> None:
+def test_batches_that_do_not_fit_into_memory_are_split(mnist) -> None:
     images = torch.from_numpy(mnist[:13]).permute(0, 3, 1, 2)
     sizes = []
 
-    def small(batch: Tensor) -> Extracted:
+    def small_memory(batch: Tensor) -> Extracted:
         if len(batch) > 4:
             raise torch.OutOfMemoryError
         sizes.append(len(batch))
         return Extracted(batch.float().flatten(1)[:, 300:304], batch.float().flatten(1)[:, 310:313])
 
-    found = collect([images], small, features=True, logits=True)
+    collected = collect([images], small_memory, features=True, logits=True)
     assert sizes == [4, 3, 3, 3]
-    assert found.features is not None
-    assert torch.equal(found.features, images.float().flatten(1)[:, 300:304])
-    assert found.logits is not None
-    assert found.logits.shape == (13, 3)
+    assert collected.features is not None
+    assert torch.equal(collected.features, images.float().flatten(1)[:, 300:304])
+    assert collected.logits is not None
+    assert collected.logits.shape == (13, 3)
 
-    def none(batch: Tensor) -> Extracted:
+    def no_memory(batch: Tensor) -> Extracted:
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
-        collect([images], none, features=False)
+        collect([images], no_memory, features=False)
 
 
-def test_without_features_kept_memory_does_not_grow_with_the_images(mnist) -> None:
+def test_collecting_without_features_keeps_statistics_only(mnist) -> None:
     images = torch.from_numpy(mnist[:100]).permute(0, 3, 1, 2)
-    found = collect((images for _ in range(50)), Pixels().extract(CPU), features=False)
-    assert found.features is None
-    assert found.statistics.count == 5000
-    assert found.statistics.covariance.shape == (4, 4)
+    collected = collect((images for _ in range(50)), Pixels().extract(CPU), features=False)
+    assert collected.features is None
+    assert collected.statistics.count == 5000
+    assert collected.statistics.covariance.shape == (4, 4)

@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs import driver
+from wgan_sweep.runs import life
 from wgan_sweep.runs.build import build, check
-from wgan_sweep.runs.directory import Status
+from wgan_sweep.runs.record import Status
 from wgan_sweep.training.replicas import Replicas, with_followers
 from wgan_sweep.training.trainer import Trainer
 
@@ -90,7 +91,7 @@ def test_a_run_of_two_processes_is_recorded_as_any_other_and_one_alone_may_take_
     both = make(TWO)
     assert run(both).status == Status.DONE
     one = make(f"runs={tmp_path / 'one'}")
-    assert run(one).run_id == driver.directory_of(both).path.name
+    assert run(one).run_id == directory_of(both).path.name
     for name, value in trained(one)["critic"].items():
         torch.testing.assert_close(trained(both)["critic"][name], value, rtol=1e-3, atol=1e-4)
     assert run(make("train.steps=8")).step == 8

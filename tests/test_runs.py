@@ -4,19 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep.runs.directory import Record, RunDir, Status, canonical, find_runs, run_id
+from wgan_sweep.runs.directory import RunDir, find_runs
+from wgan_sweep.runs.identity import canonical, hash_of
+from wgan_sweep.runs.record import Record, Status
 
 
 def test_a_number_has_one_spelling() -> None:
-    assert run_id({"k": 2, "p": [1, 0.5]}) == run_id({"p": (1.0, 0.5), "k": 2.0})
-    assert run_id({"k": 2}) != run_id({"k": 2.5})
-    assert run_id({"k": True}) != run_id({"k": 1})
-    assert run_id({"k": "2"}) != run_id({"k": 2})
-    assert run_id({"a": {"b": 1}}) != run_id({"a": {"c": 1}})
+    assert hash_of({"k": 2, "p": [1, 0.5]}) == hash_of({"p": (1.0, 0.5), "k": 2.0})
+    assert hash_of({"k": 2}) != hash_of({"k": 2.5})
+    assert hash_of({"k": True}) != hash_of({"k": 1})
+    assert hash_of({"k": "2"}) != hash_of({"k": 2})
+    assert hash_of({"a": {"b": 1}}) != hash_of({"a": {"c": 1}})
 
 
 def test_the_id_is_a_plain_sha256_that_others_can_compute() -> None:
-    assert run_id({"b": 2.0, "a": "x"}) == hashlib.sha256(b'{"a":"x","b":2}').hexdigest()[:12]
+    assert hash_of({"b": 2.0, "a": "x"}) == hashlib.sha256(b'{"a":"x","b":2}').hexdigest()[:12]
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -37,7 +39,7 @@ def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
 def test_a_record_of_a_later_version_is_read(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
     directory.record.write_text(
-        json.dumps({"run_id": "ab", "status": "done", "config": {"scorer": {}}, "mood": "good"})
+        json.dumps({"run_id": "ab", "status": "done", "config": {"scorer": {}}, "mood": "good", "format": 1})
     )
     record = directory.read_record()
     assert record is not None
@@ -69,7 +71,7 @@ def test_runs_are_found_among_other_things_in_the_order_of_their_start(tmp_path:
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "record.json").mkdir()
-    records, (problem,) = find_runs(tmp_path)
+    records, (problem,), _ = find_runs(tmp_path)
     assert [record.run_id for record in records] == ["c", "b", "a"]
     assert str(tmp_path / "d" / "record.json") in problem
 

@@ -29,74 +29,74 @@ def batches(count: int, shape: tuple[int, ...] = (2, 3)) -> tuple[Tensor, Tensor
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_every_scheme_returns_as_many_points_as_the_batch_has(scheme: sampling.Sampling, count: int) -> None:
+def test_every_scheme_returns_one_point_per_example_of_the_batch(scheme: sampling.Sampling, count: int) -> None:
     real, fake = batches(count)
     assert scheme(real, fake, rng.generator(0)).shape == real.shape
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_generator_decides(scheme: sampling.Sampling) -> None:
+def test_the_points_depend_on_the_seed_only(scheme: sampling.Sampling) -> None:
     real, fake = batches(8)
-    one, again, other = (scheme(real, fake, rng.generator(seed, "points")) for seed in (0, 0, 1))
-    assert torch.equal(one, again)
+    points, same_seed, other_seed = (scheme(real, fake, rng.generator(seed, "points")) for seed in (0, 0, 1))
+    assert torch.equal(points, same_seed)
     if scheme not in (sampling.real, sampling.fake):
-        assert not torch.equal(one, other)
+        assert not torch.equal(points, other_seed)
 
 
-def ends(point: Tensor, pool: Tensor) -> list[tuple[int, int]]:
-    """Return the pairs of examples whose segment a point lies inside of, with one epsilon for all coordinates."""
-    found = []
+def segments(point: Tensor, pool: Tensor) -> list[tuple[int, int]]:
+    """Return the pairs of examples between which a point lies, with one epsilon for all coordinates."""
+    pairs = []
     for i in range(len(pool)):
         for j in range(len(pool)):
             if i != j:
                 t = (point - pool[j]) / (pool[i] - pool[j])
                 if t.max() - t.min() < 1e-9 and -1e-9 <= t.mean() <= 1 + 1e-9:
-                    found.append((i, j))
-    return found
+                    pairs.append((i, j))
+    return pairs
 
 
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 9))
-def test_interpolations_lie_on_segments_between_two_different_examples_of_the_right_kind(seed: int, count: int) -> None:
+def test_interpolations_lie_between_two_different_examples_of_the_right_sources(seed: int, count: int) -> None:
     real, fake = batches(count)
     pool = torch.cat([real, fake]).flatten(1)
-    kinds = {sampling.real_fake: {(True, False)}, sampling.within_source: {(True, True), (False, False)}}
+    sources = {sampling.real_fake: {(True, False)}, sampling.within_source: {(True, True), (False, False)}}
     for scheme in INTERPOLATING:
         for index, point in enumerate(scheme(real, fake, rng.generator(seed)).flatten(1)):
-            pairs = ends(point, pool)
+            pairs = segments(point, pool)
             assert pairs, f"{scheme.__name__}: point {index} is on no segment"
-            if scheme in kinds:
-                assert {(i < count, j < count) for i, j in pairs} & kinds[scheme]
+            if scheme in sources:
+                assert {(i < count, j < count) for i, j in pairs} & sources[scheme]
             if scheme is sampling.real_fake:
                 assert (index, count + index) in pairs
 
 
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 9))
-def test_within_source_takes_half_from_each(seed: int, count: int) -> None:
+def test_within_source_takes_half_of_the_points_from_each_source(seed: int, count: int) -> None:
     real, fake = batches(count)
     near_fake = sampling.within_source(real, fake, rng.generator(seed)).flatten(1).mean(1) > 5
     assert int(near_fake.sum()) == count // 2
 
 
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 9))
-def test_mixture_is_made_of_distinct_examples_half_of_them_fake(seed: int, count: int) -> None:
+def test_mixture_returns_distinct_examples_and_half_of_them_are_fake(seed: int, count: int) -> None:
     real, fake = batches(count)
     points = sampling.mixture(real, fake, rng.generator(seed))
-    where = (points[:, None] == torch.cat([real, fake])[None]).flatten(2).all(2).nonzero()[:, 1]
-    assert len(set(where.tolist())) == count
-    assert int((where >= count).sum()) == count // 2
+    indices = (points[:, None] == torch.cat([real, fake])[None]).flatten(2).all(2).nonzero()[:, 1]
+    assert len(set(indices.tolist())) == count
+    assert int((indices >= count).sum()) == count // 2
 
 
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 9))
 def test_the_halves_of_a_split_are_the_pool(seed: int, count: int) -> None:
     real, fake = batches(count)
-    split = sampling.pool_split(partial(sampling.mixture))
+    split = sampling.pool_splitter(partial(sampling.mixture))
     assert split is not None
-    points, rest, places = split(real, fake, rng.generator(seed))
+    points, rest, indices = split(real, fake, rng.generator(seed))
     assert torch.equal(points, sampling.mixture(real, fake, rng.generator(seed)))
-    assert torch.equal(torch.cat([points, rest])[places], torch.cat([real, fake]))
+    assert torch.equal(torch.cat([points, rest])[indices], torch.cat([real, fake]))
 
 
-def test_raw_schemes_are_the_batch() -> None:
+def test_the_schemes_real_and_fake_return_the_batch() -> None:
     real, fake = batches(4)
     assert sampling.real(real, fake, rng.generator(0)) is real
     assert sampling.fake(real, fake, rng.generator(0)) is fake
@@ -111,10 +111,10 @@ def test_epsilon_is_uniform() -> None:
 
 def test_perturbed_points_lie_between_a_real_example_and_its_perturbation() -> None:
     real, fake = batches(500, (4,))
-    moved = (sampling.perturbed_real(real, fake, rng.generator(0)) - real) / (0.5 * real.std())
-    assert float(moved.min()) >= 0
-    assert float(moved.max()) <= 1
-    assert float(moved.mean()) == pytest.approx(0.25, abs=0.02)  # E[epsilon] E[u]
-    epsilon = moved.max(1).values  # one epsilon per example: its coordinates share it
-    assert float(torch.corrcoef(moved.T)[0, 1]) > 0.2
+    offsets = (sampling.perturbed_real(real, fake, rng.generator(0)) - real) / (0.5 * real.std())
+    assert float(offsets.min()) >= 0
+    assert float(offsets.max()) <= 1
+    assert float(offsets.mean()) == pytest.approx(0.25, abs=0.02)  # E[epsilon] E[u]
+    epsilon = offsets.max(1).values  # one epsilon per example: its coordinates share it
+    assert float(torch.corrcoef(offsets.T)[0, 1]) > 0.2
     assert float(epsilon.std()) > 0.1

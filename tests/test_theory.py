@@ -1,7 +1,8 @@
-"""Closed forms against SciPy, figures and tables against records whose numbers are known, and the experiments."""
+"""Closed forms against SciPy, figures and tables against known records, and the theory experiments."""
 
 import io
 import math
+import os
 import re
 import subprocess
 import sys
@@ -17,23 +18,24 @@ from PIL import Image
 
 from wgan_sweep.config import schema as configs
 from wgan_sweep.config.schema import conf_dir
+from wgan_sweep.report.figures import make_figure
 from wgan_sweep.report.text import SweepSummary
-from wgan_sweep.runs.build import make_figure
-from wgan_sweep.runs.directory import Record, RunDir, Status
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.theory import closed_forms, distances, linear_critic, lipschitz, modes, orbits, vanishing
 
 from .helpers import run
 
 
 @pytest.mark.parametrize("theta", [-2.0, -0.75, 0.0, 0.25, 1.0, 1.5])
-def test_js_of_uniforms_is_scipys_of_their_densities(theta: float) -> None:
+def test_js_of_uniforms_matches_scipy(theta: float) -> None:
     x = np.arange(-3, 4, 1e-3) + 5e-4
-    one, other = ((x > start) & (x < start + 1) for start in (0, theta))
-    wanted = scipy.spatial.distance.jensenshannon(one.astype(float), other.astype(float)) ** 2
-    assert closed_forms.js_of_shifted_uniforms(theta) == pytest.approx(wanted, abs=2e-3)
+    p, q = (((x > start) & (x < start + 1)).astype(float) for start in (0, theta))
+    expected = scipy.spatial.distance.jensenshannon(p, q) ** 2
+    assert closed_forms.js_of_shifted_uniforms(theta) == pytest.approx(expected, abs=2e-3)
 
 
-def test_segments_differ_wholly_unless_they_meet() -> None:
+def test_js_of_segments_is_ln_2_unless_they_coincide() -> None:
     assert closed_forms.js_of_parallel_segments(0.0) == 0
     assert closed_forms.js_of_parallel_segments(-1e-9) == math.log(2)
 
@@ -41,16 +43,16 @@ def test_segments_differ_wholly_unless_they_meet() -> None:
 @pytest.mark.parametrize("k", [0.5, 2.0, 10.0])
 @pytest.mark.parametrize("p", [1.5, 2.0, 6.0])
 @pytest.mark.parametrize("distance", [0.3, 1.0, 5.0])
-def test_the_divergence_of_points_is_what_scipy_maximises(k: float, p: float, distance: float) -> None:
+def test_the_divergence_of_points_matches_scipys_maximum(k: float, p: float, distance: float) -> None:
     norm, value = closed_forms.divergence_of_points(distance, k, p)
-    found = scipy.optimize.minimize_scalar(
+    minimum = scipy.optimize.minimize_scalar(
         lambda n: k * n**p - distance * n, bounds=(0, 4 * norm), method="bounded", options={"xatol": 1e-12}
     )
-    assert norm == pytest.approx(found.x, rel=1e-4)
-    assert value == pytest.approx(-found.fun, rel=1e-9)
+    assert norm == pytest.approx(minimum.x, rel=1e-4)
+    assert value == pytest.approx(-minimum.fun, rel=1e-9)
 
 
-def test_simultaneous_steps_grow_by_their_eigenvalue() -> None:
+def test_growth_of_simultaneous_steps_is_the_largest_eigenvalue() -> None:
     eigenvalues = np.linalg.eigvals([[1, -0.3], [0.3, 1]])
     assert closed_forms.growth_of_simultaneous_steps(0.3) == pytest.approx(np.abs(eigenvalues).max())
 
@@ -64,30 +66,30 @@ def record(runs: Path, name: str, scores: dict[str, float], loss: str = "wgan", 
         for group in groups:
             node = node.setdefault(group, {})
         node[leaf] = value
-    made = Record(name, Status.DONE, [f"loss={loss}"], config, scores={"step": 1.0, **scores})
-    RunDir(runs / name).write_record(made)
-    return made
+    finished = Record(name, Status.DONE, [f"loss={loss}"], config, scores={"step": 1.0, **scores})
+    RunDir(runs / name).write_record(finished)
+    return finished
 
 
-def rows(conclusion: SweepSummary) -> list[list[str]]:
-    lines = [line for line in conclusion.table.splitlines() if line.startswith("|")]
+def rows(summary: SweepSummary) -> list[list[str]]:
+    lines = [line for line in summary.table.splitlines() if line.startswith("|")]
     return [re.split(r"\s*\|\s*", line)[1:-1] for line in (lines[0], *lines[2:])]
 
 
-def assert_is_a_picture(conclusion: SweepSummary) -> None:
-    assert conclusion.picture is not None
-    with Image.open(io.BytesIO(conclusion.picture)) as picture:
+def assert_has_picture(summary: SweepSummary) -> None:
+    assert summary.picture is not None
+    with Image.open(io.BytesIO(summary.picture)) as picture:
         assert min(picture.size) > 200
         assert len(picture.convert("RGB").getcolors(maxcolors=10**6) or []) > 20
 
 
-def test_estimates_stand_beside_the_closed_forms(tmp_path: Path) -> None:
+def test_estimates_are_tabulated_beside_the_closed_forms(tmp_path: Path) -> None:
     def cell(name: str, loss: str, theta: float, scores: dict[str, float], seed: int = 0) -> Record:
         return record(tmp_path, name, scores, loss, seed, data__theta=theta)
 
-    found = distances.conclude(
+    summary = distances.summarise(
         [
-            cell("a", "gan", 0.5, {"critic_loss": 2 * (math.log(2) - 0.3)}),
+            cell("a", "gan", 0.5, {"eval_critic_loss": 2 * (math.log(2) - 0.3)}),
             cell("b", "wgan_gp", 0.5, {"critic_gap": 0.9, "critic_gradient_max": 2.0}),
             cell("c", "wgan_gp", 0.5, {"critic_gap": 1.1, "critic_gradient_max": 2.0}, seed=1),
             cell("d", "wgan_gp", -2.0, {"critic_gap": 1.0, "critic_gradient_max": 0.5}),
@@ -97,79 +99,81 @@ def test_estimates_stand_beside_the_closed_forms(tmp_path: Path) -> None:
         closed_forms.js_of_shifted_uniforms,
         ["gan"],
     )
-    header, negative, half = rows(found)
+    header, negative, half = rows(summary)
     assert header == ["theta", "JS", "JS by gan", "W1", "W1 by wgan_gp"]
     assert negative == ["-2", "0.693", "-", "2.000", "2.000"]
     assert half == ["0.5", "0.347", "0.300", "0.500", "0.500 ± 0.071"]
-    assert "failed: e (x=1): no luck" in found.table
-    assert_is_a_picture(found)
+    assert "failed: e (x=1): no luck" in summary.table
+    assert_has_picture(summary)
 
 
-def test_what_a_generators_gradient_loses_is_counted_from_its_peak_after_the_restart(tmp_path: Path) -> None:
-    made = record(tmp_path, "a", {}, "gan", train__freeze_generator_at=10)
+def test_the_loss_of_the_generators_gradient_is_measured_from_its_peak_after_the_reset(tmp_path: Path) -> None:
+    finished_run = record(tmp_path, "a", {}, "gan", train__freeze_generator_at=10)
     for step, norm in [(5, 1e9), (10, 1e9), (11, 0.5), (12, 20.0), *((step, 0.02) for step in range(13, 30))]:
         RunDir(tmp_path / "a").append_metrics({"step": step, "generator_gradient_norm": norm})
-    found = vanishing.conclude([made], tmp_path)
-    assert rows(found)[1] == ["gan", "10", "20.000", "0.0200", "3.0"]
-    assert_is_a_picture(found)
+    summary = vanishing.summarise([finished_run], tmp_path)
+    assert rows(summary)[1] == ["gan", "10", "20.000", "0.0200", "3.0"]
+    assert_has_picture(summary)
 
 
-def test_a_trained_critic_stands_beside_its_optimum(tmp_path: Path) -> None:
+def test_a_trained_critic_is_tabulated_beside_its_optimum(tmp_path: Path) -> None:
     place = {"data__at": [3.0, 4.0], "model__place": [0.0, 0.0]}
-    made = record(tmp_path, "a", {"critic_gradient_mean": 5.05, "critic_loss": -12.0}, div__k=0.5, div__p=2.0, **place)
-    found = linear_critic.conclude([made], tmp_path)
-    assert rows(found)[1] == ["0.5", "2", "5.00000", "5.05000", "+1.00%", "12.50000", "12.00000", "-4.00%"]
-    assert_is_a_picture(found)
+    finished_run = record(
+        tmp_path, "a", {"critic_gradient_mean": 5.05, "eval_critic_loss": -12.0}, div__k=0.5, div__p=2.0, **place
+    )
+    summary = linear_critic.summarise([finished_run], tmp_path)
+    assert rows(summary)[1] == ["0.5", "2", "5.00000", "5.05000", "+1.00%", "12.50000", "12.00000", "-4.00%"]
+    assert_has_picture(summary)
 
 
-def test_an_orbits_growth_is_per_step(tmp_path: Path) -> None:
-    made = record(tmp_path, "a", {"w1": 1.0}, optimizer__lr=0.1, train__simultaneous=True)
+def test_the_growth_of_an_orbit_is_per_step(tmp_path: Path) -> None:
+    finished_run = record(tmp_path, "a", {"w1": 1.0}, optimizer__lr=0.1, train__simultaneous=True)
     for step in (10, 20, 30):
         at = {"mean_0": 1.01**step * math.cos(step), "critic_slope_0": 1.01**step * math.sin(step)}
         RunDir(tmp_path / "a").append_metrics({"step": step, "critic_loss": 1.0})
         RunDir(tmp_path / "a").append_metrics({"step": step, **at})
-    found = orbits.conclude([made], tmp_path)
-    assert rows(found)[1][3:] == ["1.010000", "1.004988"]
-    assert_is_a_picture(found)
+    summary = orbits.summarise([finished_run], tmp_path)
+    assert rows(summary)[1][3:] == ["1.010000", "1.004988"]
+    assert_has_picture(summary)
 
 
-def test_modes_are_means_over_seeds(tmp_path: Path) -> None:
-    made = [
+def test_mode_metrics_are_means_over_seeds(tmp_path: Path) -> None:
+    records = [
         record(tmp_path, f"{loss}{seed}", {"modes": 20.0 + seed, "high_quality": 0.5, "w1": 0.25}, loss, seed)
         for loss in ("gan", "hinge")
         for seed in (0, 2)
     ]
-    found = modes.conclude(made, tmp_path)
-    assert rows(found)[1:] == [[loss, "21.00 ± 1.41", "0.50 ± 0.00", "0.25 ± 0.00", "2"] for loss in ("gan", "hinge")]
-    assert_is_a_picture(found)
+    summary = modes.summarise(records, tmp_path)
+    assert rows(summary)[1:] == [[loss, "21.00 ± 1.41", "0.50 ± 0.00", "0.25 ± 0.00", "2"] for loss in ("gan", "hinge")]
+    assert_has_picture(summary)
 
 
-def test_the_maximum_of_gradient_norms_is_that_of_all_seeds(tmp_path: Path) -> None:
+def test_the_maximum_of_gradient_norms_is_taken_over_all_seeds(tmp_path: Path) -> None:
     quantiles = {f"critic_gradient_q{q}": q / 100 for q in (5, 25, 50, 75, 95)}
-    made = [
+    records = [
         record(tmp_path, f"r{seed}", {**quantiles, "critic_gradient_max": 1.0 + seed, "w1": 2.0}, seed=seed)
         for seed in (0, 1)
     ]
-    found = lipschitz.conclude(made, tmp_path)
-    assert rows(found)[1][1:] == ["0.05", "0.5", "0.95", "2", "2"]
-    assert_is_a_picture(found)
+    summary = lipschitz.summarise(records, tmp_path)
+    assert rows(summary)[1][1:] == ["0.05", "0.5", "0.95", "2", "2"]
+    assert_has_picture(summary)
 
 
 @pytest.mark.parametrize(
-    "conclude",
+    "summarise",
     [
-        lambda records, runs: distances.conclude(records, runs, closed_forms.js_of_shifted_uniforms, ["gan"]),
-        vanishing.conclude,
-        linear_critic.conclude,
-        orbits.conclude,
-        modes.conclude,
-        lipschitz.conclude,
+        lambda records, runs: distances.summarise(records, runs, closed_forms.js_of_shifted_uniforms, ["gan"]),
+        vanishing.summarise,
+        linear_critic.summarise,
+        orbits.summarise,
+        modes.summarise,
+        lipschitz.summarise,
     ],
 )
-def test_a_sweep_of_which_nothing_is_done_ends_in_its_reasons(conclude, tmp_path: Path) -> None:
-    found = conclude([Record("a", Status.DIVERGED, ["x=1"], error="not finite at step 3")], tmp_path)
-    assert "diverged: a (x=1): not finite at step 3" in found.table
-    assert found.picture is None
+def test_a_sweep_without_finished_runs_is_summarised_by_the_reasons(summarise, tmp_path: Path) -> None:
+    summary = summarise([Record("a", Status.DIVERGED, ["x=1"], error="not finite at step 3")], tmp_path)
+    assert "diverged: a (x=1): not finite at step 3" in summary.table
+    assert summary.picture is None
 
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment" / "theory").glob("*.yaml"))
@@ -177,35 +181,36 @@ SHORT = {"orbits": ["scorer.every=1"], "vanishing": ["train.freeze_generator_at=
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_composes_trains_and_ends_in_its_figure(name: str, tmp_path: Path) -> None:
-    """Its two first cells, for three steps."""
+def test_an_experiment_composes_trains_and_draws_its_figure(name: str, tmp_path: Path) -> None:
+    """The first two cells of the experiment, for three steps."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         base = [f"experiment=theory/{name}", f"runs={tmp_path}", "train.steps=3", "log_every=1", "device=cpu"]
-        whole = compose("config", base, return_hydra_config=True)
-        assert str(whole.hydra.mode) == "RunMode.MULTIRUN"
-        params = {key: str(value).split(",") for key, value in whole.hydra.sweeper.params.items()}
-        base += SHORT.get(whole.hydra.runtime.choices.figure, [])
-        if whole.scorer.get("num_samples"):
+        experiment = compose("config", base, return_hydra_config=True)
+        assert str(experiment.hydra.mode) == "RunMode.MULTIRUN"
+        params = {key: str(value).split(",") for key, value in experiment.hydra.sweeper.params.items()}
+        base += SHORT.get(experiment.hydra.runtime.choices.figure, [])
+        if experiment.scorer.get("num_samples"):
             base.append("scorer.num_samples=20")
         records = []
-        for turn in (0, 1):
-            cell = [f"{key}={values[min(turn, len(values) - 1)]}" for key, values in params.items()]
+        for index in (0, 1):
+            cell = [f"{key}={values[min(index, len(values) - 1)]}" for key, values in params.items()]
             composed = compose("config", cell + base, return_hydra_config=True)
             config = configs.finalise(composed, composed.hydra.runtime.choices)
             records.append(run(config))
             assert records[-1].status == Status.DONE, records[-1].error
-    found = make_figure(config.figure)(records, tmp_path)
-    assert len(rows(found)) > 1
-    assert not any("nan" in cell or "inf" in cell for row in rows(found) for cell in row)
-    assert_is_a_picture(found)
+    summary = make_figure(config.figure)(records, tmp_path)
+    assert len(rows(summary)) > 1
+    assert not any("nan" in cell or "inf" in cell for row in rows(summary) for cell in row)
+    assert_has_picture(summary)
 
 
-def test_the_closed_form_of_the_divergence_is_what_training_finds(tmp_path: Path) -> None:
-    """The installed command, on the two cases of the literature with the least and the most to learn."""
+def test_training_reaches_the_closed_form_of_the_divergence(tmp_path: Path) -> None:
+    """Run the installed command for two exponents p."""
     command = [sys.executable, "-m", "wgan_sweep", "experiment=theory/w_div_closed_form", "div.k=0.5", "div.p=1.5,2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    environment = {**os.environ, "WGAN_SWEEP_RUNS": str(tmp_path / "runs")}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
     (table,) = (tmp_path / "runs" / ".sweeps").glob("*/table.md")
     _, *cells = rows(SweepSummary(table.read_text()))
     assert [cell[:2] for cell in cells] == [["0.5", "1.5"], ["0.5", "2"]]
@@ -213,4 +218,4 @@ def test_the_closed_form_of_the_divergence_is_what_training_finds(tmp_path: Path
         assert float(cell[3]) == pytest.approx(norm, rel=0.01)
         assert float(cell[6]) == pytest.approx(value, rel=0.01)
     assert (table.parent / "figure.png").stat().st_size > 5000
-    assert f"figure    {(table.parent / 'figure.png').relative_to(tmp_path)}" in done.stdout
+    assert f"figure    {(table.parent / 'figure.png').relative_to(tmp_path)}" in process.stdout

@@ -9,10 +9,14 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from wgan_sweep.commands import report as reporting
-from wgan_sweep.runs import mirroring as mirror
-from wgan_sweep.runs.directory import Record, RunDir, Status
+from wgan_sweep.report.upload import is_uploaded
+from wgan_sweep.runs import mirroring
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.identity import science
+from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.tracking import wandb as tracking
-from wgan_sweep.tracking.wandb import FaultTolerantTracker, key_is_configured
+from wgan_sweep.tracking.tracker import FaultTolerantTracker, TrackedRun
+from wgan_sweep.tracking.wandb import key_is_configured
 from wgan_sweep.tracking.workspace import workspace
 
 from .helpers import Shell
@@ -155,7 +159,7 @@ def test_the_offline_record_holds_what_the_directory_holds(sweep: Shell, home: P
 def test_seeds_share_a_cell_and_nothing_else_does(make) -> None:
     def cell(*overrides: str) -> str:
         config = make(*overrides)
-        return mirror.cell(Record("x", config=asdict(config)))
+        return mirroring.cell_name(Record("x", config=asdict(config), science=science(config)))
 
     assert cell("seed=1") == cell("seed=2") == cell("train.steps=50")
     others = [cell(o) for o in ("seed=1", "div.k=1", "optimizer.lr=1", "train.batch_size=4", "model.dim=5")]
@@ -276,7 +280,7 @@ def test_online_what_the_server_has_is_passed_over_and_what_it_lost_is_sent_agai
     lines = [{"images_seen": n, "wasserstein": n / 2} for n in range(6)] + [{"images_seen": 6, "fid": 3.0, "final": 1}]
 
     def sit(count: int, directory: Path = tmp_path) -> None:
-        tracker = tracking.WandbTracker(run=tracking.RunIdentity("x", directory, None, {}), project="p", entity=None)
+        tracker = tracking.WandbTracker(run=TrackedRun("x", directory, None, {}), project="p", entity=None)
         for step, line in enumerate(lines[:count]):
             tracker.log(step, line)
         tracker.close("done", {})
@@ -296,13 +300,13 @@ def test_another_project_is_another_mirror(home: Path, tmp_path: Path, monkeypat
     directory = RunDir(tmp_path / "x")
     record = Record("x", Status.DONE, config={"scorer": {}})
     directory.write_record(record)
-    tracker = tracking.WandbTracker(run=mirror.identity(record, directory), project="one", entity=None)
+    tracker = tracking.WandbTracker(run=mirroring.tracked_run(record, directory), project="one", entity=None)
     tracker.close("done", {})
-    assert mirror.is_mirrored(record, directory, "one", None)
-    assert not mirror.is_mirrored(record, directory, "other", None)
-    assert not mirror.is_mirrored(record, directory, "one", "me")
+    assert is_uploaded(record, directory, "one", None)
+    assert not is_uploaded(record, directory, "other", None)
+    assert not is_uploaded(record, directory, "one", "me")
     directory.append_metrics({"step": 1, "images_seen": 2})
-    assert not mirror.is_mirrored(record, directory, "one", None)
+    assert not is_uploaded(record, directory, "one", None)
 
 
 def test_without_a_key_nothing_is_uploaded_and_the_remedy_is_named(home: Path, tmp_path: Path, make) -> None:

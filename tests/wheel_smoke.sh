@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# The wheel alone: built from a clean copy, installed into a fresh environment, used from a directory without the checkout.
+# Tests the wheel: builds it, installs it into a new environment, and uses it from a directory outside of the checkout.
 set -Eeuo pipefail
-python=$(cd "$(dirname "${BUILD_PYTHON:?the python that builds}")" && pwd)/$(basename "$BUILD_PYTHON")
+python=$(cd "$(dirname "${BUILD_PYTHON:?Python that builds the wheel}")" && pwd)/$(basename "$BUILD_PYTHON")
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 cd "$checkout"
 "$python" -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
-# The big dependencies come from the building environment; the package and its config come from the wheel.
+# Large dependencies come from the building environment. The package and its config come from the wheel.
 "$python" -m venv "$work/venv"
 "$python" -c 'import site; print(site.getsitepackages()[0])' >"$work/site.txt"
 target=$("$work/venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')
 "$work/venv/bin/python" -m pip install --quiet --no-deps "$work"/dist/*.whl
-# A path without .pth processing: the editable install of the checkout must not be found.
+# A .pth file adds the path without processing the .pth files in it, so the editable install is not importable.
 cat "$work/site.txt" >"$target/zz-dependencies.pth"
 
 mkdir "$work/else where"

@@ -1,3 +1,3 @@
 """Sweeps over Wasserstein GAN objectives: one command per claim, scored with FID."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

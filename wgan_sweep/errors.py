@@ -1,5 +1,9 @@
-"""What a user did, as opposed to what broke: refused before work starts, with the value and the remedy."""
+"""Exceptions that several parts of the package raise and catch."""
 
 
 class InputError(ValueError):
-    """Input that cannot work. The message states what was wrong, the value, and what to do."""
+    """Input that cannot work. The message states what is wrong, the value, and the remedy."""
+
+
+class RunLockedError(Exception):
+    """Another process holds the lock of a run. The message names that process."""

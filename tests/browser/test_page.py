@@ -1,4 +1,4 @@
-"""The page of a report in a real browser: what a reader does with it."""
+"""The HTML page of a report in a headless browser: sorting, filtering, charts, themes and small screens."""
 
 import json
 import shutil
@@ -20,26 +20,26 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def write_runs(folder: Path, seeds: int) -> Path:
-    """Write runs of a grid with curves and pictures; one failed, one diverged."""
+    """Write the runs of a grid with learning curves and samples, and one failed and one diverged run."""
     draw = np.random.default_rng(0)
     for loss in ("wgan_div", "wgan_gp"):
         for sampling in ("real_fake", "fake", "real"):
             for k in (1.0, 2.0):
                 for seed in range(seeds):
-                    made = record(100 * k + seed + draw.normal(), loss=loss, sampling=sampling, k=k, seed=seed)
-                    made.config["scorer"] = {}
-                    add(folder, made, draw)
+                    run = record(100 * k + seed + draw.normal(), loss=loss, sampling=sampling, k=k, seed=seed)
+                    run.config["scorer"] = {}
+                    add(folder, run, draw)
     for status in ("failed", "diverged"):
-        bad = record(None, status, loss="wgan_div", sampling="fake", k=2.0, seed=99)
-        bad.config["scorer"] = {}
-        bad.error = f"Traceback\n  it is <b>{status}</b> & so on"
-        add(folder, bad, draw)
+        run = record(None, status, loss="wgan_div", sampling="fake", k=2.0, seed=99)
+        run.config["scorer"] = {}
+        run.error = f"Traceback\n  it is <b>{status}</b> & so on"
+        add(folder, run, draw)
     return folder
 
 
-def add(folder: Path, made, draw: np.random.Generator) -> None:
-    directory = RunDir(folder / made.run_id)
-    directory.write_record(made)
+def add(folder: Path, run, draw: np.random.Generator) -> None:
+    directory = RunDir(folder / run.run_id)
+    directory.write_record(run)
     for step in range(0, 2000, 20):
         value = 100 / (step + 20) + draw.normal() / 50
         line = {"step": step, "images_seen": 64 * step, "wasserstein": value, "gradient_norm": 1.0}
@@ -51,13 +51,13 @@ def add(folder: Path, made, draw: np.random.Generator) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     playwright = pytest.importorskip("playwright.sync_api")
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
+    executable = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if executable is None:
         pytest.skip(f"needs one of {', '.join(NAMES)} on the PATH")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -78,27 +78,31 @@ def small(report_of) -> Path:
 
 @pytest.fixture
 def open_page(browser):
-    """Return a function that opens a report; at the end, nothing may have been said or fetched."""
-    said: list[str] = []
+    """Return a function that opens a report; console errors, warnings and network requests fail the test."""
+    problems: list[str] = []
     pages = []
 
-    def go(path: Path, **options):
+    def open_report(path: Path, **options):
         page = browser.new_page(**options)
-        page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on(
+            "console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: problems.append(str(error)))
         page.on(
             "request",
-            lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else said.append(request.url),
+            lambda request: (
+                None if request.url.startswith(("file:", "data:", "blob:")) else problems.append(request.url)
+            ),
         )
         page.goto(path.as_uri())
         page.wait_for_selector("body[data-ready]")
         pages.append(page)
         return page
 
-    yield go
+    yield open_report
     for page in pages:
         page.close()
-    assert said == []
+    assert problems == []
 
 
 def column(page, index: int) -> list[str]:
@@ -109,7 +113,7 @@ def heading(page, name: str):
     return page.locator("#table th button", has_text=name).first
 
 
-def test_a_heading_sorts_both_ways_by_number_and_what_is_missing_comes_last(small, open_page) -> None:
+def test_a_heading_sorts_numerically_in_both_orders_with_empty_cells_last(small, open_page) -> None:
     page = open_page(small)
     names = page.locator("#table th").all_inner_texts()
     fid = names.index("FID")
@@ -125,7 +129,7 @@ def test_a_heading_sorts_both_ways_by_number_and_what_is_missing_comes_last(smal
     assert page.locator("#table th[aria-sort=descending]").inner_text().startswith("FID")
 
 
-def test_the_keyboard_alone_sorts_filters_and_chooses(small, open_page) -> None:
+def test_sorting_filtering_and_selecting_work_with_the_keyboard(small, open_page) -> None:
     page = open_page(small)
     page.locator("#filter").focus()
     page.keyboard.type("wgan_gp sampling=real_fake")
@@ -134,7 +138,7 @@ def test_the_keyboard_alone_sorts_filters_and_chooses(small, open_page) -> None:
     heading(page, "seed").focus()
     page.keyboard.press("Enter")
     assert column(page, page.locator("#table th").all_inner_texts().index("seed"))[:2] == ["0", "0"]
-    boxes = page.locator(".chosen:visible")
+    boxes = page.locator(".selected:visible")
     for index in (0, 1):
         boxes.nth(index).focus()
         page.keyboard.press("Space")
@@ -145,14 +149,14 @@ def test_the_keyboard_alone_sorts_filters_and_chooses(small, open_page) -> None:
     assert toggle.get_attribute("aria-pressed") == "false"
 
 
-def test_the_filter_leaves_the_same_runs_everywhere(small, open_page) -> None:
+def test_the_filter_applies_to_every_section(small, open_page) -> None:
     page = open_page(small)
     page.locator("#status").select_option("failed")
     page.wait_for_timeout(400)
     assert page.locator("#table tbody tr:visible").count() == 1
     assert page.locator("#failures details:visible").count() == 1
     assert page.locator("#samples figure:visible").count() == 1
-    assert "Nothing to draw" in page.locator("#heat").inner_text()
+    assert "No data" in page.locator("#heat").inner_text()
     page.locator("#failures summary").first.click()
     assert "it is <b>failed</b> & so on" in page.locator("#failures pre").first.inner_text()
     page.locator("#status").select_option("")
@@ -161,7 +165,7 @@ def test_the_filter_leaves_the_same_runs_everywhere(small, open_page) -> None:
 
 
 def painted(page, selector: str) -> int:
-    """Return how many colours a chart's canvas has."""
+    """Return the number of colours on a chart's canvas."""
     return page.evaluate(
         """(selector) => {
             const drawn = document.querySelector(selector + " canvas");
@@ -177,19 +181,19 @@ def painted(page, selector: str) -> int:
     )
 
 
-def test_charts_are_drawn_and_a_toggle_takes_a_cells_lines_away(small, open_page) -> None:
+def test_charts_are_drawn_and_toggles_hide_cells(small, open_page) -> None:
     page = open_page(small)
     page.wait_for_timeout(500)
     assert all(painted(page, selector) > 10 for selector in ("#heat", "#strip", "#lines"))
     before = painted(page, "#lines")
     page.locator("#none").click()
-    assert "Nothing to draw" in page.locator("#lines").inner_text()
+    assert "No data" in page.locator("#lines").inner_text()
     page.locator(".toggle").first.click()
     page.wait_for_timeout(500)
     assert 1 < painted(page, "#lines") < before
     across, down = (page.locator(f"[data-kind=heat] .{name}") for name in ("across", "second"))
     first, second = across.input_value(), down.input_value()
-    across.select_option(second)  # they change places
+    across.select_option(second)  # swaps the axes
     assert (across.input_value(), down.input_value()) == (second, first)
     page.wait_for_timeout(500)
     assert painted(page, "#heat") > 10
@@ -198,23 +202,23 @@ def test_charts_are_drawn_and_a_toggle_takes_a_cells_lines_away(small, open_page
     assert "images seen" in page.locator("#vg-tooltip-element").inner_text()
 
 
-def test_it_is_dark_where_the_reader_is(small, open_page) -> None:
-    def ground(page) -> str:
+def test_the_page_follows_the_systems_theme(small, open_page) -> None:
+    def background(page) -> str:
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
     light, dark = (open_page(small, color_scheme=scheme) for scheme in ("light", "dark"))
-    assert ground(light) == "rgb(255, 255, 255)"
-    assert ground(dark) == "rgb(20, 23, 27)"
+    assert background(light) == "rgb(255, 255, 255)"
+    assert background(dark) == "rgb(20, 23, 27)"
     dark.locator("#theme").click()
-    assert ground(dark) == ground(light)
+    assert background(dark) == background(light)
 
 
-def test_a_phone_shows_it_without_scrolling_sideways(small, open_page) -> None:
+def test_a_phone_shows_the_page_without_horizontal_scrolling(small, open_page) -> None:
     page = open_page(small, viewport={"width": 375, "height": 700}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
-def test_five_hundred_runs_are_read_and_filtered(report_of, open_page) -> None:
+def test_a_page_of_500_runs_is_loaded_and_filtered(report_of, open_page) -> None:
     path = report_of(42)
     assert path.stat().st_size < 20e6
     page = open_page(path)
@@ -223,10 +227,10 @@ def test_five_hundred_runs_are_read_and_filtered(report_of, open_page) -> None:
     page.wait_for_timeout(1500)
     assert (
         page.locator("#table tbody tr:visible").count() == 2
-    )  # of k=1 and k=2; a word with a value is meant whole: not real_fake
-    took = page.evaluate(
+    )  # k=1 and k=2; a word with a value matches whole words only, so real_fake is excluded
+    milliseconds = page.evaluate(
         "(async () => { const began = performance.now(); document.querySelectorAll('#table th button')[7].click();"
         " await new Promise((done) => requestAnimationFrame(done)); return performance.now() - began; })()"
     )
-    assert took > 0
+    assert milliseconds > 0
     assert json.loads(page.locator("#data").text_content())["rows"][0]["run"]

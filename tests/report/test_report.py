@@ -1,3 +1,5 @@
+"""Tables of runs: axes, cells, footnotes, formats, the command and the contact sheet."""
+
 import csv
 import io
 import json
@@ -9,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from wgan_sweep.commands import report as command
-from wgan_sweep.report import cells
-from wgan_sweep.report.cells import axes, report
-from wgan_sweep.report.contact_sheet import conclude
+from wgan_sweep.report.cells import axes, group_runs
+from wgan_sweep.report.contact_sheet import summarise
 from wgan_sweep.report.text import table, to_csv, to_json, to_markdown
-from wgan_sweep.runs.directory import Record, RunDir, Status, find_runs
+from wgan_sweep.runs.coordinates import MEASURED_WITH
+from wgan_sweep.runs.directory import RunDir, find_runs
+from wgan_sweep.runs.record import Record, Status
 
 COUNT = 0
 
@@ -23,14 +26,14 @@ def record(
     status: str = "done",
     counts: tuple[int, int, int] = (2048, 1000, 5000),
     step: int = 10,
-    **place,
+    **values,
 ) -> Record:
-    """A run at a place: loss, sampling (options), k, p, lr, seed (numbers); `typed` are the keys that were typed."""
+    """Return a run with the given options (loss, sampling) and numbers (k, p, lr, seed), all of which are overrides."""
     global COUNT
     COUNT += 1
-    loss, sampling = place.get("loss", "wgan_div"), place.get("sampling", "real_fake")
-    k, p, lr, seed = place.get("k", 2.0), place.get("p", 6.0), place.get("lr", 2e-4), place.get("seed", 0)
-    typed = {
+    loss, sampling = values.get("loss", "wgan_div"), values.get("sampling", "real_fake")
+    k, p, lr, seed = values.get("k", 2.0), values.get("p", 6.0), values.get("lr", 2e-4), values.get("seed", 0)
+    overrides = {
         "loss": f"loss={loss}",
         "sampling": f"sampling={sampling}",
         "k": f"div.k={k}",
@@ -49,12 +52,12 @@ def record(
         "train": {"steps": 10 + COUNT, "batch_size": 64},
         "seed": seed,
     }
-    scores = {} if fid is None else {"fid": fid, **dict(zip(cells.MEASURED_WITH, counts, strict=False)), "step": step}
+    scores = {} if fid is None else {"fid": fid, **dict(zip(MEASURED_WITH, counts, strict=False)), "step": step}
     error = f"Traceback\n  at step 7: {status}" if status in ("failed", "diverged") else None
     return Record(
         f"id{COUNT}",
         Status(status),
-        [typed[key] for key in place],
+        [overrides[key] for key in values],
         config,
         10,
         640,
@@ -75,7 +78,7 @@ def grid() -> list[Record]:
 
 
 def test_a_grid_over_k_and_p_has_a_row_per_k_and_a_column_per_p() -> None:
-    assert to_markdown(report(grid())).splitlines()[:4] == [
+    assert to_markdown(group_runs(grid())).splitlines()[:4] == [
         "| div.k | div.p=2             | div.p=6             |",
         "|-------|---------------------|---------------------|",
         "| 1     | 121.00 ± 1.00 (n=3) | 161.00 ± 1.00 (n=3) |",
@@ -83,90 +86,90 @@ def test_a_grid_over_k_and_p_has_a_row_per_k_and_a_column_per_p() -> None:
     ]
 
 
-def test_what_was_measured_is_said() -> None:
-    assert "InceptionV3 2048 features, 1000 generated against 5000 real" in to_markdown(report(grid()))
+def test_a_footnote_describes_the_measurement() -> None:
+    assert "InceptionV3 2048 features, 1000 generated against 5000 real" in to_markdown(group_runs(grid()))
 
 
-def test_a_loss_brings_its_optimizer_which_is_no_axis_of_its_own() -> None:
+def test_the_optimizer_that_a_loss_selects_is_not_an_axis() -> None:
     runs = [record(1.0, loss=loss, sampling=s) for loss in ("wgan_gp", "wgan_div") for s in ("fake", "real")]
     assert axes(runs) == ["loss", "sampling"]
 
 
-def test_an_axis_that_nobody_typed_appears_where_it_tells_runs_apart() -> None:
+def test_a_key_that_was_not_overridden_is_an_axis_where_it_alone_separates_runs() -> None:
     assert set(axes([record(1.0), record(2.0, lr=1e-3)])) == {"optimizer.lr"}
 
 
-def test_two_axes_that_move_together_are_both_shown_where_both_were_typed() -> None:
+def test_two_overridden_keys_that_vary_together_are_both_axes() -> None:
     assert axes([record(1.0, k=1.0, p=2.0), record(2.0, k=2.0, p=6.0)]) == ["div.k", "div.p"]
 
 
-def test_numbers_are_ordered_by_size() -> None:
+def test_numbers_on_an_axis_are_sorted() -> None:
     runs = [record(1.0, p=p) for p in (10.0, 2.0, 1.5)]
-    assert report(runs).values(0) == ["1.5", "2", "10"]
+    assert group_runs(runs).values(0) == ["1.5", "2", "10"]
 
 
-def test_what_is_missing_failed_or_diverged_is_shown_as_such() -> None:
+def test_missing_failed_diverged_and_running_runs_are_shown() -> None:
     runs = [
         record(50.0, k=1.0, p=2.0, seed=0),
         record(None, "failed", k=1.0, p=2.0, seed=1),
         record(None, "diverged", k=1.0, p=6.0),
         record(None, "running", k=2.0, p=2.0),
     ]
-    text = to_markdown(report(runs))
+    text = to_markdown(group_runs(runs))
     assert "| 1     | 50.00 (n=1), 1 failed | 1 diverged |" in text
     assert "| 2     | 1 running             | missing    |" in text
     assert f"failed: {runs[1].run_id} (div.k=1.0 div.p=2.0 seed=1):   at step 7: failed" in text.replace(":   ", ":   ")
 
 
-def test_a_failed_run_counts_in_no_mean_even_if_it_has_a_score() -> None:
+def test_the_metric_value_of_a_failed_run_is_not_in_the_mean() -> None:
     runs = [record(50.0, seed=0), record(1.0, "failed", seed=1)]
-    (cell,) = report(runs).cells.values()
+    (cell,) = group_runs(runs).cells.values()
     assert (cell.mean, cell.sd, len(cell.values)) == (50.0, None, 1)
 
 
-def test_fids_of_other_counts_are_kept_apart() -> None:
+def test_fids_with_other_counts_are_in_separate_cells() -> None:
     runs = [record(50.0, seed=0), record(10.0, counts=(2048, 50000, 5000), seed=1)]
-    found = report(runs)
-    assert found.axes == ["fid_generated"]
-    assert sorted(cell.mean for cell in found.cells.values()) == [10, 50]
-    assert "cannot be compared" in to_markdown(found)
+    report = group_runs(runs)
+    assert report.axes == ["fid_generated"]
+    assert sorted(cell.mean for cell in report.cells.values()) == [10, 50]
+    assert "cannot be compared" in to_markdown(report)
 
 
-def test_runs_at_other_steps_are_kept_apart() -> None:
-    found = report([record(50.0, seed=0), record(10.0, step=20, seed=1)])
-    assert found.axes == ["step"]
-    assert [cell.mean for cell in found.cells.values()] == [50, 10]
+def test_values_at_other_steps_are_in_separate_cells() -> None:
+    report = group_runs([record(50.0, seed=0), record(10.0, step=20, seed=1)])
+    assert report.axes == ["step"]
+    assert [cell.mean for cell in report.cells.values()] == [50, 10]
 
 
-def test_exponents_are_no_place_of_a_loss_without_them() -> None:
+def test_an_axis_that_a_loss_does_not_have_shows_no_value() -> None:
     runs = [record(1.0, loss="wgan_div", k=k) for k in (1.0, 3.0)] + [record(2.0, loss="wgan_gp")]
-    assert [row for row in to_markdown(report(runs)).splitlines() if row.startswith("| ")] == [
+    assert [row for row in to_markdown(group_runs(runs)).splitlines() if row.startswith("| ")] == [
         "| loss     | div.k=1    | div.k=3    | div.k=-    |",
         "| wgan_div | 1.00 (n=1) | 1.00 (n=1) | missing    |",
         "| wgan_gp  | missing    | missing    | 2.00 (n=1) |",
     ]
 
 
-def test_one_run_alone_is_a_table_too() -> None:
-    assert "50.00 (n=1)" in to_markdown(report([record(50.0)]))
+def test_a_single_run_is_a_table() -> None:
+    assert "50.00 (n=1)" in to_markdown(group_runs([record(50.0)]))
 
 
-def test_three_axes_put_the_last_across() -> None:
+def test_the_last_of_three_axes_becomes_the_columns() -> None:
     runs = [
         record(1.0, loss=loss, k=k, p=p)
         for loss in ("wgan_div", "wgan_div_old")
         for k in (1.0, 2.0)
         for p in (2.0, 6.0)
     ]
-    header, rows = table(report(runs))
+    header, rows = table(group_runs(runs))
     assert header == ["loss", "div.k", "div.p=2", "div.p=6"]
     assert [row[:2] for row in rows] == [[loss, k] for loss in ("wgan_div", "wgan_div_old") for k in "12"]
 
 
-def test_csv_and_json_hold_the_same_cells() -> None:
+def test_csv_and_json_contain_the_same_cells() -> None:
     runs = grid()[:-3]
-    read = list(csv.DictReader(io.StringIO(to_csv(report(runs)))))
-    cells = json.loads(to_json(report(runs)))["cells"]
+    read = list(csv.DictReader(io.StringIO(to_csv(group_runs(runs)))))
+    cells = json.loads(to_json(group_runs(runs)))["cells"]
     assert len(read) == len(cells) == 4
     for line, cell in zip(read, cells, strict=True):
         assert line["div.k"] == cell["div.k"]
@@ -190,8 +193,8 @@ def test_the_command_needs_neither_torch_nor_wandb_nor_hydra(folder: Path) -> No
         "import sys; from wgan_sweep.commands.report import main; main(sys.argv[1:]);"
         "heavy = {'torch', 'wandb', 'hydra', 'omegaconf', 'PIL', 'numpy'} & set(sys.modules); assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
-    assert done.stdout == to_markdown(report(find_runs(folder)[0]))
+    process = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    assert process.stdout == to_markdown(group_runs(find_runs(folder).records))
 
 
 @pytest.mark.parametrize("form", ["md", "csv", "json"])
@@ -201,54 +204,54 @@ def test_every_format_prints(folder: Path, form: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("path", "words"), [("nowhere", "there is no folder"), (".", "holds no runs")])
-def test_a_folder_without_runs_is_refused(tmp_path: Path, path: str, words: str) -> None:
+def test_a_folder_without_runs_is_an_error(tmp_path: Path, path: str, words: str) -> None:
     with pytest.raises(SystemExit, match=words):
         command.main([str(tmp_path / path)])
 
 
 @pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b'{"run_id": "a", "status": "done"}'])
-def test_a_damaged_record_is_named_and_hides_no_other(folder: Path, damage: bytes, capsys) -> None:
+def test_a_damaged_record_is_reported_and_the_others_are_shown(folder: Path, damage: bytes, capsys) -> None:
     next(folder.iterdir()).joinpath("record.json").write_bytes(damage)
     with pytest.raises(SystemExit, match="1"):
         command.main([str(folder)])
-    shown = capsys.readouterr()
-    assert "is not a run's record" in shown.err
-    assert "| 2 " in shown.out
+    output = capsys.readouterr()
+    assert "is not a run's record" in output.err
+    assert "| 2 " in output.out
 
 
-def test_the_contact_sheet_shows_each_cells_samples_in_its_place(tmp_path: Path) -> None:
+def test_the_contact_sheet_shows_the_samples_of_each_cell_in_table_order(tmp_path: Path) -> None:
     from PIL import Image
 
     runs = grid()[::3]
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
     for item, colour in zip(runs, colours, strict=True):
-        picture = RunDir(tmp_path / item.run_id).samples(10)
-        picture.parent.mkdir(parents=True)
-        Image.new("RGB", (64, 64), colour).save(picture)
-    found = conclude(runs, tmp_path)
-    assert found.table == to_markdown(report(runs))
-    assert found.picture is not None
-    sheet = Image.open(io.BytesIO(found.picture))
+        path = RunDir(tmp_path / item.run_id).samples(10)
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (64, 64), colour).save(path)
+    summary = summarise(runs, tmp_path)
+    assert summary.table == to_markdown(group_runs(runs))
+    assert summary.picture is not None
+    sheet = Image.open(io.BytesIO(summary.picture))
     centres = [
         (x, y)
         for y in (sheet.height // 4 + 20, 3 * sheet.height // 4 + 20)
         for x in (sheet.width // 4, 3 * sheet.width // 4)
     ]
-    assert [sheet.getpixel(at) for at in centres] == colours
+    assert [sheet.getpixel(centre) for centre in centres] == colours
 
 
-def test_without_pictures_there_is_no_sheet(tmp_path: Path) -> None:
-    assert conclude(grid(), tmp_path).picture is None
+def test_without_samples_there_is_no_contact_sheet(tmp_path: Path) -> None:
+    assert summarise(grid(), tmp_path).picture is None
 
 
-def test_points_are_judged_by_w1_and_any_score_can_be_shown(tmp_path: Path, capsys) -> None:
+def test_w1_is_the_default_metric_of_points_and_any_metric_can_be_shown(tmp_path: Path, capsys) -> None:
     for seed, (w1, modes) in enumerate([(0.5, 8), (0.7, 6)]):
         item = record(None, seed=seed)
         item.scores = {"w1": w1, "modes": modes, "exact_samples": 2000, "step": 10}
         RunDir(tmp_path / item.run_id).write_record(item)
     command.main([str(tmp_path)])
-    shown = capsys.readouterr().out
-    assert "0.6 ± 0.1414 (n=2)" in shown
-    assert "W1 of 2000 generated against as many real points, at step 10" in shown
+    output = capsys.readouterr().out
+    assert "0.6 ± 0.1414 (n=2)" in output
+    assert "W1 of 2000 generated against as many real points, at step 10" in output
     command.main([str(tmp_path), "--metric", "modes"])
     assert "7 ± 1.414 (n=2)" in capsys.readouterr().out

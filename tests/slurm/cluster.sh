@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A SLURM cluster of two nodes on this one machine, for tests: `cluster.sh up`, `cluster.sh down`.
-# Debian's packages, root, no systemd. `down` stops only what `up` has started, and a cluster that is there is left alone.
+# Starts and stops a SLURM cluster of two nodes on this machine, for tests: `cluster.sh up`, `cluster.sh down`.
+# Needs Debian packages and root, but not systemd. `down` stops only processes that `up` started. If a cluster already
+# exists, it is used and left running.
 set -Eeuo pipefail
 
 STATE=${SLURM_TEST_STATE:-/tmp/wgan-sweep-slurm}
@@ -9,17 +10,17 @@ DATABASE_PORT=13307
 export PATH=$PATH:/usr/sbin:/sbin
 
 say() { echo "cluster: $*"; }
-skip() { say "skipped: $*"; exit 77; }  # what test harnesses take for "not run"
+skip() { say "skipped: $*"; exit 77; }  # the conventional exit code for a skipped test
 
 until_true() {  # until_true SECONDS COMMAND...
   local end=$((SECONDS + $1)); shift
   until "$@" >/dev/null 2>&1; do
-    [ $SECONDS -lt $end ] || { say "gave up on: $*; see $STATE/log"; return 1; }
+    [ $SECONDS -lt $end ] || { say "timed out waiting for: $*; see $STATE/log"; return 1; }
     sleep 0.3
   done
 }
 
-started() { echo "$1" >> "$STATE/started"; }  # the file with the id of a process that `down` ends
+started() { echo "$1" >> "$STATE/started"; }  # $1: a file with the id of a process that `down` stops
 
 install_packages() {
   local missing=()
@@ -29,10 +30,10 @@ install_packages() {
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get >/dev/null || skip "no apt-get to install ${missing[*]}"
   local policy=/usr/sbin/policy-rc.d own=
-  [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' > $policy; chmod +x $policy; own=1; }  # packages start no daemons
+  [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' > $policy; chmod +x $policy; own=1; }  # start no daemons
   export DEBIAN_FRONTEND=noninteractive
   { apt-get -qq update && apt-get -qq install --no-install-recommends -y "${missing[@]}"; } > "$STATE/log/apt" 2>&1 \
-    || skip "these packages cannot be had: ${missing[*]} (see $STATE/log/apt)"
+    || skip "cannot install ${missing[*]} (see $STATE/log/apt)"
   [ -z "$own" ] || rm -f $policy
 }
 
@@ -81,7 +82,7 @@ NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17102 CPUs=4 RealMemory=4
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=20
 PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 CONF
-  printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' > /etc/slurm/cgroup.conf  # one that loads anywhere; none is used
+  printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' > /etc/slurm/cgroup.conf  # loads anywhere; not used
   cat > /etc/slurm/slurmdbd.conf <<CONF
 AuthType=auth/munge
 DbdHost=$host
@@ -125,7 +126,7 @@ start_database() {
 
 up() {
   [ "$(id -u)" = 0 ] || skip "root is needed"
-  if timeout 5 squeue > /dev/null 2>&1; then say "there is one already"; return; fi
+  if timeout 5 squeue > /dev/null 2>&1; then say "using the existing cluster"; return; fi
   mkdir -p "$STATE/log"
   install_packages
   configure
@@ -138,14 +139,14 @@ up() {
   slurmctld
   until_true 30 scontrol ping
   for node in n1 n2; do
-    unshare --uts sh -c "hostname $node && exec slurmd -N $node" 2>/dev/null || slurmd -N $node  # a name of its own
+    unshare --uts sh -c "hostname $node && exec slurmd -N $node" 2>/dev/null || slurmd -N $node  # own host name
   done
   for daemon in slurmdbd slurmctld slurmd-n1 slurmd-n2; do
     until_true 30 test -s "$STATE/$daemon.pid"
     started "$STATE/$daemon.pid"
   done
   until_true 60 sh -c 'test "$(sinfo -h -N -p main -t idle -o %N | wc -l)" = 2'
-  timeout 60 srun -Q -N 2 -n 2 -t 1 true  # right after a start, the scheduler holds jobs for a while
+  timeout 60 srun -Q -N 2 -n 2 -t 1 true  # the scheduler delays jobs for a while after it starts
   until_true 60 sh -c 'sacct -n -X -S now-10minutes -o state | grep -q COMPLETED'
   say "$(sinfo -V), two nodes, up after $SECONDS s"
 }

@@ -1,1 +1,1 @@
-"""What things cost, beside the usual ways: the sides of each comparison take turns in one process (``make bench``)."""
+"""Benchmarks against common implementations (``make bench``); candidates are measured alternately in one process."""

@@ -1,4 +1,4 @@
-"""``make bench``: tables on the terminal, and all figures in a JSON file."""
+"""Benchmarks of wgan-sweep (``make bench``): prints tables and writes all values to a JSON file."""
 
 import argparse
 import json
@@ -15,40 +15,43 @@ from typing import Any
 import torch
 
 from wgan_sweep.bench import accuracy, iterations, overhead, scoring
-from wgan_sweep.bench.alone import at_once
-from wgan_sweep.bench.ways import N_CRITIC, Subject, Way, ours, plain, scaled, subjects, ways
+from wgan_sweep.bench.implementations import Implementation, eager_double_backward, implementations, ours
+from wgan_sweep.bench.processes import concurrent_throughput
+from wgan_sweep.bench.workloads import N_CRITIC, Workload, scaled_workloads, workloads
 from wgan_sweep.common.files import write
 from wgan_sweep.scoring.features import LAYERS
 
-COSTS = ("ms", "images/s", "ratio", "spread", "floor / ms", "first s", "again", "peak MiB")
+COST_COLUMNS = ("ms", "images/s", "ratio", "spread", "utilisation", "first s", "cached", "peak MiB")
 PARTS = ("iterations", "scaling", "accuracy", "scoring", "sweeps")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
-def _table(columns: list[str], rows: Iterable[list[str]]) -> None:
-    _say(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+def _print_table(columns: list[str], rows: Iterable[list[str]]) -> None:
+    _print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for row in rows:
-        _say(f"| {' | '.join(row)} |")
+        _print(f"| {' | '.join(row)} |")
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m wgan_sweep.bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", help="default: fp32 on a CPU; fp32 tf32 bf16 fp16 on a GPU")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--count", type=int, default=5, help="iterations per repeat")
-    parser.add_argument("--batch", nargs="+", type=int, default=[64])
-    parser.add_argument("--memory", nargs="+", type=int, metavar="N", help="only: peak memory of scoring N images")
-    parser.add_argument("--feature", type=int, default=2048, choices=LAYERS, help="of --memory (default: 2048)")
-    parser.add_argument("--json", type=Path, default=Path("bench.json"))
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each candidate (default: 5)")
+    parser.add_argument("--count", type=int, default=5, help="iterations per measurement (default: 5)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[64], help="batch sizes of `iterations` (default: 64)")
+    parser.add_argument(
+        "--memory", nargs="+", type=int, metavar="N", help="measure only peak memory of scoring N images"
+    )
+    parser.add_argument("--feature", type=int, default=2048, choices=LAYERS, help="for --memory (default: 2048)")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="output file (default: bench.json)")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))} (there are {', '.join(PARTS)})")
+        parser.error(f"unknown part: {', '.join(sorted(unknown))} (choose from {', '.join(PARTS)})")
     options.parts = options.parts or list(PARTS)
     on_gpu = options.device.type == "cuda"
     options.precision = options.precision or (["fp32", "tf32", "bf16", "fp16"] if on_gpu else ["fp32"])
@@ -56,118 +59,140 @@ def _parse() -> argparse.Namespace:
 
 
 def _iterations(options: argparse.Namespace) -> list[dict[str, Any]]:
-    _say(
-        f"\nAn iteration is {N_CRITIC} critic updates with a gradient penalty and 1 generator update; "
-        f"medians of {options.repeats} turns of {options.count} iterations. The ratio is to plain double backward in "
-        "the same precision; the floor is the fewest operations for the same r(x), at the speed of large ones. "
-        "The first iteration is from nothing, then in a new process, which finds what was compiled."
+    _print(
+        f"\nAn iteration is {N_CRITIC} critic updates with a gradient penalty and 1 generator update. Times are "
+        f"medians of {options.repeats} measurements of {options.count} iterations. `ratio` is the speed relative to "
+        "eager double backward in the same precision. `utilisation` is the shortest possible time over the measured "
+        "one: the fewest operations for the same r(x), at the rate of a large matrix product or convolution. "
+        "`first s` is the time to the end of the first iteration; `cached` is the same in a new process that reuses "
+        "the compiled code."
     )
-    found = []
+    costs = []
     for batch in options.batch:
-        for subject in subjects(options.device):
-            found += _compare(subject.of(batch), ways(options.precision), options)
-    return found
+        for workload in workloads(options.device):
+            costs += _costs(workload.with_batch(batch), implementations(options.precision), options)
+    return costs
 
 
-def _compare(subject: Subject, compared: Mapping[str, tuple[Way, str]], options: argparse.Namespace) -> list[Any]:
-    costs = list(iterations.measure(subject, compared, options.repeats, options.count, options.device))
-    _table(
-        [f"{subject.name}, batch {subject.batch}", *COSTS],
+def _costs(
+    workload: Workload, compared: Mapping[str, tuple[Implementation, str]], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    costs = list(iterations.measure_costs(workload, compared, options.repeats, options.count, options.device))
+    _print_table(
+        [f"{workload.name}, batch {workload.batch}", *COST_COLUMNS],
         (
             [
-                cost.way,
+                cost.implementation,
                 f"{cost.ms:.1f}",
                 f"{cost.images_per_second:.0f}",
                 f"{cost.ratio:.2f}",
                 f"{cost.spread:.0%}",
-                f"{cost.of_floor:.0%}",
+                f"{cost.utilisation:.0%}",
                 f"{cost.first_seconds:.1f}",
-                f"{cost.first_seconds_again:.1f}",
+                f"{cost.first_seconds_cached:.1f}",
                 f"{cost.peak_mib:.0f}",
             ]
             for cost in costs
         ),
     )
-    return [asdict(cost) | {"batch": subject.batch} for cost in costs]
+    return [asdict(cost) | {"batch": workload.batch} for cost in costs]
 
 
 def _scaling(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    arithmetic = "bf16" if options.device.type == "cuda" else options.precision[0]
-    compared = {f"{name}, {arithmetic}": (way, arithmetic) for name, way in (("plain", plain), ("ours", ours))}
-    sizes = [cost for subject in scaled(options.device) for cost in _compare(subject, compared, options)]
-    _say("\nSeveral runs at once, in processes of their own and by turns in one (on a GPU: each on a stream).")
-    subject = subjects(options.device)[0]
-    together = list(at_once(subject, options.device, arithmetic, (2, 4), options.repeats, options.count))
-    _table(
-        [f"{subject.name}, batch {subject.batch}, {arithmetic}", "iterations/s of all", "ratio to one run"],
-        ([f"{one.runs}, {one.way}", f"{one.iterations_per_second:.1f}", f"{one.ratio:.2f}"] for one in together),
+    precision = "bf16" if options.device.type == "cuda" else options.precision[0]
+    compared: dict[str, tuple[Implementation, str]] = {
+        f"eager double backward, {precision}": (eager_double_backward, precision),
+        f"ours, {precision}": (ours, precision),
+    }
+    sizes = [cost for workload in scaled_workloads(options.device) for cost in _costs(workload, compared, options)]
+    _print("\nConcurrent runs: in one process each, and interleaved in one process (on a GPU: one CUDA stream each).")
+    workload = workloads(options.device)[0]
+    throughputs = list(
+        concurrent_throughput(workload, options.device, precision, (2, 4), options.repeats, options.count)
     )
-    return {"sizes": sizes, "at_once": [asdict(one) for one in together]}
+    _print_table(
+        [f"{workload.name}, batch {workload.batch}, {precision}", "iterations/s, total", "ratio to one run"],
+        ([f"{t.runs}, {t.mode}", f"{t.iterations_per_second:.1f}", f"{t.ratio:.2f}"] for t in throughputs),
+    )
+    return {"sizes": sizes, "concurrent": [asdict(throughput) for throughput in throughputs]}
 
 
 def _accuracy(options: argparse.Namespace) -> list[dict[str, Any]]:
-    _say("\nRelative error of the critic's gradient of 2 n^6, n about 0.6, against double backward in float64.")
-    arithmetics = sorted({*options.precision, "bf16", "fp16"}, key=("fp32", "tf32", "bf16", "fp16").index)
-    found = [
-        error for s in subjects(options.device) for error in accuracy.errors(s.of(16), arithmetics, options.device)
-    ]
-    _table(
-        ["network", "precision", "form", "error", "to double backward's"],
-        ([e.subject, e.precision, e.form, f"{e.relative:.1e}", f"{e.ratio:.2f}"] for e in found),
+    _print(
+        "\nRelative error of the critic's parameter gradient for the term 2 n^6 (gradient norms n of about 0.6), "
+        "against double backward in float64."
     )
-    return [asdict(error) for error in found]
+    precisions = sorted({*options.precision, "bf16", "fp16"}, key=("fp32", "tf32", "bf16", "fp16").index)
+    errors = [
+        error
+        for workload in workloads(options.device)
+        for error in accuracy.measure_errors(workload.with_batch(16), precisions, options.device)
+    ]
+    _print_table(
+        ["network", "precision", "method", "relative error", "ratio to double backward"],
+        ([e.workload, e.precision, e.method, f"{e.relative:.1e}", f"{e.ratio:.2f}"] for e in errors),
+    )
+    return [asdict(error) for error in errors]
 
 
 def _scoring(options: argparse.Namespace) -> list[dict[str, Any]]:
-    _say("\nImages per second to InceptionV3's 2048 features, fp32, 32 x 32 images in batches of 50; medians.")
-    speeds = scoring.measure(options.device, options.repeats, 2000 if options.device.type == "cuda" else 50)
-    ours = statistics.median(next(iter(speeds.values())))
-    found = [
+    _print("\nImages per second to InceptionV3's 2048 features, fp32, 32 x 32 images in batches of 50; medians.")
+    speeds = scoring.measure_speeds(options.device, options.repeats, 2000 if options.device.type == "cuda" else 50)
+    own_median = statistics.median(next(iter(speeds.values())))
+    rows = [
         {
-            "way": name,
+            "implementation": name,
             "images_per_second": (median := statistics.median(values)),
-            "ratio": median / ours,
+            "ratio": median / own_median,
             "spread": (max(values) - min(values)) / median,
         }
         for name, values in speeds.items()
     ]
-    _table(
-        ["", "images/s", "ratio to ours", "spread"],
-        ([str(f["way"]), f"{f['images_per_second']:.1f}", f"{f['ratio']:.2f}", f"{f['spread']:.0%}"] for f in found),
+    _print_table(
+        ["", "images/s", "ratio to wgan-sweep", "spread"],
+        (
+            [
+                str(row["implementation"]),
+                f"{row['images_per_second']:.1f}",
+                f"{row['ratio']:.2f}",
+                f"{row['spread']:.0%}",
+            ]
+            for row in rows
+        ),
     )
-    return found
+    return rows
 
 
 def _sweeps(options: argparse.Namespace) -> dict[str, float]:
-    per_run, recorded = overhead.seconds_per_run(max(1, options.repeats // 2))
-    found = {
+    per_run, training = overhead.seconds_per_run(max(1, options.repeats // 2))
+    seconds = {
         "seconds_per_run": per_run,
-        "of_which_recorded": recorded,
-        "cfg_job_seconds": overhead.seconds_to_say_the_config(options.repeats),
-        "report_of_1000_seconds": overhead.seconds_of_a_report(),
+        "training_seconds_per_run": training,
+        "cfg_job_seconds": overhead.seconds_to_print_config(options.repeats),
+        "report_of_1000_seconds": overhead.seconds_to_report(),
     }
-    _say(
-        f"\nEach further run of a sweep, with a trainer that does next to nothing: {1000 * per_run:.0f} ms, of which "
-        f"{1000 * recorded:.0f} ms from the start of its training to its end; `wgan-sweep --cfg job`: "
-        f"{found['cfg_job_seconds']:.2f} s; `wgan-report` on {overhead.REPORTED} runs: "
-        f"{found['report_of_1000_seconds']:.2f} s."
+    _print(
+        f"\nEach additional run of a sweep with a one-update training: {1000 * per_run:.0f} ms, including "
+        f"{1000 * training:.0f} ms from the start to the end of training; `wgan-sweep --cfg job`: "
+        f"{seconds['cfg_job_seconds']:.2f} s; `wgan-report` on {overhead.REPORTED_RUNS} runs: "
+        f"{seconds['report_of_1000_seconds']:.2f} s."
     )
-    return found
+    return seconds
 
 
 def main() -> None:
-    """Measure, print tables, and write the figures."""
+    """Run the benchmarks, print their tables, and write the JSON file."""
     options = _parse()
-    chip = (
+    device_name = (
         torch.cuda.get_device_name(options.device)
         if options.device.type == "cuda"
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     )
-    _say(f"{chip}, torch {torch.__version__}")
+    _print(f"{device_name}, torch {torch.__version__}")
     if options.memory:
-        _say(f"\nPeak memory of one process, InceptionV3 {options.feature} features.")
+        _print(f"\nPeak memory of one process, InceptionV3 {options.feature} features.")
         peaks = scoring.measure_memory(options.device, options.memory, options.feature)
-        _table(["images", "MiB"], ([str(count), f"{peak:.0f}"] for count, peak in peaks))
+        _print_table(["images", "MiB"], ([str(count), f"{peak:.0f}"] for count, peak in peaks))
         return
     parts = {
         "iterations": _iterations,
@@ -176,11 +201,12 @@ def main() -> None:
         "scoring": _scoring,
         "sweeps": _sweeps,
     }
-    with TemporaryDirectory() as empty:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
-        found = {"device": chip, "torch": torch.__version__} | {name: parts[name](options) for name in options.parts}
-    write(options.json, json.dumps(found, indent=2) + "\n")
-    _say(f"\nfigures   {options.json}")
+    with TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # starts empty, so that `first s` includes the compilation
+        results = {"device": device_name, "torch": torch.__version__}
+        results |= {name: parts[name](options) for name in options.parts}
+    write(options.json, json.dumps(results, indent=2) + "\n")
+    _print(f"\nresults   {options.json}")
 
 
 if __name__ == "__main__":

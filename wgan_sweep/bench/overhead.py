@@ -1,4 +1,4 @@
-"""What a sweep costs beside its trainers: composing, checking, directories, locks, checkpoints, reports."""
+"""Overhead of a sweep around its training loops: configs, checks, run directories, locks, checkpoints, reports."""
 
 import json
 import os
@@ -12,12 +12,14 @@ from tempfile import TemporaryDirectory
 
 TINY = ["data=gaussians8", "model=mlp", "model.dim=2", "model.depth=1", "train.steps=1", "train.n_critic=1"]
 TINY += ["scorer=none", "tracker=none", "device=cpu"]
-FEW, MANY = 5, 45
-REPORTED = 1000
+SMALL_SWEEP, LARGE_SWEEP = 5, 45
+"""Runs of the two sweeps whose times are compared."""
+REPORTED_RUNS = 1000
 
 
-def _timed(folder: Path, *arguments: str) -> float:
-    began = time.perf_counter()
+def _time_module(folder: Path, *arguments: str) -> float:
+    """Return the seconds that ``python -m arguments`` takes in a folder, with its runs in ``folder/runs``."""
+    start = time.perf_counter()
     subprocess.run(  # noqa: S603
         [sys.executable, "-m", *arguments],
         cwd=folder,
@@ -25,44 +27,48 @@ def _timed(folder: Path, *arguments: str) -> float:
         check=True,
         capture_output=True,
     )
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def seconds_per_run(repeats: int) -> tuple[float, float]:
-    """Return (seconds that each further run of a sweep takes, those of them that its own record says), by a sweep.
+    """Measure what each additional run adds to the time of a sweep.
 
-    The trainer does one update of two networks of a few weights: next to nothing.
+    A run trains two tiny networks for one update.
+
+    Returns:
+        The seconds per additional run, and the part of them between the start and the end of training (from
+        ``record.json``).
     """
-    slopes, own = [], 0.0
+    slopes, recorded = [], 0.0
     for _ in range(repeats):
         times = []
-        for count in (FEW, MANY):
+        for count in (SMALL_SWEEP, LARGE_SWEEP):
             with TemporaryDirectory() as name:
                 folder = Path(name)
                 seeds = ",".join(map(str, range(count)))
-                times.append(_timed(folder, "wgan_sweep", "-m", f"seed={seeds}", *TINY))
-                records = [json.loads(p.read_text()) for p in folder.glob("runs/*/record.json")]
-                own = statistics.median(record["seconds"] for record in records)
-        slopes.append((times[1] - times[0]) / (MANY - FEW))
-    return statistics.median(slopes), own
+                times.append(_time_module(folder, "wgan_sweep", "-m", f"seed={seeds}", *TINY))
+                records = [json.loads(path.read_text()) for path in folder.glob("runs/*/record.json")]
+                recorded = statistics.median(record["seconds"] for record in records)
+        slopes.append((times[1] - times[0]) / (LARGE_SWEEP - SMALL_SWEEP))
+    return statistics.median(slopes), recorded
 
 
-def seconds_to_say_the_config(repeats: int) -> float:
-    """Return the seconds of ``wgan-sweep --cfg job``."""
+def seconds_to_print_config(repeats: int) -> float:
+    """Return the median time of ``wgan-sweep --cfg job``, in seconds."""
     with TemporaryDirectory() as name:
-        return statistics.median(_timed(Path(name), "wgan_sweep", "--cfg", "job") for _ in range(repeats))
+        return statistics.median(_time_module(Path(name), "wgan_sweep", "--cfg", "job") for _ in range(repeats))
 
 
-def seconds_of_a_report(count: int = REPORTED) -> float:
-    """Return the seconds of ``wgan-report`` on so many finished runs: copies of one, under ids of their own."""
+def seconds_to_report(count: int = REPORTED_RUNS) -> float:
+    """Return the time of ``wgan-report`` on `count` finished runs (copies of one, with distinct ids), in seconds."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        _timed(folder, "wgan_sweep", *TINY, "scorer=exact", "scorer.num_samples=50")
-        (record,) = folder.glob("runs/*/record.json")
-        made = json.loads(record.read_text())
+        _time_module(folder, "wgan_sweep", *TINY, "scorer=exact", "scorer.num_samples=50")
+        (path,) = folder.glob("runs/*/record.json")
+        record = json.loads(path.read_text())
         for index in range(count - 1):
             copy = folder / "runs" / f"{index:012x}"
-            shutil.copytree(record.parent, copy)
-            made["run_id"], made["config"]["seed"] = copy.name, index + 1
-            (copy / "record.json").write_text(json.dumps(made))
-        return _timed(folder, "wgan_sweep.commands.report", "runs")
+            shutil.copytree(path.parent, copy)
+            record["run_id"], record["config"]["seed"] = copy.name, index + 1
+            (copy / "record.json").write_text(json.dumps(record))
+        return _time_module(folder, "wgan_sweep.commands.report", "runs")

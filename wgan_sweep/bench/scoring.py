@@ -1,4 +1,4 @@
-"""Images per second to InceptionV3's features, and what scoring many takes in memory."""
+"""Speed of InceptionV3 feature extraction, and peak memory of scoring many images."""
 
 import importlib.util
 import time
@@ -9,65 +9,74 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_sweep.bench.alone import peak_mib
+from wgan_sweep.bench.processes import peak_mib
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import InceptionV3
 from wgan_sweep.scoring.inception import extractor
 from wgan_sweep.scoring.weights import TORCHSCRIPT, find
 
-AT_ONCE = 50
+BATCH = 50
 
 
-def _ways(device: torch.device) -> Iterator[tuple[str, Callable[[Tensor], object]]]:
-    """Yield ways from uint8 ``[N, 3, H, W]`` to InceptionV3's 2048 features, all with the same weights."""
+def _extractors(device: torch.device) -> Iterator[tuple[str, Callable[[Tensor], object]]]:
+    """Yield named functions from uint8 ``[N, 3, H, W]`` to InceptionV3's 2048 features, all with the same weights."""
     ours = InceptionV3(2048).extract(device)
     yield "wgan-sweep", ours
-    plain = extractor(find(), ["2048"]).to(device)
+    torch_fidelity = extractor(find(), ["2048"]).to(device)
 
-    def theirs(images: Tensor) -> object:
+    def with_torch_fidelity(images: Tensor) -> object:
         with torch.no_grad():
-            return plain(images.to(device))
+            return torch_fidelity(images.to(device))
 
-    yield "torch-fidelity's extractor", theirs
+    yield "torch-fidelity's extractor", with_torch_fidelity
     if importlib.util.find_spec("cleanfid") and find().file is TORCHSCRIPT:
         from cleanfid.resize import build_resizer
 
         resize = build_resizer("clean")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch announces the end of torch.jit.load
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load is deprecated
             scripted = torch.jit.load(find().path, map_location=device).net.layers
 
-        def clean(images: Tensor) -> object:
+        def with_clean_fid(images: Tensor) -> object:
             resized = np.stack([resize(image) for image in images.permute(0, 2, 3, 1).numpy()])
             with torch.no_grad():
                 return scripted((torch.from_numpy(resized).permute(0, 3, 1, 2).to(device) - 128) / 128)
 
-        yield "clean-fid's resize and TorchScript", clean
+        yield "clean-fid's resize and TorchScript", with_clean_fid
 
 
-def measure(device: torch.device, repeats: int, count: int, size: int = 32) -> dict[str, list[float]]:
-    """Return images per second of each way, repeat by repeat; the ways take turns."""
+def measure_speeds(device: torch.device, repeats: int, count: int, size: int = 32) -> dict[str, list[float]]:
+    """Return the images per second of each extractor, one value per repeat.
+
+    The extractors are measured alternately: each repeat measures all of them once.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-    images, ways = torch.from_numpy(pixels), dict(_ways(device))
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(-1, repeats):  # the first turn warms up
-        for name, way in ways.items():
-            began = time.perf_counter()
-            for part in images.split(AT_ONCE):
-                way(part)
+    images, extractors = torch.from_numpy(pixels), dict(_extractors(device))
+    speeds: dict[str, list[float]] = {name: [] for name in extractors}
+    for repeat in range(-1, repeats):  # repeat -1 is a warm-up
+        for name, extract in extractors.items():
+            start = time.perf_counter()
+            for batch in images.split(BATCH):
+                extract(batch)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if repeat >= 0:
-                found[name].append(count / (time.perf_counter() - began))
-    return found
+                speeds[name].append(count / (time.perf_counter() - start))
+    return speeds
 
 
 def measure_memory(device: torch.device, counts: list[int], layer: int) -> Iterator[tuple[int, float]]:
-    """Yield the process's peak memory in MiB after the statistics of so many images, fewest first."""
+    """Yield the number of images and the process's peak memory (MiB) after computing their statistics, in rising order.
+
+    Args:
+        device: Where features are extracted.
+        counts: Numbers of images; one batch of 50 is measured before them.
+        layer: Number of features, which names InceptionV3's layer.
+    """
     extract = InceptionV3(layer).extract(device)
-    for count in (AT_ONCE, *sorted(counts)):
+    for count in (BATCH, *sorted(counts)):
         draw = np.random.default_rng(0)
-        sizes = (min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE))
-        made = (torch.from_numpy(draw.integers(0, 256, (size, 3, 32, 32), dtype=np.uint8)) for size in sizes)
-        collect(made, extract, features=False)
+        sizes = (min(BATCH, count - start) for start in range(0, count, BATCH))
+        batches = (torch.from_numpy(draw.integers(0, 256, (size, 3, 32, 32), dtype=np.uint8)) for size in sizes)
+        collect(batches, extract, features=False)
         yield count, peak_mib()

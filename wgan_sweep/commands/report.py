@@ -1,4 +1,4 @@
-"""The command `wgan-report`."""
+"""The command ``wgan-report``: tables, pages and charts of the runs in a folder."""
 
 import argparse
 import json
@@ -8,109 +8,115 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import Report, report, shown_metric
+from wgan_sweep.report.cells import Report, group_runs, shown_metric
 from wgan_sweep.report.text import to_csv, to_json, to_markdown
-from wgan_sweep.runs.directory import Record, find_runs
+from wgan_sweep.runs.directory import find_runs
+from wgan_sweep.runs.record import Record
 
 
-def _page(found: Report, options: argparse.Namespace) -> str:
+def _page(report: Report, options: argparse.Namespace) -> str:
     from wgan_sweep.report import claims
     from wgan_sweep.report.page import to_html
 
-    return to_html(found, options.runs, claims.read(options.claims or claims.PUBLISHED))
+    return to_html(report, options.runs, claims.read_claims(options.claims or claims.PUBLISHED))
 
 
-def _picture(found: Report, options: argparse.Namespace) -> bytes:
+def _png(report: Report, options: argparse.Namespace) -> bytes:
     from wgan_sweep.report.charts import to_png
 
-    return to_png(found, options.runs)
+    return to_png(report, options.runs)
 
 
 FORMATS: dict[str, Callable[[Report, argparse.Namespace], str | bytes]] = {
-    "md": lambda found, _: to_markdown(found),
-    "csv": lambda found, _: to_csv(found),
-    "json": lambda found, _: to_json(found),
+    "md": lambda report, _: to_markdown(report),
+    "csv": lambda report, _: to_csv(report),
+    "json": lambda report, _: to_json(report),
     "html": _page,
-    "png": _picture,
+    "png": _png,
 }
 
 
 def _claims(options: argparse.Namespace, records: Sequence[Record]) -> str:
+    """Return the verdicts on the claims as Markdown or JSON."""
     from wgan_sweep.report import claims
 
-    judged = claims.judge(claims.read(options.claims or claims.PUBLISHED), records, options.metric)
+    judgements = claims.judge(claims.read_claims(options.claims or claims.PUBLISHED), records, options.metric)
     if options.format == "json":
-        return json.dumps(claims.to_entries(judged), indent=2) + "\n"
+        return json.dumps(claims.to_entries(judgements), indent=2) + "\n"
     if options.format != "md":
-        raise InputError(f"--claims come as --format md, json or html, not {options.format}")
-    return claims.to_markdown(judged, shown_metric(records, options.metric))
+        raise InputError(f"--claims cannot be written as {options.format}: choose --format md, json or html")
+    return claims.to_markdown(judgements, shown_metric(records, options.metric))
 
 
-def _write(made: str | bytes, target: Path | None) -> None:
-    content = made.encode() if isinstance(made, str) else made
-    if target is not None:
+def _write(output: str | bytes, path: Path | None) -> None:
+    """Write to a file, or to standard output."""
+    content = output.encode() if isinstance(output, str) else output
+    if path is not None:
         from wgan_sweep.common.files import write
 
-        write(target, content)
+        write(path, content)
     else:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("wgan-report", description="What the runs below a folder have come to.")
-    parser.add_argument("runs", type=Path, help="the folder of runs, for example ./runs")
-    parser.add_argument("--format", choices=FORMATS, default="md", help="default: md")
-    parser.add_argument("--metric", help="the score to show: fid, w1, w2, modes, ... (default: fid, else w1)")
-    parser.add_argument("--output", "-o", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    parser = argparse.ArgumentParser(
+        "wgan-report", description="Report on the runs in a folder, from their directories alone."
+    )
+    parser.add_argument("runs", type=Path, help="folder of run directories, for example ./runs")
+    parser.add_argument("--format", choices=FORMATS, default="md", help="format of the report (default: md)")
+    parser.add_argument("--metric", help="metric to show: fid, w1, w2, modes, ... (default: fid, else w1)")
+    parser.add_argument("--output", "-o", type=Path, metavar="FILE", help="output file (default: standard output)")
     parser.add_argument(
         "--claims",
         type=Path,
         nargs="?",
         const=False,
         metavar="YAML",
-        help="judge the claims of a file (default: the paper's) instead",
+        help="test the claims in a file (default: the paper's claims)",
     )
-    parser.add_argument("--wandb", action="store_true", help="upload finished runs that W&B does not have yet instead")
-    parser.add_argument("--dashboard", action="store_true", help="save a workspace for them in W&B instead")
-    parser.add_argument("--project", help="of W&B (default: the runs' own, else wgan-sweep)")
-    parser.add_argument("--entity", help="of W&B: the user or team (default: the runs' own, else yours)")
-    parser.add_argument("--jobs", type=int, default=4, help="how many runs are uploaded at once (default: 4)")
-    parser.add_argument("--watch", action="store_true", help="show the table, again and again, while runs go on")
+    parser.add_argument("--wandb", action="store_true", help="upload ended runs that W&B does not have yet; no report")
+    parser.add_argument("--dashboard", action="store_true", help="save a W&B workspace for the runs; no report")
+    parser.add_argument("--project", help="W&B project (default: the runs' project, else wgan-sweep)")
+    parser.add_argument("--entity", help="W&B user or team (default: the runs' entity, else your default entity)")
+    parser.add_argument("--jobs", type=int, default=4, help="concurrent uploads (default: 4)")
+    parser.add_argument("--watch", action="store_true", help="show a live table of the runs until Ctrl-C")
     return parser.parse_args(arguments)
 
 
 def _upload(options: argparse.Namespace) -> bool:
-    """Upload runs; return whether any failed."""
-    from wgan_sweep.runs.mirroring import upload_runs
+    """Upload the ended runs; return whether any upload failed."""
+    from wgan_sweep.report.upload import upload_runs
     from wgan_sweep.tracking.wandb import key_is_configured
 
     if options.jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {options.jobs}")
-    chosen = os.environ.get("WANDB_MODE") or "online"
-    if chosen not in ("online", "offline"):
-        raise InputError(f"WANDB_MODE is {chosen}: nothing would be uploaded")
-    if not key_is_configured() and chosen == "online":
-        raise InputError("W&B has no key: run `wandb login`, or set WANDB_MODE=offline to write offline records")
+    mode = os.environ.get("WANDB_MODE") or "online"
+    if mode not in ("online", "offline"):
+        raise InputError(f"WANDB_MODE is {mode}, which uploads nothing: set it to online or offline")
+    if not key_is_configured() and mode == "online":
+        raise InputError("W&B has no API key: run `wandb login`, or set WANDB_MODE=offline to write offline records")
     failed = False
-    for name, became in upload_runs(options.runs, options.project, options.entity, options.jobs):
-        sys.stdout.write(f"{name}  {became}\n")
+    for name, outcome in upload_runs(options.runs, options.project, options.entity, options.jobs):
+        sys.stdout.write(f"{name}  {outcome}\n")
         sys.stdout.flush()
-        failed |= became.startswith("failed")
+        failed |= outcome.startswith("failed")
     return failed
 
 
 def _dashboard(options: argparse.Namespace, records: Sequence[Record]) -> None:
-    from wgan_sweep.runs.mirroring import asked_for
+    """Save a W&B workspace and print its URL."""
+    from wgan_sweep.report.upload import project_of
     from wgan_sweep.tracking.wandb import default_entity, key_is_configured
     from wgan_sweep.tracking.workspace import workspace
 
     if not key_is_configured():
-        raise InputError("W&B has no key: run `wandb login`")
-    project, entity = asked_for(records[-1])
-    made = workspace(options.project or project, options.entity or entity or default_entity())
-    made.save()
-    sys.stdout.write(f"{made.url}\n")
+        raise InputError("W&B has no API key: run `wandb login`")
+    project, entity = project_of(records[-1])
+    dashboard = workspace(options.project or project, options.entity or entity or default_entity())
+    dashboard.save()
+    sys.stdout.write(f"{dashboard.url}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,9 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         watch(options.runs, options.metric)
         return
-    records, problems = find_runs(options.runs)
-    for problem in problems:
-        sys.stderr.write(f"wgan-report: {problem}\n")
+    records, problems, _ = runs = find_runs(options.runs)
+    for line in [*problems, *runs.notes]:
+        sys.stderr.write(f"wgan-report: {line}\n")
     if not records:
         sys.exit(f"wgan-report: {options.runs} holds no runs: start some with wgan-sweep, or give another folder")
     try:
@@ -135,14 +141,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _dashboard(options, records)
             sys.exit(1 if failed or problems else 0)
         if options.claims is not None and options.format != "html":
-            made: str | bytes = _claims(options, records)
+            output: str | bytes = _claims(options, records)
         else:
-            made = FORMATS[options.format](report(records, options.metric), options)
+            output = FORMATS[options.format](group_runs(records, options.metric), options)
     except InputError as error:
         sys.exit(f"wgan-report: {error}")
-    if isinstance(made, bytes) and options.output is None and sys.stdout.isatty():
-        sys.exit("wgan-report: a picture is nothing for a terminal: give --output FILE, or redirect it")
-    _write(made, options.output)
+    if isinstance(output, bytes) and options.output is None and sys.stdout.isatty():
+        sys.exit("wgan-report: a terminal cannot show a PNG: give --output FILE, or redirect the output")
+    _write(output, options.output)
     if problems:
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic file writes, the cache folder, and checks of folders."""
 
 import os
 import tempfile
@@ -10,17 +10,17 @@ from wgan_sweep.errors import InputError
 
 
 def cache_dir() -> Path:
-    """Return the folder of what can be made again: ``$WGAN_SWEEP_CACHE``, else ``wgan-sweep`` in the user's cache."""
+    """Return the folder of cached files: ``$WGAN_SWEEP_CACHE``, else ``wgan-sweep`` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wgan-sweep"
     return Path(os.environ.get("WGAN_SWEEP_CACHE") or default).expanduser()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there takes its place when the block ends well.
+    """Yield a temporary path in the folder of `path`; the file written there replaces `path` at the end of the block.
 
-    Readers see the old file or the new one, whatever happens in between, a power cut included. If the block raises,
-    `path` is as it was.
+    Other processes see either the old file or the new one, even after a crash or a power failure. If the block raises,
+    `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -29,8 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         temporary.chmod(0o666 & ~_umask())
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -49,13 +49,13 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def check_writable(folder: Path, key: str) -> None:
-    """Refuse a folder that cannot be made or written to.
+    """Check that a folder exists or can be created, and that it can be written to.
 
     Raises:
-        InputError: naming the config key that holds it.
+        InputError: if not. The message names `key`, the config key of the folder.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
-        raise InputError(f"{key}={folder} cannot be a folder: {existing} is a file; set {key} to another place")
+        raise InputError(f"{key}={folder} cannot be a folder: {existing} is a file; set {key} to another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{key}={folder} cannot be written to ({existing} is read-only); set {key} to another place")
+        raise InputError(f"{key}={folder} cannot be written to ({existing} is read-only); set {key} to another folder")

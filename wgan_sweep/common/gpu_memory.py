@@ -1,35 +1,42 @@
-"""The part of a GPU's memory that is this process's, where several processes share it."""
+"""The part of a GPU's memory that this process may use, if several processes share the GPU."""
 
 import torch
 
-CONTEXT = 3 * 2**28
-"""Bytes that CUDA itself takes in each process, about: 0.75 GiB, of which PyTorch's own bound knows nothing."""
+CUDA_CONTEXT_BYTES = 3 * 2**28
+"""Bytes that CUDA itself uses in each process, about 0.75 GiB. PyTorch's limit does not include them."""
 
 
-class _This:
-    """This process."""
+class _Process:
+    """The settings of this process."""
 
     sharing = 1
 
 
 def divide(sharing: int) -> None:
-    """Let an allocation beyond this process's part fail, where so many processes share each GPU that it sees."""
-    _This.sharing = sharing
+    """Limit this process to an equal part of the memory of each visible GPU; larger allocations then fail.
+
+    Args:
+        sharing: Number of processes that share each GPU.
+    """
+    _Process.sharing = sharing
     for device in range(torch.cuda.device_count()) if sharing > 1 else ():
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(_part(total) / total, device)
+        torch.cuda.set_per_process_memory_fraction(_limit(total) / total, device)
 
 
 def sharing() -> int:
     """Return how many processes share each GPU."""
-    return _This.sharing
+    return _Process.sharing
 
 
 def free(device: torch.device) -> int:
     """Return how many bytes this process may still allocate on a GPU."""
-    left, total = torch.cuda.mem_get_info(device)
-    return min(left, _part(total) - torch.cuda.memory_reserved(device)) if _This.sharing > 1 else left
+    free_bytes, total = torch.cuda.mem_get_info(device)
+    if _Process.sharing == 1:
+        return free_bytes
+    return min(free_bytes, _limit(total) - torch.cuda.memory_reserved(device))
 
 
-def _part(total: int) -> int:
-    return max(0, total // _This.sharing - CONTEXT)
+def _limit(total: int) -> int:
+    """Return how many of a GPU's bytes PyTorch may allocate in this process."""
+    return max(0, total // _Process.sharing - CUDA_CONTEXT_BYTES)

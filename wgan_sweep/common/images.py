@@ -1,4 +1,4 @@
-"""One rule between uint8 images and the networks' range, and pictures of samples."""
+"""Conversion between uint8 images and the networks' range [-1, 1], image grids, and PNG encoding."""
 
 import io
 import math
@@ -16,12 +16,16 @@ def to_range(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def to_uint8(values: Tensor) -> Tensor:
-    """Map values in [-1, 1] to uint8, to the nearest level; what lies outside is clamped. Inverse of `to_range`."""
+    """Map [-1, 1] to uint8: round to the nearest level and clamp values outside. The inverse of `to_range`."""
     return values.detach().float().mul(127.5).add(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def grid(images: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
-    """Lay uint8 images ``[N, C, H, W]`` out in rows, near a square unless `columns` is given.
+    """Arrange images in a grid, row by row.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``.
+        columns: Images per row; by default the grid is nearly square.
 
     Returns:
         uint8 ``[rows * H, columns * W, C]``; cells beyond the last image are black.
@@ -31,12 +35,12 @@ def grid(images: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
     rows = math.ceil(count / columns)
     cells = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
     cells[:count] = images.cpu()
-    laid = cells.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
-    return laid.reshape(rows * height, columns * width, channels).numpy()
+    ordered = cells.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    return ordered.reshape(rows * height, columns * width, channels).numpy()
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode uint8 ``[H, W, 1 or 3]`` as PNG (the first three channels where there are more; two count as grey)."""
+    """Encode uint8 ``[H, W, C]`` as PNG: RGB from the first three channels, or grey from the first one if C < 3."""
     pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")

@@ -1,4 +1,4 @@
-"""Pictures of points and of what a critic makes of the plane."""
+"""Figures with panels, and pictures of points with the critic's level sets and gradients."""
 
 import io
 from collections.abc import Callable
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVELS = 24
-"""Level sets of the critic."""
+"""Number of the critic's level sets."""
 ARROWS = 21
-"""Arrows of its gradient field, along each axis."""
+"""Number of arrows of the critic's gradient field along each axis."""
 
 
 def panels(
@@ -25,11 +25,11 @@ def panels(
     """Return a figure and its empty panels, row by row.
 
     Args:
-        rows: How many rows.
-        columns: How many panels each has.
+        rows: Number of rows.
+        columns: Panels per row.
         side: Height of a panel in inches.
-        wide: Width of a panel over its height.
-        share_y: Whether the panels have one vertical axis.
+        wide: Ratio of a panel's width to its height.
+        share_y: Whether all panels share the vertical axis.
     """
     from matplotlib.figure import Figure
 
@@ -38,29 +38,32 @@ def panels(
 
 
 def to_png(figure: "Figure") -> bytes:
-    """Return a figure as PNG."""
+    """Encode a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _field(critic: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the critic's scores ``[H, W]`` and gradients ``[H, W, 2]`` on the grid of two axes."""
+    """Return the critic's outputs ``[H, W]`` and gradients ``[H, W, 2]`` on the grid with coordinates `x` and `y`."""
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     points = torch.stack([columns, rows], -1).reshape(-1, 2).requires_grad_()
     with torch.enable_grad():
-        scores = critic(points)
-        (gradient,) = torch.autograd.grad(scores.sum(), points)
-    return scores.detach().reshape(len(y), len(x)), gradient.reshape(len(y), len(x), 2)
+        outputs = critic(points)
+        (gradient,) = torch.autograd.grad(outputs.sum(), points)
+    return outputs.detach().reshape(len(y), len(x)), gradient.reshape(len(y), len(x), 2)
 
 
-def draw_points(real: Tensor, made: Tensor, critic: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
-    """Draw real and generated points: in the plane over the critic's level sets and gradients, else with its graph.
+def draw_points(real: Tensor, generated: Tensor, critic: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
+    """Draw real and generated points with the critic.
+
+    In two dimensions the background shows the critic's level sets and gradients; in one dimension the points are
+    histograms, and the critic is a curve.
 
     Args:
-        real: ``[N, D]``, D 1 or 2, on the CPU.
-        made: The same.
-        critic: ``[N, D]`` points on the CPU to ``[N]`` scores.
+        real: Points ``[N, D]``, D 1 or 2, on the CPU.
+        generated: Points ``[N, D]``, on the CPU.
+        critic: Maps points ``[N, D]`` on the CPU to outputs ``[N]``.
 
     Returns:
         uint8 ``[H, W, 3]``.
@@ -76,20 +79,22 @@ def draw_points(real: Tensor, made: Tensor, critic: Callable[[Tensor], Tensor]) 
     spans = [torch.linspace(float(a) - margin, float(b) + margin, 101) for a, b in zip(low, high, strict=True)]
     if real.shape[1] == 1:
         (x,) = spans
-        axes.hist([real[:, 0].numpy(), made[:, 0].numpy()], bins=60, density=True, label=["real", "generated"])
-        twin = axes.twinx()
+        axes.hist([real[:, 0].numpy(), generated[:, 0].numpy()], bins=60, density=True, label=["real", "generated"])
+        critic_axes = axes.twinx()
         with torch.no_grad():
-            twin.plot(x.numpy(), critic(x[:, None]).numpy(), color="black", linewidth=1, label="critic")
-        twin.set_ylabel("critic")
+            critic_axes.plot(x.numpy(), critic(x[:, None]).numpy(), color="black", linewidth=1, label="critic")
+        critic_axes.set_ylabel("critic")
     else:
         x, y = spans
-        scores, _ = _field(critic, x, y)
-        axes.contourf(x.numpy(), y.numpy(), scores.numpy(), LEVELS, cmap="Greys", alpha=0.5)
-        coarse = [torch.linspace(float(span[0]), float(span[-1]), ARROWS) for span in spans]
-        _, gradient = _field(critic, *coarse)
-        axes.quiver(coarse[0].numpy(), coarse[1].numpy(), *gradient.permute(2, 0, 1).numpy(), color="gray", width=0.002)
+        outputs, _ = _field(critic, x, y)
+        axes.contourf(x.numpy(), y.numpy(), outputs.numpy(), LEVELS, cmap="Greys", alpha=0.5)
+        arrow_axes = [torch.linspace(float(span[0]), float(span[-1]), ARROWS) for span in spans]
+        _, gradient = _field(critic, *arrow_axes)
+        axes.quiver(
+            *(axis.numpy() for axis in arrow_axes), *gradient.permute(2, 0, 1).numpy(), color="gray", width=0.002
+        )
         axes.scatter(real[:, 0].numpy(), real[:, 1].numpy(), s=4, color="tab:blue", label="real")
-        axes.scatter(made[:, 0].numpy(), made[:, 1].numpy(), s=4, color="tab:orange", label="generated")
+        axes.scatter(generated[:, 0].numpy(), generated[:, 1].numpy(), s=4, color="tab:orange", label="generated")
         axes.set(xlim=(float(x[0]), float(x[-1])), ylim=(float(y[0]), float(y[-1])))
     axes.legend(loc="upper right")
     canvas.draw()

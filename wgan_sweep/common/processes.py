@@ -1,40 +1,82 @@
-"""Other processes that work for this one: what they may use, and which signals are not for them."""
+"""Child processes that work for this one, and the CPU cores that this process may use."""
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
+from typing import Any
 
-OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals that reach a whole group of processes (Ctrl-C, SLURM's warnings): the parent says what they mean."""
+SIGNALS_FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Signals that a terminal or SLURM sends to a whole process group. Children ignore them; the parent acts on them."""
 
 
-def cores_here() -> int:
-    """Return how many cores this process may use: what SLURM gave it, or what the system says."""
-    if given := os.environ.get("SLURM_CPUS_PER_TASK"):
-        return int(given)
+class ChildProcess:
+    """A spawned process, connected to this one by a pipe.
+
+    The child ignores SIGINT, SIGTERM and SIGUSR2 from its first instruction. When this process closes its end of the
+    pipe or dies, `recv` in the child raises EOFError; when the child dies, `recv` in this process does.
+
+    Must be created in the main thread, because signal handlers can be set only there.
+
+    Args:
+        target: Function of a module, called in the child with its end of the pipe (a `Connection`) and `arguments`.
+        *arguments: Picklable.
+        daemon: Whether the child is killed when this process exits; a daemon cannot start processes.
+    """
+
+    def __init__(self, target: Callable[..., None], *arguments: Any, daemon: bool = False) -> None:
+        context = get_context("spawn")
+        self.connection, child_end = context.Pipe()
+        self.process: BaseProcess = context.Process(target=target, args=(child_end, *arguments), daemon=daemon)
+        try:
+            start(self.process)
+        finally:
+            child_end.close()  # with a copy open here, the child's death would not close the pipe
+
+    def how_it_ended(self) -> str:
+        """Return the exit code or the signal that ended the child, which must be over."""
+        return ending(self.process)
+
+    def stop(self, patience_seconds: float | None) -> None:
+        """Wait for the child to end, kill it when the time is up, and close the connection.
+
+        Args:
+            patience_seconds: How long to wait before killing it; None waits without a limit. A child that works until
+                its connection closes must be told so before: close `connection` first.
+        """
+        self.process.join(patience_seconds)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def available_cores() -> int:
+    """Return how many CPU cores this process may use: SLURM's allocation, else the affinity mask."""
+    if allocated := os.environ.get("SLURM_CPUS_PER_TASK"):
+        return int(allocated)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start(*processes: BaseProcess) -> None:
-    """Start processes that leave the signals of `OF_THE_PARENT` to this one, from their first moment."""
-    with _ignoring(*OF_THE_PARENT):  # which a child inherits
+    """Start processes that ignore `SIGNALS_FOR_THE_PARENT` from their first instruction."""
+    with _ignoring(*SIGNALS_FOR_THE_PARENT):  # children inherit ignored signals
         for process in processes:
             process.start()
 
 
 @contextmanager
 def _ignoring(*signals: signal.Signals) -> Iterator[None]:
-    before = {one: signal.signal(one, signal.SIG_IGN) for one in signals}
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def ending(process: BaseProcess) -> str:
-    """Return how a process that is over has ended."""
+    """Return the exit code or the signal that ended a process."""
     code = process.exitcode or 0
     return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"

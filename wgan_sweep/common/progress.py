@@ -1,4 +1,4 @@
-"""How far a run and its sweep are: live bars on a terminal, plain lines elsewhere."""
+"""Progress of runs and sweeps: live bars on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -8,20 +8,20 @@ from typing import Any, Protocol, Self, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from wgan_sweep.errors import InputError
-from wgan_sweep.runs.lock import RunLockedError
+from wgan_sweep.errors import InputError, RunLockedError
 
 SECONDS_BETWEEN_LINES = 10.0
+"""How often progress is written where there are no bars."""
 
 
-def _describe(values: Mapping[str, float], rate: float | None, left: float | None) -> str:
+def _describe(values: Mapping[str, float], rate: float | None, seconds_left: float | None) -> str:
     parts = [f"{rate:,.0f} img/s"] if rate is not None else []
     if "wasserstein" in values:
         parts.append(f"W {values['wasserstein']:.3g}")
     if "fid" in values:
         parts.append(f"FID {values['fid']:.2f}")
-    if left is not None:
-        parts.append(f"{timedelta(seconds=round(left))} left")
+    if seconds_left is not None:
+        parts.append(f"{timedelta(seconds=round(seconds_left))} left")
     return "  ".join(parts)
 
 
@@ -31,7 +31,7 @@ Batch = TypeVar("Batch", bound=Sized)
 def show_progress(
     batches: Iterable[Batch], total: int | None, label: str, console: Console | None = None
 ) -> Iterator[Batch]:
-    """Yield batches, and show how many of `total` items went by: a bar on a terminal, a line now and then elsewhere."""
+    """Yield batches and show how many of `total` items were yielded: a bar on a terminal, lines elsewhere."""
     console = console or Console(stderr=True)
     if console.is_terminal:
         with Progress(
@@ -47,107 +47,114 @@ def show_progress(
     )
 
 
-def log_progress(batches: Iterable[Batch], total: int | None, say: Callable[[str], None]) -> Iterator[Batch]:
-    """Yield batches, and say now and then how many of `total` items went by."""
-    done, said = 0, time.monotonic()
+def log_progress(batches: Iterable[Batch], total: int | None, write: Callable[[str], None]) -> Iterator[Batch]:
+    """Yield batches and write, every `SECONDS_BETWEEN_LINES`, how many of `total` items were yielded."""
+    done, last_line = 0, time.monotonic()
     for batch in batches:
         yield batch
         done += len(batch)
-        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            say(f"{done} of {total if total is not None else '?'}")
+        if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            write(f"{done} of {total if total is not None else '?'}")
 
 
 class ProgressReporter(Protocol):
-    """Where runs show how far they are: the `Display` of this process, or that of another (`RemoteDisplay`)."""
+    """Shows the progress of runs: the `Display` of this process, or of another process (`RemoteDisplay`)."""
 
     def run(self, label: str, total: int) -> "RunProgress":
-        """Start to show a run of `total` steps."""
+        """Return the progress of a run of `total` steps, which shows itself here."""
 
-    def add(self, label: str, total: int) -> TaskID | None:
+    def add_bar(self, label: str, total: int) -> TaskID | None:
         """Add a bar."""
 
-    def move(self, task: TaskID | None, step: int | None, text: str) -> None:
-        """Move a bar."""
+    def update_bar(self, task: TaskID | None, step: int | None, text: str) -> None:
+        """Set the step and the text of a bar; None keeps the step."""
 
-    def remove(self, task: TaskID | None, *, over: bool = True) -> None:
-        """Take a run's bar away, and move the sweep's where the run is over."""
+    def remove_bar(self, task: TaskID | None, *, completed: bool = True) -> None:
+        """Remove the bar of a run, and advance the bar of the sweep if the run is completed."""
 
     def line(self, text: str) -> None:
         """Write a line."""
 
-    def line_if_plain(self, text: str) -> None:
-        """Write a line where there are no bars."""
+    def line_if_no_bars(self, text: str) -> None:
+        """Write a line if there are no bars."""
 
 
 class RunProgress:
-    """One run's share of the display: a bar while it goes on, its `summary` as one line at the end."""
+    """The progress of one run: a bar while it is in the context, and its `summary` as a line at the end.
+
+    Args:
+        display: Where it is shown.
+        label: The name of the run on the display.
+        total: Number of steps.
+    """
 
     def __init__(self, display: ProgressReporter, label: str, total: int) -> None:
         self.summary = "interrupted"
         self._display = display
         self._label = label
         self._total = total
-        self._task = display.add(label, total)
-        self._last: tuple[float, int, int] | None = None
-        self._spent, self._steps, self._images = 0.0, 0, 0
-        self._shown: dict[str, float] = {}
-        self._said = time.monotonic()
+        self._task = display.add_bar(label, total)
+        self._previous: tuple[float, int, int] | None = None
+        """Time, step and images seen of the previous update."""
+        self._seconds, self._steps, self._images = 0.0, 0, 0
+        """Totals over the intervals between updates that count in the rate."""
+        self._values: dict[str, float] = {}
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._display.remove(self._task, over=kind is None or not issubclass(kind, RunLockedError))
+        self._display.remove_bar(self._task, completed=kind is None or not issubclass(kind, RunLockedError))
         if kind is None:
-            self.say(self.summary)
-        elif not issubclass(kind, InputError | RunLockedError):  # these are said by whoever shows errors
-            self.say(f"{self.summary} ({kind.__name__})")
+            self._line(self.summary)
+        elif not issubclass(kind, InputError | RunLockedError):  # the caller reports these two
+            self._line(f"{self.summary} ({kind.__name__})")
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Show measurements of a step; they hold `images_seen`. Time that `working_on` took counts in no rate."""
-        now, seen = time.monotonic(), int(values["images_seen"])
-        if self._last is not None:
-            then, last_step, last_seen = self._last
-            self._spent, self._steps, self._images = (
-                self._spent + now - then,
-                self._steps + step - last_step,
-                self._images + seen - last_seen,
+        """Show metrics of a step, which include `images_seen`. The rate ignores time spent in `working_on`."""
+        now, images_seen = time.monotonic(), int(values["images_seen"])
+        if self._previous is not None:
+            previous_time, previous_step, previous_images = self._previous
+            self._seconds, self._steps, self._images = (
+                self._seconds + now - previous_time,
+                self._steps + step - previous_step,
+                self._images + images_seen - previous_images,
             )
-        self._last = now, step, seen
-        self._shown |= values
-        rate = self._images / self._spent if self._steps else None
-        left = (self._total - step) * self._spent / self._steps if self._steps else None
-        text = _describe(self._shown, rate, left)
-        self._display.move(self._task, step, text)
-        if now - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = now
-            self._display.line_if_plain(f"{self._label}  step {step}/{self._total}  {text}")
+        self._previous = now, step, images_seen
+        self._values |= values
+        rate = self._images / self._seconds if self._steps else None
+        seconds_left = (self._total - step) * self._seconds / self._steps if self._steps else None
+        text = _describe(self._values, rate, seconds_left)
+        self._display.update_bar(self._task, step, text)
+        if now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self._display.line_if_no_bars(f"{self._label}  step {step}/{self._total}  {text}")
 
     def working_on(self, text: str) -> None:
-        """Show what the run does while its steps stand still (such as scoring)."""
-        self._last = None
-        self._said = time.monotonic()
-        self._display.move(self._task, None, text)
-        self._display.line_if_plain(f"{self._label}  {text}")
+        """Show what the run does between two steps, for example scoring."""
+        self._previous = None
+        self._last_line = time.monotonic()
+        self._display.update_bar(self._task, None, text)
+        self._display.line_if_no_bars(f"{self._label}  {text}")
 
     def still_working_on(self, text: str) -> None:
-        """Show how far that is; where there are no bars, now and then."""
-        self._display.move(self._task, None, text)
-        if time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
-            self._display.line_if_plain(f"{self._label}  {text}")
+        """Update the text of `working_on`; if there are no bars, every `SECONDS_BETWEEN_LINES`."""
+        self._display.update_bar(self._task, None, text)
+        if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._display.line_if_no_bars(f"{self._label}  {text}")
 
-    def say(self, text: str) -> None:
-        """Say a line about the run."""
+    def _line(self, text: str) -> None:
         self._display.line(f"{self._label}  {text}")
 
 
 class Display:
-    """The terminal, or a log: a bar for the sweep and one per run.
+    """Shows a bar for the sweep and one per run on a terminal; writes lines to anything else.
 
     Args:
-        console: Where to write; standard error by default, so that standard output holds results only.
+        console: Where to write. Default: standard error, so that standard output holds only results.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -169,57 +176,57 @@ class Display:
         return self._live
 
     def sweep(self, total: int) -> None:
-        """Show a bar for a sweep of `total` runs (or of so many more), until `close`."""
+        """Show a bar for a sweep of `total` runs, until `close`. Another call adds runs."""
         if progress := self._progress():
             if self._sweep is None:
                 self._sweep = progress.add_task("sweep", total=0, text="runs")
-            before = next(task.total or 0 for task in progress.tasks if task.id == self._sweep)
-            progress.update(self._sweep, total=before + total)
+            previous_total = next(task.total or 0 for task in progress.tasks if task.id == self._sweep)
+            progress.update(self._sweep, total=previous_total + total)
 
     def run(self, label: str, total: int) -> RunProgress:
-        """Start to show a run of `total` steps."""
+        """Return the progress of a run of `total` steps, which shows itself here."""
         return RunProgress(self, label, total)
 
-    def add(self, label: str, total: int) -> TaskID | None:
+    def add_bar(self, label: str, total: int) -> TaskID | None:
         """Add a bar."""
         progress = self._progress()
         return progress.add_task(label, total=total, text="") if progress else None
 
-    def move(self, task: TaskID | None, step: int | None, text: str) -> None:
-        """Move a bar."""
+    def update_bar(self, task: TaskID | None, step: int | None, text: str) -> None:
+        """Set the step and the text of a bar; None keeps the step."""
         if self._live and task is not None:
             self._live.update(task, completed=step, text=text)
 
-    def remove(self, task: TaskID | None, *, over: bool = True) -> None:
-        """Take a run's bar away, and move the sweep's where the run is over."""
+    def remove_bar(self, task: TaskID | None, *, completed: bool = True) -> None:
+        """Remove the bar of a run, and advance the bar of the sweep if the run is completed."""
         if self._live and task is not None:
             self._live.remove_task(task)
             if self._sweep is None:
                 self.close()
-            elif over:
+            elif completed:
                 self._live.advance(self._sweep)
 
     def line(self, text: str) -> None:
         """Write a line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def line_if_plain(self, text: str) -> None:
-        """Write a line where there are no bars."""
+    def line_if_no_bars(self, text: str) -> None:
+        """Write a line if there are no bars."""
         if self._live is None:
             self.line(text)
 
     def close(self) -> None:
-        """Take all bars away."""
+        """Remove all bars."""
         if self._live:
             self._live.stop()
         self._live = self._sweep = None
 
 
 class RemoteDisplay:
-    """The display of another process: what is shown here is sent there, where a `DisplayRelay` shows it.
+    """A display in another process: calls are sent there, and a `DisplayRelay` repeats them.
 
     Args:
-        send: Takes the name of a method of `DisplayRelay` and its arguments.
+        send: Sends the name of a call and its arguments to the other process.
     """
 
     def __init__(self, send: Callable[[str, tuple[Any, ...]], None]) -> None:
@@ -227,60 +234,60 @@ class RemoteDisplay:
         self._bars = 0
 
     def run(self, label: str, total: int) -> RunProgress:
-        """Start to show a run of `total` steps."""
+        """Return the progress of a run of `total` steps, which shows itself here."""
         return RunProgress(self, label, total)
 
-    def add(self, label: str, total: int) -> TaskID:
+    def add_bar(self, label: str, total: int) -> TaskID:
         """Add a bar."""
         self._bars += 1
-        self._send("add", (self._bars, label, total))
+        self._send("add_bar", (self._bars, label, total))
         return TaskID(self._bars)
 
-    def move(self, task: TaskID | None, step: int | None, text: str) -> None:
-        """Move a bar."""
-        self._send("move", (task, step, text))
+    def update_bar(self, task: TaskID | None, step: int | None, text: str) -> None:
+        """Set the step and the text of a bar; None keeps the step."""
+        self._send("update_bar", (task, step, text))
 
-    def remove(self, task: TaskID | None, *, over: bool = True) -> None:
-        """Take a run's bar away, and move the sweep's where the run is over."""
-        self._send("remove", (task, over))
+    def remove_bar(self, task: TaskID | None, *, completed: bool = True) -> None:
+        """Remove the bar of a run, and advance the bar of the sweep if the run is completed."""
+        self._send("remove_bar", (task, completed))
 
     def line(self, text: str) -> None:
         """Write a line."""
         self._send("line", (text,))
 
-    def line_if_plain(self, text: str) -> None:
-        """Write a line where there are no bars."""
-        self._send("line_if_plain", (text,))
+    def line_if_no_bars(self, text: str) -> None:
+        """Write a line if there are no bars."""
+        self._send("line_if_no_bars", (text,))
 
 
 class DisplayRelay:
-    """The receiving end of a `RemoteDisplay` display."""
+    """Repeats the calls of a `RemoteDisplay` of another process on the display of this one."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
         self._tasks: dict[int, TaskID | None] = {}
 
     def show(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """Do what was sent."""
-        acts: dict[str, Callable[..., None]] = {
-            "add": self._add,
-            "move": self._move,
-            "remove": self._remove,
+        """Repeat a call."""
+        calls: dict[str, Callable[..., None]] = {
+            "add_bar": self._add_bar,
+            "update_bar": self._update_bar,
+            "remove_bar": self._remove_bar,
             "line": self._display.line,
-            "line_if_plain": self._display.line_if_plain,
+            "line_if_no_bars": self._display.line_if_no_bars,
         }
-        acts[name](*arguments)
+        calls[name](*arguments)
 
     def close(self) -> None:
-        """Take away the bars of a sender that is gone."""
+        """Remove the bars of the other process after it has died."""
         for bar in list(self._tasks):
-            self._remove(bar, over=True)
+            self._remove_bar(bar, completed=True)
 
-    def _add(self, bar: int, label: str, total: int) -> None:
-        self._tasks[bar] = self._display.add(label, total)
+    def _add_bar(self, bar: int, label: str, total: int) -> None:
+        self._tasks[bar] = self._display.add_bar(label, total)
 
-    def _move(self, bar: int, step: int | None, text: str) -> None:
-        self._display.move(self._tasks.get(bar), step, text)
+    def _update_bar(self, bar: int, step: int | None, text: str) -> None:
+        self._display.update_bar(self._tasks.get(bar), step, text)
 
-    def _remove(self, bar: int, over: bool) -> None:
-        self._display.remove(self._tasks.pop(bar, None), over=over)
+    def _remove_bar(self, bar: int, completed: bool) -> None:
+        self._display.remove_bar(self._tasks.pop(bar, None), completed=completed)

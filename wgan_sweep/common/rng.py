@@ -1,4 +1,4 @@
-"""Every random number comes from a generator named by ``(seed, purpose)``; none from the global one."""
+"""Independent random streams, each identified by ``(seed, purpose)``; the global generator is not used."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import torch
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """Return a 63-bit seed for one purpose; distinct purposes of one seed are independent streams.
+    """Return a 63-bit seed for a purpose, derived by hashing; different purposes give independent streams.
 
     Args:
-        seed: The run's seed; any integer, 0 included.
-        purpose: What the numbers are for, for example ``"noise"`` or ``("order", epoch)``.
+        seed: The run's seed; any integer.
+        purpose: Name of the stream, for example ``"noise"`` or ``"order", epoch``.
     """
     name = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
@@ -25,10 +25,10 @@ def generator(seed: int, *purpose: object, device: torch.device | str = "cpu") -
 
 @contextmanager
 def seeded(seed: int, *purpose: object) -> Iterator[None]:
-    """Make code that draws from torch's global CPU generator (layers' initialisation) draw from ``(seed, purpose)``.
+    """Seed torch's global CPU generator with ``(seed, purpose)``, for code that uses it (initialisation of layers).
 
-    The global generator's state is put back on leaving. CUDA's generators are not touched: networks are initialised on
-    the CPU, so that every device starts from the same weights.
+    The generator's state is restored on exit. CUDA generators are not affected: networks are initialised on the CPU, so
+    that training starts from the same weights on every device.
     """
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(derive(seed, *purpose))

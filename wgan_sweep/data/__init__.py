@@ -1,4 +1,4 @@
-"""Real examples: sets of uint8 images and distributions of points, and endless batches of them."""
+"""Real examples: sets of uint8 images and distributions of points, as endless streams of batches."""
 
 from wgan_sweep.data.folder import ImageFolder
 from wgan_sweep.data.mnist5k import Mnist5k

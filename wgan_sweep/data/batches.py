@@ -1,4 +1,4 @@
-"""Endless batches of real images: every image once per epoch, each epoch in an order of its own."""
+"""Endless batches of real images: every epoch contains each image once, in a new random order."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -16,16 +16,16 @@ from wgan_sweep.errors import InputError
 class Batches:
     """Batches of a set of images, in [-1, 1], on a device.
 
-    The stream is the concatenation of all epochs' orders cut into batches, so a batch may straddle two epochs. Order
-    and position depend on the seed and on the number of batches drawn, on nothing else: the position is the state.
+    The permutations of all epochs are concatenated and cut into batches, so a batch may span two epochs. The stream
+    depends only on the seed and the number of batches drawn; that number is the whole state.
 
     Args:
-        images: uint8 ``[N, H, W, C]``, perhaps a memory map; they live on a GPU when they take at most half of the
-            memory free there, else the next batch is read and sent while the last one is in use.
+        images: uint8 ``[N, H, W, C]``; may be a memory map.
         batch_size: Images per batch.
         seed: The run's seed.
-        device: Where batches are wanted.
-        resident: Whether the images live on the device; None decides as above.
+        device: Device of the batches.
+        resident: Whether all images are kept on the device. By default they are on a CPU, and on a GPU if they take at
+            most half of its free memory. Otherwise a thread reads the next batch while the current one is in use.
 
     Raises:
         InputError: if a batch is larger than the set.
@@ -50,14 +50,14 @@ class Batches:
             resident = device.type != "cuda" or 2 * pixels.nbytes <= gpu_memory.free(device)
         self._pixels = pixels.to(device) if resident else pixels
         self._reader = None if resident else ThreadPoolExecutor(1, "batches")
-        self._ahead: tuple[int, Future[Tensor]] | None = None
+        self._prefetch: tuple[int, Future[Tensor]] | None = None
         self._orders: dict[int, Tensor] = {}
 
     def _order(self, epoch: int) -> Tensor:
-        orders = self._orders  # which another thread may replace
+        orders = self._orders  # the reader thread may replace the attribute
         if epoch not in orders:
             order = torch.randperm(len(self._pixels), generator=rng.generator(self._seed, "order", epoch))
-            orders = {past: kept for past, kept in orders.items() if past == epoch - 1}
+            orders = {past: indices for past, indices in orders.items() if past == epoch - 1}
             self._orders = orders = orders | {epoch: order.to(self._pixels.device)}
         return orders[epoch]
 
@@ -70,21 +70,21 @@ class Batches:
         return indices
 
     def next_raw(self) -> Tensor:
-        """Return what the next batch is made of, on the device: indices ``[batch_size]``, or its pixels."""
+        """Return the next batch in undecoded form, on the device: its indices ``[batch_size]``, or its uint8 pixels."""
         batch, self.drawn = self.drawn, self.drawn + 1
         if self._reader is None:
             return self._indices(batch)
-        at, reading = self._ahead or (-1, None)
-        pixels = reading.result() if reading is not None and at == batch else self._read(batch)
-        self._ahead = batch + 1, self._reader.submit(self._read, batch + 1)
+        prefetched, future = self._prefetch or (-1, None)
+        pixels = future.result() if future is not None and prefetched == batch else self._read(batch)
+        self._prefetch = batch + 1, self._reader.submit(self._read, batch + 1)
         return pixels.to(self._device, non_blocking=True)
 
     def _read(self, batch: int) -> Tensor:
-        picked = self._pixels[self._indices(batch)]
-        return picked.pin_memory() if self._device.type == "cuda" else picked
+        pixels = self._pixels[self._indices(batch)]
+        return pixels.pin_memory() if self._device.type == "cuda" else pixels
 
     def decode(self, raw: Tensor) -> Tensor:
-        """Return the batch made of what `next_raw` returned: float ``[batch_size, C, H, W]`` in [-1, 1]."""
+        """Decode a batch that `next_raw` returned to float ``[batch_size, C, H, W]`` in [-1, 1]."""
         pixels = self._pixels[raw] if self._reader is None else raw
         return to_range(pixels.permute(0, 3, 1, 2))
 
@@ -97,5 +97,5 @@ class Batches:
         return {"drawn": self.drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position that `state_dict` returned."""
+        """Restore a position that `state_dict` returned."""
         self.drawn = int(state["drawn"])

@@ -1,4 +1,4 @@
-"""Any folder of pictures, cropped and resized once."""
+"""A folder of pictures, cropped and resized to one size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,39 +7,39 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from wgan_sweep.data.store import MODES, ImageSet, as_array, crop_and_resize, stored_once
+from wgan_sweep.data.store import MODES, ImageSet, as_array, cached_digest, cached_images, crop_and_resize
 from wgan_sweep.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures below a folder, in the order of their names."""
+    """Return the picture files below a folder, its subfolders included, sorted by path."""
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def read_picture(file: Path, mode: str) -> Image.Image:
-    """Read a picture in a mode of Pillow.
+    """Read a picture and convert it to a mode of Pillow, such as ``RGB``.
 
     Raises:
-        InputError: naming the file, if it cannot be read.
+        InputError: if the file cannot be read; the message names it.
     """
     try:
         with Image.open(file) as opened:
             return opened.convert(mode)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise InputError(
-            f"{file} cannot be read as a picture ({error}): mend it or take it out of the folder"
+            f"{file} cannot be read as a picture ({error}): repair it or remove it from the folder"
         ) from error
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """All pictures below `path`, in the order of their names, their largest central square resized to size x size.
+    """All pictures below a folder, sorted by path; the largest central square of each is resized to size x size.
 
     Args:
-        path: The folder; its subfolders count too.
-        size: Side of the images made, in pixels.
+        path: The folder; its subfolders are included.
+        size: Side of the resized images, in pixels.
         channels: 3 (colour) or 1 (grey).
     """
 
@@ -48,10 +48,11 @@ class ImageFolder:
     channels: int
 
     def load(self) -> ImageSet:
-        """Return uint8 ``[N, size, size, channels]``, made once and cached until the folder's files change.
+        """Return the images, uint8 ``[N, size, size, channels]``; they are cached until the folder's files change.
 
         Raises:
-            InputError: if the folder is missing or holds no picture, or a picture (named) cannot be read.
+            InputError: if a parameter is out of range, the folder is missing or has no pictures, or a picture cannot be
+                read.
         """
         folder = Path(self.path).expanduser()
         if self.channels not in MODES:
@@ -67,7 +68,12 @@ class ImageFolder:
             )
         listing = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         key = ("folder", str(folder.resolve()), self.size, self.channels, listing)
-        return stored_once(key, lambda: files, lambda found: map(self._read, found))
+        return cached_images(key, lambda: files, lambda paths: map(self._read, paths))
+
+    def fingerprint(self) -> str:
+        """Return the digest of the images; raises the errors of `load`."""
+        images = self.load()
+        return images.digest if images.file is None else cached_digest(images.file, lambda: images)
 
     def _read(self, file: Path) -> NDArray[np.uint8]:
         return as_array(crop_and_resize(read_picture(file, MODES[self.channels]), self.size))

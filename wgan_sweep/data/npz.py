@@ -1,4 +1,4 @@
-"""Any images, as the array ``images`` of an npz file."""
+"""Images stored as the array ``images`` of an npz file."""
 
 import zipfile
 import zlib
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wgan_sweep.data.store import ImageSet
+from wgan_sweep.data.store import ImageSet, cached_digest
 from wgan_sweep.errors import InputError
 
-WANTED = "data=npz reads a file with an array 'images' of uint8 [N, H, W, C]"
+EXPECTED = "data=npz reads a file with an array 'images' of uint8 [N, H, W, C]"
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,29 @@ class Npz:
         """Return the images.
 
         Raises:
-            InputError: if there is no such file, it is no npz, or its array is missing or of another type or shape.
+            InputError: if the file is missing or not an npz file, or the array is missing or has another type or shape.
         """
         path = Path(self.path).expanduser()
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 if "images" not in arrays:
-                    raise InputError(f"{path} holds {sorted(arrays)} and no 'images': {WANTED}")
+                    raise InputError(f"{path} holds {sorted(arrays)} and no 'images': {EXPECTED}")
                 images = arrays["images"]
         except FileNotFoundError:
-            raise InputError(f"there is no file {path}: set data.path to an existing npz; {WANTED}") from None
+            raise InputError(f"there is no file {path}: set data.path to an existing npz file; {EXPECTED}") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path} cannot be read as npz ({error}): {WANTED}") from error
+            raise InputError(f"{path} cannot be read as npz ({error}): {EXPECTED}") from error
         if images.dtype != np.uint8:
-            raise InputError(f"'images' in {path} is {images.dtype}, not uint8: {WANTED}; scale to 0..255 and convert")
+            raise InputError(
+                f"'images' in {path} is {images.dtype}, not uint8: {EXPECTED}; scale to 0..255 and convert"
+            )
         if images.ndim != 4 or 0 in images.shape:
-            raise InputError(f"'images' in {path} has shape {list(images.shape)}: {WANTED}")
+            raise InputError(f"'images' in {path} has shape {list(images.shape)}: {EXPECTED}")
         return ImageSet(images)
+
+    def fingerprint(self) -> str:
+        """Return the digest of the images; raises the errors of `load`."""
+        path = Path(self.path).expanduser()
+        return cached_digest(path, self.load) if path.is_file() else self.load().digest

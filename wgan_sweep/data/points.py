@@ -1,4 +1,4 @@
-"""Toy distributions of points, sampled endlessly: small enough that exact quantities can be computed."""
+"""Toy distributions of points, for which distances to generated samples can be computed exactly."""
 
 import math
 from collections.abc import Callable
@@ -22,11 +22,11 @@ class Points:
     """A distribution of points.
 
     Args:
-        shape: (D,), the shape of one point.
-        draw: Draws N points ``[N, D]``, float32, with a generator of the CPU.
-        modes: Centres ``[M, D]`` of a mixture of Gaussians; none for another distribution.
-        std: Their standard deviation.
-        num_pictured: How many points a picture shows.
+        shape: Shape (D,) of one point.
+        draw: Draws N points ``[N, D]``, float32, with a CPU generator.
+        modes: Centres ``[M, D]`` of the components of a Gaussian mixture; None for other distributions.
+        std: Standard deviation of the components.
+        num_pictured: Number of points in a picture of samples.
     """
 
     shape: tuple[int, ...]
@@ -36,20 +36,28 @@ class Points:
     num_pictured: int = 1000
 
     def batches(self, batch_size: int, seed: int, device: torch.device) -> "PointBatches":
-        """Return endless batches, all of them new points."""
+        """Return endless batches of new points."""
         return PointBatches(self.draw, batch_size, seed, device)
 
-    def finish(self, made: Tensor) -> Tensor:
-        """Return what a generator made, as it is compared: points as they are."""
-        return made.detach().cpu()
+    def to_samples(self, generated: Tensor) -> Tensor:
+        """Return the generator's outputs as points that are shown and scored: detached, on the CPU."""
+        return generated.detach().cpu()
 
-    def picture(self, made: Tensor, critic: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
-        """Draw points over the distribution's own, with the critic's level sets and gradient field; ``[H, W, 3]``."""
-        return draw_points(self.draw(len(made), rng.generator(0, "picture")), made, critic)
+    def draw_samples(self, samples: Tensor, critic: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
+        """Draw generated points, as many real ones, and the critic's level sets and gradient field.
+
+        Args:
+            samples: Generated points ``[N, D]``, on the CPU.
+            critic: Maps points ``[N, D]`` on the CPU to the critic's outputs ``[N]``.
+
+        Returns:
+            uint8 ``[H, W, 3]``.
+        """
+        return draw_points(self.draw(len(samples), rng.generator(0, "picture")), samples, critic)
 
 
 class PointBatches:
-    """Batch i of a seed is drawn from a stream of its own, so the position is all of the state."""
+    """Endless batches of points. Batch i is drawn from its own random stream, so i is the whole state."""
 
     def __init__(self, draw: Draw, batch_size: int, seed: int, device: torch.device) -> None:
         self.batch_size = batch_size
@@ -65,7 +73,7 @@ class PointBatches:
         return batch.to(self._device)
 
     def decode(self, raw: Tensor) -> Tensor:
-        """Return the batch made of what `next_raw` returned: that itself."""
+        """Return the batch itself: points need no decoding."""
         return raw
 
     def __call__(self) -> Tensor:
@@ -77,14 +85,14 @@ class PointBatches:
         return {"drawn": self.drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position that `state_dict` returned."""
+        """Restore a position that `state_dict` returned."""
         self.drawn = int(state["drawn"])
 
 
 def _mixture(modes: Tensor, std: float) -> Points:
     def draw(count: int, generator: torch.Generator) -> Tensor:
-        which = torch.randint(len(modes), (count,), generator=generator)
-        return modes[which] + std * torch.randn(count, modes.shape[1], generator=generator)
+        component = torch.randint(len(modes), (count,), generator=generator)
+        return modes[component] + std * torch.randn(count, modes.shape[1], generator=generator)
 
     return Points((modes.shape[1],), draw, modes, std)
 
@@ -97,7 +105,7 @@ def _positive(**values: float) -> None:
 
 @dataclass(frozen=True)
 class GaussianRing:
-    """Gaussians evenly on a circle in the plane."""
+    """A mixture of Gaussians with centres evenly spaced on a circle in the plane."""
 
     modes: int
     radius: float
@@ -116,7 +124,7 @@ class GaussianRing:
 
 @dataclass(frozen=True)
 class GaussianGrid:
-    """side x side Gaussians on a grid about 0 in the plane."""
+    """A mixture of side x side Gaussians with centres on a grid in the plane, centred at 0."""
 
     side: int
     spacing: float
@@ -169,7 +177,7 @@ class ShiftedUniform:
 
 @dataclass(frozen=True)
 class PointMass:
-    """One point, always (the Dirac-GAN of Mescheder et al. 2018)."""
+    """A point mass (the Dirac-GAN of Mescheder et al. 2018)."""
 
     at: list[float]
 
@@ -177,17 +185,17 @@ class PointMass:
         """Return the distribution.
 
         Raises:
-            InputError: for a point of no coordinates.
+            InputError: for a point without coordinates.
         """
         if not self.at:
             raise InputError("data.at must have one coordinate or more, got []")
-        place = torch.tensor(self.at, dtype=torch.float32)
-        return Points((len(self.at),), lambda count, generator: place.expand(count, -1))  # noqa: ARG005
+        point = torch.tensor(self.at, dtype=torch.float32)
+        return Points((len(self.at),), lambda count, generator: point.expand(count, -1))  # noqa: ARG005
 
 
 @dataclass(frozen=True)
 class ParallelLines:
-    """(theta, u) with u uniform in [0, 1]: parallel to the segment at theta = 0 (Arjovsky et al. 2017, example 1)."""
+    """The uniform distribution on the segment {theta} x [0, 1] in the plane (Arjovsky et al. 2017, example 1)."""
 
     theta: float
 

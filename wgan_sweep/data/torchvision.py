@@ -1,4 +1,4 @@
-"""The field's standard sets, as torchvision reads them, each turned once into a cached array."""
+"""Data sets of torchvision, converted to cached arrays."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wgan_sweep.data.store import MODES, ImageSet, Prepare, as_array, stored_once
+from wgan_sweep.data.store import MODES, ImageSet, Prepare, as_array, cached_digest, cached_images
 from wgan_sweep.errors import InputError
 
 
 @dataclass(frozen=True)
 class Torchvision:
-    """A data set of torchvision, its labels dropped.
+    """A data set of torchvision, without labels.
 
     Args:
-        name: What the set is called in messages.
-        dataset: torchvision's class with its options; called with ``root``, those of the split, and ``download=True``
-            where files miss.
-        split: Which part of the set, a key of `splits`.
-        splits: The class's options for each part.
-        downloads: Whether that class can fetch its files.
-        root: The folder that torchvision looks in.
-        files: The files it needs there, for the error when they cannot be had.
-        size: Side of the images made, in pixels.
-        prepare: Brings a picture to that size.
+        name: Name of the set in messages.
+        dataset: torchvision's class, with options bound; called with ``root``, the options of the split, and
+            ``download=True`` if files are missing.
+        split: Part of the set, a key of `splits`.
+        splits: Options of the class for each split.
+        downloads: Whether the class can download its files.
+        root: The folder in which torchvision looks for the files.
+        files: The files that are needed; an error message names them if they are unavailable.
+        size: Side of the prepared images, in pixels.
+        prepare: Crops, pads or resizes a picture to that size.
         channels: 3 (colour) or 1 (grey).
     """
 
@@ -44,22 +44,27 @@ class Torchvision:
     channels: int
 
     def load(self) -> ImageSet:
-        """Return uint8 ``[N, H, W, channels]``.
+        """Return the images, uint8 ``[N, H, W, channels]``.
 
         Raises:
-            InputError: for a split that there is none of, or if files are missing and cannot be fetched; the message
-                names them and their place.
+            InputError: for an unknown split, or if files are missing and cannot be downloaded; the message names the
+                files and their folder.
         """
         if self.split not in self.splits:
             raise InputError(f"{self.name} has no split {self.split!r}: choose one of {', '.join(self.splits)}")
         root = Path(self.root).expanduser()
-        return stored_once(self._key(root), lambda: self._open(root), self._images)
+        return cached_images(self._key(root), lambda: self._open(root), self._images)
+
+    def fingerprint(self) -> str:
+        """Return the digest of the images; raises the errors of `load`."""
+        images = self.load()
+        return images.digest if images.file is None else cached_digest(images.file, lambda: images)
 
     def _key(self, root: Path) -> tuple[Any, ...]:
-        called = [_spelled(function) for function in (self.dataset, self.prepare)]
+        functions = [_function_key(function) for function in (self.dataset, self.prepare)]
         return (
             "torchvision",
-            *called,
+            *functions,
             sorted(self.splits[self.split].items()),
             str(root.resolve()),
             self.size,
@@ -76,7 +81,7 @@ class Torchvision:
             except (OSError, RuntimeError, ImportError, ValueError) as error:
                 problem = error
         raise InputError(
-            f"the files of {self.name} are not in {root} and could not be fetched ({problem}): "
+            f"the files of {self.name} are not in {root} and could not be downloaded ({problem}): "
             f"put {', '.join(self.files)} into {root}, or set data.root to the folder that holds them"
         ) from problem
 
@@ -86,8 +91,8 @@ class Torchvision:
             yield as_array(self.prepare(picture.convert(MODES[self.channels]), self.size))
 
 
-def _spelled(function: Callable[..., Any]) -> tuple[str, str]:
-    """Return a function's name and the options it is bound to."""
+def _function_key(function: Callable[..., Any]) -> tuple[str, str]:
+    """Return the name of a function and the options bound to it, as parts of a cache key."""
     if isinstance(function, partial):
         return function.func.__qualname__, repr(sorted(function.keywords.items()))
     return function.__qualname__, "[]"

@@ -1,4 +1,4 @@
-"""Pairs of generator and critic, made for a shape of data."""
+"""Models: pairs of a generator and a critic, built for a data shape."""
 
 from wgan_sweep.models.dcgan import DCGAN
 from wgan_sweep.models.location import Location

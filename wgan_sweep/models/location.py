@@ -1,4 +1,4 @@
-"""A generator whose only parameters say where it is: what theory can be computed for."""
+"""A generator whose only parameter is a location: its distances to the data have closed forms."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,13 @@ from wgan_sweep.models.layers import Critic, check_sizes
 from wgan_sweep.models.mlp import MLP
 
 
-class MovedBox(nn.Module):
-    """The uniform distribution on a box at `place`, its parameter: ``[N, D]`` normal z to ``[N, D]`` points."""
+class UniformBox(nn.Module):
+    """The uniform distribution on a box: from ``[N, D]`` normal z to ``[N, D]`` points.
+
+    Args:
+        place: ``[D]``, the lowest corner of the box: the only parameter.
+        sides: ``[D]``, the lengths of the sides, fixed.
+    """
 
     sides: Tensor
 
@@ -22,23 +27,25 @@ class MovedBox(nn.Module):
         self.register_buffer("sides", sides)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return place + sides * u, with u uniform in [0, 1] by the normal distribution function."""
-        moved: Tensor = self.place + self.sides * (1 + torch.erf(z / math.sqrt(2))) / 2
-        return moved
+        """Return place + sides * u, where u = Phi(z) is uniform in [0, 1] (Phi: the normal distribution function)."""
+        points: Tensor = self.place + self.sides * (1 + torch.erf(z / math.sqrt(2))) / 2
+        return points
 
 
 @dataclass(frozen=True)
 class Location:
-    """A box that is moved (Arjovsky et al. 2017, example 1: (theta, u), theta the parameter), against an MLP critic.
+    """A uniform box with a learned location, and an MLP critic.
+
+    Arjovsky et al. 2017, example 1, trains such a generator: (theta, u) with theta the parameter and u uniform.
 
     Args:
-        sides: Of the box: [1] is an interval, [0, 1] a segment in the plane, zeros are a point.
-        place: Where its corner is at first.
+        sides: Lengths of the sides: [1] is an interval, [0, 1] a segment in the plane, zeros are a point.
+        place: Initial location of the lowest corner.
         dim: Width of the critic's hidden layers.
-        depth: How many of them; 0 makes the critic linear.
+        depth: Number of the critic's hidden layers; 0 gives a linear critic.
 
     Raises:
-        InputError: for sides and a place of different lengths, or a size out of range.
+        InputError: If `sides` and `place` differ in length, or if a size is out of range.
     """
 
     sides: list[float]
@@ -49,30 +56,30 @@ class Location:
     def __post_init__(self) -> None:
         if len(self.sides) != len(self.place):
             raise InputError(
-                f"model.sides and model.place must have as many coordinates, got {self.sides} and {self.place}"
+                f"model.sides and model.place must have the same length, got {self.sides} and {self.place}"
             )
         check_sizes(dim=self.dim)
-        _ = self._critic
+        _ = self._critic_model  # checks `depth`
 
     @property
     def latent_dim(self) -> int:
-        """One number per coordinate."""
+        """Size of z: one value per coordinate."""
         return len(self.sides)
 
     @property
-    def _critic(self) -> MLP:
+    def _critic_model(self) -> MLP:
         return MLP(self.dim, self.depth, 1)
 
     def generator(self, shape: tuple[int, ...]) -> nn.Module:
-        """Return the box, ``[N, D]`` to ``[N, D]``.
+        """Return the box, a network from ``[N, D]`` to ``[N, D]``.
 
         Raises:
-            InputError: for data of another shape.
+            InputError: If the data are not points with D coordinates.
         """
         if shape != (len(self.sides),):
             raise InputError(f"model=location has {len(self.sides)} coordinates (model.sides), the data has {shape}")
-        return MovedBox(*(torch.tensor(values, dtype=torch.float32) for values in (self.place, self.sides)))
+        return UniformBox(*(torch.tensor(values, dtype=torch.float32) for values in (self.place, self.sides)))
 
     def critic(self, shape: tuple[int, ...]) -> Critic:
-        """Return a network from ``[N, D]`` to ``[N]`` scores."""
-        return self._critic.critic(shape)
+        """Return a network from ``[N, D]`` to ``[N]`` outputs."""
+        return self._critic_model.critic(shape)

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons: for points in the plane, and the weakest generator for images (Arjovsky et al. 2017)."""
+"""Multilayer perceptrons, for points and for images (a generator without convolutions, Arjovsky et al. 2017)."""
 
 import math
 from dataclasses import dataclass
@@ -12,12 +12,15 @@ from wgan_sweep.models.layers import Critic, check_sizes
 
 @dataclass(frozen=True)
 class MLP:
-    """ReLU layers of one width.
+    """Two networks of linear layers with ReLU between them.
 
     Args:
         dim: Width of the hidden layers.
-        depth: How many hidden layers each network has; 0 makes both linear.
+        depth: Number of hidden layers of each network; 0 gives linear networks.
         latent_dim: Size of z.
+
+    Raises:
+        InputError: If `dim` or `latent_dim` is below 1, or `depth` below 0.
     """
 
     dim: int
@@ -29,21 +32,21 @@ class MLP:
         if self.depth < 0:
             raise InputError(f"model.depth must be 0 or more, got {self.depth}")
 
-    def _hidden(self, before: int) -> tuple[list[nn.Module], int]:
+    def _hidden_layers(self, in_features: int) -> tuple[list[nn.Module], int]:
         """Return the hidden layers and the width of their output."""
-        widths = [before] + [self.dim] * self.depth
+        widths = [in_features] + [self.dim] * self.depth
         layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [nn.Linear(a, b), nn.ReLU()]
+        for layer_inputs, layer_outputs in pairwise(widths):
+            layers += [nn.Linear(layer_inputs, layer_outputs), nn.ReLU()]
         return layers, widths[-1]
 
     def generator(self, shape: tuple[int, ...]) -> nn.Module:
         """Return a network from ``[N, latent_dim]`` to ``[N, *shape]``: images in [-1, 1], points unbounded."""
-        bound: list[nn.Module] = [nn.Tanh()] if len(shape) == 3 else []
-        hidden, width = self._hidden(self.latent_dim)
-        return nn.Sequential(*hidden, nn.Linear(width, math.prod(shape)), *bound, nn.Unflatten(1, shape))
+        bounding: list[nn.Module] = [nn.Tanh()] if len(shape) == 3 else []
+        hidden, width = self._hidden_layers(self.latent_dim)
+        return nn.Sequential(*hidden, nn.Linear(width, math.prod(shape)), *bounding, nn.Unflatten(1, shape))
 
     def critic(self, shape: tuple[int, ...]) -> Critic:
-        """Return a network from ``[N, *shape]`` to ``[N]`` scores."""
-        hidden, width = self._hidden(math.prod(shape))
+        """Return a network from ``[N, *shape]`` to ``[N]`` outputs."""
+        hidden, width = self._hidden_layers(math.prod(shape))
         return Critic(nn.Sequential(nn.Flatten(), *hidden), width)

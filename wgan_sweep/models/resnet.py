@@ -1,52 +1,55 @@
-"""The residual networks of WGAN-GP's public code, which the W-div paper trains too (Gulrajani et al. 2017)."""
+"""The residual networks of the public WGAN-GP code (Gulrajani et al. 2017), also used by Wu et al. 2018."""
 
 from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from wgan_sweep.models.layers import Critic, MeanPool, check_sizes, image_shape, norm, upsample
+from wgan_sweep.models.layers import Critic, MeanPool, check_sizes, image_channels_and_size, norm_layer, upsample
 
 SIZES = (32, 64, 128)
 
 
-def _conv(before: int, after: int, kernel: int, gain: float) -> nn.Conv2d:
-    """Return a convolution that keeps the size, uniform Glorot weights times `gain`, zero bias."""
-    conv = nn.Conv2d(before, after, kernel, padding=kernel // 2)
+def _conv(in_channels: int, out_channels: int, kernel: int, gain: float) -> nn.Conv2d:
+    """Return a size-preserving convolution: uniform Glorot weights times `gain`, bias 0."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
     nn.init.xavier_uniform_(conv.weight, gain)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
 
 
-def _linear(before: int, after: int) -> nn.Linear:
-    linear = nn.Linear(before, after)
+def _linear(in_features: int, out_features: int) -> nn.Linear:
+    linear = nn.Linear(in_features, out_features)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
 
 
 class _Block(nn.Module):
-    """norm, ReLU, 3x3, norm, ReLU, 3x3 beside a 1x1 shortcut. He's gain where a ReLU comes before, 1 elsewhere."""
+    """The layers of a residual block: norm, ReLU, 3x3, norm, ReLU, 3x3, and a 1x1 shortcut.
 
-    def __init__(self, before: int, middle: int, after: int, kind: str) -> None:
+    Convolutions after a ReLU have the gain of He et al. 2015 (sqrt 2), the shortcut has gain 1.
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, norm_name: str) -> None:
         super().__init__()
-        self.norm1 = norm(kind, before)
-        self.conv1 = _conv(before, middle, 3, 2**0.5)
-        self.norm2 = norm(kind, middle)
-        self.conv2 = _conv(middle, after, 3, 2**0.5)
-        self.shortcut = _conv(before, after, 1, 1.0)
+        self.norm1 = norm_layer(norm_name, in_channels)
+        self.conv1 = _conv(in_channels, hidden_channels, 3, 2**0.5)
+        self.norm2 = norm_layer(norm_name, hidden_channels)
+        self.conv2 = _conv(hidden_channels, out_channels, 3, 2**0.5)
+        self.shortcut = _conv(in_channels, out_channels, 1, 1.0)
         self.relu = nn.ReLU()
 
 
 class UpBlock(_Block):
-    """``[N, before, S, S]`` to ``[N, after, 2S, 2S]``."""
+    """Upsampling residual block: ``[N, in_channels, S, S]`` to ``[N, out_channels, 2S, 2S]``."""
 
-    def __init__(self, before: int, after: int, kind: str) -> None:
-        super().__init__(before, after, after, kind)
+    def __init__(self, in_channels: int, out_channels: int, norm_name: str) -> None:
+        super().__init__(in_channels, out_channels, out_channels, norm_name)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Upsample before the first convolution (the 1x1 shortcut commutes with it, and is cheaper first)."""
+        """Upsample before the first convolution, and after the shortcut's (a 1x1 convolution: same result, cheaper)."""
         y = self.conv1(upsample(self.relu(self.norm1(x))))
         y = self.conv2(self.relu(self.norm2(y)))
         result: Tensor = y + upsample(self.shortcut(x))
@@ -54,14 +57,14 @@ class UpBlock(_Block):
 
 
 class DownBlock(_Block):
-    """``[N, before, S, S]`` to ``[N, after, S/2, S/2]``."""
+    """Downsampling residual block: ``[N, in_channels, S, S]`` to ``[N, out_channels, S/2, S/2]``."""
 
-    def __init__(self, before: int, after: int, kind: str) -> None:
-        super().__init__(before, before, after, kind)
+    def __init__(self, in_channels: int, out_channels: int, norm_name: str) -> None:
+        super().__init__(in_channels, in_channels, out_channels, norm_name)
         self.pool = MeanPool()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool after the second convolution, and before the shortcut's."""
+        """Pool after the second convolution, and before the shortcut's convolution."""
         y = self.conv1(self.relu(self.norm1(x)))
         y = self.pool(self.conv2(self.relu(self.norm2(y))))
         result: Tensor = y + self.shortcut(self.pool(x))
@@ -70,13 +73,17 @@ class DownBlock(_Block):
 
 @dataclass(frozen=True)
 class ResNet:
-    """Residual blocks between 4 x 4 and 32, 64 or 128.
+    """Residual blocks between 4 x 4 features and images of size 32, 64 or 128.
 
     Args:
-        dim: Channels next to the image; they double at each halving, up to 8 times `dim` (64 in the paper).
+        dim: Channels of the block next to the image; they double at each halving of the size, up to 8 times `dim`
+            (64 in the paper).
         latent_dim: Size of z (128 in the paper).
-        generator_norm: none, batch, layer or instance (batch in the paper).
-        critic_norm: The same for the critic (layer in the paper).
+        generator_norm: Normalisation in the generator: none, batch, layer or instance (batch in the paper).
+        critic_norm: Normalisation in the critic (layer in the paper).
+
+    Raises:
+        InputError: If `dim` or `latent_dim` is below 1.
     """
 
     dim: int
@@ -90,29 +97,33 @@ class ResNet:
     def _widths(self, size: int) -> list[int]:
         return [self.dim * min(2**i, 8) for i in range((size // 4).bit_length())]
 
-    def _image(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        return image_shape(shape, "resnet", "square images of size 32, 64 or 128", SIZES.__contains__)
+    def _channels_and_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        return image_channels_and_size(shape, "resnet", "square images of size 32, 64 or 128", SIZES.__contains__)
 
     def generator(self, shape: tuple[int, ...]) -> nn.Module:
         """Return a network from ``[N, latent_dim]`` to ``[N, *shape]`` in [-1, 1]."""
-        channels, size = self._image(shape)
+        channels, size = self._channels_and_size(shape)
         widths = self._widths(size)[::-1]
-        blocks = [UpBlock(before, after, self.generator_norm) for before, after in pairwise(widths)]
+        blocks = [
+            UpBlock(in_channels, out_channels, self.generator_norm) for in_channels, out_channels in pairwise(widths)
+        ]
         return nn.Sequential(
             _linear(self.latent_dim, 16 * widths[0]),
             nn.Unflatten(1, (widths[0], 4, 4)),
             *blocks,
-            norm(self.generator_norm, widths[-1]),
+            norm_layer(self.generator_norm, widths[-1]),
             nn.ReLU(),
             _conv(widths[-1], channels, 3, 1.0),
             nn.Tanh(),
         )
 
     def critic(self, shape: tuple[int, ...]) -> Critic:
-        """Return a network from ``[N, *shape]`` to ``[N]`` scores."""
-        channels, size = self._image(shape)
+        """Return a network from ``[N, *shape]`` to ``[N]`` outputs."""
+        channels, size = self._channels_and_size(shape)
         widths = self._widths(size)
-        blocks = [DownBlock(before, after, self.critic_norm) for before, after in pairwise(widths)]
+        blocks = [
+            DownBlock(in_channels, out_channels, self.critic_norm) for in_channels, out_channels in pairwise(widths)
+        ]
         critic = Critic(nn.Sequential(_conv(channels, widths[0], 3, 1.0), *blocks), 16 * widths[-1])
         for parameter in critic.head.parameters():
             nn.init.xavier_uniform_(parameter) if parameter.dim() > 1 else nn.init.zeros_(parameter)

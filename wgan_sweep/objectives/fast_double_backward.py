@@ -1,10 +1,16 @@
-"""Layers whose gradient is cheap to differentiate: convolutions, normalisations and piecewise linear layers.
+"""Layers that are cheap to differentiate twice: convolutions, normalisations and piecewise linear layers.
 
-torch's own rules for the gradient of a gradient are right but wasteful: those of a convolution build the weights'
-gradient as a convolution with kernels as large as the images, those of a piecewise linear layer send zeros back through
-all layers before it, and those of a normalisation are a long chain of small operations. Here a convolution's second
-derivative is made of the same three operations as its first, a piecewise linear layer is a product with its slopes,
-which are constants, and a normalisation's is written out. All other layers keep torch's.
+The double backward rules of PyTorch are correct but slow. For a convolution, they compute the weight gradient as a
+convolution with kernels as large as the images. For a piecewise linear layer, they send a gradient of zeros through all
+layers before it. For a normalisation, they are a long chain of small operations.
+
+Here the double backward of a convolution consists of the same three operations as its backward, a piecewise linear
+layer is a product with its constant slopes, and the double backward of a layer norm is written out. All other layers
+use the rules of PyTorch.
+
+Names follow PyTorch: `grad_output` and `grad_input` are the gradients with respect to a layer's output and input;
+`grad_grad_input` is the gradient that a double backward receives (with respect to `grad_input`), and
+`grad_grad_output` is the one that it returns with respect to `grad_output`.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,23 +25,24 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 aten = torch.ops.aten
-Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
-"""Stride, padding, dilation, transposed, output padding, groups, as aten takes them."""
-
-
-Back = Callable[[Tensor, Tensor], Tensor]
-"""From the gradient in a layer's output, and its input, to the gradient in its input."""
+ConvolutionOptions = tuple[list[int], list[int], list[int], bool, list[int], int]
+"""Stride, padding, dilation, transposed, output padding and groups: arguments of ``aten.convolution``."""
+InputGradient = Callable[[Tensor, Tensor], Tensor]
+"""From (grad_output, input) of a layer to its grad_input."""
 
 
 class _BackwardMode:
-    """Whose gradients a backward pass is for: Function's own `needs_input_grad` does not know."""
+    """Whether backward passes skip parameter gradients: `needs_input_grad` of a Function does not tell."""
 
     skip_parameter_gradients = False
 
 
 @contextmanager
 def skip_parameter_gradients() -> Iterator[None]:
-    """In here a backward pass gives the gradient in a network's input, to be differentiated, and none in parameters."""
+    """Within this context, a backward pass computes gradients with respect to a network's input only.
+
+    They can be differentiated again, also with respect to the parameters.
+    """
     _BackwardMode.skip_parameter_gradients = True
     try:
         yield
@@ -43,51 +50,69 @@ def skip_parameter_gradients() -> Iterator[None]:
         _BackwardMode.skip_parameter_gradients = False
 
 
-def _to_input(gradient: Tensor, like: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def _convolution_input_gradient(
+    grad_output: Tensor, input_like: Tensor, weight: Tensor, options: ConvolutionOptions
+) -> Tensor:
     mask = [True, False, False]
-    return cast("Tensor", aten.convolution_backward(gradient, like, weight, None, *geometry, mask)[0])
+    return cast("Tensor", aten.convolution_backward(grad_output, input_like, weight, None, *options, mask)[0])
 
 
-def _to_weight(gradient: Tensor, x: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+def _convolution_weight_gradient(
+    grad_output: Tensor, x: Tensor, weight_like: Tensor, options: ConvolutionOptions
+) -> Tensor:
     mask = [False, True, False]
-    return cast("Tensor", aten.convolution_backward(gradient, x, like, None, *geometry, mask)[1])
+    return cast("Tensor", aten.convolution_backward(grad_output, x, weight_like, None, *options, mask)[1])
 
 
 class _Convolution(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, is_first: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: ConvolutionOptions, is_first_layer: bool
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.bias_sizes, ctx.is_first = geometry, None if bias is None else [bias.shape[0]], is_first
-        return cast("Tensor", aten.convolution(x, weight, bias, *geometry))
+        ctx.options, ctx.is_first_layer = options, is_first_layer
+        ctx.bias_sizes = None if bias is None else [bias.shape[0]]
+        return cast("Tensor", aten.convolution(x, weight, bias, *options))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if _BackwardMode.skip_parameter_gradients:
-            return _ConvolutionToInput.apply(gradient, x.detach(), weight, ctx.geometry), None, None, None, None
-        mask = [ctx.needs_input_grad[0] and not ctx.is_first, True, ctx.bias_sizes is not None]
-        found = aten.convolution_backward(gradient, x, weight, ctx.bias_sizes, *ctx.geometry, mask)
-        back, to_weight, to_bias = (one if wanted else None for one, wanted in zip(found, mask, strict=True))
-        return back, to_weight, to_bias, None, None
+            grad_input = _ConvolutionInputGradient.apply(grad_output, x.detach(), weight, ctx.options)
+            return grad_input, None, None, None, None
+        mask = [ctx.needs_input_grad[0] and not ctx.is_first_layer, True, ctx.bias_sizes is not None]
+        gradients = aten.convolution_backward(grad_output, x, weight, ctx.bias_sizes, *ctx.options, mask)
+        grad_input, grad_weight, grad_bias = (
+            gradient if is_computed else None for gradient, is_computed in zip(gradients, mask, strict=True)
+        )
+        return grad_input, grad_weight, grad_bias, None, None
 
 
-class _ConvolutionToInput(Function):
-    """From the gradient in a convolution's output to that in its input: linear in it, and in the weights."""
+class _ConvolutionInputGradient(Function):
+    """From (grad_output, input, weight) of a convolution to its grad_input, which is linear in grad_output and weight.
+
+    The input is only needed for its shape.
+    """
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, like: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(gradient, weight)
-        ctx.geometry = geometry
-        return _to_input(gradient, like, weight, geometry)
+    def forward(
+        ctx: Any, grad_output: Tensor, input_like: Tensor, weight: Tensor, options: ConvolutionOptions
+    ) -> Tensor:
+        ctx.save_for_backward(grad_output, weight)
+        ctx.options = options
+        return _convolution_input_gradient(grad_output, input_like, weight, options)
 
     @staticmethod
-    def backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, weight = ctx.saved_tensors
-        along = aten.convolution(second, weight, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        return along, None, _to_weight(gradient, second, weight, ctx.geometry), None
+    def backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Tensor | None, ...]:
+        grad_output, weight = ctx.saved_tensors
+        grad_grad_output = (
+            aten.convolution(grad_grad_input, weight, None, *ctx.options) if ctx.needs_input_grad[0] else None
+        )
+        grad_weight = _convolution_weight_gradient(grad_output, grad_grad_input, weight, ctx.options)
+        return grad_grad_output, None, grad_weight, None
 
 
-def _convolve(
+def _conv2d(
     input: Tensor,  # noqa: A002
     weight: Tensor,
     bias: Tensor | None = None,
@@ -98,164 +123,180 @@ def _convolve(
 ) -> Tensor:
     if isinstance(padding, str):
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    # Only a pass below `skip_parameter_gradients` wants the gradient in a network's input.
-    is_first = input.is_leaf and not isinstance(input, nn.Parameter)
-    both = ([size] * 2 if isinstance(size, int) else list(size) for size in (stride, padding, dilation))
+    # The gradient with respect to a network's input is only used below `skip_parameter_gradients`.
+    is_first_layer = input.is_leaf and not isinstance(input, nn.Parameter)
+    sizes = ([size] * 2 if isinstance(size, int) else list(size) for size in (stride, padding, dilation))
     if torch.is_autocast_enabled(input.device.type):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = input.to(dtype), weight.to(dtype)  # noqa: A001
         bias = None if bias is None else bias.to(dtype)
-    return cast("Tensor", _Convolution.apply(input, weight, bias, (*both, False, [0, 0], groups), is_first))
+    return cast("Tensor", _Convolution.apply(input, weight, bias, (*sizes, False, [0, 0], groups), is_first_layer))
 
 
 class _LayerNorm(Function):
-    """GroupNorm of one group: over channels and pixels, with a gain per channel."""
+    """Layer norm over channels and pixels with a gain per channel: GroupNorm with one group."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         count, channels = x.shape[:2]
-        made, mean, scale = aten.native_group_norm(x, weight, bias, count, channels, x[0, 0].numel(), 1, eps)
+        output, mean, scale = aten.native_group_norm(x, weight, bias, count, channels, x[0, 0].numel(), 1, eps)
         ctx.save_for_backward(x, weight, mean, scale)
-        return cast("Tensor", made)
+        return cast("Tensor", output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
         if _BackwardMode.skip_parameter_gradients:
-            return _LayerNormToInput.apply(gradient, x, weight, mean, scale), None, None, None
-        return *_norm_backward(gradient, x, weight, mean, scale, [True, True, True]), None
+            return _LayerNormInputGradient.apply(grad_output, x, weight, mean, scale), None, None, None
+        return *_layer_norm_backward(grad_output, x, weight, mean, scale, [True, True, True]), None
 
 
-def _norm_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, mask: list[bool]
+def _layer_norm_backward(
+    grad_output: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients with respect to input, weight and bias, where `mask` asks for them."""
     count, channels = x.shape[:2]
-    found = aten.native_group_norm_backward(gradient, x, mean, scale, weight, count, channels, x[0, 0].numel(), 1, mask)
-    return cast("tuple[Tensor, Tensor, Tensor]", found)
+    gradients = aten.native_group_norm_backward(
+        grad_output, x, mean, scale, weight, count, channels, x[0, 0].numel(), 1, mask
+    )
+    return cast("tuple[Tensor, Tensor, Tensor]", gradients)
 
 
-class _LayerNormToInput(Function):
-    r"""From the gradient in a normalisation's output to that in its input.
+class _LayerNormInputGradient(Function):
+    r"""From grad_output of a layer norm to its grad_input.
 
-    With :math:`\hat x = s (x - \mu)`, :math:`u` the incoming gradient times the gain and :math:`P(u) = s (u - \bar u -
-    \hat x \, \overline{u \hat x})`, which is what the gradient in x is and a self-adjoint map: for a cotangent v the
-    derivative in u is :math:`P(v)`, and in x :math:`-s (s K \hat x + \overline{v \hat x} P(u) + \overline{u \hat x}
-    P(v))` with :math:`K = \overline{uv} - \bar u \bar v - \overline{u \hat x}\,\overline{v \hat x}`, all means over an
-    example.
+    Let :math:`\hat x = s (x - \mu)` be the normalised input, :math:`u` the product of grad_output and the gain, and
+    all means over one example. Then grad_input is :math:`P(u) = s (u - \bar u - \hat x \, \overline{u \hat x})`, and
+    :math:`P` is a self-adjoint map. For :math:`v`, the gradient with respect to grad_input, the gradient with respect
+    to u is :math:`P(v)`, and the one with respect to x is
+    :math:`-s (s K \hat x + \overline{v \hat x} P(u) + \overline{u \hat x} P(v))` with
+    :math:`K = \overline{uv} - \bar u \bar v - \overline{u \hat x}\,\overline{v \hat x}`.
     """
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        back = _norm_backward(gradient, x, weight, mean, scale, [True, False, False])[0]
-        ctx.save_for_backward(gradient, x, weight, mean, scale, back)
-        return back
+    def forward(ctx: Any, grad_output: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        grad_input = _layer_norm_backward(grad_output, x, weight, mean, scale, [True, False, False])[0]
+        ctx.save_for_backward(grad_output, x, weight, mean, scale, grad_input)
+        return grad_input
 
     @staticmethod
-    def backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, x, weight, mean, scale, back = ctx.saved_tensors
+    def backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Tensor | None, ...]:
+        grad_output, x, weight, mean, scale, grad_input = ctx.saved_tensors
         layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-        gradient, back, v = (t.contiguous(memory_format=layout) for t in (gradient, back, second))
+        grad_output, grad_input, v = (
+            t.contiguous(memory_format=layout) for t in (grad_output, grad_input, grad_grad_input)
+        )
         gain = weight.view(1, -1, *(1,) * (x.dim() - 2))
-        u = gradient * gain
-        flat_x, flat_u, flat_v = _rows(x), _rows(u), _rows(v)
+        u = grad_output * gain
+        flat_x, flat_u, flat_v = _flatten_examples(x), _flatten_examples(u), _flatten_examples(v)
         m, s, size = mean.view(-1), scale.view(-1), flat_x.shape[1]
         mean_u, mean_v = flat_u.mean(1), flat_v.mean(1)
-        u_along = s * (_dot(flat_u, flat_x) / size - m * mean_u)
-        v_along = s * (_dot(flat_v, flat_x) / size - m * mean_v)
-        k = _dot(flat_u, flat_v) / size - mean_u * mean_v - u_along * v_along
+        mean_ux = s * (_row_products(flat_u, flat_x) / size - m * mean_u)  # of u and the normalised input
+        mean_vx = s * (_row_products(flat_v, flat_x) / size - m * mean_v)
+        k = _row_products(flat_u, flat_v) / size - mean_u * mean_v - mean_ux * mean_vx
 
-        def each(value: Tensor) -> Tensor:
+        def per_example(value: Tensor) -> Tensor:
             return value.view(-1, *(1,) * (x.dim() - 1))
 
-        along = torch.addcmul(each(s * s * v_along * m - s * mean_v), v, each(s))
-        along = along.addcmul_(x, each(-s * s * v_along))
-        bend = torch.addcmul(each(s**3 * k * m), x, each(-(s**3) * k))
-        bend = bend.addcmul_(back, each(-s * v_along)).addcmul_(along, each(-s * u_along))
-        to_gain = (gradient * along).sum((0, *range(2, x.dim())))
-        return along.mul_(gain), bend, to_gain, None, None
+        projected_v = torch.addcmul(per_example(s * s * mean_vx * m - s * mean_v), v, per_example(s))
+        projected_v = projected_v.addcmul_(x, per_example(-s * s * mean_vx))
+        grad_x = torch.addcmul(per_example(s**3 * k * m), x, per_example(-(s**3) * k))
+        grad_x = grad_x.addcmul_(grad_input, per_example(-s * mean_vx))
+        grad_x = grad_x.addcmul_(projected_v, per_example(-s * mean_ux))
+        grad_gain = (grad_output * projected_v).sum((0, *range(2, x.dim())))
+        return projected_v.mul_(gain), grad_x, grad_gain, None, None
 
 
 def _is_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Return ``[N, ...]`` as ``[N, all else]``, in the order of its memory."""
+def _flatten_examples(x: Tensor) -> Tensor:
+    """Return ``[N, ...]`` as ``[N, values per example]``, in memory order."""
     return (x.permute(0, 2, 3, 1) if _is_channels_last(x) else x).reshape(x.shape[0], -1)
 
 
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    return torch.bmm(one.unsqueeze(1), other.unsqueeze(2)).view(-1)
+def _row_products(a: Tensor, b: Tensor) -> Tensor:
+    """Return the ``[N]`` scalar products of the rows of two ``[N, D]`` matrices."""
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)
 
 
-def _normalise(
+def _group_norm(
     input: Tensor,  # noqa: A002
     num_groups: int,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    if input.is_cuda and torch.is_autocast_enabled("cuda"):  # which has normalisations computed in float32
+    if input.is_cuda and torch.is_autocast_enabled("cuda"):  # autocast computes normalisations in float32
         input = input.float()  # noqa: A001
     if num_groups != 1 or weight is None or bias is None or input.dtype != weight.dtype:
         return F.group_norm(input, num_groups, weight, bias, eps)
     return cast("Tensor", _LayerNorm.apply(input, weight, bias, eps))
 
 
-class _Piecewise(Function):
-    """A piecewise linear layer: what goes back through it is a product with slopes, which are constants."""
+class _PiecewiseLinear(Function):
+    """A piecewise linear layer: its backward is a product with its slopes, which are constants."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Callable[[Tensor], Tensor], back: Back) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: Callable[[Tensor], Tensor], input_gradient: InputGradient) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.back = back
+        ctx.input_gradient = input_gradient
         return layer(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return cast("Tensor", _PiecewiseToInput.apply(gradient, x.detach(), ctx.back)), None, None
+        grad_input = cast("Tensor", _PiecewiseLinearInputGradient.apply(grad_output, x.detach(), ctx.input_gradient))
+        return grad_input, None, None
 
 
-class _PiecewiseToInput(Function):
+class _PiecewiseLinearInputGradient(Function):
+    """From grad_output of a piecewise linear layer to its grad_input; its derivative is the same product."""
+
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor, back: Back) -> Tensor:
+    def forward(ctx: Any, grad_output: Tensor, x: Tensor, input_gradient: InputGradient) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.back = back
-        return back(gradient, x)
+        ctx.input_gradient = input_gradient
+        return input_gradient(grad_output, x)
 
     @staticmethod
-    def backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return ctx.back(second, x), None, None
+        return ctx.input_gradient(grad_grad_input, x), None, None
 
 
 def _relu(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002, ARG001
-    def back(gradient: Tensor, x: Tensor) -> Tensor:
-        return cast("Tensor", aten.threshold_backward(gradient, x, 0))
+    def input_gradient(grad_output: Tensor, x: Tensor) -> Tensor:
+        return cast("Tensor", aten.threshold_backward(grad_output, x, 0))
 
-    return cast("Tensor", _Piecewise.apply(input, F.relu, back))
+    return cast("Tensor", _PiecewiseLinear.apply(input, F.relu, input_gradient))
 
 
 def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:  # noqa: A002, ARG001
-    def back(gradient: Tensor, x: Tensor) -> Tensor:
-        return cast("Tensor", aten.leaky_relu_backward(gradient, x, negative_slope, False))
+    def input_gradient(grad_output: Tensor, x: Tensor) -> Tensor:
+        return cast("Tensor", aten.leaky_relu_backward(grad_output, x, negative_slope, False))
 
-    return cast("Tensor", _Piecewise.apply(input, partial(F.leaky_relu, negative_slope=negative_slope), back))
+    layer = partial(F.leaky_relu, negative_slope=negative_slope)
+    return cast("Tensor", _PiecewiseLinear.apply(input, layer, input_gradient))
 
 
-RULES: dict[Callable[..., Any], Callable[..., Tensor]] = {
-    torch.conv2d: _convolve,
-    F.group_norm: _normalise,
+REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    torch.conv2d: _conv2d,
+    F.group_norm: _group_norm,
     F.relu: _relu,
     F.leaky_relu: _leaky_relu,
 }
+"""PyTorch functions and their replacements, with the same arguments."""
 
 
 class FastDoubleBackward(TorchFunctionMode):
-    """In here, layers are those of `RULES`: take the gradient in the input below `skip_parameter_gradients`."""
+    """Within this context, layers call the functions of `REPLACEMENTS`.
+
+    Gradients that are differentiated again must be computed below `skip_parameter_gradients`.
+    """
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return RULES.get(function, function)(*args, **(kwargs or {}))
+        return REPLACEMENTS.get(function, function)(*args, **(kwargs or {}))

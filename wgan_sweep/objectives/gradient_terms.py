@@ -1,15 +1,16 @@
-r"""A gradient term is *what* (psi of the per-example gradient norm) times *where* (r(x)).
+r"""Gradient terms: functions of the norm of the critic's gradient at the points of r(x).
 
-With :math:`g_i = \nabla_x T(x_i)`, a term is :math:`\frac1N \sum_i \psi(\lVert g_i \rVert)`. The critic is looked at
-once, by layers whose gradient is cheap to differentiate (`second_derivatives`); one backward to the input gives
-:math:`g`, and the graph of that, differentiated with the rest of the objective, the term's part of the update. Where
-r(x) is the real or the fake batch itself, the look is the one that its scores come from. :func:`double_backward` is
-the textbook form, kept as the reference.
+With :math:`g_i = \nabla_x T(x_i)`, a term is :math:`\frac1N \sum_i \psi(\lVert g_i \rVert)`.
+
+:func:`critic_pass` runs the critic with layers that are cheap to differentiate twice (`fast_double_backward`), and
+:func:`evaluate_term` computes :math:`g` by a backward pass to the input, with a graph. The backward pass of the
+critic's objective goes through that graph. If r(x) is the real or the fake batch, the same forward pass also gives the
+critic outputs for the loss. :func:`double_backward` is the textbook implementation: the reference for tests.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +20,9 @@ from wgan_sweep.objectives.fast_double_backward import FastDoubleBackward, skip_
 from wgan_sweep.objectives.sampling import Sampling
 
 Critic = Callable[[Tensor], Tensor]
-
-
-class Psi(Protocol):
-    """A function of the norm, elementwise, with its derivative."""
-
-    def __call__(self, norm: Tensor) -> Tensor:
-        """Return psi(norm)."""
-
-    def derivative(self, norm: Tensor) -> Tensor:
-        """Return psi'(norm)."""
+"""From examples ``[N, ...]`` to outputs ``[N]``."""
+Psi = Callable[[Tensor], Tensor]
+"""An elementwise function of per-example gradient norms ``[N]``."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class Power:
     """psi(n) = k n^p: the Wasserstein divergence W_{k,p} (Wu et al. 2018).
 
     Raises:
-        InputError: unless k > 0 and p > 1, outside of which it is not a divergence.
+        InputError: Unless k > 0 and p > 1, for which W_{k,p} is a divergence.
     """
 
     k: float
@@ -52,20 +46,16 @@ class Power:
         """Return k n^p."""
         return self.k * norm**self.p
 
-    def derivative(self, norm: Tensor) -> Tensor:
-        """Return k p n^(p-1); 0 at n = 0, its limit, for every p > 1."""
-        return self.k * self.p * norm ** (self.p - 1)
-
 
 @dataclass(frozen=True)
 class Centred:
     """psi(n) = weight |n - centre|^exponent.
 
-    The gradient penalty (Gulrajani et al. 2017, equation 3) is weight 10, centre 1, exponent 2; R1 (Mescheder et al.
-    2018, equation 9) is weight gamma/2, centre 0, exponent 2 on real points.
+    The gradient penalty (Gulrajani et al. 2017, equation 3) has weight 10, centre 1 and exponent 2. R1 (Mescheder et
+    al. 2018, equation 9) has weight gamma/2, centre 0 and exponent 2, at real points.
 
     Raises:
-        InputError: unless weight > 0, centre >= 0 and exponent > 1.
+        InputError: Unless weight > 0, centre >= 0 and exponent > 1.
     """
 
     weight: float
@@ -73,30 +63,25 @@ class Centred:
     exponent: float = 2.0
 
     def __post_init__(self) -> None:
-        for name, value, holds, bound in (
+        for name, value, is_valid, valid_range in (
             ("weight", self.weight, self.weight > 0, "above 0"),
             ("centre", self.centre, self.centre >= 0, "0 or more"),
             ("exponent", self.exponent, self.exponent > 1, "above 1"),
         ):
-            if not holds:
-                raise InputError(f"the gradient penalty's {name} must be {bound}, got {value:g}")
+            if not is_valid:
+                raise InputError(f"the gradient penalty's {name} must be {valid_range}, got {value:g}")
 
     def __call__(self, norm: Tensor) -> Tensor:
         """Return weight |n - centre|^exponent."""
         return self.weight * (norm - self.centre).abs() ** self.exponent
 
-    def derivative(self, norm: Tensor) -> Tensor:
-        """Return the derivative in n."""
-        off = norm - self.centre
-        return self.weight * self.exponent * off.sign() * off.abs() ** (self.exponent - 1)
-
 
 @dataclass(frozen=True)
 class OneSided:
-    """psi(n) = weight max(0, n - bound)^2: only norms above the bound cost (WGAN-LP, Petzka et al. 2018).
+    """psi(n) = weight max(0, n - bound)^2: only norms above the bound are penalised (WGAN-LP, Petzka et al. 2018).
 
     Raises:
-        InputError: unless weight > 0 and bound >= 0.
+        InputError: Unless weight > 0 and bound >= 0.
     """
 
     weight: float
@@ -112,24 +97,20 @@ class OneSided:
         """Return weight max(0, n - bound)^2."""
         return self.weight * (norm - self.bound).clamp_min(0) ** 2
 
-    def derivative(self, norm: Tensor) -> Tensor:
-        """Return the derivative in n."""
-        return 2 * self.weight * (norm - self.bound).clamp_min(0)
-
 
 class TermValue(NamedTuple):
-    """A gradient term at one batch of points."""
+    """The value of a gradient term at one batch of points."""
 
-    objective: Tensor
-    """Scalar to add to the critic's loss: the term, differentiable in the parameters."""
+    loss: Tensor
+    """Scalar: the term, differentiable with respect to the critic's parameters."""
     value: Tensor
-    """Scalar, detached: the term."""
+    """Scalar: the term, detached."""
     norms: Tensor
-    """``[N]``, detached: the norm of the critic's gradient at each point."""
+    """``[N]``: the norms of the critic's gradient at the points, detached."""
 
 
 def per_example_norm(gradient: Tensor) -> Tensor:
-    """Return ``[N]`` norms over all other axes, in float32 at least."""
+    """Return the ``[N]`` Euclidean norms of ``[N, ...]`` gradients, in float32 or wider."""
     norms: Tensor = torch.linalg.vector_norm(
         gradient.flatten(1), dim=1, dtype=torch.promote_types(gradient.dtype, torch.float32)
     )
@@ -137,7 +118,7 @@ def per_example_norm(gradient: Tensor) -> Tensor:
 
 
 def input_gradient(critic: Critic, points: Tensor) -> Tensor:
-    """Return the critic's gradient at each of `points` (``[N, ...]``, same shape), detached."""
+    """Return the critic's gradient at `points` (``[N, ...]``), of the same shape, detached."""
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(critic(points).sum(), points)
@@ -145,57 +126,60 @@ def input_gradient(critic: Critic, points: Tensor) -> Tensor:
 
 
 class CriticPass(NamedTuple):
-    """A critic at points, ready for gradients of gradients."""
+    """A forward pass of a critic that can be differentiated twice."""
 
     points: Tensor
-    """``[N, ...]``, a leaf that the scores' gradient can be taken in."""
-    scores: Tensor
-    """``[N]``."""
+    """``[N, ...]``: the inputs, a leaf that requires grad."""
+    outputs: Tensor
+    """``[N]``: the critic's outputs."""
 
 
 def critic_pass(critic: Critic, points: Tensor) -> CriticPass:
-    """Apply a critic to `points` (``[N, ...]``) by layers whose gradient is cheap to differentiate."""
+    """Apply a critic to `points` (``[N, ...]``), with layers that are cheap to differentiate twice."""
     points = points.detach().requires_grad_()
     with torch.enable_grad(), FastDoubleBackward():
         return CriticPass(points, critic(points))
 
 
-def evaluate(at: CriticPass, psi: Psi) -> TermValue:
-    """Evaluate mean psi(norm of the critic's gradient)."""
+def evaluate_term(forward_pass: CriticPass, psi: Psi) -> TermValue:
+    """Evaluate mean psi(norm of the critic's gradient) at the points of a forward pass."""
     with torch.enable_grad():
         with skip_parameter_gradients():
-            (gradient,) = torch.autograd.grad(at.scores.sum(), at.points, create_graph=True)
-        return _of_graph(gradient, psi)
+            (gradient,) = torch.autograd.grad(forward_pass.outputs.sum(), forward_pass.points, create_graph=True)
+        return _term_of_gradient(gradient, psi)
 
 
 def double_backward(critic: Critic, points: Tensor, psi: Psi) -> TermValue:
-    """Evaluate the same term as :func:`evaluate` by layers and rules as PyTorch has them: the textbook form."""
+    """Evaluate the same term as :func:`evaluate_term`, with the layers and the autograd rules of PyTorch."""
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-        return _of_graph(gradient, psi)
+        return _term_of_gradient(gradient, psi)
 
 
-def _of_graph(gradient: Tensor, psi: Psi) -> TermValue:
+def _term_of_gradient(gradient: Tensor, psi: Psi) -> TermValue:
     norms = per_example_norm(gradient)
-    value = psi(norms).mean()
-    return TermValue(value, value.detach(), norms.detach())
+    loss = psi(norms).mean()
+    return TermValue(loss, loss.detach(), norms.detach())
 
 
 @dataclass(frozen=True)
 class GradientTerm:
-    """mean psi(norm of the critic's gradient) over the points of r(x)."""
+    """The mean of psi(norm of the critic's gradient) over the points of r(x)."""
 
     psi: Psi
+    """The function of the norm."""
     sampling: Sampling
+    """The sampling scheme r(x)."""
 
 
 def batch_dependence(critic: nn.Module) -> str | None:
-    """Return why this critic's score of an example depends on the rest of its batch, or None where it does not.
+    """Return why the critic's output for an example depends on the rest of its batch, or None if it does not.
 
-    A gradient term is about each example's own gradient; here it sees that of the batch's summed scores.
+    The gradient terms of such a critic use the gradient of the sum of a batch's outputs with respect to each example,
+    which is then not the gradient of the example's own output.
     """
     for name, module in critic.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) or getattr(module, "couples_examples", False):
-            return f"{type(module).__name__} ({name}) makes an example's score depend on the rest of its batch"
+            return f"{type(module).__name__} ({name}) makes the critic's output depend on the whole batch"
     return None

@@ -1,60 +1,20 @@
 """Runs by their place on the axes that vary: mean and spread over seeds, and what is missing."""
 
-import json
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from wgan_sweep.runs.directory import SELECTION_METRICS, Record, Status, canonical, objective, overridden_key
+from wgan_sweep.config.schema import overridden_key
+from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN, coordinates
+from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status, selection_metric
 
-GROUPS = ("loss", "constraint", "sampling", "div", "stabiliser", "model", "data", "optimizer")
 NAMES = {"fid": "FID", "kid": "KID", "w1": "W1", "w2": "W2"}
-SCORED_IN = ("features", "network", "resize", "real")
-"""The same, in words: of a record's `scored_by`."""
-MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "exact_samples", "step")
-"""What scores must have in common to be compared."""
 
 Key = tuple[str, ...]
 NO_VALUE = "-"
 """The place of a run on an axis that it does not have: a gradient penalty has no k."""
-
-
-def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values below a config node, with their full keys."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
-
-
-def as_text(value: Any) -> str:
-    """Return a value as reports show it: one spelling per number."""
-    value = f"{value:g}" if isinstance(value, float) and abs(value) >= 1e16 else canonical(value)
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def coordinates(record: Record) -> dict[str, str]:
-    """Return where a run stands on every axis: the option of each group by name, and every number by its key."""
-    config = record.config
-    choices = config.get("choices", {})
-    chosen = {group: choices[group] for group in GROUPS if group in choices}
-    # `train.steps` does not tell runs apart: it says how far they are.
-    ignored = ("train.steps", "train.compile", "data.root")
-    numbers = {
-        key: as_text(value)
-        for group in ("div", *chosen, "train")
-        if group in chosen or group == "train"
-        for key, value in leaves(config.get(group), group)
-        if group != "sampling" and not key.endswith("_target_") and key not in ignored
-    }
-    scores = record.scores if record.status == Status.DONE else {}
-    measured = {name: as_text(scores[name]) for name in MEASURED_WITH if name in scores}
-    words = {f"scored {name}": record.scored_by[name] for name in SCORED_IN if scores and name in record.scored_by}
-    return {**chosen, **numbers, **measured, **words}
 
 
 def _overridden(record: Record) -> set[str]:
@@ -146,7 +106,7 @@ def _size(value: str) -> float:
 
 def shown_metric(records: Sequence[Record], metric: str | None) -> str:
     """Return the score that runs are shown by: the one that is asked for, or the one that they are judged by."""
-    return metric or objective({name: 0.0 for record in records for name in record.scores}) or SELECTION_METRICS[0]
+    return metric or selection_metric({name: 0.0 for record in records for name in record.scores}) or SELECTION_METRICS[0]
 
 
 def _key(record: Record, axes: Sequence[str]) -> Key:
@@ -173,7 +133,7 @@ class Report:
         return sorted(found, key=_size) if any(_size(value) < math.inf for value in found) else found
 
 
-def report(records: Sequence[Record], metric: str | None = None) -> Report:
+def group_runs(records: Sequence[Record], metric: str | None = None) -> Report:
     """Sort runs into cells.
 
     Args:

@@ -1,4 +1,4 @@
-"""Charts of a report, as Vega-Lite specifications: a page draws them as they are, `to_png` makes a picture of them."""
+"""Charts of a report as Vega-Lite specifications, for the HTML page and for `to_png`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 
 from wgan_sweep.report.cells import NAMES, NO_VALUE, Report
 from wgan_sweep.report.text import finite
-from wgan_sweep.runs.directory import Record, RunDir, Status
-from wgan_sweep.tracking.wandb import FINAL
+from wgan_sweep.runs.directory import FINAL, RunDir
+from wgan_sweep.runs.record import Record, Status
 
 Spec = dict[str, Any]
 
@@ -20,87 +20,92 @@ COLOURS = (
     "#1f77b4", "#d67195", "#2ca02c", "#8c564b", "#17becf", "#9467bd", "#bcbd22", "#7f7f7f",
 )
 # fmt: on
-"""Of cells, in turn."""
-POINTS_OF_A_CURVE = 150
-CURVES = ("wasserstein", "gradient_norm", "gradient_term", "generator_gradient_norm")
-"""Measurements that are drawn against images seen, beside the scores."""
-MOST_AXES = 6
-"""So many can be chosen from; the page would grow with their square."""
+"""Colours of the cells; repeated if there are more cells."""
+MAX_CURVE_POINTS = 150
+CURVE_METRICS = ("wasserstein", "gradient_norm", "gradient_term", "generator_gradient_norm")
+"""Training metrics with learning curves, in addition to the scorer's metrics."""
+MAX_AXES = 6
+"""Axes that charts offer; the page holds a heat map for each ordered pair of them."""
 ROW_HEIGHT = 34
 
 
-def cell_name(found: Report, record: Record) -> str:
-    """Return a run's place on the axes that vary, in words."""
-    place = zip(found.axes, found.place(record), strict=True)
-    return " ".join(f"{axis}={value}" for axis, value in place if value != NO_VALUE) or "all runs"
+def cell_name(report: Report, record: Record) -> str:
+    """Return a run's values on the axes that vary, as ``axis=value`` words."""
+    pairs = zip(report.axes, report.place(record), strict=True)
+    return " ".join(f"{axis}={value}" for axis, value in pairs if value != NO_VALUE) or "all runs"
 
 
-def rows(found: Report) -> list[dict[str, Any]]:
-    """Return a row per run: ``a0``, ``a1``, ... are its places on the axes."""
+def run_rows(report: Report) -> list[dict[str, Any]]:
+    """Return a row per run, the data of heat maps and strip plots; ``a0``, ``a1``, ... are its values on the axes."""
     return [
         {
             "run": record.run_id,
-            "cell": cell_name(found, record),
+            "cell": cell_name(report, record),
             "status": str(record.status),
             "seed": record.config.get("seed"),
-            "score": finite(record.scores.get(found.metric)) if record.status == Status.DONE else None,
-            **{f"a{index}": value for index, value in enumerate(found.place(record))},
+            "value": finite(record.scores.get(report.metric)) if record.status == Status.DONE else None,
+            **{f"a{index}": value for index, value in enumerate(report.place(record))},
         }
-        for record in found.records
+        for record in report.records
     ]
 
 
-def curves(record: Record, directory: RunDir) -> dict[str, list[list[float]]]:
-    """Return what was measured of a run while it was trained as ``[images seen, value]``, thinned out, by name."""
-    names = {*CURVES, *(name for name in NAMES if name in record.scores or name in record.best)}
-    found: dict[str, list[list[float]]] = {}
+def learning_curves(record: Record, directory: RunDir) -> dict[str, list[list[float]]]:
+    """Return the learning curves of a run, by metric: lists of ``[images seen, value]``, thinned."""
+    names = {*CURVE_METRICS, *(name for name in NAMES if name in record.scores or name in record.best)}
+    points_by_name: dict[str, list[list[float]]] = {}
     for line in directory.read_metrics():
-        if FINAL in line:  # another scorer's: of another scale
+        if FINAL in line:  # measured by the final scorer, on another scale
             continue
         for name in (name for name in names & line.keys() if math.isfinite(line[name])):
-            found.setdefault(name, []).append([line.get("images_seen", 0), float(f"{line[name]:.5g}")])
-    return {name: _thinned(points) for name, points in found.items()}
+            points_by_name.setdefault(name, []).append([line.get("images_seen", 0), float(f"{line[name]:.5g}")])
+    return {name: _thinned(points) for name, points in points_by_name.items()}
 
 
 def _thinned(points: Sequence[list[float]]) -> list[list[float]]:
-    stride = -(-len(points) // POINTS_OF_A_CURVE)
+    stride = -(-len(points) // MAX_CURVE_POINTS)
     return [point for index, point in enumerate(points) if (len(points) - 1 - index) % stride == 0]
 
 
-def _axis(found: Report, index: int) -> Spec:
+def _axis(report: Report, index: int) -> Spec:
     return {
         "field": f"a{index}",
         "type": "ordinal",
-        "sort": found.values(index),
-        "title": found.axes[index],
+        "sort": report.values(index),
+        "title": report.axes[index],
         "axis": {"labelAngle": 0, "labelLimit": 160},
     }
 
 
-def _rest(found: Report, used: Sequence[int]) -> Spec:
-    """Return what names a run's place on the axes that are not in use, so that nothing is averaged over unsaid."""
-    rest = [index for index in range(len(found.axes)) if index not in used]
-    words = [f"(datum.a{index} == '{NO_VALUE}' ? '' : '{found.axes[index]}=' + datum.a{index} + ' ')" for index in rest]
+def _rest(report: Report, used: Sequence[int]) -> Spec:
+    """Return the transform that computes `rest`: a run's values on the axes that a chart does not use.
+
+    A chart separates runs by `rest`, so that it never averages over an axis that it does not show.
+    """
+    rest = [index for index in range(len(report.axes)) if index not in used]
+    words = [
+        f"(datum.a{index} == '{NO_VALUE}' ? '' : '{report.axes[index]}=' + datum.a{index} + ' ')" for index in rest
+    ]
     return {"calculate": " + ".join(words) or "''", "as": "rest"}
 
 
-SCORED = {"filter": "isValid(datum.score)"}
+HAS_VALUE = {"filter": "isValid(datum.value)"}
 
 
-def _has(axis: int) -> Spec:
+def _is_on(axis: int) -> Spec:
     return {"filter": f"datum.a{axis} != '{NO_VALUE}'"}
 
 
-def heat_map(found: Report, across: int, down: int) -> Spec:
-    """Return the mean score over seeds on two axes."""
-    name = NAMES.get(found.metric, found.metric)
-    mean = {"aggregate": "mean", "field": "score", "type": "quantitative", "title": name}
+def heat_map(report: Report, across: int, down: int) -> Spec:
+    """Return a heat map of the mean over seeds against two axes, one panel per combination of the other axes."""
+    name = NAMES.get(report.metric, report.metric)
+    mean = {"aggregate": "mean", "field": "value", "type": "quantitative", "title": name}
     colour = {**mean, "scale": {"scheme": {"name": "tealblues", "extent": [0, 0.65]}, "zero": False}}
     tooltip = [
-        {"field": f"a{across}", "title": found.axes[across]},
-        {"field": f"a{down}", "title": found.axes[down]},
+        {"field": f"a{across}", "title": report.axes[across]},
+        {"field": f"a{down}", "title": report.axes[down]},
         {**mean, "title": f"mean {name}", "format": ".5g"},
-        {"aggregate": "stdev", "field": "score", "title": "sd", "format": ".3g"},
+        {"aggregate": "stdev", "field": "value", "title": "sd", "format": ".3g"},
         {"aggregate": "count", "title": "seeds"},
     ]
     layers = [
@@ -110,25 +115,25 @@ def heat_map(found: Report, across: int, down: int) -> Spec:
     panel = {
         "width": {"step": 84},
         "height": {"step": ROW_HEIGHT},
-        "encoding": {"x": _axis(found, across), "y": _axis(found, down)},
+        "encoding": {"x": _axis(report, across), "y": _axis(report, down)},
         "layer": layers,
     }
     header = {"title": None, "labelFontWeight": "bold", "labelLimit": 600}
     return {
-        "transform": [SCORED, _has(across), _has(down), _rest(found, (across, down))],
+        "transform": [HAS_VALUE, _is_on(across), _is_on(down), _rest(report, (across, down))],
         "facet": {"field": "rest", "type": "nominal", "header": header},
         "columns": 3,
         "spec": panel,
     }
 
 
-def strip(found: Report, across: int) -> Spec:
-    """Return the scores of seeds as points along an axis, a colour for each place on the others; ticks are means."""
-    score = {
-        "field": "score",
+def strip_plot(report: Report, across: int) -> Spec:
+    """Return a plot of every seed as a point along an axis, with means as ticks; colours separate the other axes."""
+    value = {
+        "field": "value",
         "type": "quantitative",
         "scale": {"zero": False},
-        "title": NAMES.get(found.metric, found.metric),
+        "title": NAMES.get(report.metric, report.metric),
     }
     colour = {
         "field": "rest",
@@ -136,25 +141,25 @@ def strip(found: Report, across: int) -> Spec:
         "title": None,
         "legend": {"orient": "top", "columns": 2, "labelLimit": 500},
     }
-    tooltip = [{"field": "run"}, {"field": "cell"}, {"field": "seed"}, {**score, "format": ".5g"}]
+    tooltip = [{"field": "run"}, {"field": "cell"}, {"field": "seed"}, {**value, "format": ".5g"}]
     layers = [
         {
             "mark": {"type": "point", "filled": True, "opacity": 0.75, "size": 45},
-            "encoding": {"y": score, "tooltip": tooltip},
+            "encoding": {"y": value, "tooltip": tooltip},
         },
-        {"mark": {"type": "tick", "thickness": 2}, "encoding": {"y": {**score, "aggregate": "mean"}}},
+        {"mark": {"type": "tick", "thickness": 2}, "encoding": {"y": {**value, "aggregate": "mean"}}},
     ]
     return {
-        "transform": [SCORED, _has(across), _rest(found, (across,))],
+        "transform": [HAS_VALUE, _is_on(across), _rest(report, (across,))],
         "width": {"step": 26},
         "height": 260,
-        "encoding": {"x": _axis(found, across), "xOffset": {"field": "rest"}, "color": colour},
+        "encoding": {"x": _axis(report, across), "xOffset": {"field": "rest"}, "color": colour},
         "layer": layers,
     }
 
 
-def lines(cells: Sequence[str], title: str) -> Spec:
-    """Return measurements against images seen: a line per run, in the colour of its cell."""
+def curve_chart(cells: Sequence[str], title: str) -> Spec:
+    """Return a line chart against images seen: a line per run, in the colour of its cell."""
     return {
         "width": "container",
         "height": 320,
@@ -199,61 +204,62 @@ def colour_of(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def cells(found: Report) -> list[str]:
-    """Return the names of cells, in the order of their runs."""
-    return list(dict.fromkeys(cell_name(found, record) for record in found.records))
+def cell_names(report: Report) -> list[str]:
+    """Return the names of all cells, in the order of their first runs."""
+    return list(dict.fromkeys(cell_name(report, record) for record in report.records))
 
 
-def choices(found: Report) -> Mapping[str, Mapping[str, Spec]]:
-    """Return every heat map and strip plot that can be asked for, by the numbers of their axes."""
-    axes = range(min(len(found.axes), MOST_AXES))
+def grid_charts(report: Report) -> Mapping[str, Mapping[str, Spec]]:
+    """Return a heat map for each pair of axes and a strip plot for each axis, by the indices of the axes."""
+    axes = range(min(len(report.axes), MAX_AXES))
     return {
-        "heat": {f"{across},{down}": heat_map(found, across, down) for across, down in permutations(axes, 2)},
-        "strip": {str(across): strip(found, across) for across in axes},
+        "heat": {f"{across},{down}": heat_map(report, across, down) for across, down in permutations(axes, 2)},
+        "strip": {str(across): strip_plot(report, across) for across in axes},
     }
 
 
-def usual(found: Report) -> dict[str, str]:
-    """Return which of the choices is looked at first: p against k, and r(x), where they vary."""
+def default_axes(report: Report) -> dict[str, str]:
+    """Return the axes that `grid_charts` are shown for first: p against k, and r(x), where they vary."""
 
-    def pick(*wanted: str) -> list[int]:
-        axes = range(min(len(found.axes), MOST_AXES))
-        first = [found.axes.index(name) for name in wanted if name in found.axes[: len(axes)]]
+    def ordered(*preferred: str) -> list[int]:
+        axes = range(min(len(report.axes), MAX_AXES))
+        first = [report.axes.index(name) for name in preferred if name in report.axes[: len(axes)]]
         return first + [index for index in axes if index not in first]
 
-    heat, along = pick("div.p", "div.k"), pick("sampling")
+    heat, strip = ordered("div.p", "div.k"), ordered("sampling")
     return {
         "heat": ",".join(map(str, heat[:2])) if len(heat) > 1 else "",
-        "strip": str(along[0]) if along else "",
+        "strip": str(strip[0]) if strip else "",
     }
 
 
-def all_curves(found: Report, runs: Path) -> dict[str, dict[str, list[list[float]]]]:
-    """Return the curves of each run, by its id."""
-    return {record.run_id: curves(record, RunDir(runs / record.run_id)) for record in found.records}
+def curves_by_run(report: Report, runs: Path) -> dict[str, dict[str, list[list[float]]]]:
+    """Return the learning curves of every run, by its id."""
+    return {record.run_id: learning_curves(record, RunDir(runs / record.run_id)) for record in report.records}
 
 
-def to_png(found: Report, runs: Path) -> bytes:
-    """Draw the heat map, the strip plot and the learning curves of runs, as PNG."""
+def to_png(report: Report, runs: Path) -> bytes:
+    """Return the heat map, the strip plot and the learning curves of runs as a PNG."""
     import vl_convert
 
-    specs, first, shown, measured = choices(found), usual(found), rows(found), all_curves(found, runs)
-    drawn = [{**specs[kind][first[kind]], "data": {"values": shown}} for kind in ("heat", "strip") if first[kind]]
-    for metric in (found.metric, "wasserstein"):
+    charts, axes = grid_charts(report), default_axes(report)
+    rows, curves = run_rows(report), curves_by_run(report, runs)
+    panels = [{**charts[kind][axes[kind]], "data": {"values": rows}} for kind in ("heat", "strip") if axes[kind]]
+    for metric in (report.metric, "wasserstein"):
         points = [
             {"run": row["run"], "cell": row["cell"], "seed": row["seed"], "images": images, "value": value}
-            for row in shown
-            for images, value in measured[row["run"]].get(metric, [])
+            for row in rows
+            for images, value in curves[row["run"]].get(metric, [])
         ]
-        if len(points) > len({point["run"] for point in points}):  # a curve, not only its end
-            panel = lines(cells(found), NAMES.get(metric, metric))
+        if len(points) > len({point["run"] for point in points}):  # some run has more than its last value
+            panel = curve_chart(cell_names(report), NAMES.get(metric, metric))
             panel["encoding"]["color"]["legend"] = {"title": None, "labelLimit": 400}
-            drawn.append({**panel, "width": 520, "data": {"values": points}})
-    picture = {
+            panels.append({**panel, "width": 520, "data": {"values": points}})
+    chart = {
         "$schema": SCHEMA,
         "background": "white",
-        "vconcat": drawn,
+        "vconcat": panels,
         "resolve": {"scale": {"color": "independent", "x": "independent", "y": "independent"}},
     }
-    made: bytes = vl_convert.vegalite_to_png(picture, scale=2)
-    return made
+    png: bytes = vl_convert.vegalite_to_png(chart, scale=2)
+    return png

@@ -1,4 +1,4 @@
-"""Claims about a set of runs, judged: supported, contradicted or undecided."""
+"""Tests of claims about a set of runs. Each verdict is supported, contradicted or undecided."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,23 +12,26 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import MEASURED_WITH, SCORED_IN, as_text, coordinates, shown_metric
-from wgan_sweep.report.evidence import LEVEL, MOST_SEEDS, POWER, Evidence, every_mean_lower, holm, spread_less
+from wgan_sweep.report.cells import shown_metric
+from wgan_sweep.report.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, every_mean_lower, holm, spread_less
 from wgan_sweep.report.text import finite, markdown
-from wgan_sweep.runs.directory import Record, Status
+from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN, as_text, coordinates
+from wgan_sweep.runs.record import Record, Status
 
 PUBLISHED = Path(__file__).with_name("claims.yaml")
-"""What the paper claims."""
-FEWEST_SEEDS = 2
+"""The paper's claims."""
+MIN_SEEDS = 2
+"""Seeds that each cell needs."""
 
-Where = Mapping[str, Any]
-"""Axes and the values that choose cells; an axis that is not named may have any."""
-Place = tuple[tuple[str, str], ...]
-Cells = Mapping[Place, Sequence[Record]]
+Selector = Mapping[str, Any]
+"""Axes and the values that select cells. An axis that is not named may have any value."""
+Coordinates = tuple[tuple[str, str], ...]
+"""Axes and values of a cell, as a hashable tuple."""
+Cells = Mapping[Coordinates, Sequence[Record]]
 
 
 class Verdict(StrEnum):
-    """What runs say of a claim."""
+    """Outcome of testing a claim."""
 
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
@@ -37,82 +40,91 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim, and what the runs of one setting say of it."""
+    """The verdict on a claim in one setting. Its fields are the keys of the JSON output."""
 
     claim: str
     setting: str
-    """Data, model and way of scoring: what all these runs share."""
+    """Data, model and scoring that all compared runs share."""
     verdict: Verdict
     why: str
-    """What kept it from being judged; empty where it was."""
+    """Why an undecided claim could not be tested or supported; empty if there is no such reason."""
     runs: tuple[str, ...] = ()
-    """What it rests on."""
+    """Ids of the compared runs."""
     seeds: int = 0
-    """The fewest of a cell."""
+    """Seeds of the cell with the fewest."""
     lost: int = 0
-    """Runs of the cells that the claim speaks for which diverged or failed: a mean without them flatters."""
+    """Diverged and failed runs in the claim's own cells, whose means are too favourable without them."""
     evidence: Evidence | None = None
+    """Result of the test; None if the claim could not be tested."""
     p_for: float | None = None
+    """`Evidence.p_for`, adjusted for the number of tests (Holm)."""
     p_against: float | None = None
-    """Adjusted for the number of judgements (Holm)."""
+    """`Evidence.p_against`, adjusted for the number of tests (Holm)."""
 
 
-def _is_at(place: Mapping[str, str], where: Where) -> bool:
-    return all(place.get(key) == as_text(value) for key, value in where.items())
+def _matches(coordinates: Mapping[str, str], selector: Selector) -> bool:
+    return all(coordinates.get(axis) == as_text(value) for axis, value in selector.items())
 
 
-def _chosen(cells: Cells, where: Where) -> dict[Place, Sequence[Record]]:
-    return {place: runs for place, runs in cells.items() if _is_at(dict(place), where)}
+def _selected(cells: Cells, selector: Selector) -> dict[Coordinates, Sequence[Record]]:
+    return {key: records for key, records in cells.items() if _matches(dict(key), selector)}
 
 
-Two = tuple[dict[Place, Sequence[Record]], dict[Place, Sequence[Record]]]
+Sides = tuple[dict[Coordinates, Sequence[Record]], dict[Coordinates, Sequence[Record]]]
+"""The claim's own cells and the cells that they are compared with."""
 
 
 @dataclass(frozen=True)
 class Lower:
-    """Every cell of one kind has a lower mean than every other cell of another kind; or a higher one."""
+    """Claims that every cell of one kind has a lower (or higher) mean than every cell of another kind."""
 
     claim: str
-    claimed: Where
-    """Whose cells the claim speaks for."""
-    than: Where
+    claimed: Selector
+    """Selects the claim's own cells."""
+    than: Selector
+    """Selects the cells that they are compared with; the claim's own cells are left out."""
     higher: bool = False
+    """Whether a higher mean is claimed."""
 
-    def sides(self, cells: Cells) -> Two:
-        """Return the cells that are compared."""
-        these = _chosen(cells, self.claimed)
-        return these, {place: runs for place, runs in _chosen(cells, self.than).items() if place not in these}
+    def sides(self, cells: Cells) -> Sides:
+        """Return the cells to compare."""
+        own = _selected(cells, self.claimed)
+        rivals = {key: records for key, records in _selected(cells, self.than).items() if key not in own}
+        return own, rivals
 
-    def judge(self, these: list[list[float]], those: list[list[float]], level: float) -> Evidence:
-        """Compare their scores."""
+    def test(self, own: list[list[float]], rivals: list[list[float]], level: float) -> Evidence:
+        """Compare the means of the metric values."""
         sign = -1 if self.higher else 1
-        one, other = ([[sign * score for score in cell] for cell in side] for side in (these, those))
-        return every_mean_lower(one, other, level)
+        lower, higher = ([[sign * value for value in cell] for cell in side] for side in (own, rivals))
+        return every_mean_lower(lower, higher, level)
 
 
 @dataclass(frozen=True)
 class SpreadsLess:
-    """The means along an axis differ less among cells of one kind than among those of another."""
+    """Claims that the means along an axis spread less among cells of one kind than among cells of another kind."""
 
     claim: str
     spread_of: str
-    claimed: Where
-    """Whose cells the claim speaks for."""
-    than: Where
+    """The axis."""
+    claimed: Selector
+    """Selects the claim's own cells."""
+    than: Selector
+    """Selects the cells that they are compared with."""
 
-    def sides(self, cells: Cells) -> Two:
-        """Return the cells that are compared: those whose place on the axis both kinds have."""
-        these, those = _chosen(cells, self.claimed), _chosen(cells, self.than)
-        common = {dict(place).get(self.spread_of) for place in these}
-        common &= {dict(place).get(self.spread_of) for place in those}
-        found = (
-            {p: runs for p, runs in side.items() if dict(p).get(self.spread_of) in common} for side in (these, those)
+    def sides(self, cells: Cells) -> Sides:
+        """Return the cells to compare, at the axis values that both kinds have."""
+        own, rivals = _selected(cells, self.claimed), _selected(cells, self.than)
+        common = {dict(key).get(self.spread_of) for key in own}
+        common &= {dict(key).get(self.spread_of) for key in rivals}
+        sides = (
+            {key: records for key, records in side.items() if dict(key).get(self.spread_of) in common}
+            for side in (own, rivals)
         )
-        return cast("Two", tuple(found if len(common) > 1 else ({}, {})))
+        return cast("Sides", tuple(sides if len(common) > 1 else ({}, {})))
 
-    def judge(self, these: list[list[float]], those: list[list[float]], level: float) -> Evidence:
-        """Compare the spreads of their scores' means."""
-        return spread_less(these, those, level)
+    def test(self, own: list[list[float]], rivals: list[list[float]], level: float) -> Evidence:
+        """Compare the spreads of the means of the metric values."""
+        return spread_less(own, rivals, level)
 
 
 Claim = Lower | SpreadsLess
@@ -124,21 +136,23 @@ FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
         claim, spread_of, less_in, than_in
     ),
 }
-"""What a file of claims may hold, by its keys."""
+"""Constructors of claims, by the keys of their entry in a file of claims."""
 
 
-def read(path: Path) -> list[Claim]:
-    """Read claims.
+def read_claims(path: Path) -> list[Claim]:
+    """Read claims from a YAML file.
 
     Raises:
-        InputError: if the file is none, with the forms that a claim may have.
+        InputError: if the file or one of its entries does not have the form of `PUBLISHED`.
     """
     try:
         entries = OmegaConf.to_container(OmegaConf.load(path), resolve=True)["claims"]  # type: ignore[index, call-overload]
         if not isinstance(entries, list):
-            raise TypeError("`claims` is no list")  # noqa: TRY301
+            raise TypeError("`claims` is not a list")  # noqa: TRY301
     except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException, KeyError) as error:
-        raise InputError(f"{path} holds no claims ({type(error).__name__}: {error}): see {PUBLISHED}") from error
+        raise InputError(
+            f"{path} is not a file of claims ({type(error).__name__}: {error}): see {PUBLISHED} for an example"
+        ) from error
     return [_claim(path, entry) for entry in entries]
 
 
@@ -147,177 +161,199 @@ def _claim(path: Path, entry: Any) -> Claim:
     texts = {"claim", "spread_of"}
     if form is None or not all(isinstance(v, str if k in texts else dict) and v for k, v in entry.items()):
         forms = "; ".join(", ".join(keys) for keys in FORMS)
-        raise InputError(f"{path}: {entry!r} is no claim: it has the keys {forms} (see {PUBLISHED})")
+        raise InputError(f"{path}: {entry!r} is not a claim: give the keys {forms} (see {PUBLISHED} for examples)")
     return FORMS[form](**entry)
 
 
-TOGETHER = {*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)}
-"""What scores must have in common."""
+SCORING_AXES = {*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)}
+"""Axes that describe how a run was scored. Metric values are comparable only if these agree."""
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """What can be compared: runs on the same data and model, scored in the same way."""
+    """Comparable runs: on the same data and model, scored in the same way."""
 
     name: str
-    cells: Mapping[Place, Sequence[Record]]
+    cells: Cells
     lost: Sequence[Mapping[str, str]]
-    """Places of the runs there that diverged or failed."""
+    """Coordinates of the diverged and failed runs in this setting."""
 
 
-def _is_shared(key: str) -> bool:
-    return key in TOGETHER or key.split(".")[0] in ("data", "model")
+def _is_shared(axis: str) -> bool:
+    """Whether all runs of a setting have the same value on an axis."""
+    return axis in SCORING_AXES or axis.split(".")[0] in ("data", "model")
 
 
 def _settings(records: Sequence[Record], metric: str) -> list[_Setting]:
-    found: dict[Place, dict[Place, dict[Any, Record]]] = {}
-    lost = [coordinates(one) for one in records if one.status in (Status.DIVERGED, Status.FAILED)]
+    settings: dict[Coordinates, dict[Coordinates, dict[Any, Record]]] = {}
+    lost = [coordinates(record) for record in records if record.status in (Status.DIVERGED, Status.FAILED)]
     for record in records:
         if record.status != Status.DONE or not math.isfinite(record.scores.get(metric, math.nan)):
             continue
-        place = coordinates(record)
-        shared = tuple((key, value) for key, value in place.items() if _is_shared(key))
-        cell = found.setdefault(shared, {}).setdefault(tuple(place.items()), {})
-        cell[record.config.get("seed")] = record  # a copy of a directory is no other seed
-    varying = {key for setting in found for key, _ in setting if len({dict(one).get(key) for one in found}) > 1}
+        values = coordinates(record)
+        shared = tuple((axis, value) for axis, value in values.items() if _is_shared(axis))
+        cell = settings.setdefault(shared, {}).setdefault(tuple(values.items()), {})
+        cell[record.config.get("seed")] = record  # a copy of a run directory is not another seed
+    varying = {axis for shared in settings for axis, _ in shared if len({dict(key).get(axis) for key in settings}) > 1}
 
-    def of(setting: Place, place: Mapping[str, str]) -> bool:
-        return all(place.get(key) == value for key, value in setting if key not in TOGETHER)
+    def belongs(values: Mapping[str, str], shared: Coordinates) -> bool:
+        return all(values.get(axis) == value for axis, value in shared if axis not in SCORING_AXES)
 
     return [
         _Setting(
-            " ".join(f"{k}={v}" for k, v in setting if k in varying or k in ("data", "model", "step")),
-            {place: list(runs.values()) for place, runs in cells.items()},
-            [place for place in lost if of(setting, place)],
+            " ".join(
+                f"{axis}={value}" for axis, value in shared if axis in varying or axis in ("data", "model", "step")
+            ),
+            {key: list(by_seed.values()) for key, by_seed in cells.items()},
+            [values for values in lost if belongs(values, shared)],
         )
-        for setting, cells in found.items()
+        for shared, cells in settings.items()
     ]
 
 
 def judge(claims: Sequence[Claim], records: Sequence[Record], metric: str | None = None) -> list[Judgement]:
-    """Judge claims by runs.
+    """Test claims on runs.
 
     Args:
-        claims: The claims; each is judged once per setting.
+        claims: The claims; each is tested once per setting.
         records: The runs.
-        metric: The score; by default the one that runs are judged by.
+        metric: The metric to compare; by default the selection metric of the runs.
     """
     metric = shown_metric(records, metric)
     settings = _settings(records, metric)
-    begun = [[one for setting in settings if (one := _begin(claim, setting, metric))] for claim in claims]
-    count = sum(1 for of_claim in begun for one in of_claim if not one.judgement.why)
-    found: list[Judgement] = []
-    for claim, of_claim in zip(claims, begun, strict=True):
-        found += [_weighed(claim, one, LEVEL / max(1, count)) for one in of_claim]
-        if not of_claim:
-            found.append(Judgement(claim.claim, "", Verdict.UNDECIDED, "no two sides of it among these runs"))
-    return _adjusted(found)
+    prepared = [
+        [comparison for setting in settings if (comparison := _prepare(claim, setting, metric))] for claim in claims
+    ]
+    count = sum(1 for comparisons in prepared for comparison in comparisons if not comparison.judgement.why)
+    judgements: list[Judgement] = []
+    for claim, comparisons in zip(claims, prepared, strict=True):
+        judgements += [_tested(claim, comparison, LEVEL / max(1, count)) for comparison in comparisons]
+        if not comparisons:
+            judgements.append(Judgement(claim.claim, "", Verdict.UNDECIDED, "no runs on both sides of the comparison"))
+    return _with_verdicts(judgements)
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A judgement before its test."""
+class _Comparison:
+    """A claim in one setting, before its test."""
 
     judgement: Judgement
-    these: list[list[float]]
-    those: list[list[float]]
-    """The scores of each side's cells."""
+    own: list[list[float]]
+    """Metric values of the claim's own cells."""
+    rivals: list[list[float]]
+    """Metric values of the cells that they are compared with."""
 
 
-def _begin(claim: Claim, setting: _Setting, metric: str) -> _Begun | None:
-    """Return what there is to judge by, or why it is not enough; None where the claim is about other runs."""
-    these, those = claim.sides(setting.cells)
-    if not these or not those:
+def _prepare(claim: Claim, setting: _Setting, metric: str) -> _Comparison | None:
+    """Return the values to compare, or why they are not enough; None if the setting lacks one of the sides."""
+    own, rivals = claim.sides(setting.cells)
+    if not own or not rivals:
         return None
-    runs = [record for side in (these, those) for members in side.values() for record in members]
-    fewest = min(len(members) for side in (these, those) for members in side.values())
-    lost = sum(1 for place in setting.lost if _is_at(place, claim.claimed))
+    records = [record for side in (own, rivals) for cell in side.values() for record in cell]
+    fewest = min(len(cell) for side in (own, rivals) for cell in side.values())
+    lost = sum(1 for values in setting.lost if _matches(values, claim.claimed))
     why = ""
-    if fewest < FEWEST_SEEDS:
-        why = f"a cell has one seed only: {FEWEST_SEEDS} or more of each are needed"
-    elif isinstance(claim, SpreadsLess) and (axis := _mixed(claim.spread_of, these, those)):
-        why = f"cells at {claim.spread_of}={axis} differ in more than that: name more axes on each side"
-    names = tuple(record.run_id for record in runs)
-    judgement = Judgement(claim.claim, setting.name, Verdict.UNDECIDED, why, names, fewest, lost)
-    scores = ([[run.scores[metric] for run in members] for members in side.values()] for side in (these, those))
-    return _Begun(judgement, *scores)
+    if fewest < MIN_SEEDS:
+        why = f"a cell has only one seed: {MIN_SEEDS} or more are needed in each cell"
+    elif isinstance(claim, SpreadsLess) and (value := _repeated_value(claim.spread_of, own, rivals)):
+        why = f"several cells have {claim.spread_of}={value}: name more axes on each side"
+    run_ids = tuple(record.run_id for record in records)
+    judgement = Judgement(claim.claim, setting.name, Verdict.UNDECIDED, why, run_ids, fewest, lost)
+    values = ([[record.scores[metric] for record in cell] for cell in side.values()] for side in (own, rivals))
+    return _Comparison(judgement, *values)
 
 
-def _mixed(axis: str, *sides: Mapping[Place, Any]) -> str:
-    """Return a value of an axis at which a side has more than one cell, or nothing."""
+def _repeated_value(axis: str, *sides: Cells) -> str:
+    """Return a value of an axis that several cells of one side have; empty if there is none."""
     for side in sides:
-        values = [dict(place)[axis] for place in side]
+        values = [dict(key)[axis] for key in side]
         if repeated := [value for value in values if values.count(value) > 1]:
             return repeated[0]
     return ""
 
 
-def _weighed(claim: Claim, begun: _Begun, level: float) -> Judgement:
-    if begun.judgement.why:
-        return begun.judgement
-    return replace(begun.judgement, evidence=claim.judge(begun.these, begun.those, level))
+def _tested(claim: Claim, comparison: _Comparison, level: float) -> Judgement:
+    if comparison.judgement.why:
+        return comparison.judgement
+    return replace(comparison.judgement, evidence=claim.test(comparison.own, comparison.rivals, level))
 
 
-def _adjusted(judgements: list[Judgement]) -> list[Judgement]:
-    """Return them with their verdicts: many claims are not each given a chance of its own to be true by luck."""
-    with_evidence = [(index, one.evidence) for index, one in enumerate(judgements) if one.evidence]
-    in_favour = holm([evidence.p_for for _, evidence in with_evidence])
-    against = holm([evidence.p_against for _, evidence in with_evidence])
+def _with_verdicts(judgements: list[Judgement]) -> list[Judgement]:
+    """Return the judgements with verdicts, from p-values that are adjusted for the number of tests."""
+    with_evidence = [(index, judgement.evidence) for index, judgement in enumerate(judgements) if judgement.evidence]
+    adjusted_for = holm([evidence.p_for for _, evidence in with_evidence])
+    adjusted_against = holm([evidence.p_against for _, evidence in with_evidence])
     result = list(judgements)
-    for (index, _), p_for, p_against in zip(with_evidence, in_favour, against, strict=True):
-        one, verdict, why = judgements[index], Verdict.UNDECIDED, ""
-        if p_for < LEVEL and one.lost:
-            why = f"{one.lost} runs that it speaks for diverged or failed: their cells' means leave them out"
+    for (index, _), p_for, p_against in zip(with_evidence, adjusted_for, adjusted_against, strict=True):
+        judgement, verdict, why = judgements[index], Verdict.UNDECIDED, ""
+        if p_for < LEVEL and judgement.lost:
+            why = f"{judgement.lost} runs of the claim's own cells diverged or failed: the cells' means leave them out"
         elif p_for < LEVEL:
             verdict = Verdict.SUPPORTED
         elif p_against < LEVEL:
             verdict = Verdict.CONTRADICTED
-        result[index] = replace(one, verdict=verdict, why=why, p_for=p_for, p_against=p_against)
+        result[index] = replace(judgement, verdict=verdict, why=why, p_for=p_for, p_against=p_against)
     return result
 
 
-def _seeds(judgement: Judgement) -> str:
+def _seeds_to_decide(judgement: Judgement) -> str:
     if judgement.evidence is None:
         return ""
     if judgement.verdict != Verdict.UNDECIDED:
         return "decided"
     if judgement.why:
         return ""
-    needed = judgement.evidence.seeds
-    return f"about {max(needed, judgement.seeds + 1)}" if needed else f"over {MOST_SEEDS}"
+    seeds = judgement.evidence.seeds
+    return f"about {max(seeds, judgement.seeds + 1)}" if seeds else f"over {MAX_SEEDS}"
 
 
 def table(judgements: Sequence[Judgement]) -> tuple[list[str], list[list[str]]]:
-    """Return verdicts as header and rows of text."""
+    """Return the verdicts as the header and the rows of a table."""
     rows = []
-    for one in judgements:
-        evidence = one.evidence
+    for judgement in judgements:
+        evidence = judgement.evidence
         effect = f"{evidence.effect:.4g} [{evidence.low:.4g}, {evidence.high:.4g}]" if evidence else ""
-        effect = "; ".join(part for part in (effect, one.why) if part)
+        effect = "; ".join(part for part in (effect, judgement.why) if part)
         test = f"{evidence.measure}; {evidence.test}" if evidence else ""
-        p = f"{one.p_for:.3f} / {one.p_against:.3f}" if one.p_for is not None else ""
-        seeds = f"{one.seeds or ''}" + (f" ({one.lost} lost)" if one.lost else "")
-        rows.append([one.claim, one.setting, str(one.verdict), effect, test, p, seeds, _seeds(one)])
-    header = ["claim", "in", "verdict", "effect [95 %]", "test", "p for / against", "seeds", "seeds that would decide"]
+        p = f"{judgement.p_for:.3f} / {judgement.p_against:.3f}" if judgement.p_for is not None else ""
+        seeds = f"{judgement.seeds or ''}" + (f" ({judgement.lost} lost)" if judgement.lost else "")
+        rows.append(
+            [
+                judgement.claim,
+                judgement.setting,
+                str(judgement.verdict),
+                effect,
+                test,
+                p,
+                seeds,
+                _seeds_to_decide(judgement),
+            ]
+        )
+    header = ["claim", "setting", "verdict", "effect [95 %]", "test", "p for / against", "seeds", "seeds to decide"]
     return header, rows
 
 
 def notes(judgements: Sequence[Judgement], metric: str) -> list[str]:
-    """Return how verdicts are to be read, and what each rests on."""
-    count = sum(1 for one in judgements if one.evidence)
+    """Return how to read the verdicts, and which runs each is based on."""
+    count = sum(1 for judgement in judgements if judgement.evidence)
     return [
-        f"By {metric}; an effect above 0 is on the claim's side. p: that so much speaks for (against) a claim that is "
-        f"false (true), adjusted by Holm for {count} judgements; level {LEVEL:g}. "
-        f"Seeds that would decide: per cell, with a power of {POWER:g}, if the estimates were the truth.",
-        *(f"{one.claim} ({one.setting}): rests on {', '.join(one.runs)}" for one in judgements if one.runs),
+        f"Metric: {metric}. A positive effect agrees with the claim. p for: the probability of such evidence for the "
+        f"claim if it is false; p against: of such evidence against it if it is true. Both are adjusted for {count} "
+        f"tests (Holm); level {LEVEL:g}. Seeds to decide: per cell, for a power of {POWER:g}, if the estimates equal "
+        "the true values.",
+        *(
+            f"{judgement.claim} ({judgement.setting}): based on {', '.join(judgement.runs)}"
+            for judgement in judgements
+            if judgement.runs
+        ),
     ]
 
 
 def to_markdown(judgements: Sequence[Judgement], metric: str) -> str:
-    """Return verdicts as a table, and below it what they rest on."""
+    """Return the verdicts as a Markdown table with notes."""
     return markdown(*table(judgements), notes(judgements, metric))
 
 
 def to_entries(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
-    """Return verdicts for JSON."""
-    return [cast("dict[str, Any]", finite(asdict(one))) for one in judgements]
+    """Return the verdicts for JSON."""
+    return [cast("dict[str, Any]", finite(asdict(judgement))) for judgement in judgements]

@@ -1,4 +1,4 @@
-"""One picture of a sweep: each cell's samples under its place on the axes and its FID."""
+"""The contact sheet of a sweep: an image with samples of every cell, titled with its axis values and its metric."""
 
 import io
 from collections.abc import Sequence
@@ -6,55 +6,57 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from wgan_sweep.report.cells import NAMES, Report, coordinates, report
+from wgan_sweep.report.cells import NAMES, Report, group_runs
 from wgan_sweep.report.text import SweepSummary, to_markdown
-from wgan_sweep.runs.directory import Record, RunDir
+from wgan_sweep.runs.coordinates import coordinates
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.record import Record
 
 PANEL = 320
-"""Side of a cell's picture, in pixels."""
+"""Longer side of a cell's samples, in pixels."""
 MARGIN = 12
+"""Space between panels, in pixels."""
 LINE = 20
+"""Height of a line of text, in pixels."""
 
 
-def conclude(records: Sequence[Record], runs: Path) -> SweepSummary:
-    """Return the table of a sweep's scores, and its contact sheet.
+def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
+    """Return the table of a sweep's metric values, and its contact sheet.
 
     Args:
         records: The sweep's runs.
-        runs: Their folder.
+        runs: The folder of their run directories.
     """
-    found = report(records)
-    return SweepSummary(to_markdown(found), _draw(found, runs))
+    report = group_runs(records)
+    return SweepSummary(to_markdown(report), _draw(report, runs))
 
 
-def _draw(found: Report, runs: Path) -> bytes | None:
-    """Return the contact sheet (the first seed of each cell) as PNG, or None without any samples."""
+def _draw(report: Report, runs: Path) -> bytes | None:
+    """Return the contact sheet as a PNG, with the first samples of each cell; None if there are no samples."""
     panels = []
-    for cell in found.cells.values():
-        pictures = [(record, RunDir(runs / record.run_id).last_samples()) for record in cell.records]
-        record, picture = next(((r, p) for r, p in pictures if p is not None), (None, None))
-        if record is not None and picture is not None:
-            place = coordinates(record)
-            title = (
-                "  ".join(f"{axis.split('.', 1)[-1]}={place.get(axis, '-')}" for axis in found.axes) or record.run_id
-            )
-            panels.append(
-                (title, f"{NAMES.get(found.metric, found.metric)} {cell.text()}, step {picture.stem}", picture)
-            )
+    for cell in report.cells.values():
+        candidates = [(record, RunDir(runs / record.run_id).last_samples()) for record in cell.records]
+        record, path = next(((record, path) for record, path in candidates if path is not None), (None, None))
+        if record is not None and path is not None:
+            values = coordinates(record)
+            words = (f"{axis.split('.', 1)[-1]}={values.get(axis, '-')}" for axis in report.axes)
+            title = "  ".join(words) or record.run_id
+            metric = NAMES.get(report.metric, report.metric)
+            panels.append((title, f"{metric} {cell.text()}, step {path.stem}", path))
     if not panels:
         return None
-    columns = len(found.values(len(found.axes) - 1)) if len(found.axes) > 1 else min(len(panels), 4)
+    columns = len(report.values(len(report.axes) - 1)) if len(report.axes) > 1 else min(len(panels), 4)
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     width, height = PANEL + MARGIN, PANEL + 2 * LINE + 2 * MARGIN
     sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
-    pen = ImageDraw.Draw(sheet)
+    draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(15)
-    for index, (title, score, picture) in enumerate(panels):
+    for index, (title, subtitle, path) in enumerate(panels):
         left, top = MARGIN + index % columns * width, MARGIN + index // columns * height
-        pen.text((left, top), title, fill="black", font=font)
-        pen.text((left, top + LINE), score, fill="dimgray", font=font)
-        with Image.open(picture) as samples:
+        draw.text((left, top), title, fill="black", font=font)
+        draw.text((left, top + LINE), subtitle, fill="dimgray", font=font)
+        with Image.open(path) as samples:
             scale = PANEL / max(samples.size)
             size = (round(samples.width * scale), round(samples.height * scale))
             resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BICUBIC

@@ -1,4 +1,4 @@
-"""A report as one page of HTML that needs nothing else: tables, charts, samples, differences, failures."""
+"""A report as one self-contained HTML page: tables, charts, samples, differences, failures."""
 
 import base64
 import io
@@ -11,108 +11,116 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims
-from wgan_sweep.report.cells import NAMES, Report, leaves
+from wgan_sweep.report.cells import NAMES, Report
 from wgan_sweep.report.text import finite, footnotes, table
-from wgan_sweep.runs.directory import Record, RunDir, Status
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.record import Record, Status
 
 THUMBNAIL = 320
-"""Pixels of a picture's longer side; a page of 500 runs shall open on a phone."""
-BESIDE_SCIENCE = ("runs", "choices", "tracker", "figure", "launch", "plan", "retry_diverged", "scorer.features.weights")
-"""Of a config, what tells nothing of a run's result."""
+"""Longer side of a sample image, in pixels; small, so that a phone can open a page of 500 runs."""
+UNSHOWN_ROLES = (Role.PRESENTATION, Role.PLACE)
+"""Roles of config keys that do not affect a run's result."""
 
 
 def _thumbnail(path: Path | None) -> str | None:
+    """Return a reduced image as a data URL."""
     if path is None:
         return None
-    with Image.open(path) as picture:
-        shown = picture.convert("RGB")
-        shown.thumbnail((THUMBNAIL, THUMBNAIL))
-        out = io.BytesIO()
-        shown.save(out, "WEBP", quality=75)
-    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+    with Image.open(path) as image:
+        thumbnail = image.convert("RGB")
+        thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
+        buffer = io.BytesIO()
+        thumbnail.save(buffer, "WEBP", quality=75)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _settings(record: Record) -> dict[str, str]:
-    found = leaves({name: node for name, node in record.config.items() if name not in BESIDE_SCIENCE})
-    return {key: json.dumps(value) for key, value in found if key not in BESIDE_SCIENCE}
+    shown = {key: value for key, value in leaves(record.config) if role_of(key) not in UNSHOWN_ROLES}
+    data = record.science.get("data", {})
+    return {key: json.dumps(value) for key, value in {**shown, "data.content": data.get("content")}.items()}
 
 
-def _differing(records: list[Record]) -> dict[str, dict[str, str]]:
-    """Return of each run's config the keys that are not the same everywhere."""
-    settings = {record.run_id: _settings(record) for record in records}
-    keys = dict.fromkeys(key for one in settings.values() for key in one)
-    differing = [key for key in keys if len({one.get(key) for one in settings.values()}) > 1]
-    return {run: {key: one[key] for key in differing if key in one} for run, one in settings.items()}
+def _differing_settings(records: list[Record]) -> dict[str, dict[str, str]]:
+    """Return the settings of each run, by its id; keys with the same value in all runs are left out."""
+    settings_by_run = {record.run_id: _settings(record) for record in records}
+    keys = dict.fromkeys(key for settings in settings_by_run.values() for key in settings)
+    differing = [key for key in keys if len({settings.get(key) for settings in settings_by_run.values()}) > 1]
+    return {
+        run_id: {key: settings[key] for key in differing if key in settings}
+        for run_id, settings in settings_by_run.items()
+    }
 
 
-def _entry(found: Report, record: Record, runs: Path) -> dict[str, Any]:
-    is_result = record.status == Status.DONE  # else the last score on the way, of fewer images
-    score, best = (finite(scores.get(found.metric)) if is_result else None for scores in (record.scores, record.best))
+def _entry(report: Report, record: Record, runs: Path) -> dict[str, Any]:
+    """Return what the page shows of a run."""
+    is_done = record.status == Status.DONE  # before, the values are of fewer images
+    value, best = (finite(scores.get(report.metric)) if is_done else None for scores in (record.scores, record.best))
     return {
         "id": record.run_id,
         "status": str(record.status),
-        "cell": charts.cell_name(found, record),
-        "place": found.place(record),
+        "cell": charts.cell_name(report, record),
+        "axis_values": report.place(record),
         "seed": record.config.get("seed"),
         "step": record.step,
-        "score": score,
+        "value": value,
         "best": best,
         "best_step": record.best.get("step"),
         "seconds": record.seconds,
         "time": str(timedelta(seconds=round(record.seconds))),
         "reason": record.reason,
         "error": record.error,
-        "typed": " ".join(record.overrides),
-        "picture": _thumbnail(RunDir(runs / record.run_id).last_samples()),
+        "overrides": " ".join(record.overrides),
+        "image": _thumbnail(RunDir(runs / record.run_id).last_samples()),
     }
 
 
 def _for_script(value: Mapping[str, Any]) -> str:
-    """Return JSON that may stand in a script element."""
+    """Return JSON that is safe inside a script element."""
     return json.dumps(finite(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def to_html(found: Report, runs: Path, judged: Sequence[claims.Claim]) -> str:
+def to_html(report: Report, runs: Path, tested_claims: Sequence[claims.Claim]) -> str:
     """Return the page.
 
     Args:
-        found: The runs, by cell.
-        runs: The folder that they are in.
-        judged: The claims that are judged on it.
+        report: The runs, by cell.
+        runs: The folder of their run directories.
+        tested_claims: The claims to test on them.
     """
     import vl_convert
 
     folder = Path(__file__).parent
-    cells = charts.cells(found)
+    cells = charts.cell_names(report)
     data = {
-        "axes": found.axes[: charts.MOST_AXES],
-        "metric": found.metric,
-        "name": NAMES.get(found.metric, found.metric),
-        "rows": charts.rows(found),
-        "charts": charts.choices(found),
-        "usual": charts.usual(found),
-        "lines": charts.lines(cells, "value"),
-        "curves": charts.all_curves(found, runs),
-        "settings": _differing(found.records),
+        "axes": report.axes[: charts.MAX_AXES],
+        "metric": report.metric,
+        "name": NAMES.get(report.metric, report.metric),
+        "rows": charts.run_rows(report),
+        "charts": charts.grid_charts(report),
+        "defaults": charts.default_axes(report),
+        "lines": charts.curve_chart(cells, "value"),
+        "curves": charts.curves_by_run(report, runs),
+        "settings": _differing_settings(report.records),
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    header, body = table(found)
-    verdicts = claims.judge(judged, found.records, found.metric)
+    header, body = table(report)
+    verdicts = claims.judge(tested_claims, report.records, report.metric)
     return environment.get_template("page.html").render(
         title=runs.absolute().name,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         metric=data["name"],
-        axes=found.axes,
+        axes=report.axes,
         header=header,
         body=body,
-        notes=footnotes(found, with_problems=False),
-        entries=[_entry(found, record, runs) for record in found.records],
+        notes=footnotes(report, with_problems=False),
+        entries=[_entry(report, record, runs) for record in report.records],
         cells=[{"name": name, "colour": charts.colour_of(index)} for index, name in enumerate(cells)],
         claims=claims.table(verdicts),
-        claims_notes=claims.notes(verdicts, found.metric)[:1],
+        claims_notes=claims.notes(verdicts, report.metric)[:1],
         data=_for_script(data),
         style=(folder / "page.css").read_text(),
         script=(folder / "page.js").read_text(),

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wgan_sweep.report.cells import MEASURED_WITH, NAMES, SCORED_IN, Cell, Key, Report
-from wgan_sweep.runs.directory import Record, Status
+from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN
+from wgan_sweep.report.cells import NAMES, Cell, Key, Report
+from wgan_sweep.runs.record import Record, Status
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ def footnotes(found: Report, *, with_problems: bool = True) -> list[str]:
         lines.append(f"{name}{how} at step {step:.0f}; mean ± sd over n seeds.")
         if split:
             lines.append(f"Real images: {split}; resize: {resize}; network: {network}.")
+    codes = sorted({r.code for r in scored if r.code})
+    if len(codes) > 1:
+        lines.append(f"Runs of different versions of wgan-sweep: {', '.join(codes)}.")
     if len(ways) > 1:
         lines.append(f"{name} of different features, counts or steps cannot be compared with each other.")
     return lines + (problems(found.records) if with_problems else [])

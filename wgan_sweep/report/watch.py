@@ -1,4 +1,4 @@
-"""The table of runs that go on, again and again: read from their folder, on this machine or another that sees it."""
+"""A live table of the runs in a folder, which may be on a shared file system and written by other machines."""
 
 import time
 from collections import Counter
@@ -10,50 +10,51 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wgan_sweep.report.cells import NAMES, Report, report
-from wgan_sweep.runs.directory import RunDir, Status, find_runs
+from wgan_sweep.report.cells import NAMES, group_runs
+from wgan_sweep.runs.directory import RunDir, find_runs
+from wgan_sweep.runs.record import Status
 
-SECONDS_BETWEEN_LOOKS = 2.0
+REFRESH_SECONDS = 2.0
 STYLES = {Status.DONE: "green", Status.RUNNING: "cyan", Status.DIVERGED: "yellow", Status.FAILED: "red"}
 
 
-def _age(record: RunDir) -> str:
+def _time_since_update(directory: RunDir) -> str:
+    """Return the time since the run wrote its last metrics; empty if there are none."""
     try:
-        seconds = time.time() - record.metrics.stat().st_mtime
+        seconds = time.time() - directory.metrics.stat().st_mtime
     except FileNotFoundError:
         return ""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def view(runs: Path, metric: str | None = None) -> Group:
-    """Return the runs of a folder as they are now: a row per run, those at work first."""
-    found: Report = report(find_runs(runs)[0], metric)
-    name = NAMES.get(found.metric, found.metric)
+    """Return a table with the current state of each run in a folder; running ones come first."""
+    report = group_runs(find_runs(runs).records, metric)
+    metric_name = NAMES.get(report.metric, report.metric)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
-    for column, letters in {"run": 12, "status": 8}.items():
-        table.add_column(column, no_wrap=True, min_width=letters)
-    for axis in found.axes:  # on a narrow terminal, words are cut before numbers
+    for column, min_width in {"run": 12, "status": 8}.items():
+        table.add_column(column, no_wrap=True, min_width=min_width)
+    for axis in report.axes:  # without a minimum: a narrow terminal truncates axis values before numbers
         table.add_column(axis, no_wrap=True)
-    for column, letters in {"seed": 4, "step": 9, "W": 6, name: 6, "heard": 6}.items():
-        table.add_column(column, no_wrap=True, min_width=letters)
-    for record in sorted(found.records, key=lambda one: one.status != Status.RUNNING):
+    for column, min_width in {"seed": 4, "step": 9, "W": 6, metric_name: 6, "updated": 6}.items():
+        table.add_column(column, no_wrap=True, min_width=min_width)
+    for record in sorted(report.records, key=lambda record: record.status != Status.RUNNING):
         directory = RunDir(runs / record.run_id)
-        last = directory.last_metrics()
-        running = record.status == Status.RUNNING
-        score = record.scores.get(found.metric)
+        latest = directory.last_metrics()
+        value = record.scores.get(report.metric)
         table.add_row(
             record.run_id,
             Text(record.status, STYLES.get(record.status, "")),
-            *found.place(record),
+            *report.place(record),
             str(record.config.get("seed", "")),
             f"{record.step}/{record.config.get('train', {}).get('steps', '?')}",
-            f"{last['wasserstein']:.3g}" if "wasserstein" in last else "",
-            f"{score:.4g}" if score is not None else "",
-            _age(directory) if running else "",
+            f"{latest['wasserstein']:.3g}" if "wasserstein" in latest else "",
+            f"{value:.4g}" if value is not None else "",
+            _time_since_update(directory) if record.status == Status.RUNNING else "",
         )
-    counts = Counter(str(record.status) for record in found.records)
-    said = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no runs yet"
-    return Group(table, Text(f"\n{datetime.now(UTC):%H:%M:%S} UTC  {runs}: {said}", "dim"))
+    counts = Counter(str(record.status) for record in report.records)
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no runs yet"
+    return Group(table, Text(f"\n{datetime.now(UTC):%H:%M:%S} UTC  {runs}: {summary}", "dim"))
 
 
 def watch(runs: Path, metric: str | None = None, console: Console | None = None) -> None:
@@ -61,7 +62,7 @@ def watch(runs: Path, metric: str | None = None, console: Console | None = None)
     try:
         with Live(view(runs, metric), console=console or Console(), auto_refresh=False) as live:
             while True:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(REFRESH_SECONDS)
                 live.update(view(runs, metric), refresh=True)
     except KeyboardInterrupt:
         return

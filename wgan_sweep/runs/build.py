@@ -1,46 +1,37 @@
-"""From a config to the parts of a run. What cannot work is refused here, before any work starts."""
+"""Building the parts of a run from its config. A config that cannot work is refused here, before training starts."""
 
-import inspect
-import json
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
-import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from wgan_sweep.common import rng
+from wgan_sweep.common.files import check_writable
+from wgan_sweep.config import objects
 from wgan_sweep.config.schema import Config
 from wgan_sweep.config.schema import replicas as replicas_of
-from wgan_sweep.objectives.constraints import Constraint
 from wgan_sweep.errors import InputError
-from wgan_sweep.common.files import check_writable
-from wgan_sweep.training.cuda_graphs import CudaGraph
-from wgan_sweep.objectives.losses import Loss
 from wgan_sweep.models.layers import Critic
+from wgan_sweep.objectives.constraints import Constraint
+from wgan_sweep.objectives.losses import Loss
+from wgan_sweep.objectives.stabilisers import Stabiliser
+from wgan_sweep.runs.data import RealData, load_split, trained_split
+from wgan_sweep.training.cuda_graphs import CudaGraph
+from wgan_sweep.training.player import MakeOptimizer
 from wgan_sweep.training.precision import Precision, precision
 from wgan_sweep.training.replicas import Replicas, sharding_obstacle
-from wgan_sweep.report.text import SweepSummary
-from wgan_sweep.runs.directory import Record
-from wgan_sweep.objectives.stabilisers import Stabiliser
-from wgan_sweep.tracking.wandb import RunIdentity, Tracker
-from wgan_sweep.training.trainer import MakeOptimizer, RealExamples, Trainer
+from wgan_sweep.training.trainer import Trainer, TrainerSettings
 
 if TYPE_CHECKING:
     from wgan_sweep.scoring.players import Players
 
 
 class Model(Protocol):
-    """A pair of networks, for a shape of data."""
+    """Makes generator and critic for a shape of data."""
 
     latent_dim: int
 
@@ -51,94 +42,17 @@ class Model(Protocol):
         """Return the critic."""
 
 
-class Real(Protocol):
-    """Real examples: a set of images, or a distribution of points."""
-
-    num_pictured: int
-    """How many samples a picture shows."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one example, as networks see it."""
-
-    def batches(self, batch_size: int, seed: int, device: torch.device) -> RealExamples:
-        """Return endless batches."""
-
-    def finish(self, made: Tensor) -> Tensor:
-        """Return what a generator made, as it is shown and scored."""
-
-    def picture(self, made: Tensor, critic: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
-        """Draw finished samples, uint8 ``[H, W, C]``."""
-
-
 class Scorer(Protocol):
-    """Measures generated images against real ones."""
+    """Compares generated with real examples."""
 
     def describe(self) -> dict[str, str]:
-        """Return what a score says only together with (features, counts, ...)."""
+        """Return what the scores depend on (features, counts, ...), as text."""
 
     def prepare(self) -> None:
-        """Do what can be done before there is a generator."""
+        """Do the work that needs no generator, such as statistics of the real data."""
 
     def __call__(self, sample: Callable[[int], Tensor], players: "Players") -> dict[str, float]:
-        """Return scores; `sample` makes the next N finished samples (uint8 images, or points)."""
-
-
-Summarise = Callable[[Sequence[Record], Path], SweepSummary]
-"""From a sweep's runs and their folder to what it ends in."""
-
-
-def _simple(hint: Any) -> set[type]:
-    """Return the plain types that a hint admits, empty where it says nothing of them."""
-    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    hints = set(typing.get_args(hint)) if union else {hint}
-    return hints & {int, float, str, bool, type(None)}
-
-
-def _check_types(node: Any, key: str) -> None:
-    """Check the plain values of each ``_target_`` below a node against its signature.
-
-    Raises:
-        InputError: for a value of another type, a key the target does not take, or one that it misses.
-    """
-    if isinstance(node, list):
-        for index, value in enumerate(node):
-            _check_types(value, f"{key}[{index}]")
-    if not isinstance(node, Mapping):
-        return
-    hints: dict[str, Any] = {}
-    if target := node.get("_target_"):
-        called = get_object(target)
-        hints = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
-        known = inspect.signature(called).parameters
-        given = {name for name in node if name not in ("_target_", "_partial_")}
-        if unknown := sorted(given - known.keys()):
-            raise InputError(f"{key} has no {', '.join(unknown)}: {target} takes {', '.join(known) or 'nothing'}")
-        needed = {name for name, parameter in known.items() if parameter.default is parameter.empty}
-        if not node.get("_partial_") and (missing := sorted(needed - given)):
-            raise InputError(f"{key} lacks {', '.join(missing)}, which {target} needs")
-    for name, value in node.items():
-        allowed = _simple(hints.get(name))
-        if allowed and isinstance(value, int | float | str | bool | type(None)):
-            fits = type(value) in allowed or (float in allowed and type(value) is int)
-            if not fits:
-                names = " or ".join(sorted("null" if t is type(None) else t.__name__ for t in allowed))
-                raise InputError(f"{key}.{name} must be {names}, got {value!r}")
-        _check_types(value, f"{key}.{name}")
-
-
-def _make(node: Mapping[str, Any], key: str) -> Any:
-    """Instantiate a config node; what is wrong with its values comes out as InputError."""
-    _check_types(node, key)
-    try:
-        return instantiate(dict(node), _convert_="all")
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        if cause is None:
-            raise
-        raise cause from None
+        """Return metric values; `sample` generates the next N samples (uint8 images, or points)."""
 
 
 def _device(name: str) -> torch.device:
@@ -150,32 +64,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device={name} cannot be used ({error}): use auto, cpu or cuda") from error
     return device
-
-
-@lru_cache(maxsize=2)
-def _load_data(node: str) -> Real:
-    return cast("Real", _make(json.loads(node), "data").load())
-
-
-def _real(config: Config, split: str | None = None) -> Real:
-    """Return the data, or another split of it; the cells of a sweep share it.
-
-    Raises:
-        InputError: for a split of data that has only one.
-    """
-    node = config.data
-    if split not in (None, _split(config)):
-        if "splits" not in node:
-            raise InputError(
-                f"scorer.split={split}, but data={config.choices.get('data', '?')} has one split only "
-                f"({_split(config)}): leave scorer.split null"
-            )
-        node = {**node, "split": split}
-    return _load_data(json.dumps(node, sort_keys=True))
-
-
-def _split(config: Config) -> str:
-    return str(config.data.get("split", "train"))
 
 
 def _check_numbers(config: Config) -> None:
@@ -203,29 +91,29 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_gpus(count: int, name: str, launched: torch.device | None) -> None:
-    """Refuse to share a run among more GPUs than there are; on a CPU it is shared among processes."""
+    """Refuse more GPUs per run than there are; without GPUs, the processes share the CPU."""
     if count == 1 or launched is not None:
         return
     if ":" in name:
         raise InputError(f"device={name} is one device, launch.gpus_per_run={count} takes as many: use device=cuda")
-    here = torch.cuda.device_count()
-    if name != "cpu" and 0 < here < count:
-        raise InputError(f"launch.gpus_per_run={count}, but this machine has {here} GPUs")
+    available = torch.cuda.device_count()
+    if name != "cpu" and 0 < available < count:
+        raise InputError(f"launch.gpus_per_run={count}, but this machine has {available} GPUs")
 
 
-def _scorer(config: Config, real: Real, device: torch.device) -> Scorer | None:
-    """Return what scores a run at its end."""
+def _final_scorer(config: Config, real: RealData, device: torch.device) -> Scorer | None:
+    """Return the scorer that is used at the end of a run."""
     return _make_scorer(config, _scorer_node(config), real, device)
 
 
-def _scorer_during(config: Config, real: Real, device: torch.device) -> Scorer | None:
-    """Return what scores a run while it is trained, or None where that is no other than at its end."""
+def _training_scorer(config: Config, real: RealData, device: torch.device) -> Scorer | None:
+    """Return the scorer that is used during training, or None if it is the final one."""
     node = _scorer_node(config, during=True)
     return None if node == _scorer_node(config) else _make_scorer(config, node, real, device)
 
 
 def _scorer_node(config: Config, *, during: bool = False) -> dict[str, Any]:
-    """Return the node of the scorer; with `during`, as ``scorer.during`` changes it (null takes a key away)."""
+    """Return the scorer's node; with `during`, with the changes of ``scorer.during`` (null removes a node)."""
     node = {name: value for name, value in config.scorer.items() if name not in ("every", "during")}
     return _merged(node, config.scorer.get("during") or {}) if during else node
 
@@ -240,18 +128,18 @@ def _merged(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def _make_scorer(config: Config, node: Mapping[str, Any], real: Real, device: torch.device) -> Scorer | None:
+def _make_scorer(config: Config, node: Mapping[str, Any], real: RealData, device: torch.device) -> Scorer | None:
     if node.get("_target_") is None:
         return None
     if "split" in node:
-        split = node["split"] or _split(config)
-        node, real = {**node, "split": split}, _real(config, split)
-    return cast("Scorer", _make(node, "scorer")(real=real, device=device))
+        split = node["split"] or trained_split(config)
+        node, real = {**node, "split": split}, load_split(config, split)
+    return cast("Scorer", objects.make(node, "scorer")(real=real, device=device))
 
 
 @dataclass
 class _Choices:
-    """The objects that a config names."""
+    """The objects that a config describes."""
 
     device: torch.device
     precision: Precision
@@ -260,22 +148,30 @@ class _Choices:
     stabiliser: Stabiliser
     make_optimizer: MakeOptimizer
     model: Model
-    real: Real
+    real: RealData
 
     @classmethod
     def of(cls, config: Config, device: torch.device | None = None) -> Self:
-        """Make them, for a device that need not be here; what is out of range is refused on the way."""
+        """Make the objects of a config.
+
+        Args:
+            config: The config.
+            device: The device, which this machine need not have; None for that of the config.
+
+        Raises:
+            InputError: for a value out of range.
+        """
         _check_numbers(config)
         device = device or _device(config.device)
         return cls(
             device=device,
             precision=precision(config.train.precision, device),
-            loss=_make(config.loss, "loss"),
-            constraint=_make(config.constraint, "constraint"),
-            stabiliser=_make(config.stabiliser, "stabiliser"),
-            make_optimizer=_make(config.optimizer, "optimizer"),
-            model=_make(config.model, "model"),
-            real=_real(config),
+            loss=objects.make(config.loss, "loss"),
+            constraint=objects.make(config.constraint, "constraint"),
+            stabiliser=objects.make(config.stabiliser, "stabiliser"),
+            make_optimizer=objects.make(config.optimizer, "optimizer"),
+            model=objects.make(config.model, "model"),
+            real=load_split(config),
         )
 
     def optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -288,14 +184,14 @@ class _Choices:
     def networks(self, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Make generator and critic, on torch's default device."""
         with rng.seeded(seed, "generator"):
-            generator = self.stabiliser.generator(self.model.generator(self.real.shape), self.model.latent_dim)
+            generator = self.stabiliser.adapt_generator(self.model.generator(self.real.shape), self.model.latent_dim)
         with rng.seeded(seed, "critic"):
-            critic = self.constraint.wrap(self.stabiliser.critic(self.model.critic(self.real.shape)))
+            critic = self.constraint.wrap(self.stabiliser.adapt_critic(self.model.critic(self.real.shape)))
         return generator, critic
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves tensors as they are that `torch.nn.init` would fill: on the meta device that loads torch's compiler."""
+class _SkipInitialisation(TorchFunctionMode):
+    """Skips `torch.nn.init`, which on the meta device loads torch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -305,43 +201,46 @@ class _Unfilled(TorchFunctionMode):
 
 
 def check(config: Config, device: torch.device | None = None) -> None:
-    """Refuse a config that cannot work, before any training; networks are made without their weights.
+    """Refuse a config that cannot work. Networks are made without weights.
 
     Args:
         config: The config.
-        device: Where it will run, if not on this machine.
+        device: Where the run will be trained, if not on this machine.
 
     Raises:
-        InputError: with what is wrong, the value, and what to do.
+        InputError: with the fault, the value and the remedy.
     """
     check_writable(Path(config.runs), "runs")
     choices = _Choices.of(config, device)
-    make_figure(config.figure)
     _check_gpus(replicas_of(config), config.device, device)
-    choices.stabiliser.loss(choices.loss)
+    choices.stabiliser.adapt_loss(choices.loss)
     choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _SkipInitialisation():
         for network in choices.networks(config.seed):
             choices.optimizer(network.parameters())
             if replicas_of(config) > 1 and (why := sharding_obstacle(network)):
                 raise InputError(f"launch.gpus_per_run={replicas_of(config)}: {why}; use launch.gpus_per_run=1")
-    _scorer(config, choices.real, choices.device)
-    _scorer_during(config, choices.real, choices.device)
+    _final_scorer(config, choices.real, choices.device)
+    _training_scorer(config, choices.real, choices.device)
 
 
 @dataclass
 class Parts:
-    """What a run is made of."""
+    """The parts of a run."""
 
     trainer: Trainer
-    real: Real
+    real: RealData
     scorer: Scorer | None
-    scorer_during: Scorer | None
-    """What scores while training; None for `scorer`."""
+    training_scorer: Scorer | None
+    """The scorer used during training; None if it is `scorer`."""
 
 
 def build(config: Config, replicas: Replicas | None = None) -> Parts:
-    """Build a run's parts, at step 0; `replicas` are the processes that will train it.
+    """Build the parts of a run, at step 0.
+
+    Args:
+        config: The run's config.
+        replicas: The processes that will train it together; by default this one alone.
 
     Raises:
         InputError: if the config cannot work.
@@ -349,9 +248,19 @@ def build(config: Config, replicas: Replicas | None = None) -> Parts:
     replicas = replicas or Replicas()
     device = replicas.device(_device(config.device))
     choices = _Choices.of(config, device)
-    # On the CPU first, so that every device starts from the same weights.
+    # Initialised on the CPU, so that every device starts from the same weights.
     generator, critic = choices.networks(config.seed)
+    settings = TrainerSettings(
+        latent_dim=choices.model.latent_dim,
+        n_critic=config.train.n_critic,
+        ema=config.train.ema,
+        seed=config.seed,
+        simultaneous=config.train.simultaneous,
+        freeze_generator_at=config.train.freeze_generator_at,
+        compile_networks=config.train.compile,
+    )
     trainer = Trainer(
+        settings,
         generator=generator.to(device).to(memory_format=torch.channels_last),
         critic=critic.to(device).to(memory_format=torch.channels_last),
         loss=choices.loss,
@@ -360,41 +269,11 @@ def build(config: Config, replicas: Replicas | None = None) -> Parts:
         generator_optimizer=choices.optimizer,
         critic_optimizer=choices.optimizer,
         batches=choices.real.batches(config.train.batch_size, config.seed, device),
-        latent_dim=choices.model.latent_dim,
-        n_critic=config.train.n_critic,
-        ema=config.train.ema,
-        seed=config.seed,
         device=device,
         precision=choices.precision,
-        finish=choices.real.finish,
-        compile_networks=config.train.compile,
-        freeze_generator_at=config.train.freeze_generator_at,
-        simultaneous=config.train.simultaneous,
+        to_samples=choices.real.to_samples,
         replicas=replicas,
-        graph=CudaGraph if config.graphs and device.type == "cuda" else None,
+        make_graph=CudaGraph if config.graphs and device.type == "cuda" else None,
     )
-    scorers = (make(config, choices.real, device) for make in (_scorer, _scorer_during))
+    scorers = (make(config, choices.real, device) for make in (_final_scorer, _training_scorer))
     return Parts(trainer, choices.real, *scorers)
-
-
-def make_figure(node: Mapping[str, Any]) -> Summarise:
-    """Return what draws a sweep's end, from its config node.
-
-    Raises:
-        InputError: for a key that it does not take, or a value of another type.
-    """
-    return cast("Summarise", _make(node, "figure"))
-
-
-def make_launch(node: Mapping[str, Any]) -> Any:
-    """Return how a sweep's runs are worked on, from its config node.
-
-    Raises:
-        InputError: for a key that it does not take, or a value that it cannot have.
-    """
-    return _make(node, "launch")
-
-
-def make_tracker(config: Config, run: RunIdentity) -> Tracker:
-    """Start the tracker of a run."""
-    return cast("Tracker", _make(config.tracker, "tracker")(run=run))

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment and a flipped bit on the disk."""
+"""Checkpoints: written atomically, with a checksum over their values; the one before the latest is kept."""
 
 import hashlib
 import os
@@ -13,25 +13,29 @@ from wgan_sweep.common.files import replacing
 
 
 class CorruptCheckpointError(Exception):
-    """A checkpoint that is there but cannot be trusted."""
+    """A checkpoint that is damaged."""
 
 
 def previous(path: Path) -> Path:
-    """Return where the checkpoint before the one at `path` is kept."""
+    """Return the path of the checkpoint before the one at `path`."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path` atomically; the checkpoint that was there is kept as the previous one."""
+    """Write a checkpoint atomically; the one that it replaces is kept as the previous one.
+
+    Raises:
+        OSError: if it cannot be written; the old checkpoint stays.
+    """
     with replacing(path) as temporary:
         try:
             torch.save({**state, "digest": _digest(state)}, temporary)
-        except RuntimeError as error:  # of torch's zip writer, which does not say why
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(f"{path} cannot be written ({free / 2**20:.1f} MiB are free there): {error}") from error
+        except RuntimeError as error:  # torch's zip writer does not give the reason
+            free_bytes = shutil.disk_usage(path.parent).free
+            raise OSError(f"{path} cannot be written ({free_bytes / 2**20:.1f} MiB are free there): {error}") from error
         if path.exists():
-            with replacing(previous(path)) as kept:
-                _link_or_copy(path, kept)
+            with replacing(previous(path)) as kept_path:
+                _link_or_copy(path, kept_path)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -43,7 +47,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _digest(state: Any) -> str:
-    """Return a SHA-256 over the values of nested containers, in hex."""
+    """Return the SHA-256 of the values of nested containers, in hex."""
     hasher = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -68,23 +72,23 @@ def _digest(state: Any) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        # torch.load compares no checksums: a flipped bit would pass for a weight.
-        whole = state.pop("digest") == _digest(state)
-    except Exception as error:  # damage shows as whatever the unzipper or the unpickler stumbles over
+        # torch.load compares no checksums: a flipped bit would be loaded as a weight.
+        is_intact = state.pop("digest") == _digest(state)
+    except Exception as error:  # damage can raise any error of the unzipper or the unpickler
         raise CorruptCheckpointError(f"{path}: {type(error).__name__}: {error}") from error
-    if not whole:
+    if not is_intact:
         raise CorruptCheckpointError(f"{path}: its checksum is wrong")
     return state
 
 
 def load(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """Read the newest checkpoint that is whole.
+    """Read the latest checkpoint that is not damaged.
 
     Returns:
-        The state on the CPU, or None where there is none at all; and what was wrong with newer ones, a line each.
+        The checkpoint on the CPU, or None if there is none; and a line for each later one that is damaged.
 
     Raises:
-        CorruptCheckpointError: if there are checkpoints and none of them can be read.
+        CorruptCheckpointError: if all checkpoints are damaged.
     """
     problems: list[str] = []
     for candidate in (path, previous(path)):
@@ -99,6 +103,6 @@ def load(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def set_aside(path: Path) -> None:
-    """Rename the damaged checkpoint at `path`, so that the next one saved does not take the whole one's place."""
+    """Rename a damaged checkpoint, so that saving the next one does not replace the intact previous one by it."""
     if path.exists():
         path.replace(path.with_name(f"{path.stem}.corrupt{path.suffix}"))

@@ -1,27 +1,30 @@
-"""What a dashboard is told of a run, from its directory: under what it is filed, and all that was measured."""
+"""How a run's directory is mirrored by a tracker: under which names it is filed, and what is replayed."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
-from wgan_sweep.runs import directory as runs
-from wgan_sweep.config.schema import science
-from wgan_sweep.report.cells import GROUPS, coordinates
-from wgan_sweep.runs.directory import Record, RunDir, Status, overridden_key
-from wgan_sweep.tracking.wandb import RunIdentity, Tracker, WandbTracker, mirrored, mode, where
+from wgan_sweep.config import objects
+from wgan_sweep.config.schema import Config, overridden_key
+from wgan_sweep.runs.coordinates import GROUPS, coordinates
+from wgan_sweep.runs.directory import FINAL, RunDir
+from wgan_sweep.runs.identity import cell_id
+from wgan_sweep.runs.record import Record
+from wgan_sweep.tracking.tracker import TrackedRun, Tracker
 
-PROJECT = "wgan-sweep"
-LETTERS_OF_A_CELL = 6
-"""Of the hash that tells apart cells which look alike."""
+CELL_ID_DIGITS = 6
+"""Digits of the hash that distinguishes cells whose names are equal."""
+NAMED_GROUPS = ("loss", "constraint", "sampling", "model", "data")
+"""The groups whose options make up a cell's name."""
+NAMED_EXPONENTS = ("div.k", "div.p")
 
 
-def _number(text: str) -> Any:
+def _as_number(text: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
@@ -30,50 +33,67 @@ def _number(text: str) -> Any:
 
 
 def axes(record: Record) -> dict[str, Any]:
-    """Return a run's place on the groups, on k and p, and on all that the user set; numbers as numbers.
+    """Return a run's value on each group, on k and p, and on every key that the user set; numbers as numbers.
 
-    Keys have no dots, which W&B takes for levels: ``k`` for ``div.k``, ``optimizer_lr`` for ``optimizer.lr``.
+    Keys contain no dots, which W&B reads as levels: ``k`` for ``div.k``, ``optimizer_lr`` for ``optimizer.lr``.
     """
-    typed = {overridden_key(override) for override in record.overrides}
-    place = coordinates(record)
-    wanted = {*GROUPS, "div.k", "div.p", *typed}
-    found = {
-        key.removeprefix("div.").replace(".", "_"): _number(value) for key, value in place.items() if key in wanted
+    shown = {*GROUPS, *NAMED_EXPONENTS, *(overridden_key(override) for override in record.overrides)}
+    values = {
+        key.removeprefix("div.").replace(".", "_"): _as_number(text)
+        for key, text in coordinates(record).items()
+        if key in shown
     }
-    return {**found, "seed": record.config.get("seed")}
+    return {**values, "seed": record.config.get("seed")}
 
 
-def cell(record: Record) -> str:
-    """Return the same name for all seeds of a configuration, and for nothing else."""
-    place = coordinates(record)
-    words = [place[group] for group in ("loss", "constraint", "sampling", "model", "data") if group in place]
-    words += [f"{key[-1]}={place[key]}" for key in ("div.k", "div.p") if key in place]
-    without_seed = {key: value for key, value in science(record.config).items() if key != "seed"}
-    return f"{' '.join(words)} #{runs.run_id(without_seed)[:LETTERS_OF_A_CELL]}"
+def cell_name(record: Record) -> str:
+    """Return a name that all seeds of a configuration share, and no other run has."""
+    values = coordinates(record)
+    words = [values[group] for group in NAMED_GROUPS if group in values]
+    words += [f"{key[-1]}={values[key]}" for key in NAMED_EXPONENTS if key in values]
+    return f"{' '.join(words)} #{cell_id(record.science)[:CELL_ID_DIGITS]}"
 
 
-def identity(record: Record, directory: RunDir) -> RunIdentity:
-    """Return what a run is filed under."""
-    place, name = axes(record), cell(record)
-    return RunIdentity(
+def tracked_run(record: Record, directory: RunDir) -> TrackedRun:
+    """Return how a run is filed."""
+    values, cell = axes(record), cell_name(record)
+    return TrackedRun(
         record.run_id,
         directory.path.absolute(),
         record.sweep,
         record.config,
-        axes=place,
-        cell=name,
-        name=f"{name.split(' #')[0]} seed={place['seed']} {record.run_id}",
+        axes=values,
+        cell=cell,
+        name=f"{cell.split(' #')[0]} seed={values['seed']} {record.run_id}",
     )
 
 
-def of_sweep(folder: Path, config: Mapping[str, Any]) -> RunIdentity:
-    """Return what a sweep itself is filed under."""
+def tracked_sweep(folder: Path, config: Mapping[str, Any]) -> TrackedRun:
+    """Return how a sweep itself is filed."""
     name = f"sweep-{folder.name}"
-    return RunIdentity(name, folder.absolute(), folder.name, dict(config), name=name, job="sweep")
+    return TrackedRun(name, folder.absolute(), folder.name, dict(config), name=name, job="sweep")
+
+
+def tracked_values(line: Mapping[str, float]) -> dict[str, float]:
+    """Return the values of a line of measurements under the tracker's names.
+
+    The values of the final scorer get the prefix ``final_``: they are not points of the training curve.
+    """
+    prefix = f"{FINAL}_" if FINAL in line else ""
+    return {
+        name if name == "images_seen" else prefix + name: value
+        for name, value in line.items()
+        if name not in ("step", FINAL)
+    }
+
+
+def make_tracker(config: Config, run: TrackedRun) -> Tracker:
+    """Start the tracker that a config names, for a run."""
+    return cast("Tracker", objects.make(config.tracker, "tracker")(run=run))
 
 
 def replay(directory: RunDir, tracker: Tracker) -> None:
-    """Tell a tracker all that was measured of a run so far, line by line; what it has it passes over."""
+    """Log all measurements of a run so far, line by line, with the samples of each step at its last line."""
     lines = list(directory.read_metrics())
     last_of_step = {int(line["step"]): index for index, line in enumerate(lines)}
     for index, line in enumerate(lines):
@@ -82,64 +102,12 @@ def replay(directory: RunDir, tracker: Tracker) -> None:
         if last_of_step[step] == index and picture.exists():
             with Image.open(picture) as opened:
                 tracker.images(step, np.asarray(opened))
-        tracker.log(step, {name: value for name, value in line.items() if name != "step"})
+        tracker.log(step, tracked_values(line))
 
 
-def conclude(record: Record, directory: RunDir, tracker: Tracker) -> None:
-    """Tell a tracker how a run has ended, with its files."""
-    kept = [directory.record, directory.config, *sorted(directory.path.glob("samples/*.png"))]
-    tracker.files("run", [path for path in kept if path.exists()])
+def close(record: Record, directory: RunDir, tracker: Tracker) -> None:
+    """Log a run's files, and end the mirror with its status and best scores."""
+    files = [directory.record, directory.config, *sorted(directory.path.glob("samples/*.png"))]
+    tracker.files("run", [path for path in files if path.exists()])
     summary = {f"best_{name}": value for name, value in record.best.items()}
     tracker.close(record.status.value, {**summary, "seconds": record.seconds})
-
-
-def is_mirrored(record: Record, directory: RunDir, project: str, entity: str | None) -> bool:
-    """Say whether a project of W&B's, in the mode it is in now, has all of a run."""
-    found = mirrored(directory.path)
-    measured_since = directory.metrics.exists() and directory.metrics.stat().st_mtime > found.get("at", 0)
-    there = found.get("where") == where(project, entity)
-    return there and found.get("closed") == record.status and not measured_since
-
-
-def _upload(path: Path, project: str | None, entity: str | None) -> str:
-    directory = RunDir(path)
-    record = directory.read_record()
-    if record is None:
-        return "gone"
-    asked = asked_for(record)
-    project, entity = project or asked[0], entity or asked[1]
-    if is_mirrored(record, directory, project, entity):
-        return "there already"
-    tracker: WandbTracker | None = None
-    try:
-        tracker = WandbTracker(run=identity(record, directory), project=project, entity=entity)
-        replay(directory, tracker)
-        conclude(record, directory, tracker)
-    except Exception as error:  # one run's failure is no other's
-        if tracker is not None:
-            with suppress(Exception):
-                tracker.abandon()
-        return f"failed: {type(error).__name__}: {error}"
-    return "uploaded" if mode() == "online" else "written offline"
-
-
-def asked_for(record: Record) -> tuple[str, str | None]:
-    """Return the W&B project and entity that a run was started with, or the usual ones."""
-    tracker = record.config.get("tracker") or {}
-    return tracker.get("project") or PROJECT, tracker.get("entity")
-
-
-def upload_runs(folder: Path, project: str | None, entity: str | None, jobs: int) -> Iterator[tuple[str, str]]:
-    """Mirror finished runs that W&B does not have, several at a time; yield the run and what became of it.
-
-    Args:
-        folder: The folder of runs.
-        project: The W&B project; by default the one that the run was started with.
-        entity: Likewise.
-        jobs: How many at a time.
-    """
-    from joblib import Parallel, delayed
-
-    ended = [r.run_id for r in runs.find_runs(folder)[0] if r.status in (Status.DONE, Status.DIVERGED, Status.FAILED)]
-    work = (delayed(_upload)(folder / name, project, entity) for name in ended)
-    yield from zip(ended, Parallel(n_jobs=jobs, return_as="generator")(work), strict=True)

@@ -1,4 +1,4 @@
-"""What made a run: versions, commit, time."""
+"""The provenance of a run: versions, source, commit, time."""
 
 import hashlib
 import platform
@@ -14,31 +14,31 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that measurements depend on."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that results depend on."""
+    versions = {"python": platform.python_version()}
     for package in ("wgan-sweep", "torch", "torchvision", "numpy", "torch-fidelity", "hydra-core"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @lru_cache(maxsize=1)
 def code() -> str:
-    """Return the package's version and 12 hex digits of a SHA-256 of its source files."""
+    """Return the package's version, and 12 hex digits of the SHA-256 of its source files."""
     folder = PACKAGE
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
-        found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return f"{versions().get('wgan-sweep', '?')} ({found.hexdigest()[:12]})"
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{versions().get('wgan-sweep', '?')} ({digest.hexdigest()[:12]})"
 
 
 def git() -> dict[str, Any] | None:
-    """Return the commit of the package's checkout and whether it was edited, or None outside of one."""
+    """Return the commit of the package's checkout and whether it was edited, or None outside a checkout."""
 
-    def ask(*command: str) -> str:
-        done = subprocess.run(  # noqa: S603
+    def run_git(*command: str) -> str:
+        finished = subprocess.run(  # noqa: S603
             ["git", *command],  # noqa: S607
             cwd=PACKAGE,
             capture_output=True,
@@ -46,11 +46,11 @@ def git() -> dict[str, Any] | None:
             check=True,
             stdin=subprocess.DEVNULL,
         )
-        return done.stdout.strip()
+        return finished.stdout.strip()
 
     try:
-        if ask("ls-files", "--error-unmatch", "__init__.py"):
-            return {"commit": ask("rev-parse", "HEAD"), "edited": bool(ask("status", "--porcelain", "-uno"))}
+        if run_git("ls-files", "--error-unmatch", "__init__.py"):
+            return {"commit": run_git("rev-parse", "HEAD"), "edited": bool(run_git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
         pass
     return None

@@ -1,1 +1,1 @@
-"""Scores of generated examples against real ones. Nothing is imported here: each scorer's libraries are heavy."""
+"""Metrics between generated and real examples. Imports nothing, because the scorers' libraries load slowly."""

@@ -1,4 +1,4 @@
-"""From images to one side of a comparison, batch by batch; the real side once per machine."""
+"""Features of image sets, computed batch by batch; those of real images are cached on disk."""
 
 import hashlib
 import logging
@@ -16,78 +16,80 @@ from wgan_sweep.common.progress import log_progress
 from wgan_sweep.data import ImageSet
 from wgan_sweep.scoring.features import Extract, Extracted, FeatureSpace
 from wgan_sweep.scoring.frechet import Accumulator, Statistics
-from wgan_sweep.scoring.metrics import Side
+from wgan_sweep.scoring.metrics import FeatureSet
 
 log = logging.getLogger(__name__)
 
 
-def collect(batches: Iterable[Tensor], extract: Extract, *, features: bool, logits: bool = False) -> Side:
-    """Return what is known of images; without features kept, memory does not grow with their number.
+def collect(batches: Iterable[Tensor], extract: Extract, *, features: bool, logits: bool = False) -> FeatureSet:
+    """Return the statistics of a set of images, and their features and logits on request.
+
+    Without features and logits, memory does not grow with the number of images.
 
     Args:
         batches: uint8 images ``[N, C, H, W]``; batches may differ in N, H and W.
-        extract: The map to features.
-        features: Whether to keep them.
-        logits: Whether to keep logits.
+        extract: Maps images to features.
+        features: Whether to return the features.
+        logits: Whether to return the logits.
     """
     accumulator = Accumulator()
-    kept: list[Tensor] = []
-    kept_logits: list[Tensor] = []
+    feature_batches: list[Tensor] = []
+    logit_batches: list[Tensor] = []
     for batch in batches:
-        found = _fitting(extract, batch)
-        accumulator.add(found.features)
+        extracted = _extract(extract, batch)
+        accumulator.add(extracted.features)
         if features:
-            kept.append(found.features.float().cpu())
-        if logits and found.logits is not None:
-            kept_logits.append(found.logits.float().cpu())
-    return Side(
+            feature_batches.append(extracted.features.float().cpu())
+        if logits and extracted.logits is not None:
+            logit_batches.append(extracted.logits.float().cpu())
+    return FeatureSet(
         accumulator.statistics(),
-        torch.cat(kept) if kept else None,
-        torch.cat(kept_logits) if kept_logits else None,
+        torch.cat(feature_batches) if feature_batches else None,
+        torch.cat(logit_batches) if logit_batches else None,
     )
 
 
-def _fitting(extract: Extract, images: Tensor) -> Extracted:
-    """Extract in as few passes as memory allows: halve what does not fit."""
+def _extract(extract: Extract, images: Tensor) -> Extracted:
+    """Extract features; if the batch does not fit into GPU memory, halve it until it does."""
     try:
         return extract(images)
     except torch.OutOfMemoryError:
         if len(images) == 1:
             raise
     torch.cuda.empty_cache()  # does nothing without CUDA
-    parts = [_fitting(extract, half) for half in images.split(-(-len(images) // 2))]
+    parts = [_extract(extract, half) for half in images.split(-(-len(images) // 2))]
     logits = [part.logits for part in parts if part.logits is not None]
     return Extracted(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 
 
-def in_batches(images: ImageSet, picked: Iterable[int], batch_size: int) -> Iterator[Tensor]:
-    """Yield the picked images as uint8 ``[N, C, H, W]``."""
-    order = np.fromiter(picked, np.int64)
+def image_batches(images: ImageSet, indices: Iterable[int], batch_size: int) -> Iterator[Tensor]:
+    """Yield the images at `indices` as uint8 batches ``[N, C, H, W]``."""
+    order = np.fromiter(indices, np.int64)
     for start in range(0, len(order), batch_size):
         yield torch.from_numpy(images.array[order[start : start + batch_size]]).permute(0, 3, 1, 2)
 
 
-def picked(images: ImageSet, count: int) -> list[int]:
-    """Return which images count: the data may be sorted by class, so not simply the first ones; always the same."""
+def reference_indices(images: ImageSet, count: int) -> list[int]:
+    """Return the sorted indices of `count` images: a fixed random choice, because data may be sorted by class."""
     total = len(images)
     order = np.arange(total) if count >= total else np.sort(np.random.RandomState(0).permutation(total)[:count])
     return [int(index) for index in order]
 
 
-def reference(
+def real_features(
     images: ImageSet, count: int, space: FeatureSpace, device: torch.device, batch_size: int, *, features: bool
-) -> Side:
-    """Return the real side: from the cache, or computed and stored there.
+) -> FeatureSet:
+    """Return statistics, and features on request, of real images: read from the cache, or computed and cached.
 
-    However many processes ask at once, one computes and the others wait for it.
+    A file lock ensures that only one of several concurrent processes computes them.
 
     Args:
         images: The real images.
-        count: How many of them count (`picked`).
+        count: How many of them to use (see `reference_indices`).
         space: The feature space.
         device: Where to compute.
-        batch_size: Images per pass.
-        features: Whether features are needed, too.
+        batch_size: Images per forward pass.
+        features: Whether to return the features.
     """
     key = repr((images.digest, space.name, space.network, space.resize, count))
     path = cache_dir() / "statistics" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
@@ -99,32 +101,32 @@ def reference(
         log.info("waiting for another process, which computes the statistics of the same real images")
         lock.acquire()
     try:
-        if (found := _read(path, features=features)) is not None:
-            return found
+        if (cached := _read_cached(path, features=features)) is not None:
+            return cached
         log.info("computing statistics of %d real images in %s (once per machine)", count, space.name)
-        batches = in_batches(images, picked(images, count), batch_size)
-        spoken = log_progress(batches, count, lambda text: log.info("statistics of real images: %s", text))
-        side = collect(spoken, space.extract(device), features=features)
-        if side.features is not None:
-            with replacing(_features_of(path)) as temporary, temporary.open("wb") as out:
-                np.save(out, side.features.numpy())
-        side.statistics.save(path)
-        return side
+        batches = image_batches(images, reference_indices(images, count), batch_size)
+        logged_batches = log_progress(batches, count, lambda text: log.info("statistics of real images: %s", text))
+        computed = collect(logged_batches, space.extract(device), features=features)
+        if computed.features is not None:
+            with replacing(_features_path(path)) as temporary, temporary.open("wb") as out:
+                np.save(out, computed.features.numpy())
+        computed.statistics.save(path)
+        return computed
     finally:
         lock.release()
 
 
-def _features_of(path: Path) -> Path:
+def _features_path(path: Path) -> Path:
     return path.with_suffix(".features.npy")
 
 
-def _read(path: Path, *, features: bool) -> Side | None:
+def _read_cached(path: Path, *, features: bool) -> FeatureSet | None:
     try:
         statistics = Statistics.read(path)
-        kept = torch.from_numpy(np.load(_features_of(path))) if features else None
+        values = torch.from_numpy(np.load(_features_path(path))) if features else None
     except FileNotFoundError:
         return None
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
-        log.warning("computing %s again: it cannot be read (%s)", path, error)
+        log.warning("recomputing %s, which cannot be read (%s)", path, error)
         return None
-    return Side(statistics, kept)
+    return FeatureSet(statistics, values)

@@ -1,4 +1,4 @@
-"""Divergences from samples alone, by nearest neighbours: for distributions without a density in closed form."""
+"""Nearest-neighbour estimates of divergences from samples, for distributions without a density in closed form."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,47 +8,50 @@ from scipy.special import digamma
 Points = NDArray[np.float64]
 
 NEIGHBOURS = 5
-"""Which neighbour's distance is looked at: more lessen the variance and add bias."""
+"""Index k of the nearest neighbour that estimates use; a larger k lowers the variance and raises the bias."""
 
 
-def jensen_shannon(one: Points, other: Points, neighbours: int = NEIGHBOURS) -> float:
+def jensen_shannon(p_samples: Points, q_samples: Points, neighbours: int = NEIGHBOURS) -> float:
     """Estimate JS(P, Q) in nats (0 to ln 2) from samples of P and Q.
 
-    JS is the mutual information between a point of the equal mixture and which of the two it came from, and that is
-    estimated by nearest neighbours (Ross 2014, Mutual Information between Discrete and Continuous Data Sets, equation
-    2; ties, as of points on one place, are counted as in Gao et al. 2017). It needs no density, so it holds for
-    distributions on lines and points, too; it errs by about 1/sqrt(N), to both sides.
+    JS is the mutual information between a point of the equal mixture and the label of its component. It is estimated
+    with nearest neighbours (Ross 2014, Mutual Information between Discrete and Continuous Data Sets, equation 2;
+    coinciding points are handled as in Gao et al. 2017). The estimate needs no density, so it is valid for
+    distributions on lines and points. Its error is about 1/sqrt(N), in either direction.
 
     Args:
-        one: ``[N, D]``.
-        other: ``[N, D]``, as many.
-        neighbours: Which neighbour of its own kind sets a point's radius.
+        p_samples: ``[N, D]``.
+        q_samples: ``[N, D]``, with the same N.
+        neighbours: Index k of the neighbour, within the point's own sample, whose distance is the point's radius.
     """
-    pooled, count = cKDTree(np.concatenate([one, other])), len(one)
-    gains = []
-    for sample in (one, other):
-        own = cKDTree(sample)
-        radius = np.nextafter(own.query(sample, [neighbours + 1])[0][:, 0], np.inf)  # the point itself is the first
-        of_own, of_all = (tree.query_ball_point(sample, radius, return_length=True) - 1 for tree in (own, pooled))
-        gains.append(digamma(of_own) - digamma(of_all))
-    return float(digamma(2 * count) - digamma(count) + np.concatenate(gains).mean())
+    pooled_tree, count = cKDTree(np.concatenate([p_samples, q_samples])), len(p_samples)
+    terms = []
+    for samples in (p_samples, q_samples):
+        own_tree = cKDTree(samples)
+        # The nearest neighbour of a point is the point itself, hence the 1.
+        radius = np.nextafter(own_tree.query(samples, [neighbours + 1])[0][:, 0], np.inf)
+        own_count, pooled_count = (
+            tree.query_ball_point(samples, radius, return_length=True) - 1 for tree in (own_tree, pooled_tree)
+        )
+        terms.append(digamma(own_count) - digamma(pooled_count))
+    return float(digamma(2 * count) - digamma(count) + np.concatenate(terms).mean())
 
 
-def kullback_leibler(one: Points, other: Points, neighbours: int = NEIGHBOURS) -> float:
+def kullback_leibler(p_samples: Points, q_samples: Points, neighbours: int = NEIGHBOURS) -> float:
     """Estimate KL(P || Q) in nats from samples of P and Q (Wang, Kulkarni & Verdu 2009, equation 5).
 
-    Too low where P has mass that Q has hardly a sample of: what is in Q's tails cannot be seen.
+    The estimate is too low where P has mass in the tails of Q, of which there are few samples.
 
     Args:
-        one: ``[N, D]``, of P.
-        other: ``[M, D]``, of Q.
-        neighbours: Which neighbour's distance stands for the density.
+        p_samples: ``[N, D]``.
+        q_samples: ``[M, D]``.
+        neighbours: Index k of the neighbour whose distance estimates the density.
 
     Returns:
-        The estimate; infinite or not a number where points coincide, as no density does.
+        The estimate; infinite or NaN if points coincide, because the distribution then has no density.
     """
-    own = cKDTree(one).query(one, [neighbours + 1])[0][:, 0]
-    across = cKDTree(other).query(one, [neighbours])[0][:, 0]
+    own_distance = cKDTree(p_samples).query(p_samples, [neighbours + 1])[0][:, 0]
+    cross_distance = cKDTree(q_samples).query(p_samples, [neighbours])[0][:, 0]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log(across / own).mean()
-    return float(one.shape[1] * ratio + np.log(len(other) / (len(one) - 1)))
+        log_ratio = np.log(cross_distance / own_distance).mean()
+    return float(p_samples.shape[1] * log_ratio + np.log(len(q_samples) / (len(p_samples) - 1)))

@@ -1,4 +1,4 @@
-"""Quantities between samples of points that need no network: optimal transport, divergences, modes, gradients."""
+"""Metrics between samples of points that need no feature network: optimal transport, divergences, modes, gradients."""
 
 import math
 from collections.abc import Callable
@@ -15,32 +15,32 @@ from wgan_sweep.scoring.divergences import NEIGHBOURS, jensen_shannon, kullback_
 from wgan_sweep.scoring.players import Players
 
 HIGH_QUALITY_STDS = 3.0
-"""A sample counts for a mode within so many standard deviations of its centre (Srivastava et al. 2017)."""
-PIVOTS = 100_000_000
-"""Steps that linear programming may take: more than it ever does, so that no result is one that it gave up on."""
+"""A sample belongs to a mode if it is within this many standard deviations of its centre (Srivastava et al. 2017)."""
+MAX_PIVOTS = 100_000_000
+"""Iteration limit of the linear program; high enough that the solver never stops early with an inexact result."""
 QUANTILES = (5, 25, 50, 75, 95)
 """Percentiles of the critic's gradient norms."""
 
 
-def _transport(real: Tensor, made: Tensor, power: int) -> float:
-    """Return the least mean cost of moving one sample ``[N, D]`` onto the other, distance^power being the cost."""
+def _transport_cost(real: Tensor, generated: Tensor, power: int) -> float:
+    """Return the minimal mean cost of transporting one sample ``[N, D]`` to the other; the cost is distance^power."""
     import ot  # slow to import
 
     if real.shape[1] == 1:
-        return float(ot.wasserstein_1d(made, real, p=power).sum())
-    cost = ot.dist(made, real, metric="euclidean" if power == 1 else "sqeuclidean")
-    return float(ot.emd2([], [], cost, numItermax=PIVOTS))
+        return float(ot.wasserstein_1d(generated, real, p=power).sum())
+    cost = ot.dist(generated, real, metric="euclidean" if power == 1 else "sqeuclidean")
+    return float(ot.emd2([], [], cost, numItermax=MAX_PIVOTS))
 
 
 class ExactScorer:
-    """Distances between equally many generated and real points, and what the critic makes of them.
+    """Distances between equally many generated and real points, and properties of the critic on them.
 
     Args:
-        real: The distribution of points.
-        device: Where the generator is; the distances are computed on the CPU.
-        num_samples: Points of each kind; the real ones are the same in every run.
-        projections: Random directions of the sliced distance.
-        sampling: r(x): where the critic's gradient norms are measured.
+        real: The distribution of real points.
+        device: Device of the generator; metrics are computed on the CPU.
+        num_samples: Number of real points, and of generated points. The real points are the same in every run.
+        projections: Random directions for the sliced Wasserstein distance.
+        sampling: Sampling scheme r(x) at which the critic's gradient is measured.
 
     Raises:
         InputError: for images, or a number out of range.
@@ -68,68 +68,83 @@ class ExactScorer:
         self._sampling = sampling
 
     def describe(self) -> dict[str, str]:
-        """Return what a score says only together with."""
+        """Return the settings that metric values depend on: the number of points."""
         return {"points": f"{self._count} of each kind"}
 
     def prepare(self) -> None:
-        """Do nothing: real points are drawn when needed."""
+        """Do nothing: real points are drawn when the scorer is called."""
 
     def __call__(self, sample: Callable[[int], Tensor], players: Players) -> dict[str, float]:
-        """Return scores by name, with the number of points as ``exact_samples``.
+        """Return metric values by name.
 
-        - ``w1``, ``w2``: the Wasserstein distances between both samples, exact (by sorting on the line, else by linear
-          programming); ``sliced_w2``: a mean over random directions.
-        - ``js``, ``kl``: the Jensen-Shannon divergence (0 to ln 2), and KL(real || generated), in nats, estimated by
-          nearest neighbours (see `divergences`); ``kl`` is left out where it is not finite.
-        - ``modes``: how many centres of a mixture have a sample near; ``high_quality``: the share of samples near any.
-        - ``critic_loss``: what the critic minimises, on these points; ``critic_gap``: E_real[T] - E_fake[T].
-        - ``critic_gradient_mean``, ``_max``, ``_q5`` ... ``_q95``: of the norms of the critic's gradient on r(x).
-        - ``generator_gradient``: the norm of the gradient of what the generator minimises.
-        - ``mean_0`` ...: the mean of the generated points, by coordinate.
-        - ``critic_slope_0`` ...: the mean of the critic's gradient on r(x), by coordinate.
+        - ``w1``, ``w2``: exact Wasserstein distances between the two samples (by sorting in one dimension, otherwise
+          by linear programming). ``sliced_w2``: sliced Wasserstein-2 distance over random directions.
+        - ``js``: Jensen-Shannon divergence (0 to ln 2). ``kl``: KL(real || generated); omitted if it is not finite.
+          Both in nats, estimated by nearest neighbours (see `divergences`).
+        - ``modes``: number of mixture components that have a sample nearby. ``high_quality``: share of samples near any
+          component.
+        - ``eval_critic_loss``: the critic's loss, gradient terms included, evaluated on these points. It differs from
+          ``critic_loss`` of training, which is the loss on a training batch.
+        - ``critic_gap``: E_real[T] - E_fake[T] on these points.
+        - ``critic_gradient_mean``, ``_max``, ``_q5`` ... ``_q95``: mean, maximum and percentiles of the norm of the
+          critic's gradient on r(x).
+        - ``critic_slope_0`` ...: mean of each component of the critic's gradient on r(x).
+        - ``generator_gradient``: norm of the gradient of the generator's loss.
+        - ``mean_0`` ...: mean of each coordinate of the generated points.
+        - ``exact_samples``: number of real points, and of generated points.
+
+        Args:
+            sample: Returns the next N generated points ``[N, D]``, on the CPU.
+            players: Generator and critic.
         """
-        made = sample(self._count)
+        generated = sample(self._count)
         real = self._real.draw(self._count, rng.generator(0, "exact"))
         return {
-            **self._distances(real.double(), made.double()),
-            **self._near_modes(made.double()),
-            **self._of_the_players(real, made, players),
+            **self._distance_metrics(real.double(), generated.double()),
+            **self._mode_metrics(generated.double()),
+            **self._player_metrics(real, generated, players),
             "exact_samples": float(self._count),
         }
 
-    def _distances(self, real: Tensor, made: Tensor) -> dict[str, float]:
+    def _distance_metrics(self, real: Tensor, generated: Tensor) -> dict[str, float]:
         import ot  # slow to import
 
-        found = {
-            "w1": _transport(real, made, 1),
-            "w2": _transport(real, made, 2) ** 0.5,
-            "sliced_w2": float(ot.sliced_wasserstein_distance(made, real, n_projections=self._projections, seed=0)),
-            "js": jensen_shannon(real.numpy(), made.numpy()),
-            "kl": kullback_leibler(real.numpy(), made.numpy()),
+        distances = {
+            "w1": _transport_cost(real, generated, 1),
+            "w2": _transport_cost(real, generated, 2) ** 0.5,
+            "sliced_w2": float(
+                ot.sliced_wasserstein_distance(generated, real, n_projections=self._projections, seed=0)
+            ),
+            "js": jensen_shannon(real.numpy(), generated.numpy()),
+            "kl": kullback_leibler(real.numpy(), generated.numpy()),
         }
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+        return {name: value for name, value in distances.items() if math.isfinite(value)}
 
-    def _near_modes(self, made: Tensor) -> dict[str, float]:
+    def _mode_metrics(self, generated: Tensor) -> dict[str, float]:
         if self._real.modes is None:
             return {}
-        distance, nearest = torch.cdist(made, self._real.modes.double()).min(1)
-        near = distance <= HIGH_QUALITY_STDS * self._real.std
-        return {"modes": float(len(set(nearest[near].tolist()))), "high_quality": float(near.double().mean())}
+        distance, nearest_mode = torch.cdist(generated, self._real.modes.double()).min(1)
+        is_near = distance <= HIGH_QUALITY_STDS * self._real.std
+        return {
+            "modes": float(len(set(nearest_mode[is_near].tolist()))),
+            "high_quality": float(is_near.double().mean()),
+        }
 
-    def _of_the_players(self, real: Tensor, made: Tensor, players: Players) -> dict[str, float]:
+    def _player_metrics(self, real: Tensor, generated: Tensor, players: Players) -> dict[str, float]:
         with torch.no_grad():
-            gap = players.score(real).double().mean() - players.score(made).double().mean()
-        points = self._sampling(real, made, rng.generator(0, "exact points"))
-        gradient = input_gradient(players.score, points)
+            real_outputs, fake_outputs = players.critic_outputs(real), players.critic_outputs(generated)
+            gap = real_outputs.double().mean() - fake_outputs.double().mean()
+        points = self._sampling(real, generated, rng.generator(0, "exact points"))
+        gradient = input_gradient(players.critic_outputs, points)
         norms = per_example_norm(gradient).double()
         quantiles = norms.quantile(torch.tensor(QUANTILES).double() / 100)
         return {
-            "critic_loss": players.critic_loss(real, made),
+            "eval_critic_loss": players.critic_loss(real, generated),
             "critic_gap": float(gap),
             "critic_gradient_mean": float(norms.mean()),
             "critic_gradient_max": float(norms.max()),
             **{f"critic_gradient_q{q}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
             "generator_gradient": float(players.generator_gradient_norm(real)),
-            **{f"mean_{axis}": float(value) for axis, value in enumerate(made.double().mean(0))},
+            **{f"mean_{axis}": float(value) for axis, value in enumerate(generated.double().mean(0))},
             **{f"critic_slope_{axis}": float(value) for axis, value in enumerate(gradient.double().mean(0))},
         }

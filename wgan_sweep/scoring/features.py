@@ -1,4 +1,4 @@
-"""Feature spaces: where images are compared. What a score means depends on the space, so each can say what it is."""
+"""Feature spaces in which images are compared. Metric values are comparable within one feature space only."""
 
 import hashlib
 import warnings
@@ -13,24 +13,24 @@ from torch import Tensor, nn
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from wgan_sweep.common import rng
+from wgan_sweep.common.tf32 import tf32
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.inception import inception
 from wgan_sweep.scoring.weights import Weights, as_stream, find
-from wgan_sweep.training.precision import precision
 
 LAYERS = (64, 192, 768, 2048)
-"""Of InceptionV3, from the first block to the last pool."""
+"""Feature layers of InceptionV3, by their dimensions: from the first block to the last pool."""
 LOGITS = "logits_unbiased"
-"""torch-fidelity's name for the logits without bias, which TensorFlow 1's Inception Score is computed from."""
+"""torch-fidelity's name for the logits without bias, from which TensorFlow 1 computes the Inception Score."""
 
 
 class Extracted(NamedTuple):
-    """What a batch of images is in a feature space."""
+    """Features of a batch of images."""
 
     features: Tensor
     """``[N, D]``, float32."""
     logits: Tensor | None = None
-    """``[N, classes]``, where they were asked for."""
+    """``[N, classes]``, if requested."""
 
 
 Extract = Callable[[Tensor], Extracted]
@@ -41,33 +41,40 @@ class FeatureSpace(Protocol):
 
     @property
     def name(self) -> str:
-        """What the features are called where a score is printed."""
+        """Name of the features, printed with every score."""
 
     @property
     def network(self) -> str:
-        """The first digits of the SHA-256 of the weights."""
+        """First 12 hex digits of the SHA-256 of the weights."""
 
     @property
     def resize(self) -> str:
-        """How images come to the network's size."""
+        """How images are resized to the network's input size."""
 
     def check(self, *, logits: bool) -> None:
-        """Refuse what cannot be had."""
+        """Check that the network is available.
+
+        Args:
+            logits: Whether logits are needed.
+
+        Raises:
+            InputError: if weights are missing, or logits are needed and the network has none.
+        """
 
     def extract(self, device: torch.device, *, logits: bool = False) -> Extract:
-        """Return the map; with logits where asked for."""
+        """Return the function from images to features, and logits if requested."""
 
 
 @dataclass(frozen=True)
 class InceptionV3:
-    """The network of FID (Heusel et al. 2017): InceptionV3 of 2015-12-05, as torch-fidelity runs it.
+    """The feature network of FID (Heusel et al. 2017): InceptionV3 of 2015-12-05, as implemented by torch-fidelity.
 
     Args:
-        layer: Which features: 2048 (the FID of the literature), 768, 192 or 64 (cheaper, on other scales).
-        weights: The network's file; null to find it (see `scoring.weights`).
+        layer: Feature dimensions: 2048 (standard FID), 768, 192 or 64 (cheaper; FID values are on other scales).
+        weights: The weights file; null to find or download it (see `scoring.weights`).
 
     Raises:
-        InputError: for another layer, or if the network cannot be had.
+        InputError: for another layer, or if the weights are unavailable.
     """
 
     layer: int
@@ -89,19 +96,19 @@ class InceptionV3:
 
     @property
     def network(self) -> str:
-        """The first digits of the file's SHA-256."""
+        """First 12 hex digits of the SHA-256 of the weights file."""
         return self._file.sha256[:12]
 
     @property
     def resize(self) -> str:
-        """TensorFlow 1's."""
+        """The resize rule of TensorFlow 1."""
         return "bilinear to 299 as TensorFlow 1, no antialias"
 
     def check(self, *, logits: bool) -> None:
-        """Refuse logits where the weights have none.
+        """Check that the weights include the last layer if logits are needed.
 
         Raises:
-            InputError: for the file without the last layer.
+            InputError: if they do not.
         """
         if logits and not self._file.file.has_logits:
             raise InputError(
@@ -110,29 +117,29 @@ class InceptionV3:
             )
 
     def extract(self, device: torch.device, *, logits: bool = False) -> Extract:
-        """Return the map from images to features."""
+        """Return the function from images to features, and logits if requested."""
         self.check(logits=logits)
         layers = (str(self.layer), LOGITS) if logits else (str(self.layer),)
         network = inception(self._file, layers, device)
         return lambda images: Extracted(*network(images))
 
 
-WITH_FILE: dict[str, Callable[[Path], object]] = {
+WEIGHTS_READERS: dict[str, Callable[[Path], object]] = {
     "vgg16": lambda path: as_stream(torch.load(path, map_location="cpu", weights_only=True)),
-    "clip": str,  # a TorchScript file, read as such
+    "clip": str,  # torch-fidelity reads the TorchScript file itself
 }
-"""How torch-fidelity's extractors take a file of weights, by the first part of their name."""
+"""How a weights file is passed to torch-fidelity's extractors, by the first part of the extractor's name."""
 
 
 @dataclass(frozen=True)
 class TorchFidelity:
-    """Another of torch-fidelity's feature extractors: vgg16, clip-vit-b-32, dinov2-vit-b-14 and their kin.
+    """Another feature extractor of torch-fidelity: vgg16, clip-vit-b-32, dinov2-vit-b-14 and their variants.
 
     Args:
-        extractor: torch-fidelity's name for it.
-        layer: The layer, as torch-fidelity calls it.
-        weights: The network's file (vgg16: torchvision's state dict, clip: OpenAI's TorchScript file); null lets
-            torch-fidelity fetch it.
+        extractor: torch-fidelity's name of the extractor.
+        layer: torch-fidelity's name of the layer.
+        weights: The weights file (vgg16: torchvision's state dict, clip: OpenAI's TorchScript file); null lets
+            torch-fidelity download it.
 
     Raises:
         InputError: for an unknown name or layer, or a missing file.
@@ -143,17 +150,17 @@ class TorchFidelity:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        known = sorted(name for name in FEATURE_EXTRACTORS_REGISTRY if not name.startswith("inception"))
-        if self.extractor not in known:
-            raise InputError(f"features.extractor={self.extractor}: choose one of {', '.join(known)}")
+        extractors = sorted(name for name in FEATURE_EXTRACTORS_REGISTRY if not name.startswith("inception"))
+        if self.extractor not in extractors:
+            raise InputError(f"features.extractor={self.extractor}: choose one of {', '.join(extractors)}")
         layers = FEATURE_EXTRACTORS_REGISTRY[self.extractor].get_provided_features_list()
         if self.layer not in layers:
             raise InputError(f"features.layer={self.layer}: {self.extractor} has {', '.join(layers)}")
         if self.weights is not None:
-            if self.extractor.split("-")[0] not in WITH_FILE:
+            if self.extractor.split("-")[0] not in WEIGHTS_READERS:
                 raise InputError(
                     f"features.weights={self.weights}: torch-fidelity reads {self.extractor} from its publisher only; "
-                    "set it to null, and let this machine reach the network or fill torch's hub cache"
+                    "set it to null, and give this machine network access or fill torch's hub cache"
                 )
             if not Path(self.weights).expanduser().is_file():
                 raise InputError(f"there is no file {self.weights}: set features.weights to the weights, or to null")
@@ -165,59 +172,59 @@ class TorchFidelity:
 
     @cached_property
     def network(self) -> str:
-        """The first digits of a SHA-256: of the given file, else of the weights that torch-fidelity fetched."""
+        """First 12 hex digits of a SHA-256: of the given file, else of the weights that torch-fidelity downloaded."""
         if self.weights is not None:
             with Path(self.weights).expanduser().open("rb") as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
         hasher = hashlib.sha256()
-        for value in _torch_fidelitys(self, torch.device("cpu")).state_dict().values():
+        for value in _torch_fidelity_network(self, torch.device("cpu")).state_dict().values():
             hasher.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return hasher.hexdigest()[:12]
 
     @property
     def resize(self) -> str:
-        """What torch-fidelity does before every network."""
+        """The resize rule that torch-fidelity applies for every network."""
         return "bilinear to the network's size as TensorFlow 1, no antialias"
 
     def check(self, *, logits: bool) -> None:
-        """Refuse logits; build the network, so that what is missing shows before work starts.
+        """Refuse logits, and build the network, so that missing weights are reported before work starts.
 
         Raises:
-            InputError: for logits, or where the weights cannot be had.
+            InputError: if logits are needed, or the weights are unavailable.
         """
         if logits:
             raise InputError(f"the Inception Score is defined on InceptionV3 only, not on {self.name}")
-        _torch_fidelitys(self, torch.device("cpu"))
+        _torch_fidelity_network(self, torch.device("cpu"))
 
     def extract(self, device: torch.device, *, logits: bool = False) -> Extract:
-        """Return the map from images to features."""
+        """Return the function from images to features, and logits if requested."""
         self.check(logits=logits)
-        network, exact = _torch_fidelitys(self, device), precision("fp32", device)
+        network = _torch_fidelity_network(self, device)
 
         @torch.no_grad()
         def extract(images: Tensor) -> Extracted:
-            with exact.step(), torch.autocast(device.type, enabled=False):
+            with tf32(allowed=False), torch.autocast(device.type, enabled=False):
                 return Extracted(network(images.to(device).expand(-1, 3, -1, -1))[0])
 
         return extract
 
 
 @lru_cache(maxsize=2)
-def _torch_fidelitys(space: TorchFidelity, device: torch.device) -> nn.Module:
-    made = FEATURE_EXTRACTORS_REGISTRY[space.extractor]
+def _torch_fidelity_network(space: TorchFidelity, device: torch.device) -> nn.Module:
+    extractor_class = FEATURE_EXTRACTORS_REGISTRY[space.extractor]
     try:
         file = None
         if space.weights is not None:
-            file = WITH_FILE[space.extractor.split("-")[0]](Path(space.weights).expanduser())
+            file = WEIGHTS_READERS[space.extractor.split("-")[0]](Path(space.weights).expanduser())
         with rng.seeded(0, "overwritten"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch.hub and torch.jit, about themselves
-            network: nn.Module = made(
+            warnings.simplefilter("ignore")  # deprecation warnings of torch.hub and torch.jit
+            network: nn.Module = extractor_class(
                 space.extractor, [space.layer], feature_extractor_weights_path=file, verbose=False
             )
     except Exception as error:  # whatever a download or an unpickler raises
         raise InputError(
-            f"the weights of {space.extractor} cannot be had ({type(error).__name__}: {error}): set "
-            "features.weights to their file where torch-fidelity takes one, let this machine reach their publisher, or "
-            "use features=inception"
+            f"the weights of {space.extractor} are unavailable ({type(error).__name__}: {error}): set "
+            "features.weights to their file if torch-fidelity accepts one, or give this machine access to their "
+            "publisher, or use features=inception"
         ) from error
     return network.to(device)

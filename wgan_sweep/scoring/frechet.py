@@ -1,4 +1,4 @@
-"""The Frechet distance between two Gaussians, from streamed float64 statistics (Heusel et al. 2017, equation 6)."""
+"""Frechet distance between two Gaussians, from streamed float64 statistics (Heusel et al. 2017, equation 6)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,25 +13,25 @@ from wgan_sweep.common.files import replacing
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Mean and covariance of `count` features; float64, on the CPU."""
+    """Mean and covariance of `count` feature vectors; float64, on the CPU."""
 
     mean: Tensor
     """``[D]``"""
     covariance: Tensor
-    """``[D, D]``, with N - 1 below."""
+    """Unbiased sample covariance ``[D, D]`` (divided by N - 1)."""
     count: int
     space: str = ""
-    """The feature space, where the statistics leave their context."""
+    """The feature space; set when the statistics are saved to a file that users exchange."""
 
     @cached_property
     def root(self) -> Tensor:
-        """The covariance's symmetric square root ``[D, D]``."""
+        """Symmetric square root ``[D, D]`` of the covariance."""
         values, vectors = torch.linalg.eigh(self.covariance)
         root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
         return root
 
     def save(self, path: Path) -> None:
-        """Write mean, covariance, its root and count to an npz file, atomically."""
+        """Write mean, covariance, square root, count and feature space to an npz file, atomically."""
         with replacing(path) as temporary, temporary.open("wb") as out:
             np.savez(
                 out, mean=self.mean, covariance=self.covariance, root=self.root, count=self.count, space=self.space
@@ -39,18 +39,18 @@ class Statistics:
 
     @classmethod
     def read(cls, path: Path) -> "Statistics":
-        """Read what `save` wrote."""
+        """Read a file written by `save`."""
         with np.load(path, allow_pickle=False) as arrays:
             mean, covariance = (torch.from_numpy(arrays[name]) for name in ("mean", "covariance"))
-            found = cls(mean, covariance, int(arrays["count"]), str(arrays["space"]))
-            found.__dict__["root"] = torch.from_numpy(arrays["root"])
-        return found
+            statistics = cls(mean, covariance, int(arrays["count"]), str(arrays["space"]))
+            statistics.__dict__["root"] = torch.from_numpy(arrays["root"])
+        return statistics
 
 
 class Accumulator:
-    """Collects statistics batch by batch: memory does not grow with the number of features seen.
+    """Accumulates statistics batch by batch, in memory that does not depend on the number of features.
 
-    Sums are taken about the first batch's mean, so that nothing cancels when the mean is large.
+    Sums are taken relative to the mean of the first batch, which avoids cancellation when the mean is large.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Accumulator:
         self.count += len(features)
 
     def statistics(self) -> Statistics:
-        """Return the statistics of all features so far.
+        """Return the statistics of all features added so far.
 
         Raises:
             ValueError: if there are fewer than 2.
@@ -90,23 +90,27 @@ def statistics_of(features: Tensor) -> Statistics:
     return accumulator.statistics()
 
 
-def frechet_distance(reference: Statistics, other: Statistics) -> float:
+def frechet_distance(real: Statistics, generated: Statistics) -> float:
     """Return |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
 
-    The last trace is that of (R S2 R)^(1/2) with R the reference's root: a symmetric matrix, so its eigenvalues are
-    real and the result has no imaginary part to drop, also where a covariance is singular (fewer features than
-    dimensions).
+    The trace of (S1 S2)^(1/2) equals that of (R S2 R)^(1/2), where R is the square root of S1. R S2 R is symmetric, so
+    its eigenvalues are real and no imaginary part has to be discarded, even if a covariance is singular (fewer features
+    than dimensions).
+
+    Args:
+        real: Statistics with m1 and S1; its square root is cached.
+        generated: Statistics with m2 and S2.
 
     Raises:
         ValueError: if the dimensions differ, or a statistic is not finite.
     """
-    if reference.mean.shape != other.mean.shape:
-        raise ValueError(f"features of {len(reference.mean)} and of {len(other.mean)} dimensions cannot be compared")
-    for name, found in (("reference", reference), ("other", other)):
-        if not (found.mean.isfinite().all() and found.covariance.isfinite().all()):
+    if real.mean.shape != generated.mean.shape:
+        raise ValueError(f"features of {len(real.mean)} and of {len(generated.mean)} dimensions cannot be compared")
+    for name, statistics in (("real", real), ("generated", generated)):
+        if not (statistics.mean.isfinite().all() and statistics.covariance.isfinite().all()):
             raise ValueError(f"the {name} features are not finite: the images or the network are damaged")
-    product = reference.root @ other.covariance @ reference.root
+    product = real.root @ generated.covariance @ real.root
     eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
     cross = eigenvalues.clamp_min(0).sqrt().sum()
-    gap = (reference.mean - other.mean).square().sum()
-    return float(gap + reference.covariance.trace() + other.covariance.trace() - 2 * cross)
+    gap = (real.mean - generated.mean).square().sum()
+    return float(gap + real.covariance.trace() + generated.covariance.trace() - 2 * cross)

@@ -1,4 +1,4 @@
-"""Scores of generated images against real ones, in a feature space."""
+"""Scores generated images against real ones in a feature space."""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -9,28 +9,29 @@ from torch import Tensor
 
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.collect import collect, reference
+from wgan_sweep.scoring.collect import collect, real_features
 from wgan_sweep.scoring.features import FeatureSpace
-from wgan_sweep.scoring.metrics import Metric, Side
+from wgan_sweep.scoring.metrics import FeatureSet, Metric
 from wgan_sweep.scoring.players import Players
 
 
 class ImageScorer:
-    """Metrics of a generator against a set of real images.
+    """Computes metrics of a generator against a set of real images.
 
     Args:
         real: The real images.
-        device: Where the network runs.
+        device: Device of the feature network.
         features: The feature space.
-        metrics: What is computed, by any name.
-        num_samples: Images generated per score; FID falls as it grows, so compare at equal counts only.
-        num_real: Real images that count, picked at random but always the same; all where there are fewer, or for null.
-        split: Which split of the data the real images are of; said beside every score.
-        repeats: Independent sets of generated images; scores are means over them.
-        batch_size: Images per pass through the network.
+        metrics: The metrics to compute; the keys are arbitrary.
+        num_samples: Generated images per evaluation. FID decreases as it grows, so only values with equal counts are
+            comparable.
+        num_real: Real images to use, a fixed random choice; null, or a number above their count, uses all of them.
+        split: The data split of the real images; reported with every score.
+        repeats: Number of independent sets of generated images; metric values are means over them.
+        batch_size: Images per forward pass of the feature network.
 
     Raises:
-        InputError: for a setting out of range, or if the network cannot be had.
+        InputError: if a setting is out of range, or the feature network's weights are unavailable.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class ImageScorer:
         features.check(logits=self._needs_logits)
 
     def describe(self) -> dict[str, str]:
-        """Return what a score says only together with: features, network, resize, real images, and their counts."""
+        """Return the settings that metric values depend on: features, network, resize rule, images and their counts."""
         return {
             "features": self._space.name,
             "network": self._space.network,
@@ -86,42 +87,46 @@ class ImageScorer:
         }
 
     def prepare(self) -> None:
-        """Compute the real side, or read it: done before training, so that nothing fails after it."""
-        _ = self._reference
+        """Load or compute the features of the real images, so that errors appear before training."""
+        _ = self._real_features
 
     def __call__(self, sample: Callable[[int], Tensor], players: Players | None = None) -> dict[str, float]:  # noqa: ARG002
-        """Return scores with ``fid_feature`` (dimensions), ``fid_generated`` and ``fid_real`` (counts).
+        """Return metric values by name.
+
+        ``fid_feature`` is the number of feature dimensions; ``fid_generated`` and ``fid_real`` are the image counts.
+        With several repeats, ``<metric>_repeat_sd`` and ``repeats`` are added.
 
         Args:
-            sample: Makes the next N uint8 images ``[N, C, H, W]``.
-            players: Not looked at.
+            sample: Returns the next N generated images, uint8 ``[N, C, H, W]``.
+            players: Not used.
         """
         extract = self._space.extract(self._device, logits=self._needs_logits)
-        found: list[dict[str, float]] = []
+        repetitions: list[dict[str, float]] = []
         for _ in range(self._repeats):
-            batches = (sample(count) for count in self._batch_counts())
-            side = collect(batches, extract, features=self._needs_features, logits=self._needs_logits)
+            batches = (sample(count) for count in self._batch_sizes())
+            generated = collect(batches, extract, features=self._needs_features, logits=self._needs_logits)
             scores: dict[str, float] = {}
             for metric in self._metrics:
-                scores |= metric(self._reference, side)
-            found.append(scores)
-        result = {name: statistics.fmean(scores[name] for scores in found) for name in found[0]}
+                scores |= metric(self._real_features, generated)
+            repetitions.append(scores)
+        result = {name: statistics.fmean(scores[name] for scores in repetitions) for name in repetitions[0]}
         if self._repeats > 1:
-            spread = {f"{name}_repeat_sd": statistics.stdev(s[name] for s in found) for name in found[0]}
-            result |= {**spread, "repeats": float(self._repeats)}
+            for name in repetitions[0]:
+                result[f"{name}_repeat_sd"] = statistics.stdev(scores[name] for scores in repetitions)
+            result["repeats"] = float(self._repeats)
         return {
             **result,
-            "fid_feature": self._reference.statistics.mean.numel(),
+            "fid_feature": self._real_features.statistics.mean.numel(),
             "fid_generated": self._num_samples,
             "fid_real": self._num_real,
         }
 
-    def _batch_counts(self) -> Iterator[int]:
+    def _batch_sizes(self) -> Iterator[int]:
         for start in range(0, self._num_samples, self._batch_size):
             yield min(self._batch_size, self._num_samples - start)
 
     @cached_property
-    def _reference(self) -> Side:
-        return reference(
+    def _real_features(self) -> FeatureSet:
+        return real_features(
             self._real, self._num_real, self._space, self._device, self._batch_size, features=self._needs_features
         )

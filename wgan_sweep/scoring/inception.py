@@ -1,4 +1,4 @@
-"""Features of the FID network, by torch-fidelity's InceptionV3 and its TensorFlow 1 resize (no antialias)."""
+"""The FID network: torch-fidelity's InceptionV3 with the TensorFlow 1 resize (no antialias)."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -10,22 +10,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from wgan_sweep.common import rng
+from wgan_sweep.common.tf32 import tf32
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.weights import Weights, as_stream
-from wgan_sweep.training.precision import precision
 
 
-def _by_layer(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name the TorchScript file's tensors as torch-fidelity's class does.
+def _rename_tensors(tensors: Mapping[str, Tensor], initial_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the tensors of the TorchScript file to a state dict of torch-fidelity's class.
 
     Both list 94 convolutions in the same order; the file has weight, beta, mean and variance for each. Its BatchNorm
-    has no gain, and it has no last layer: that becomes NaN, so that nobody mistakes noise for logits.
+    has no gain. It has no last layer either: that is filled with NaN, so that its outputs are not mistaken for logits.
     """
     values = list(tensors.values())
-    layers = [name.removesuffix(".conv.weight") for name in own if name.endswith(".conv.weight")]
+    layers = [name.removesuffix(".conv.weight") for name in initial_state if name.endswith(".conv.weight")]
     if len(values) != 4 * len(layers):
-        raise InputError(f"the FID network's file has {len(values)} tensors, wanted {4 * len(layers)}")
-    state = dict(own)
+        raise InputError(f"the FID network's file has {len(values)} tensors, expected {4 * len(layers)}")
+    state = dict(initial_state)
     for index, layer in enumerate(layers):
         weight, beta, mean, variance = values[4 * index : 4 * index + 4]
         state |= {
@@ -35,26 +35,26 @@ def _by_layer(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
             f"{layer}.bn.running_mean": mean,
             f"{layer}.bn.running_var": variance,
         }
-    return state | {name: torch.full_like(own[name], torch.nan) for name in ("fc.weight", "fc.bias")}
+    return state | {name: torch.full_like(initial_state[name], torch.nan) for name in ("fc.weight", "fc.bias")}
 
 
 class _Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
-    """torch-fidelity's network, whose constructor reads a file and calls `load_state_dict`."""
+    """torch-fidelity's network, adapted to load either weights file (its constructor calls `load_state_dict`)."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         if "fc.weight" not in state_dict:
-            state_dict = _by_layer(state_dict, self.state_dict())
+            state_dict = _rename_tensors(state_dict, self.state_dict())
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
 def extractor(weights: Weights, layers: Sequence[str]) -> FeatureExtractorInceptionV3:
-    """Return torch-fidelity's network with these weights: uint8 ``[N, 3, H, W]`` to one tensor per layer."""
-    with rng.seeded(0, "overwritten"):  # its layers draw initial weights
+    """Return torch-fidelity's network with these weights; it maps uint8 ``[N, 3, H, W]`` to one tensor per layer."""
+    with rng.seeded(0, "overwritten"):  # the layers draw initial weights, which are then overwritten
         return _Inception("inception", list(layers), as_stream(dict(weights.tensors())))
 
 
 class Inception(nn.Module):
-    """uint8 images ``[N, 1 or 3, H, W]`` to float32 features ``[N, D]`` of each layer; grey is repeated to colour."""
+    """Maps uint8 images ``[N, 1 or 3, H, W]`` to float32 features ``[N, D]`` of each layer; grey is repeated to RGB."""
 
     def __init__(self, weights: Weights, layers: Sequence[str], device: torch.device) -> None:
         super().__init__()
@@ -63,19 +63,18 @@ class Inception(nn.Module):
             if hasattr(module, "bn"):
                 module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
         self._network = network.to(device, memory_format=torch.channels_last)
-        self._exact = precision("fp32", device)
         self._device = device
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return features layer by layer: the first of a network's blocks is 64, the last pool 2048."""
+        """Return the features of the requested layers, in the order of the network."""
         images = images.to(self._device)
-        with self._exact.step(), torch.autocast(self._device.type, enabled=False):
-            found: tuple[Tensor, ...] = self._network(images.expand(-1, 3, -1, -1))
-        return found
+        with tf32(allowed=False), torch.autocast(self._device.type, enabled=False):
+            features: tuple[Tensor, ...] = self._network(images.expand(-1, 3, -1, -1))
+        return features
 
 
 @lru_cache(maxsize=2)
 def inception(weights: Weights, layers: tuple[str, ...], device: torch.device) -> Inception:
-    """Return the network, built once per process."""
+    """Return the network; it is built once per process and cached."""
     return Inception(weights, layers, device)

@@ -1,4 +1,4 @@
-"""What is computed from the features of generated and real images; each metric says what it needs of them."""
+"""Metrics between generated and real images, computed from their features."""
 
 import math
 from dataclasses import dataclass
@@ -16,50 +16,54 @@ from wgan_sweep.scoring.frechet import Statistics, frechet_distance, statistics_
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """What is known of one side of a comparison; a metric gets what it needs."""
+class FeatureSet:
+    """Features of a set of images: their statistics, and whatever else the requested metrics need."""
 
     statistics: Statistics
     features: Tensor | None = None
     """``[N, D]``, float32, on the CPU."""
     logits: Tensor | None = None
-    """``[N, classes]``, of the generated side."""
+    """``[N, classes]``, float32, on the CPU; for generated images only."""
 
 
 class Metric(Protocol):
-    """A comparison of generated with real images."""
+    """A metric between real and generated images."""
 
     @property
     def needs_features(self) -> bool:
-        """Whether statistics are not enough."""
+        """Whether the metric needs features and not only their statistics."""
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the generated side's logits are needed."""
+        """Whether the metric needs the logits of the generated images."""
 
     def check(self, generated: int, real: int) -> None:
-        """Refuse counts that it cannot be computed from."""
+        """Check the number of generated and real images.
 
-    def __call__(self, real: Side, generated: Side) -> dict[str, float]:
-        """Return scores by name."""
+        Raises:
+            InputError: if the metric cannot be computed from so few images.
+        """
+
+    def __call__(self, real: FeatureSet, generated: FeatureSet) -> dict[str, float]:
+        """Return metric values by name."""
 
 
-def _features(side: Side) -> Tensor:
-    if side.features is None:
+def _features(images: FeatureSet) -> Tensor:
+    if images.features is None:
         raise InputError("this metric needs features, and a file of statistics holds none: give the images")
-    return side.features
+    return images.features
 
 
 @dataclass(frozen=True)
 class FID:
-    """The Frechet distance of Gaussians configure_for_device to the features (Heusel et al. 2017); lower is better."""
+    """Frechet distance between Gaussians fitted to the features (Heusel et al. 2017); lower is better."""
 
     needs_features = needs_logits = False
 
     def check(self, generated: int, real: int) -> None:
-        """Two images of each are enough."""
+        """Do nothing: FID accepts any number of images."""
 
-    def __call__(self, real: Side, generated: Side) -> dict[str, float]:
+    def __call__(self, real: FeatureSet, generated: FeatureSet) -> dict[str, float]:
         """Return ``fid``."""
         return {"fid": frechet_distance(real.statistics, generated.statistics)}
 
@@ -68,10 +72,10 @@ class FID:
 class FIDInfinity:
     """FID extrapolated to infinitely many generated images (Chong & Forsyth 2020, Effectively Unbiased FID).
 
-    FID is nearly linear in 1/N: a line through the FIDs of random subsets meets 1/N = 0 there.
+    FID is nearly linear in 1/N. A line fitted to the FIDs of random subsets of different sizes is evaluated at 1/N = 0.
 
     Args:
-        points: How many subset sizes, from a tenth of all to all.
+        points: Number of subset sizes, evenly spaced from a tenth of the images to all of them.
 
     Raises:
         InputError: unless points >= 3.
@@ -86,37 +90,37 @@ class FIDInfinity:
             raise InputError(f"the extrapolated FID needs 3 points or more, got {self.points}")
 
     def check(self, generated: int, real: int) -> None:  # noqa: ARG002
-        """Refuse fewer than 100 generated images.
+        """Check the number of images.
 
         Raises:
-            InputError: saying so.
+            InputError: for fewer than 100 generated images.
         """
         if generated < 100:
             raise InputError(f"the extrapolated FID needs 100 generated images or more, got {generated}")
 
-    def __call__(self, real: Side, generated: Side) -> dict[str, float]:
-        """Return ``fid_infinity`` and ``fid_infinity_error``, the standard error of the line's value at 1/N = 0."""
+    def __call__(self, real: FeatureSet, generated: FeatureSet) -> dict[str, float]:
+        """Return ``fid_infinity`` and its standard error ``fid_infinity_error``."""
         features = _features(generated)
         draw = np.random.RandomState(0)
         sizes = np.linspace(len(features) / 10, len(features), self.points).astype(int)
-        found = [
+        fids = [
             frechet_distance(real.statistics, statistics_of(features[draw.permutation(len(features))[:size]]))
             for size in sizes
         ]
-        fit, covariance = np.polyfit(1 / sizes, found, 1, cov=True)
+        fit, covariance = np.polyfit(1 / sizes, fids, 1, cov=True)
         return {"fid_infinity": float(fit[1]), "fid_infinity_error": math.sqrt(covariance[1, 1])}
 
 
 @dataclass(frozen=True)
 class KID:
-    """The unbiased squared MMD with the cubic kernel (Binkowski et al. 2018), by torch-fidelity; lower is better.
+    """Unbiased squared MMD with the cubic kernel (Binkowski et al. 2018), by torch-fidelity; lower is better.
 
     Args:
-        subsets: How many random subsets it is the mean over.
-        subset_size: Images of each kind in one.
+        subsets: Number of random subsets; KID is the mean over them.
+        subset_size: Real images, and generated images, per subset.
 
     Raises:
-        InputError: for a number that is not positive.
+        InputError: unless subsets >= 1 and subset_size >= 2.
     """
 
     subsets: int = 100
@@ -129,10 +133,10 @@ class KID:
             raise InputError(f"KID needs subsets >= 1 and subset_size >= 2, got {self.subsets} and {self.subset_size}")
 
     def check(self, generated: int, real: int) -> None:
-        """Refuse fewer images than a subset takes.
+        """Check the number of images.
 
         Raises:
-            InputError: saying so.
+            InputError: for fewer real or generated images than `subset_size`.
         """
         if min(generated, real) < self.subset_size:
             raise InputError(
@@ -140,24 +144,24 @@ class KID:
                 f"{real} real: lower kid.subset_size or take more images"
             )
 
-    def __call__(self, real: Side, generated: Side) -> dict[str, float]:
+    def __call__(self, real: FeatureSet, generated: FeatureSet) -> dict[str, float]:
         """Return ``kid`` and ``kid_sd``, the standard deviation over subsets."""
-        found = kid_features_to_metric(
+        values = kid_features_to_metric(
             _features(generated),
             _features(real),
             kid_subsets=self.subsets,
             kid_subset_size=self.subset_size,
             verbose=False,
         )
-        return {"kid": found["kernel_inception_distance_mean"], "kid_sd": found["kernel_inception_distance_std"]}
+        return {"kid": values["kernel_inception_distance_mean"], "kid_sd": values["kernel_inception_distance_std"]}
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares of one kind within the other's nearest-neighbour balls (Kynkaanniemi et al. 2019), by torch-fidelity.
+    """Improved precision and recall (Kynkaanniemi et al. 2019), by torch-fidelity; in [0, 1], higher is better.
 
     Args:
-        neighbours: Which neighbour of its own kind sets a ball's radius.
+        neighbours: Index k; the radius of a ball is the distance to the k-th nearest neighbour in the same set.
 
     Raises:
         InputError: unless neighbours >= 1.
@@ -172,17 +176,21 @@ class PrecisionRecall:
             raise InputError(f"precision and recall need 1 neighbour or more, got {self.neighbours}")
 
     def check(self, generated: int, real: int) -> None:
-        """Refuse fewer images than neighbours.
+        """Check the number of images.
 
         Raises:
-            InputError: saying so.
+            InputError: unless there are more real and more generated images than `neighbours`.
         """
         if min(generated, real) <= self.neighbours:
             raise InputError(f"precision and recall need more than {self.neighbours} images of each kind")
 
-    def __call__(self, real: Side, generated: Side) -> dict[str, float]:
-        """Return ``precision`` (generated within the real) and ``recall`` (real within the generated)."""
-        found = prc_features_to_metric(
+    def __call__(self, real: FeatureSet, generated: FeatureSet) -> dict[str, float]:
+        """Return ``precision`` and ``recall``.
+
+        ``precision`` is the share of generated images inside a ball of the real ones, ``recall`` the share of real
+        images inside a ball of the generated ones.
+        """
+        values = prc_features_to_metric(
             _features(generated),
             _features(real),
             prc_neighborhood=self.neighbours,
@@ -190,15 +198,17 @@ class PrecisionRecall:
             save_cpu_ram=True,
             verbose=False,
         )
-        return {"precision": found["precision"], "recall": found["recall"]}
+        return {"precision": values["precision"], "recall": values["recall"]}
 
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """exp of the mean KL from a class posterior to the marginal (Salimans et al. 2016), by torch-fidelity.
+    """exp(mean KL(p(y|x) || p(y))) of the predicted classes y (Salimans et al. 2016), by torch-fidelity.
+
+    From 1 to the number of classes; higher is better.
 
     Args:
-        splits: Parts of the sample it is the mean over.
+        splits: Number of parts that the images are split into; the Inception Score is the mean over them.
 
     Raises:
         InputError: unless splits >= 1.
@@ -213,59 +223,71 @@ class InceptionScore:
             raise InputError(f"the Inception Score needs 1 split or more, got {self.splits}")
 
     def check(self, generated: int, real: int) -> None:  # noqa: ARG002
-        """Refuse fewer images than splits.
+        """Check the number of images.
 
         Raises:
-            InputError: saying so.
+            InputError: for fewer generated images than `splits`.
         """
         if generated < self.splits:
             raise InputError(f"the Inception Score of {self.splits} splits needs as many images, got {generated}")
 
-    def __call__(self, real: Side, generated: Side) -> dict[str, float]:  # noqa: ARG002
+    def __call__(self, real: FeatureSet, generated: FeatureSet) -> dict[str, float]:  # noqa: ARG002
         """Return ``inception_score`` and ``inception_score_sd``, the standard deviation over splits."""
         if generated.logits is None:
             raise InputError("the Inception Score needs the logits of generated images: give the images")
-        found = isc_features_to_metric(generated.logits, self.splits)
-        return {"inception_score": found["inception_score_mean"], "inception_score_sd": found["inception_score_std"]}
+        values = isc_features_to_metric(generated.logits, self.splits)
+        return {"inception_score": values["inception_score_mean"], "inception_score_sd": values["inception_score_std"]}
 
 
-def nearest(of: Tensor, among: Tensor, count: int, *, skip: int = 0) -> tuple[Tensor, Tensor]:
-    """Return distances and indices ``[N, count]`` of the nearest features, after the `skip` nearest."""
+def nearest_neighbours(queries: Tensor, references: Tensor, count: int, *, skip: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the nearest references of each query.
+
+    Args:
+        queries: Features ``[N, D]``.
+        references: Features ``[M, D]``.
+        count: Neighbours per query.
+        skip: Number of nearest references to leave out; 1 where the queries are the references themselves.
+
+    Returns:
+        Distances and indices into `references`, both ``[N, count]``, the nearest first.
+    """
     distances, indices = zip(
-        *(torch.cdist(part, among).topk(count + skip, 1, largest=False) for part in of.split(1000)), strict=True
+        *(torch.cdist(part, references).topk(count + skip, 1, largest=False) for part in queries.split(1000)),
+        strict=True,
     )
     return torch.cat(distances)[:, skip:], torch.cat(indices)[:, skip:]
 
 
 @dataclass(frozen=True)
 class Memorisation:
-    """How near generated images are to single real ones, beside how near real images are to each other."""
+    """Distance of generated images to their nearest real image, relative to distances between real images."""
 
     needs_features = True
     needs_logits = False
 
     def check(self, generated: int, real: int) -> None:  # noqa: ARG002
-        """Refuse a single real image.
+        """Check the number of images.
 
         Raises:
-            InputError: saying so.
+            InputError: for fewer than 2 real images.
         """
         if real < 2:
             raise InputError("memorisation needs 2 real images or more")
 
-    def __call__(self, real: Side, generated: Side) -> dict[str, float]:
+    def __call__(self, real: FeatureSet, generated: FeatureSet) -> dict[str, float]:
         """Return ``nearest_real`` and ``copied``.
 
-        ``nearest_real`` is the median distance of a generated image to the nearest real one, over the median distance
-        of a real image to the nearest other one: 1 for new images of the same distribution, 0 for copies. ``copied``
-        is the share of generated images that are nearer to a real one than 99 % of the real ones are to any other: 0.01
-        for new images of the same distribution.
+        ``nearest_real`` is the median distance from a generated image to its nearest real image, divided by the median
+        distance from a real image to its nearest other real image: 1 for new images of the same distribution, 0 for
+        copies. ``copied`` is the share of generated images whose distance to the nearest real image is below the first
+        percentile of the same distance between real images: 0.01 for new images of the same distribution.
         """
-        of_generated = nearest(_features(generated), _features(real), 1)[0][:, 0]
-        of_real = nearest(_features(real), _features(real), 1, skip=1)[0][:, 0]
+        from_generated = nearest_neighbours(_features(generated), _features(real), 1)[0][:, 0]
+        from_real = nearest_neighbours(_features(real), _features(real), 1, skip=1)[0][:, 0]
+        tiny = torch.finfo(torch.float32).tiny
         return {
-            "nearest_real": float(of_generated.median() / of_real.median().clamp_min(torch.finfo(torch.float32).tiny)),
-            "copied": float((of_generated < of_real.quantile(0.01)).float().mean()),
+            "nearest_real": float(from_generated.median() / from_real.median().clamp_min(tiny)),
+            "copied": float((from_generated < from_real.quantile(0.01)).float().mean()),
         }
 
 
@@ -277,4 +299,4 @@ METRICS: dict[str, type[Metric]] = {
     "inception_score": InceptionScore,
     "memorisation": Memorisation,
 }
-"""Every metric by name, with its published settings."""
+"""Metric classes by name; the defaults of their arguments are the published settings."""

@@ -1,4 +1,4 @@
-"""Generated images beside the real ones nearest to them in feature space: is anything learned by heart?"""
+"""Draws generated images beside their nearest real images in feature space, to reveal memorised training images."""
 
 import numpy as np
 import torch
@@ -8,45 +8,63 @@ from torch.nn.functional import interpolate
 
 from wgan_sweep.common.images import grid
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs.sources import Source
-from wgan_sweep.scoring.metrics import Side, nearest
+from wgan_sweep.scoring.metrics import FeatureSet, nearest_neighbours
+from wgan_sweep.scoring.sources import Source
 
 ROWS = 8
-"""Generated images shown, the nearest to any real one first."""
+"""Number of generated images; those nearest to any real image, in ascending order of distance."""
 COLUMNS = 5
-"""Real neighbours of each."""
+"""Number of real neighbours per generated image."""
 
 
-def _pick(source: Source, wanted: Tensor, size: int, batch_size: int) -> dict[int, Tensor]:
-    """Return images by their index, brought to size x size (nearest pixel), colour."""
-    indices = set(wanted.flatten().tolist())
-    found: dict[int, Tensor] = {}
+def _load_images(source: Source, indices: Tensor, size: int, batch_size: int) -> dict[int, Tensor]:
+    """Return the images at `indices` of a source, keyed by index: RGB, resized to size x size (nearest pixel)."""
+    requested = set(indices.flatten().tolist())
+    images: dict[int, Tensor] = {}
     start = 0
     for batch in source.batches(batch_size) if source.batches else ():
         for index in range(start, start + len(batch)):
-            if index in indices:
+            if index in requested:
                 image = batch[index - start : index - start + 1].cpu().expand(-1, 3, -1, -1)
-                found[index] = interpolate(image, (size, size)).squeeze(0)
+                images[index] = interpolate(image, (size, size)).squeeze(0)
         start += len(batch)
-    return found
+    return images
 
 
 def draw_nearest_images(
-    real: Source, fake: Source, real_side: Side, fake_side: Side, batch_size: int, size: int = 64
+    real: Source,
+    fake: Source,
+    real_features: FeatureSet,
+    fake_features: FeatureSet,
+    batch_size: int,
+    size: int = 64,
 ) -> NDArray[np.uint8]:
-    """Return a picture: in each row a generated image and its nearest real ones, uint8 ``[H, W, 3]``.
+    """Return a picture with one row per generated image: the image, then its nearest real images.
+
+    Args:
+        real: The real images.
+        fake: The generated images.
+        real_features: Features of the real images, in the order of `real`.
+        fake_features: Features of the generated images, in the order of `fake`.
+        batch_size: Images per batch while reading.
+        size: Side of each image in the picture, in pixels.
+
+    Returns:
+        uint8 ``[H, W, 3]``.
 
     Raises:
-        InputError: where a side has no images.
+        InputError: if either side has no features.
     """
-    if real_side.features is None or fake_side.features is None:
+    if real_features.features is None or fake_features.features is None:
         raise InputError("neighbours need the images of both sides")
-    distances, indices = nearest(fake_side.features, real_side.features, min(COLUMNS, len(real_side.features)))
+    count = min(COLUMNS, len(real_features.features))
+    distances, indices = nearest_neighbours(fake_features.features, real_features.features, count)
     rows = distances[:, 0].argsort()[:ROWS]
-    generated, neighbours = _pick(fake, rows, size, batch_size), _pick(real, indices[rows], size, batch_size)
+    fake_images = _load_images(fake, rows, size, batch_size)
+    real_images = _load_images(real, indices[rows], size, batch_size)
     images = [
         image
         for row in rows.tolist()
-        for image in (generated[row], *(neighbours[index] for index in indices[row].tolist()))
+        for image in (fake_images[row], *(real_images[index] for index in indices[row].tolist()))
     ]
     return grid(torch.stack(images), 1 + indices.shape[1])

@@ -1,4 +1,4 @@
-"""What a scorer may look at beside samples; looking changes nothing."""
+"""What a scorer may evaluate besides samples."""
 
 from typing import Protocol
 
@@ -6,20 +6,20 @@ from torch import Tensor, nn
 
 
 class Players(Protocol):
-    """Generator and critic, as they are."""
+    """Generator and critic of a run. Evaluating them changes neither their state nor that of training."""
 
     generator: nn.Module
     critic: nn.Module
 
-    def score(self, points: Tensor) -> Tensor:
-        """Return the critic's scores ``[N]`` of examples ``[N, ...]``, both on the CPU; differentiable."""
+    def critic_outputs(self, points: Tensor) -> Tensor:
+        """Return the critic's outputs ``[N]`` for examples ``[N, ...]``, both on the CPU; differentiable."""
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> float:
-        """Return what the critic minimises, with its gradient terms, at examples ``[N, ...]`` on the CPU."""
+        """Return the critic's loss, with its gradient terms, on real and generated examples ``[N, ...]`` on the CPU."""
 
     def generator_gradient_norm(self, real: Tensor) -> Tensor:
-        """Return the norm, over all parameters, of the gradient of what the generator minimises.
+        """Return the norm of the gradient of the generator's loss with respect to all of its parameters (scalar).
 
         Args:
-            real: Examples ``[N, ...]``, to go with as many generated ones.
+            real: Real examples ``[N, ...]``, which are paired with N generated ones.
         """

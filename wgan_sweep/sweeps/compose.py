@@ -1,8 +1,8 @@
-"""Composing the configs of a sweep: Hydra's result, without its work for what all of them share."""
+"""Composes the configs of a sweep's jobs faster than Hydra: what jobs share is composed once."""
 
 import copy
 from collections.abc import Sequence
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class Composer:
-    """Stands for a loader's `load_sweep_config`: composes each choice of groups once, and sets values on copies.
+    """Replaces the method `load_sweep_config` of Hydra's config loader.
 
-    Hydra's sweepers compose each job to see whether it can be, and launchers compose it again: here the second asker
-    gets what the first one got.
+    Each choice of config groups is composed once; the values of a job are set on a copy. Hydra's sweepers compose each
+    job to validate it, and launchers compose it again: the second call returns the result of the first.
 
     Args:
-        loader: Hydra's loader.
+        loader: Hydra's config loader.
     """
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
@@ -26,11 +26,13 @@ class Composer:
         self._load = loader.load_sweep_config
         self._parser = OverridesParser.create()
         self._bases: dict[tuple[str, ...], DictConfig] = {}
-        self._made: dict[tuple[str, ...], DictConfig] = {}
+        """Composed configs by their choice of groups."""
+        self._validated: dict[tuple[str, ...], DictConfig] = {}
+        """Composed configs of jobs, by their overrides, that were returned once."""
 
     @classmethod
-    def of(cls, loader: ConfigLoader) -> Self:
-        """Return one that takes the place of a loader's method."""
+    def install(cls, loader: ConfigLoader) -> Self:
+        """Replace a loader's method by a new composer; return the composer."""
         composer = cls(cast("ConfigLoaderImpl", loader))
         loader.load_sweep_config = composer  # type: ignore[method-assign]
         return composer
@@ -38,25 +40,30 @@ class Composer:
     def __call__(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         """Return the config of one job."""
         key = tuple(sweep_overrides)
-        if key in self._made:
-            return self._made.pop(key)
-        parsed = self._parser.parse_overrides(list(key))
-        groups = tuple(o.input_line or "" for o in parsed if not self._is_value(o))
+        if key in self._validated:
+            return self._validated.pop(key)
+        overrides = self._parser.parse_overrides(list(key))
+        groups = tuple(override.input_line or "" for override in overrides if not self._is_value(override))
         if groups not in self._bases:
             self._bases[groups] = self._load(master_config, list(groups))
-        made: DictConfig = copy.deepcopy(self._bases[groups])
-        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if self._is_value(o)], made)
-        own = [o for o in parsed if not o.is_hydra_override()]
-        with open_dict(made.hydra):
-            made.hydra.overrides.task = [o.input_line for o in own]
-            style = made.hydra.job.config.override_dirname
-            made.hydra.job.override_dirname = get_overrides_dirname(
-                own, kv_sep=style.kv_sep, item_sep=style.item_sep, exclude_keys=style.exclude_keys
+        config: DictConfig = copy.deepcopy(self._bases[groups])
+        ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if self._is_value(o)], config)
+        task_overrides = [override for override in overrides if not override.is_hydra_override()]
+        with open_dict(config.hydra):
+            config.hydra.overrides.task = [override.input_line for override in task_overrides]
+            style = config.hydra.job.config.override_dirname
+            config.hydra.job.override_dirname = get_overrides_dirname(
+                task_overrides, kv_sep=style.kv_sep, item_sep=style.item_sep, exclude_keys=style.exclude_keys
             )
-        OmegaConf.copy_cache(from_config=master_config, to_config=made)
-        self._made[key] = made
-        return made
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)
+        self._validated[key] = config
+        return config
 
     def _is_value(self, override: Override) -> bool:
-        """Say whether an override sets a value, and so changes nothing of which files are composed."""
+        """Return whether an override sets a value, and so does not change which files are composed."""
         return not (override.is_hydra_override() or self._loader.repository.group_exists(override.key_or_group))
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return a config node, resolved, as plain dictionaries."""
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))

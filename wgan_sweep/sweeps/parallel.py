@@ -1,54 +1,52 @@
-"""Several runs at once on one machine: a process for each share of it, whose end is no other's."""
+"""The launcher `parallel`: several runs at once on this machine, each in a worker process."""
 
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
 import torch
 
 from wgan_sweep.common import gpu_memory
-from wgan_sweep.common.processes import cores_here, ending, start
+from wgan_sweep.common.processes import ChildProcess, available_cores
 from wgan_sweep.common.progress import Display, DisplayRelay, RemoteDisplay
-from wgan_sweep.errors import InputError
-from wgan_sweep.runs.lock import RunLockedError
-from wgan_sweep.sweeps.local import (
-    Cell,
+from wgan_sweep.errors import RunLockedError
+from wgan_sweep.sweeps.launching import (
     Outcome,
-    Stop,
+    RequestedRun,
+    ShouldStop,
+    check_at_least_one,
+    complete_run,
     log_to_display,
-    mark_failed,
+    record_failure,
     report_deferred,
-    run_cell,
     run_when_unlocked,
 )
 
-SECONDS_BETWEEN_LOOKS = 0.2
-"""How often Ctrl-C is looked for while other processes work."""
+SECONDS_BETWEEN_STOP_CHECKS = 0.2
+"""How often the launcher checks for Ctrl-C while it waits for the workers."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What one of several processes may use."""
+    """The resources of one worker."""
 
     threads: int
     environment: dict[str, str] = field(default_factory=dict)
     sharing: int = 1
-    """Processes that share each of its GPUs, and divide the memory."""
+    """Number of workers that share each GPU of this one; each gets an equal part of its memory."""
 
 
 class Parallel:
-    """Several runs at once on this machine, in processes of their own: one that is killed takes no other with it.
+    """Trains several runs at once on this machine, each in a worker process. A worker that is killed fails one run.
 
     Args:
-        per_gpu: Runs at once on each GPU, among which its memory is divided in equal parts.
-        jobs: Runs at once where there is no GPU, among which the cores are divided; null for one per two cores.
-        gpus_per_run: Processes that share each batch of a run, each on a GPU of its own.
+        per_gpu: Concurrent runs on each GPU; each gets an equal part of its memory.
+        jobs: Concurrent runs if there is no GPU; they divide the CPU cores. None for one per two cores.
+        gpus_per_run: Number of processes that share each batch of a run, each on a separate GPU.
 
     Raises:
         InputError: for a number below 1.
@@ -57,157 +55,156 @@ class Parallel:
     device: torch.device | None = None
 
     def __init__(self, per_gpu: int = 1, jobs: int | None = None, gpus_per_run: int = 1) -> None:
-        if per_gpu < 1 or (jobs is not None and jobs < 1):
-            raise InputError(f"launch.per_gpu and launch.jobs must be 1 or more, got {per_gpu} and {jobs}")
+        check_at_least_one(per_gpu=per_gpu, jobs=jobs, gpus_per_run=gpus_per_run)
         self._per_gpu, self._jobs, self._gpus_per_run = per_gpu, jobs, gpus_per_run
 
-    def slots(self, cells: Sequence[Cell]) -> list[Slot]:
-        """Return what each process may use, for as many as there is work for."""
-        cores = cores_here()
-        devices = {cell.config.device for cell in cells}
+    def slots(self, requested: Sequence[RequestedRun]) -> list[Slot]:
+        """Return the resources of each worker; there are at most as many workers as requested runs."""
+        cores = available_cores()
+        devices = {run.config.device for run in requested}
         if devices <= {"auto", "cuda"} and (count := torch.cuda.device_count()):
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-            names, each = visible.split(",")[:count], self._gpus_per_run
-            shares = [names[first : first + each] for first in range(0, count - each + 1, each)]
-            gpus = [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares] * self._per_gpu
+            gpus, size = visible.split(",")[:count], self._gpus_per_run
+            groups = [gpus[first : first + size] for first in range(0, count - size + 1, size)]
+            environments = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups] * self._per_gpu
         elif any(device.startswith("cuda") for device in devices):
-            gpus = [{}] * self._per_gpu  # on the GPU that was named
+            environments = [{}] * self._per_gpu  # all on the GPU that `device` names
         else:
-            gpus = [{}] * (self._jobs or max(1, cores // (2 * self._gpus_per_run)))
-        gpus = gpus[: len(cells)]
+            environments = [{}] * (self._jobs or max(1, cores // (2 * self._gpus_per_run)))
+        environments = environments[: len(requested)]
+        threads = max(1, cores // len(environments)) if environments else 1
         on_gpus = devices != {"cpu"} and torch.cuda.is_available()
-        return [Slot(max(1, cores // len(gpus)), one, gpus.count(one) if on_gpus else 1) for one in gpus]
+        return [
+            Slot(threads, environment, environments.count(environment) if on_gpus else 1)
+            for environment in environments
+        ]
 
-    def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
-        """Do all that is left to do of the cells; return what became of each."""
-        outcomes = [Outcome()] * len(cells)
-        left = deque((index, False) for index in range(len(cells)))
-        workers = [_Worker(slot, display) for slot in self.slots(cells)]
+    def __call__(self, requested: Sequence[RequestedRun], display: Display, should_stop: ShouldStop) -> list[Outcome]:
+        """Complete the requested runs; return the outcome of each, in the same order."""
+        outcomes = [Outcome()] * len(requested)
+        queue = deque((index, False) for index in range(len(requested)))
+        workers = [_Worker(slot, display) for slot in self.slots(requested)]
         try:
             while True:
-                if stop():
-                    left.clear()
+                if should_stop():
+                    queue.clear()
                     for worker in workers:
-                        worker.ask_to_stop()
+                        worker.request_stop()
                 for worker in workers:
-                    if worker.at is None and left:
-                        index, last = left.popleft()
-                        worker.give(index, cells[index], wait_for_it=last)
-                busy = {worker.connection: worker for worker in workers if worker.at is not None}
+                    if worker.run_index is None and queue:
+                        index, is_deferred = queue.popleft()
+                        worker.assign(index, requested[index], wait_for_lock=is_deferred)
+                busy = {worker.connection: worker for worker in workers if worker.run_index is not None}
                 if not busy:
                     return outcomes
-                for ready in wait(list(busy), SECONDS_BETWEEN_LOOKS):
-                    found = busy[cast("Connection", ready)].hear(cells)
-                    if found is None:
+                for ready in wait(list(busy), SECONDS_BETWEEN_STOP_CHECKS):
+                    result = busy[cast("Connection", ready)].receive(requested)
+                    if result is None:
                         continue
-                    index, outcome = found
+                    index, outcome = result
                     if isinstance(outcome, Outcome):
                         outcomes[index] = outcome
                     else:
-                        report_deferred(cells[index], outcome, display)
-                        left.append((index, True))
+                        report_deferred(requested[index], outcome, display)
+                        queue.append((index, True))
         finally:
             for worker in workers:
                 worker.end()
 
 
 class _Worker:
-    """A process that works on one cell at a time; a new one where it dies.
+    """A process that trains one run at a time, as the launcher sees it. It is replaced if it dies.
 
-    It ends with this one, however this one ends: the other end of its connection is then closed.
+    It ends when the launcher's process ends, because that closes the connection.
     """
 
     def __init__(self, slot: Slot, display: Display) -> None:
-        self.at: int | None = None
-        self._stopping = False
+        self.run_index: int | None = None
+        """The index of the run that it trains."""
+        self._is_stopping = False
         self._slot = slot
         self._relay = DisplayRelay(display)
-        self._start()
+        self._child = ChildProcess(_serve, slot)
 
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process: BaseProcess = context.Process(target=_serve, args=(theirs, self._slot))
-        start(self._process)
-        theirs.close()
+    @property
+    def connection(self) -> Connection:
+        """The connection to the process."""
+        return self._child.connection
 
-    def give(self, index: int, cell: Cell, *, wait_for_it: bool) -> None:
-        """Hand over a cell."""
-        self.at = index
-        try:
-            self.connection.send((cell, wait_for_it))
-        except OSError:  # it is gone: heard of at the next `hear`
-            return
+    def assign(self, index: int, run: RequestedRun, *, wait_for_lock: bool) -> None:
+        """Send a run to the process."""
+        self.run_index = index
+        with suppress(OSError):  # if the process has died, the next `receive` notices
+            self.connection.send((run, wait_for_lock))
 
-    def ask_to_stop(self) -> None:
-        """Let the run at work save and end; once is enough."""
-        was_asked, self._stopping = self._stopping, True
-        if self.at is not None and not was_asked:
+    def request_stop(self) -> None:
+        """Ask the process, once, to save a checkpoint of its run and end it."""
+        was_requested, self._is_stopping = self._is_stopping, True
+        if self.run_index is not None and not was_requested:
             with suppress(OSError):
                 self.connection.send(None)
 
-    def hear(self, cells: Sequence[Cell]) -> tuple[int, Outcome | RunLockedError] | None:
-        """Take what it sent: something to show, or a cell's number and outcome."""
-        index = self.at
+    def receive(self, requested: Sequence[RequestedRun]) -> tuple[int, Outcome | RunLockedError] | None:
+        """Receive a message: show progress, or return the index of the run with its outcome or the lock's owner."""
+        index = self.run_index
         if index is None:
             return None
         try:
             message: tuple[str, tuple[Any, ...]] | Outcome | RunLockedError = self.connection.recv()
         except (EOFError, OSError):
-            return index, self._died(cells[index])
+            return index, self._handle_death(requested[index])
         if isinstance(message, tuple):
             self._relay.show(*message)
             return None
-        self.at = None
+        self.run_index = None
         return index, message
 
-    def _died(self, cell: Cell) -> Outcome:
-        self._process.join()
-        reason = f"its process ended with {ending(self._process)}; the machine may be out of memory"
+    def _handle_death(self, run: RequestedRun) -> Outcome:
+        self._child.process.join()
+        reason = f"its process ended with {self._child.how_it_ended()}; the machine may be out of memory"
         self._relay.close()
-        self.at = None
-        if self._stopping:
+        self.run_index = None
+        if self._is_stopping:
             return Outcome()
-        self._start()
-        return mark_failed(cell, reason)
+        self._child = ChildProcess(_serve, self._slot)
+        return record_failure(run, reason)
 
     def end(self) -> None:
-        """End the process; a run at work goes on from its last checkpoint next time."""
-        self.connection.close()
-        if self.at is not None:
-            self._process.kill()
-        self._process.join()
+        """End the process. If it is training a run, kill it; the run can be resumed from its last checkpoint."""
+        self.connection.close()  # ends a process that waits for a run
+        self._child.stop(None if self.run_index is None else 0.0)
 
 
 def apply_limits(slot: Slot) -> None:
-    """Let this process use what it may."""
+    """Limit this process to the resources of a slot."""
     os.environ.update(slot.environment)
     torch.set_num_threads(slot.threads)
     gpu_memory.divide(slot.sharing)
 
 
 def _serve(connection: Connection, slot: Slot) -> None:
-    """Work on what comes, until there is nobody to work for."""
+    """Train the runs that arrive, until the launcher closes the connection."""
     apply_limits(slot)
 
     def show(name: str, arguments: tuple[Any, ...]) -> None:
-        with suppress(OSError):  # nobody is there to see it: `connection.poll` tells the run to save and end
+        with suppress(OSError):  # the launcher has died: `connection.poll` then tells the run to save and end
             connection.send((name, arguments))
 
     display = RemoteDisplay(show)
     log_to_display(display)
     while True:
         try:
-            given = connection.recv()
+            message = connection.recv()
         except EOFError:
             return
-        if given is None:  # asked to stop after the last run had ended
+        if message is None:  # a request to stop that arrived after the last run had ended
             continue
-        cell, wait_for_it = given
-        found: Outcome | RunLockedError
+        requested, wait_for_lock = message
+        train = run_when_unlocked if wait_for_lock else complete_run
+        result: Outcome | RunLockedError
         try:
-            found = (run_when_unlocked if wait_for_it else run_cell)(cell, display, connection.poll)
-        except RunLockedError as held:
-            found = held
+            result = train(requested, display, connection.poll)
+        except RunLockedError as owner:
+            result = owner
         with suppress(OSError):
-            connection.send(found)
+            connection.send(result)

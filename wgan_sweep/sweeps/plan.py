@@ -1,105 +1,127 @@
-"""What a command would do: which runs it would train, resume, score, skip or refuse, and how long that may take."""
+"""What a command would do: which runs it would train, resume, score, skip or refuse, and an estimate of the time."""
 
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 
 import torch
 
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
+from wgan_sweep.report.figures import make_figure
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs.build import check
-from wgan_sweep.runs.directory import Record, find_runs
-from wgan_sweep.runs.driver import check_identity, directory_of, is_finished
+from wgan_sweep.runs.directory import RunDir, find_runs
+from wgan_sweep.runs.identity import check_same_science, hash_of, science
 from wgan_sweep.runs.lock import lock_owner
+from wgan_sweep.runs.record import Record
+from wgan_sweep.runs.state import is_finished
+from wgan_sweep.sweeps.launching import RequestedRun
+
+
+class Action(StrEnum):
+    """What a command would do with a run."""
+
+    TRAIN = "train"
+    RESUME = "resume"
+    SCORE = "score"
+    SKIP = "skip"
+    WAIT = "wait"
+    REFUSE = "refuse"
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that was asked for."""
+    """A requested run and what a command would do with it."""
 
     run_id: str
-    typed: str
-    what: str
-    """train, resume, score, skip, wait or refuse."""
-    why: str = ""
+    """Empty if the config is too invalid for an id."""
+    action: Action
+    reason: str = ""
     images: int = 0
-    """Real images that the critic would be shown."""
-    seconds: float | None = None
-    """How long that would take, by earlier runs like it; None where there are none."""
+    """Number of real images that the critic would be trained on."""
 
 
-def plan_run(config: Config, typed: str, device: torch.device | None = None) -> PlannedRun:
-    """Return what there is to do of a run; nothing is written.
+def plan_run(config: Config, device: torch.device | None = None) -> PlannedRun:
+    """Return what is missing of a run. Nothing is written.
 
     Args:
         config: The run's config.
-        typed: What tells it from the others, for the user.
-        device: Where it will run, if not on this machine.
+        device: Where the run will compute, if not on this machine.
     """
-    directory = directory_of(config)
-    name = directory.path.name
+    run_id = ""
     try:
+        values = science(config)
+        run_id = hash_of(values)
+        directory = RunDir(Path(config.runs) / run_id)
         record = directory.read_record()
-        check_identity(record, config)
-        if record is not None and is_finished(record, config):
-            return PlannedRun(name, typed, "skip", f"{record.status} at step {record.step}")
+        if record is not None:
+            check_same_science(directory.path, record.science, values)
+            if is_finished(record, config):
+                return PlannedRun(run_id, Action.SKIP, f"{record.status} at step {record.step}")
         check(config, device)
+        make_figure(config.figure)
     except InputError as error:
-        return PlannedRun(name, typed, "refuse", str(error))
+        return PlannedRun(run_id, Action.REFUSE, str(error))
     done = 0 if record is None else record.step
-    per_step = config.train.n_critic * config.train.batch_size
-    images = max(0, config.train.steps - done) * per_step
-    if (other := lock_owner(directory.lock)) is not None:
-        return PlannedRun(name, typed, "wait", f"{other} is at it", images)
+    images = max(0, config.train.steps - done) * config.train.n_critic * config.train.batch_size
+    if (owner := lock_owner(directory.lock)) is not None:
+        return PlannedRun(run_id, Action.WAIT, f"{owner} holds it", images)
     if done == 0:
-        return PlannedRun(name, typed, "train", "", images)
+        return PlannedRun(run_id, Action.TRAIN, "", images)
     if images:
-        return PlannedRun(name, typed, "resume", f"at step {done}", images)
-    return PlannedRun(name, typed, "score", "by another scorer" if record and record.scores else "its last step")
+        return PlannedRun(run_id, Action.RESUME, f"at step {done}", images)
+    has_scores = record is not None and bool(record.scores)
+    return PlannedRun(run_id, Action.SCORE, "with another scorer" if has_scores else "the last step has no scores")
 
 
-def _like(record: Record, config: Config) -> bool:
-    chosen, asked = record.config.get("choices", {}), config.choices
-    return all(chosen.get(group) == asked.get(group) for group in ("loss", "constraint", "model", "data"))
+def _is_similar(record: Record, config: Config) -> bool:
+    choices = record.config.get("choices", {})
+    return all(choices.get(group) == config.choices.get(group) for group in ("loss", "constraint", "model", "data"))
 
 
 def seconds_per_image(config: Config, records: Iterable[Record]) -> float | None:
-    """Return what an image took in the median earlier run with the same loss, constraint, model and data."""
-    found = [r.seconds / r.images_seen for r in records if r.seconds and r.images_seen and _like(r, config)]
-    return statistics.median(found) if found else None
+    """Return the median time per image of earlier runs with the same loss, constraint, model and data, if any."""
+    rates = [
+        record.seconds / record.images_seen
+        for record in records
+        if record.seconds and record.images_seen and _is_similar(record, config)
+    ]
+    return statistics.median(rates) if rates else None
 
 
-def earlier_records(runs: Path) -> list[Record]:
-    """Return the records of a folder of runs that may not be there yet."""
-    return find_runs(runs)[0] if runs.is_dir() else []
-
-
-def to_table(planned: Sequence[PlannedRun]) -> str:
-    """Return the plan as Markdown, with totals."""
+def describe_plan(requested: Sequence[RequestedRun]) -> str:
+    """Return what a command would do with the requested runs, as a Markdown table with totals."""
+    configs = [run.config for run in requested]
+    runs = Path(configs[0].runs) if configs else Path()
+    records = find_runs(runs)[0] if configs and runs.is_dir() else []
+    planned = [plan_run(config) for config in configs]
+    paces = [seconds_per_image(config, records) for config in configs]
+    times = [pace * run.images if pace is not None else None for run, pace in zip(planned, paces, strict=True)]
     rows = [
         [
-            one.run_id,
-            one.what,
-            f"{one.images:,}" if one.images else "",
-            str(timedelta(seconds=round(one.seconds))) if one.seconds is not None and one.images else "",
-            one.typed,
-            one.why,
+            run.run_id,
+            run.action.value,
+            f"{run.images:,}" if run.images else "",
+            str(timedelta(seconds=round(seconds))) if seconds is not None and run.images else "",
+            request.label,
+            run.reason,
         ]
-        for one in planned
+        for run, seconds, request in zip(planned, times, requested, strict=True)
     ]
-    counts = Counter(one.what for one in planned)
-    known = [one.seconds for one in planned if one.images and one.seconds is not None]
-    unknown = sum(1 for one in planned if one.images and one.seconds is None)
-    parts = [f"{count} to {what}" for what, count in counts.items()]
-    notes = [f"{len(planned)} runs: {', '.join(parts)}; {sum(one.images for one in planned):,} images."]
+    totals = [f"{count} to {action}" for action, count in Counter(run.action for run in planned).items()]
+    notes = [f"{len(planned)} runs: {', '.join(totals)}; {sum(run.images for run in planned):,} images."]
+    training = [seconds for run, seconds in zip(planned, times, strict=True) if run.images]
+    known = [seconds for seconds in training if seconds is not None]
+    without_estimate = len(training) - len(known)
     if known:
-        rest = f", and {unknown} runs like none before" if unknown else ""
-        notes.append(f"About {timedelta(seconds=round(sum(known)))}, one run after another, by earlier runs{rest}.")
-    elif unknown:
-        notes.append("No time can be told: there is no earlier run with the same loss, constraint, model and data.")
-    return markdown(["run", "would", "images", "time", "asked for", "because"], rows, notes)
+        rest = f"; no estimate for {without_estimate} runs" if without_estimate else ""
+        total = timedelta(seconds=round(sum(known)))
+        notes.append(f"About {total} if trained one after another, estimated from earlier runs{rest}.")
+    elif training:
+        notes.append("No estimate of the time: no earlier run has the same loss, constraint, model and data.")
+    return markdown(["run", "action", "images", "time", "overrides", "reason"], rows, notes)

@@ -1,4 +1,7 @@
-"""Runs on a SLURM cluster: one job array of those that are missing; whoever waits for it may leave and come back."""
+"""The launcher `slurm`: submits the missing runs to a SLURM cluster as one job array, and waits for them.
+
+The waiting process may be interrupted: the same command finds the submitted jobs and waits for them again.
+"""
 
 import json
 import shlex
@@ -14,79 +17,90 @@ import torch
 from filelock import FileLock
 
 from wgan_sweep.common.files import write
-from wgan_sweep.common.processes import cores_here
+from wgan_sweep.common.processes import available_cores
 from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import provenance
-from wgan_sweep.runs.directory import Status
-from wgan_sweep.runs.driver import directory_of, is_finished, summary
-from wgan_sweep.sweeps.local import Cell, Local, Outcome, Stop, log_to_display, mark_failed
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.life import summary
+from wgan_sweep.runs.record import Status
+from wgan_sweep.runs.state import is_finished
+from wgan_sweep.sweeps.launching import (
+    Launcher,
+    Outcome,
+    RequestedRun,
+    ShouldStop,
+    check_at_least_one,
+    log_to_display,
+    record_failure,
+)
+from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
 
-SECONDS_BETWEEN_LOOKS = 2.0
-LOOKS_FOR_AN_ENDING = 15
-"""How often accounting, which trails, is asked how a job has ended."""
+SECONDS_BETWEEN_QUERIES = 2.0
+ACCOUNTING_ATTEMPTS = 15
+"""How often `sacct` is asked, once per second, how a job ended: accounting lags behind the controller."""
 # fmt: off
-ENDED = (
+TERMINAL_STATES = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
 )
 # fmt: on
-"""States of a job that is over; in any other it goes on, or will."""
+"""States of a job that is over. In any other state it is running, or will run."""
 
 
 class RunFailedError(Exception):
-    """A run of a job failed; the message holds its error."""
+    """A run of a job failed. The message holds its error."""
 
 
 @dataclass
 class Task:
-    """What a job does: the runs that were submitted, as they were resolved then."""
+    """The work of a job: the requested runs, with their configs as they were resolved at submission."""
 
-    cells: list[Cell]
+    requested: list[RequestedRun]
     code: str
-    """The digest of the package when it was submitted."""
+    """The digest of the package at submission."""
     side_by_side: int
     gpus_per_run: int
     allow_other_code: bool
 
     def __call__(self) -> None:
-        """Do the runs; on USR2 (pre-emption, time-out) save at the next step, then let submitit requeue the job.
+        """Complete the runs. On SIGUSR2 (pre-emption, time limit) save at the next step; submitit requeues the job.
 
         Raises:
-            RunFailedError: if a run failed, or the code is not what was submitted: the job is then FAILED.
+            RunFailedError: if a run failed, or the code has changed since submission. The job then ends as FAILED.
         """
         if provenance.code() != self.code and not self.allow_other_code:
             raise RunFailedError(
                 f"the installed wgan_sweep is {provenance.code()}, but {self.code} was submitted: submit again, or "
                 "allow it with launch.allow_other_code=true"
             )
-        torch.set_num_threads(cores_here())
-        stopping = False
+        torch.set_num_threads(available_cores())
+        stop_requested = False
 
-        def stop(*_: object) -> None:
-            nonlocal stopping
-            stopping = True
+        def request_stop(*_: object) -> None:
+            nonlocal stop_requested
+            stop_requested = True
 
-        requeue = signal.signal(signal.SIGUSR2, stop)  # submitit's, which would leave at once
+        requeue = signal.signal(signal.SIGUSR2, request_stop)  # submitit's handler, which would end the job at once
         display = Display()
         log_to_display(display)
-        launch: Local | Parallel = Local(self.gpus_per_run)
+        launcher: Launcher = Local()
         if self.side_by_side > 1:
-            launch = Parallel(per_gpu=self.side_by_side, jobs=self.side_by_side, gpus_per_run=self.gpus_per_run)
-        outcomes = launch(self.cells, display, lambda: stopping)
-        problems = [one.problem for one in outcomes if one.problem]
-        ended = [one.record for one in outcomes if one.record is not None]
-        if stopping and len(ended) + len(problems) < len(self.cells):
-            display.line("saved; asking SLURM for another turn")
+            launcher = Parallel(per_gpu=self.side_by_side, jobs=self.side_by_side, gpus_per_run=self.gpus_per_run)
+        outcomes = launcher(self.requested, display, lambda: stop_requested)
+        problems = [outcome.problem for outcome in outcomes if outcome.problem]
+        records = [outcome.record for outcome in outcomes if outcome.record is not None]
+        if stop_requested and len(records) + len(problems) < len(self.requested):
+            display.line("saved; asking SLURM to requeue the job")
             if callable(requeue):
                 requeue(signal.SIGUSR2, None)
-        failed = [record.error or "" for record in ended if record.status == Status.FAILED]
-        if failed or problems:
-            raise RunFailedError("\n".join([*failed, *problems]))
+        errors = [record.error or "" for record in records if record.status == Status.FAILED]
+        if errors or problems:
+            raise RunFailedError("\n".join([*errors, *problems]))
 
     def checkpoint(self) -> Any:
-        """Return what a requeued job does: the same, from where the runs' directories are."""
+        """Return what a requeued job does: the same task, which resumes the runs from their directories."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -94,35 +108,37 @@ class Task:
 
 @dataclass(frozen=True)
 class Submission:
-    """Where a run was submitted to."""
+    """A run that was submitted, as stored in ``.slurm/RUN_ID.json`` below the folder of runs."""
 
     job: str
-    """As SLURM names it: ``123`` or ``123_4``."""
+    """The SLURM job id: ``123`` or, in an array, ``123_4``."""
     log: str
+    """Path of the job's log."""
     steps: int
-    """What it was asked to train to."""
+    """The number of steps that the run was requested to train to."""
 
 
 class Slurm:
-    """One job array of the runs that are missing, by submitit.
+    """Submits the missing runs as one job array, with submitit, and waits for them.
 
     Args:
-        partition, account, qos, constraint: As SLURM knows them.
-        gpus_per_node: GPUs of a job; 0 or null for none.
-        cpus_per_task: Cores of a job.
-        mem_gb: Memory of a job.
-        timeout_min: Minutes of a job; a run that needs more goes on in the next turn, up to `max_num_timeout` turns.
-        array_parallelism: Jobs at once.
-        setup: Shell lines before a job's command.
-        signal_delay_s: Seconds between the warning that time is up and its end.
-        max_num_timeout: Turns.
-        additional_parameters: Any of sbatch's options.
-        runs_per_job: Runs in one job.
-        gpus_per_run: Processes that share each batch of a run, each on a GPU of the job (or on its cores, where it has
-            none).
-        side_by_side: How many of them at once (on each GPU, where there is any); the others one after another.
-        wait: Whether to wait for the runs; else the jobs are left to themselves.
-        allow_other_code: Whether a job may start with other code than was submitted.
+        partition, account, qos, constraint: Options of sbatch.
+        gpus_per_node: GPUs of a job; 0 or None for none.
+        cpus_per_task: CPU cores of a job.
+        mem_gb: Memory of a job in GB.
+        timeout_min: Time limit of a job in minutes. A run that needs longer is requeued and resumes, at most
+            `max_num_timeout` times.
+        array_parallelism: Concurrent jobs.
+        setup: Shell commands that run before a job's command.
+        signal_delay_s: Seconds between the warning signal and the time limit.
+        max_num_timeout: How often a job is requeued at most.
+        additional_parameters: Any other options of sbatch.
+        runs_per_job: Runs of one job.
+        gpus_per_run: Number of processes that share each batch of a run, each on a separate GPU (or all on the job's
+            CPU cores, if it has no GPU).
+        side_by_side: Concurrent runs within a job (on each of its GPUs, if it has any).
+        wait: Whether to wait for the runs. Otherwise the command submits them and exits.
+        allow_other_code: Whether a job may start although the code has changed since submission.
 
     Raises:
         InputError: for a number out of range.
@@ -150,22 +166,27 @@ class Slurm:
         wait: bool = True,
         allow_other_code: bool = False,
     ) -> None:
-        at_least_one = {"timeout_min": timeout_min, "runs_per_job": runs_per_job, "side_by_side": side_by_side}
-        at_least_one |= {"array_parallelism": array_parallelism, "cpus_per_task": cpus_per_task}
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise InputError(f"launch.{name} must be 1 or more, got {value}")
+        check_at_least_one(
+            timeout_min=timeout_min,
+            runs_per_job=runs_per_job,
+            side_by_side=side_by_side,
+            array_parallelism=array_parallelism,
+            cpus_per_task=cpus_per_task,
+            gpus_per_run=gpus_per_run,
+        )
         if signal_delay_s >= timeout_min * 60:
             raise InputError(
-                f"launch.signal_delay_s must be less than launch.timeout_min={timeout_min} says, got {signal_delay_s}"
+                f"launch.signal_delay_s must be less than the {timeout_min * 60} seconds of "
+                f"launch.timeout_min={timeout_min}, got {signal_delay_s}"
             )
         if gpus_per_node and gpus_per_node < gpus_per_run:
             raise InputError(
-                f"launch.gpus_per_run={gpus_per_run} needs launch.gpus_per_node to be as many, got {gpus_per_node}"
+                f"launch.gpus_per_run={gpus_per_run} needs launch.gpus_per_node={gpus_per_run} or more, "
+                f"got {gpus_per_node}"
             )
         self.device = torch.device("cuda" if gpus_per_node else "cpu")
-        """Where the runs will compute, which the machine that submits them need not have."""
-        asked = {
+        """Where the runs will compute; the machine that submits them need not have it."""
+        parameters = {
             "name": "wgan-sweep",
             "timeout_min": timeout_min,
             "cpus_per_task": cpus_per_task,
@@ -180,127 +201,141 @@ class Slurm:
             "slurm_signal_delay_s": signal_delay_s,
             "slurm_additional_parameters": dict(additional_parameters or {}) or None,
         }
-        self._parameters = {name: value for name, value in asked.items() if value is not None}
+        self._parameters = {name: value for name, value in parameters.items() if value is not None}
         self._max_num_timeout = max_num_timeout
         self._runs_per_job, self._side_by_side, self._gpus_per_run = runs_per_job, side_by_side, gpus_per_run
         self._wait, self._allow_other_code = wait, allow_other_code
 
-    def __call__(self, cells: Sequence[Cell], display: Display, stop: Stop) -> list[Outcome]:
-        """Submit what is missing and not submitted yet; wait for all, or leave."""
-        missing = {
-            cell.run: cell for cell in cells if not is_finished(directory_of(cell.config).read_record(), cell.config)
-        }
-        submitted = self._submit(list(missing.values()), display) if missing else {}
-        if submitted:
-            jobs = sorted({one.job.split("_")[0] for one in submitted.values()}, key=int)
+    def __call__(self, requested: Sequence[RequestedRun], display: Display, should_stop: ShouldStop) -> list[Outcome]:
+        """Submit the runs that are missing and not yet submitted; wait for all of them if `wait` is set."""
+        missing = {run.run_id: run for run in requested if not is_finished(_directory(run).read_record(), run.config)}
+        submissions = self._submit_missing(list(missing.values()), display) if missing else {}
+        if submissions:
+            arrays = sorted({submission.job.split("_")[0] for submission in submissions.values()}, key=int)
             display.line(
-                f"{len(submitted)} runs are with SLURM, in job {' '.join(jobs)}; to cancel: scancel {' '.join(jobs)}"
+                f"{len(submissions)} runs are submitted to SLURM in job {' '.join(arrays)}; "
+                f"to cancel: scancel {' '.join(arrays)}"
             )
-        if self._wait and not stop():
-            self._watch(submitted, missing, display, stop)
-        going_on = _going_on(one.job for one in submitted.values())
-        left = {run for run, one in submitted.items() if going_on is None or one.job in going_on}
-        if left:
+        if self._wait and not should_stop():
+            self._wait_for(submissions, missing, display, should_stop)
+        active = _active_states(submission.job for submission in submissions.values())
+        continuing = {run_id for run_id, sub in submissions.items() if active is None or sub.job in active}
+        if continuing:
             display.line(
-                f"{len(left)} runs go on without this command: the same command waits for them again, and "
-                f"`wgan-report {shlex.quote(cells[0].config.runs)} --watch` shows them"
+                f"{len(continuing)} runs continue without this command: run it again to wait for them, or "
+                f"`wgan-report {shlex.quote(requested[0].config.runs)} --watch` to follow them"
             )
-        endings = _endings({one.job for run, one in submitted.items() if run not in left})
-        return [self._outcome(cell, submitted.get(cell.run), cell.run in left, endings) for cell in cells]
+        endings = _endings({sub.job for run_id, sub in submissions.items() if run_id not in continuing})
+        return [self._outcome(run, submissions.get(run.run_id), run.run_id in continuing, endings) for run in requested]
 
-    def _submit(self, missing: list[Cell], display: Display) -> dict[str, Submission]:
-        """Submit the runs that no job has; return the jobs of all."""
+    def _submit_missing(self, missing: list[RequestedRun], display: Display) -> dict[str, Submission]:
+        """Submit those of the missing runs that no active job has; return the submissions of all, by run id."""
         folder = Path(missing[0].config.runs) / ".slurm"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "submitting.lock"):  # of two shells, the second finds what the first has submitted
-            known = {cell.run: _read(folder, cell.run) for cell in missing}
-            states = _going_on(one.job for one in known.values() if one is not None)
-            if states is None:
-                raise InputError("squeue does not answer: is this a SLURM cluster's login node, and its controller up?")
-            found = {run: one for run, one in known.items() if one is not None and one.job in states}
-            for cell in missing:
-                if cell.run in found and found[cell.run].steps < cell.config.train.steps:
+        with FileLock(folder / "submitting.lock"):  # a second command then finds what the first has submitted
+            stored = {run.run_id: _read_submission(folder, run.run_id) for run in missing}
+            active = _active_states(submission.job for submission in stored.values() if submission is not None)
+            if active is None:
+                raise InputError(
+                    "squeue does not answer: run this on a login node of a SLURM cluster whose controller is up"
+                )
+            submissions = {run_id: sub for run_id, sub in stored.items() if sub is not None and sub.job in active}
+            for run in missing:
+                earlier = submissions.get(run.run_id)
+                if earlier is not None and earlier.steps < run.config.train.steps:
                     display.line(
-                        f"{cell.label}: job {found[cell.run].job} trains it to step {found[cell.run].steps} only; ask "
-                        f"again for {cell.config.train.steps} when that is done"
+                        f"{run.label}: job {earlier.job} trains it only to step {earlier.steps}; when it is done, run "
+                        f"this command again to train to step {run.config.train.steps}"
                     )
-            new = [cell for cell in missing if cell.run not in found]
-            if found:
-                display.line(f"{len(found)} runs were submitted before: waiting for them")
-            for cell, one in self._send(new, folder / "jobs"):
-                write(folder / f"{cell.run}.json", json.dumps(vars(one)) + "\n")
-                found[cell.run] = one
-        return found
+            if submissions:
+                display.line(f"{len(submissions)} runs were submitted before: waiting for them")
+            new = [run for run in missing if run.run_id not in submissions]
+            for run, submission in self._submit(new, folder / "jobs"):
+                write(folder / f"{run.run_id}.json", json.dumps(vars(submission)) + "\n")
+                submissions[run.run_id] = submission
+        return submissions
 
-    def _send(self, cells: list[Cell], folder: Path) -> list[tuple[Cell, Submission]]:
-        if not cells:
+    def _submit(self, runs: list[RequestedRun], folder: Path) -> list[tuple[RequestedRun, Submission]]:
+        if not runs:
             return []
         import submitit
 
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self._max_num_timeout)
         executor.update_parameters(**self._parameters)
-        packs = [cells[start : start + self._runs_per_job] for start in range(0, len(cells), self._runs_per_job)]
+        batches = [runs[start : start + self._runs_per_job] for start in range(0, len(runs), self._runs_per_job)]
         code = provenance.code()
         try:
             with executor.batch():
-                jobs = [executor.submit(self._task(pack, code)) for pack in packs]
+                jobs = [executor.submit(self._task(batch, code)) for batch in batches]
         except submitit.core.utils.FailedJobError as error:
-            raise InputError(f"SLURM takes no such job; see the keys of launch: {error}") from error
+            raise InputError(f"SLURM rejected the job, check the keys of launch: {error}") from error
         return [
-            (cell, Submission(job.job_id, str(job.paths.stderr), cell.config.train.steps))
-            for pack, job in zip(packs, jobs, strict=True)
-            for cell in pack
+            (run, Submission(job.job_id, str(job.paths.stderr), run.config.train.steps))
+            for batch, job in zip(batches, jobs, strict=True)
+            for run in batch
         ]
 
-    def _task(self, cells: list[Cell], code: str) -> Task:
-        return Task(cells, code, self._side_by_side, self._gpus_per_run, self._allow_other_code)
+    def _task(self, runs: list[RequestedRun], code: str) -> Task:
+        return Task(runs, code, self._side_by_side, self._gpus_per_run, self._allow_other_code)
 
-    def _watch(
-        self, submitted: Mapping[str, Submission], missing: Mapping[str, Cell], display: Display, stop: Stop
+    def _wait_for(
+        self,
+        submissions: Mapping[str, Submission],
+        runs: Mapping[str, RequestedRun],
+        display: Display,
+        should_stop: ShouldStop,
     ) -> None:
-        """Show the runs until no job of theirs goes on."""
+        """Show the progress of the runs until all their jobs are over."""
         shown: dict[str, str] = {}
         bars: dict[str, Any] = {}
-        while not stop():
-            states = _going_on(one.job for one in submitted.values())
-            for run, one in submitted.items():
-                record = directory_of(missing[run].config).read_record()
-                state = (states or {}).get(one.job, "ENDED" if states is not None else shown.get(run, ""))
-                if state == "RUNNING" and run not in bars:
-                    bars[run] = display.add(missing[run].label, missing[run].config.train.steps)
-                if run in bars and record is not None:
-                    last = directory_of(missing[run].config).last_metrics()
-                    display.move(bars[run], int(last.get("step", record.step)), state.lower())
-                if shown.get(run) != state:
-                    shown[run] = state
-                    how = f": {summary(record)}" if state == "ENDED" and record is not None else ""
+        while not should_stop():
+            active = _active_states(submission.job for submission in submissions.values())
+            for run_id, submission in submissions.items():
+                run = runs[run_id]
+                directory = _directory(run)
+                record = directory.read_record()
+                state = active.get(submission.job, "ENDED") if active is not None else shown.get(run_id, "")
+                if state == "RUNNING" and run_id not in bars:
+                    bars[run_id] = display.add_bar(run.label, run.config.train.steps)
+                if run_id in bars and record is not None:
+                    step = directory.last_metrics().get("step", record.step)
+                    display.update_bar(bars[run_id], int(step), state.lower())
+                if shown.get(run_id) != state:
+                    shown[run_id] = state
+                    result = f": {summary(record)}" if state == "ENDED" and record is not None else ""
                     if state != "PENDING":
-                        display.line(f"{run} {missing[run].label}  job {one.job} {state.lower()}{how}")
-                if state == "ENDED" and run in bars:
-                    display.remove(bars.pop(run), over=True)
-            if states is not None and not states:
+                        display.line(f"{run_id} {run.label}  job {submission.job} {state.lower()}{result}")
+                if state == "ENDED" and run_id in bars:
+                    display.remove_bar(bars.pop(run_id), completed=True)
+            if active is not None and not active:
                 return
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_QUERIES)
 
-    def _outcome(self, cell: Cell, submission: Submission | None, goes_on: bool, endings: Mapping[str, str]) -> Outcome:
-        record = directory_of(cell.config).read_record()
-        if goes_on:
-            return Outcome(record, goes_on=True)
-        if submission is None or is_finished(record, cell.config) or (record and record.status == Status.FAILED):
+    def _outcome(
+        self, run: RequestedRun, submission: Submission | None, continues: bool, endings: Mapping[str, str]
+    ) -> Outcome:
+        record = _directory(run).read_record()
+        if continues:
+            return Outcome(record, continues=True)
+        if submission is None or is_finished(record, run.config) or (record and record.status == Status.FAILED):
             return Outcome(record)
-        reason = f"job {submission.job} ended as {endings.get(submission.job, UNKNOWN)}; see {submission.log}"
-        return mark_failed(cell, reason)
+        reason = f"job {submission.job} ended as {endings.get(submission.job, UNKNOWN_ENDING)}; see {submission.log}"
+        return record_failure(run, reason)
 
 
-def _read(folder: Path, run: str) -> Submission | None:
+def _directory(run: RequestedRun) -> RunDir:
+    return RunDir(Path(run.config.runs) / run.run_id)
+
+
+def _read_submission(folder: Path, run_id: str) -> Submission | None:
     try:
-        return Submission(**json.loads((folder / f"{run}.json").read_text()))
+        return Submission(**json.loads((folder / f"{run_id}.json").read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def _ask(*command: str) -> str | None:
-    """Return what a command of SLURM's says, or None where it does not answer."""
+def _query(*command: str) -> str | None:
+    """Return the output of a SLURM command, or None if SLURM does not answer."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
     except (FileNotFoundError, subprocess.TimeoutExpired):
@@ -308,30 +343,30 @@ def _ask(*command: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _going_on(jobs: Iterable[str]) -> dict[str, str] | None:
-    """Return the state of each of these jobs that is not over; None where the controller does not answer."""
-    wanted = set(jobs)
-    said = _ask("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T")
-    if said is None:
+def _active_states(jobs: Iterable[str]) -> dict[str, str] | None:
+    """Return the state of each of these jobs that is not over, or None if the controller does not answer."""
+    ids = set(jobs)
+    output = _query("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T")
+    if output is None:
         return None
-    pairs = (line.strip().split("|") for line in said.splitlines() if "|" in line)
-    return {job: state for job, state in pairs if job in wanted and state not in ENDED}
+    pairs = (line.strip().split("|") for line in output.splitlines() if "|" in line)
+    return {job: state for job, state in pairs if job in ids and state not in TERMINAL_STATES}
 
 
-UNKNOWN = "unknown (accounting does not say)"
+UNKNOWN_ENDING = "unknown (not in the accounting database)"
 
 
 def _endings(jobs: Collection[str]) -> dict[str, str]:
-    """Return how accounting, which trails, says that jobs have ended."""
-    found: dict[str, str] = {}
-    for _ in range(LOOKS_FOR_AN_ENDING if jobs else 0):
-        listed = ",".join(sorted(jobs))
-        said = _ask("sacct", "-X", "--noheader", "--parsable2", f"--jobs={listed}", "--format=JobID,State,ExitCode")
-        for line in (said or "").splitlines():
+    """Return the final state and exit code of each job, as far as the accounting database has them."""
+    endings: dict[str, str] = {}
+    for _ in range(ACCOUNTING_ATTEMPTS if jobs else 0):
+        ids = ",".join(sorted(jobs))
+        output = _query("sacct", "-X", "--noheader", "--parsable2", f"--jobs={ids}", "--format=JobID,State,ExitCode")
+        for line in (output or "").splitlines():
             job, state, code = line.split("|")
-            if job in jobs and state.split(" ")[0] in ENDED:
-                found[job] = f"{state} {code}"
-        if found.keys() >= set(jobs):
+            if job in jobs and state.split(" ")[0] in TERMINAL_STATES:
+                endings[job] = f"{state} {code}"
+        if endings.keys() >= set(jobs):
             break
         time.sleep(1)
-    return found
+    return endings

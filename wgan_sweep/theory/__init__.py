@@ -1,1 +1,1 @@
-"""Theory beside measurement: closed forms, and the figures and tables that hold runs against them."""
+"""Closed forms from theory, and figures and tables that compare trained runs with them."""

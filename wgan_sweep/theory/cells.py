@@ -1,22 +1,23 @@
-"""The runs of a sweep, as the figures here look at them."""
+"""Selects and groups the runs of a sweep for the figures of this package."""
 
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from wgan_sweep.report.cells import GROUPS, report
+from wgan_sweep.report.cells import group_runs
 from wgan_sweep.report.text import SweepSummary, problems
-from wgan_sweep.runs.directory import Record, Status
+from wgan_sweep.runs.coordinates import GROUPS
+from wgan_sweep.runs.record import Record, Status
 
-Place = TypeVar("Place", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
 
-def done(records: Iterable[Record]) -> list[Record]:
-    """Return the runs that are at their end and have scores."""
+def scored_runs(records: Iterable[Record]) -> list[Record]:
+    """Return the finished runs that have scores."""
     return [record for record in records if record.status == Status.DONE and record.scores]
 
 
-def setting(record: Record, key: str) -> Any:
+def config_value(record: Record, key: str) -> Any:
     """Return a value of a run's config by its key, for example ``div.k``."""
     value: Any = record.config
     for name in key.split("."):
@@ -24,35 +25,35 @@ def setting(record: Record, key: str) -> Any:
     return value
 
 
-def loss(record: Record) -> str:
-    """Return the loss of a run, by name."""
+def loss_name(record: Record) -> str:
+    """Return the name of a run's loss."""
     return str(record.config["choices"]["loss"])
 
 
-def grouped(records: Iterable[Record], place: Callable[[Record], Place]) -> dict[Place, list[Record]]:
-    """Return runs by a place of theirs (those of several seeds share it), in the order of the places."""
-    found: dict[Place, list[Record]] = {}
+def group_by(records: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, list[Record]]:
+    """Return runs grouped by a key, in the order in which the keys first occur."""
+    groups: dict[Key, list[Record]] = {}
     for record in records:
-        found.setdefault(place(record), []).append(record)
-    return found
+        groups.setdefault(key(record), []).append(record)
+    return groups
 
 
-def labelled(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Return runs by the names of what varies among them, seeds together."""
-    found = report(records)
+def cells_by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the runs of each cell (all its seeds), keyed by the cell's values on the axes that vary."""
+    cells = group_runs(records)
 
-    def named(axis: str, value: str) -> str:
+    def label(axis: str, value: str) -> str:
         return value if axis in GROUPS else f"{axis.split('.')[-1]}={value}"
 
-    return {" ".join(map(named, found.axes, key)) or "all": list(cell.records) for key, cell in found.cells.items()}
+    return {" ".join(map(label, cells.axes, key)) or "all": list(cell.records) for key, cell in cells.cells.items()}
 
 
-def mean(records: Sequence[Record], score: str) -> float:
-    """Return the mean of a score over runs."""
-    return sum(record.scores[score] for record in records) / len(records)
+def mean_metric(records: Sequence[Record], metric: str) -> float:
+    """Return the mean of a metric over runs."""
+    return sum(record.scores[metric] for record in records) / len(records)
 
 
-def spread(values: Sequence[float], digits: int) -> str:
+def mean_and_sd(values: Sequence[float], digits: int) -> str:
     """Return mean ± sample standard deviation, as text; ``-`` for no values."""
     if not values:
         return "-"
@@ -60,6 +61,6 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{statistics.fmean(values):.{digits}f}{sd}"
 
 
-def nothing_done(records: Iterable[Record]) -> SweepSummary:
-    """Return what a sweep ends in of which no run is done: the reasons."""
+def summary_without_runs(records: Iterable[Record]) -> SweepSummary:
+    """Return the summary of a sweep without finished runs: the reasons, and no figure."""
     return SweepSummary("\n".join(["No run is done.", *problems(records)]) + "\n")

@@ -1,37 +1,40 @@
-"""What theory says, as numbers."""
+"""Closed-form values of distances, divergences and game dynamics."""
 
 import math
 
 
 def js_of_shifted_uniforms(theta: float) -> float:
-    """Return JS(U[0, 1], U[theta, theta + 1]) in nats: the densities differ on 2 |theta| of the line, ln 2 at most."""
+    """Return JS(U[0, 1], U[theta, theta + 1]) in nats: min(|theta|, 1) ln 2."""
     return min(abs(theta), 1.0) * math.log(2)
 
 
 def js_of_parallel_segments(theta: float) -> float:
-    """Return JS of two unit segments at distance `theta` (Arjovsky et al. 2017, example 1): ln 2 unless they meet."""
+    """Return JS in nats of two parallel unit segments at distance `theta` (Arjovsky et al. 2017, example 1).
+
+    It is 0 if they coincide, otherwise ln 2.
+    """
     return math.log(2) if theta else 0.0
 
 
 def w1_of_a_shift(theta: float) -> float:
-    """Return W1 between a distribution and itself moved by `theta`: the distance (Arjovsky et al. 2017, example 1)."""
+    """Return W1 between a distribution and its translation by `theta`: |theta| (Arjovsky et al. 2017, example 1)."""
     return abs(theta)
 
 
 def divergence_of_points(distance: float, k: float, p: float) -> tuple[float, float]:
-    """Return what maximises d n - k n^p over the norm n of a linear critic, and the maximum.
+    """Return the norm n of a linear critic that maximises d n - k n^p, and the maximum.
 
-    That is W_{k,p} (Wu et al. 2018, equation 6) between two points at `distance`, over linear critics: their gradient
-    is the same everywhere, so r(x) plays no part.
+    The maximum is W_{k,p} (Wu et al. 2018, equation 6) between two points at distance d, over linear critics. The
+    gradient of a linear critic is constant, so the value does not depend on the sampling scheme r(x).
     """
     norm: float = (distance / (k * p)) ** (1 / (p - 1))
     return norm, distance * norm - k * norm**p
 
 
 def growth_of_simultaneous_steps(rate: float) -> float:
-    """Return by how much one simultaneous gradient step on x y takes two players away from their equilibrium.
+    """Return the factor by which one simultaneous gradient step on x y moves the players away from (0, 0).
 
-    The step is the matrix [[1, -rate], [rate, 1]], whose eigenvalues have modulus sqrt(1 + rate^2) > 1; alternating
-    steps have modulus 1 (Mescheder et al. 2018, lemmas 2.4 and 2.5).
+    The step is the matrix [[1, -rate], [rate, 1]], whose eigenvalues have modulus sqrt(1 + rate^2) > 1. The eigenvalues
+    of alternating steps have modulus 1 (Mescheder et al. 2018, lemmas 2.4 and 2.5).
     """
     return math.sqrt(1 + rate**2)

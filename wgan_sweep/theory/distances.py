@@ -1,4 +1,7 @@
-"""JS saturates, W1 follows the distance; and what trained critics say of either (Arjovsky et al. 2017, example 1)."""
+"""JS and W1 as functions of a shift theta: exact, and estimated by trained critics (Arjovsky et al. 2017, example 1).
+
+JS saturates at ln 2, W1 grows with the distance.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,60 +9,62 @@ from pathlib import Path
 
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
-from wgan_sweep.runs.directory import Record
-from wgan_sweep.theory.cells import done, grouped, loss, nothing_done, setting, spread
+from wgan_sweep.runs.record import Record
+from wgan_sweep.theory.cells import config_value, group_by, loss_name, mean_and_sd, scored_runs, summary_without_runs
 from wgan_sweep.theory.closed_forms import w1_of_a_shift
 
 
 def js_estimate(record: Record) -> float:
-    """Return ln 2 - loss/2, the critic's lower bound of JS when it minimises cross entropy (Goodfellow et al. 2014)."""
-    return math.log(2) - record.scores["critic_loss"] / 2
+    """Return ln 2 - loss/2, a lower bound of JS for a critic that minimises cross entropy (Goodfellow et al. 2014)."""
+    return math.log(2) - record.scores["eval_critic_loss"] / 2
 
 
 def w1_estimate(record: Record) -> float:
-    """Return (E_real[T] - E_fake[T]) / max of the gradient's norm.
+    """Return (E_real[T] - E_fake[T]) / max ||grad T||.
 
-    By Kantorovich and Rubinstein a lower bound of W1, up to sampling, for any critic whose Lipschitz constant is that
-    maximum over r(x).
+    By Kantorovich-Rubinstein duality this is a lower bound of W1 (up to sampling error), if the maximum over r(x) is
+    the critic's Lipschitz constant.
     """
     return record.scores["critic_gap"] / record.scores["critic_gradient_max"]
 
 
-def conclude(
+def summarise(
     records: Sequence[Record],
     runs: Path,  # noqa: ARG001
     js: Callable[[float], float],
     by_cross_entropy: list[str],
 ) -> SweepSummary:
-    """Draw JS and W1 against theta (``data.theta``), exactly and as critics estimate them.
+    """Plot and tabulate JS and W1 against theta (``data.theta``): exact values and the critics' estimates.
 
     Args:
-        records: Runs with ``scorer=exact``, their generator at theta = 0.
-        runs: Their folder.
-        js: The closed form of JS.
-        by_cross_entropy: Losses whose critic estimates JS; those of the others estimate W1.
+        records: Runs with ``scorer=exact`` whose generator is at theta = 0.
+        runs: Folder of the runs.
+        js: Closed form of JS as a function of theta.
+        by_cross_entropy: Names of the losses whose critic estimates JS; critics of other losses estimate W1.
     """
-    cells = grouped(done(records), lambda record: (loss(record), float(setting(record, "data.theta"))))
+    cells = group_by(
+        scored_runs(records), lambda record: (loss_name(record), float(config_value(record, "data.theta")))
+    )
     if not cells:
-        return nothing_done(records)
-    losses = list(dict.fromkeys(name for name, _ in cells))
+        return summary_without_runs(records)
+    losses = list(dict.fromkeys(loss for loss, _ in cells))
     thetas = sorted({theta for _, theta in cells})
     estimates = {
-        (name, theta): [(js_estimate if name in by_cross_entropy else w1_estimate)(record) for record in members]
-        for (name, theta), members in cells.items()
+        (loss, theta): [(js_estimate if loss in by_cross_entropy else w1_estimate)(record) for record in members]
+        for (loss, theta), members in cells.items()
     }
-    of_js = [name for name in losses if name in by_cross_entropy]
-    of_w1 = [name for name in losses if name not in by_cross_entropy]
+    js_losses = [loss for loss in losses if loss in by_cross_entropy]
+    w1_losses = [loss for loss in losses if loss not in by_cross_entropy]
     exact = {"JS": js, "W1": w1_of_a_shift}
 
     figure, axes = panels(1, 2)
     low, high = thetas[0], thetas[-1]
-    fine = [low + (high - low) * i / 400 for i in range(401)]
-    for ax, (name, curve), found in zip(axes, exact.items(), (of_js, of_w1), strict=True):
-        ax.plot(fine, [curve(theta) for theta in fine], color="black", linewidth=1, label=f"exact {name}")
-        for marker, system in zip("osv^D", found, strict=False):
-            dots = [(theta, value) for theta in thetas for value in estimates.get((system, theta), [])]
-            ax.plot(*zip(*dots, strict=True), marker, markersize=5, alpha=0.7, label=system)
+    theta_grid = [low + (high - low) * i / 400 for i in range(401)]
+    for ax, (name, curve), panel_losses in zip(axes, exact.items(), (js_losses, w1_losses), strict=True):
+        ax.plot(theta_grid, [curve(theta) for theta in theta_grid], color="black", linewidth=1, label=f"exact {name}")
+        for marker, loss in zip("osv^D", panel_losses, strict=False):
+            dots = [(theta, value) for theta in thetas for value in estimates.get((loss, theta), [])]
+            ax.plot(*zip(*dots, strict=True), marker, markersize=5, alpha=0.7, label=loss)
         ax.set(xlabel=r"$\theta$", title=f"{name}: exact, and by the critic")
         ax.legend()
     axes[0].axhline(math.log(2), color="gray", linewidth=0.8, linestyle="--")
@@ -67,15 +72,15 @@ def conclude(
         "ln 2", (high, math.log(2)), (0, -4), textcoords="offset points", color="gray", ha="right", va="top"
     )
 
-    header = ["theta", "JS", *(f"JS by {name}" for name in of_js), "W1", *(f"W1 by {name}" for name in of_w1)]
+    header = ["theta", "JS", *(f"JS by {loss}" for loss in js_losses), "W1", *(f"W1 by {loss}" for loss in w1_losses)]
     rows = []
     for theta in thetas:
-        by = {name: spread(estimates.get((name, theta), []), 3) for name in losses}
-        js_part = [f"{js(theta):.3f}", *(by[name] for name in of_js)]
-        rows.append([f"{theta:g}", *js_part, f"{w1_of_a_shift(theta):.3f}", *(by[name] for name in of_w1)])
+        texts = {loss: mean_and_sd(estimates.get((loss, theta), []), 3) for loss in losses}
+        js_columns = [f"{js(theta):.3f}", *(texts[loss] for loss in js_losses)]
+        rows.append([f"{theta:g}", *js_columns, f"{w1_of_a_shift(theta):.3f}", *(texts[loss] for loss in w1_losses)])
     notes = [
-        "JS (nats) and W1 of the distribution at theta against that at 0, in closed form, and as critics see them:",
-        "JS by ln 2 - loss/2, W1 by (E_real[T] - E_fake[T]) / max ||grad T||, both from below; mean ± sd over seeds.",
+        "JS (nats) and W1 between the distributions at theta and at 0: closed form, and trained critics' lower bounds.",
+        "JS bound: ln 2 - loss/2. W1 bound: (E_real[T] - E_fake[T]) / max ||grad T||. Mean ± sd over seeds.",
         *problems(records),
     ]
     return SweepSummary(markdown(header, rows, notes), to_png(figure))

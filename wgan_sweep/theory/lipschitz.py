@@ -1,12 +1,12 @@
-"""What a constraint does to the critic: the norms of its gradient along lines from real to fake."""
+"""Effect of a constraint on the critic: norms of its gradient along lines between real and generated points."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
-from wgan_sweep.runs.directory import Record
-from wgan_sweep.theory.cells import done, labelled, mean, nothing_done
+from wgan_sweep.runs.record import Record
+from wgan_sweep.theory.cells import cells_by_label, mean_metric, scored_runs, summary_without_runs
 
 QUANTILES = (
     "critic_gradient_q5",
@@ -17,26 +17,27 @@ QUANTILES = (
 )
 
 
-def conclude(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: ARG001
-    """Draw quantiles and maximum of the critic's gradient norms.
+def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: ARG001
+    """Plot and tabulate quantiles and the maximum of the critic's gradient norms.
 
     Args:
         records: Runs with ``scorer=exact``.
-        runs: Their folder.
+        runs: Folder of the runs.
     """
-    cells = labelled(done(records))
+    cells = cells_by_label(scored_runs(records))
     if not cells:
-        return nothing_done(records)
+        return summary_without_runs(records)
     figure, (ax,) = panels(1, 1, side=4.5, wide=max(1.0, 0.3 * len(cells)))
     boxes = []
     rows = []
     for label, members in cells.items():
-        low, first, median, third, high = (mean(members, name) for name in QUANTILES)
-        most = max(record.scores["critic_gradient_max"] for record in members)
+        q5, q25, q50, q75, q95 = (mean_metric(members, name) for name in QUANTILES)
+        maximum = max(record.scores["critic_gradient_max"] for record in members)
         boxes.append(
-            {"label": label, "whislo": low, "q1": first, "med": median, "q3": third, "whishi": high, "fliers": [most]}
+            {"label": label, "whislo": q5, "q1": q25, "med": q50, "q3": q75, "whishi": q95, "fliers": [maximum]}
         )
-        rows.append([label, *(f"{value:.3g}" for value in (low, median, high, most)), f"{mean(members, 'w1'):.3g}"])
+        norms = [f"{value:.3g}" for value in (q5, q50, q95, maximum)]
+        rows.append([label, *norms, f"{mean_metric(members, 'w1'):.3g}"])
     ax.bxp(boxes, flierprops={"marker": "x"})
     ax.axhline(1, color="gray", linewidth=0.8, linestyle="--")
     ax.set_yscale("log")

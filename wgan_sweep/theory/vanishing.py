@@ -1,4 +1,4 @@
-"""The better the critic, the less the generator learns from it (Arjovsky & Bottou 2017, theorem 2.4 and figure 2)."""
+"""The generator's gradient vanishes as the critic improves (Arjovsky & Bottou 2017, theorem 2.4 and figure 2)."""
 
 import math
 import statistics
@@ -7,48 +7,52 @@ from pathlib import Path
 
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
-from wgan_sweep.runs.directory import Record, RunDir, Status
-from wgan_sweep.theory.cells import grouped, loss, nothing_done, setting, spread
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.theory.cells import config_value, group_by, loss_name, mean_and_sd, summary_without_runs
 
 LAST = 9
-"""Lines of measurements whose median stands for the end."""
-MEASURED = "generator_gradient_norm"
+"""Number of final measurements; their median is the value at the end."""
+METRIC = "generator_gradient_norm"
 
 
-def _since(record: Record, runs: Path) -> list[tuple[int, float]]:
-    """Return (steps of the fresh critic, norm of the generator's gradient)."""
-    start = setting(record, "train.freeze_generator_at") or 0
+def _gradient_norms(record: Record, runs: Path) -> list[tuple[int, float]]:
+    """Return (steps since the critic was reset, norm of the generator's gradient)."""
+    start = config_value(record, "train.freeze_generator_at") or 0
     lines = RunDir(runs / record.run_id).read_metrics()
-    return [(int(line["step"]) - start, line[MEASURED]) for line in lines if MEASURED in line and line["step"] > start]
+    return [(int(line["step"]) - start, line[METRIC]) for line in lines if METRIC in line and line["step"] > start]
 
 
-def conclude(records: Sequence[Record], runs: Path) -> SweepSummary:
-    """Draw the generator's gradient norm while a critic is trained from scratch against a generator that stands still.
+def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
+    """Plot the norm of the generator's gradient while a critic is trained from scratch against a frozen generator.
 
     Args:
         records: Runs with ``train.freeze_generator_at``.
-        runs: Their folder.
+        runs: Folder of the runs.
     """
     finished = [record for record in records if record.status == Status.DONE]
-    by_loss = grouped(finished, loss)
-    if not by_loss:
-        return nothing_done(records)
-    figure, axes = panels(1, len(by_loss), share_y=True)
+    runs_by_loss = group_by(finished, loss_name)
+    if not runs_by_loss:
+        return summary_without_runs(records)
+    figure, axes = panels(1, len(runs_by_loss), share_y=True)
     rows = []
-    for ax, (name, members) in zip(axes, by_loss.items(), strict=False):
-        stages = grouped(members, lambda record: int(setting(record, "train.freeze_generator_at") or 0))
-        for colour, (stage, same) in enumerate(sorted(stages.items())):
-            traces = [_since(record, runs) for record in same]
+    for ax, (loss, runs_of_loss) in zip(axes, runs_by_loss.items(), strict=False):
+        stages = group_by(runs_of_loss, lambda record: int(config_value(record, "train.freeze_generator_at") or 0))
+        for colour, (stage, seeds) in enumerate(sorted(stages.items())):
+            traces = [_gradient_norms(record, runs) for record in seeds]
             for index, trace in enumerate(traces):
                 label = f"generator of step {stage}" if index == 0 else None
                 ax.semilogy(*zip(*trace, strict=True), color=f"C{colour}", linewidth=1, label=label)
             peaks = [max(norm for _, norm in trace) for trace in traces]
-            lasts = [statistics.median(norm for _, norm in trace[-LAST:]) for trace in traces]
-            lost = [math.log10(peak / last) for peak, last in zip(peaks, lasts, strict=True)]
-            rows.append([name, str(stage), spread(peaks, 3), spread(lasts, 4), spread(lost, 1)])
-        ax.set(title=name, xlabel="updates of a critic from scratch, in steps")
+            final = [statistics.median(norm for _, norm in trace[-LAST:]) for trace in traces]
+            lost = [math.log10(peak / last) for peak, last in zip(peaks, final, strict=True)]
+            rows.append([loss, str(stage), mean_and_sd(peaks, 3), mean_and_sd(final, 4), mean_and_sd(lost, 1)])
+        ax.set(title=loss, xlabel="steps since the critic was reset")
         ax.legend()
     axes[0].set_ylabel("norm of the generator's gradient")
-    header = ["loss", "generator of step", "gradient norm, highest", "at last", "orders of magnitude lost"]
-    notes = [f"The generator stands still. At last: the median of {LAST} lines of measurements.", *problems(records)]
+    header = ["loss", "generator of step", "gradient norm, maximum", "final", "orders of magnitude lost"]
+    notes = [
+        f"The generator is frozen. Final: the median of the last {LAST} measurements. Mean ± sd over seeds.",
+        *problems(records),
+    ]
     return SweepSummary(markdown(header, rows, notes), to_png(figure))

@@ -1,4 +1,4 @@
-"""A W&B workspace for sweeps of this tool, built by code: curves by cell, k against p, r(x), what mattered."""
+"""A W&B workspace for sweeps: curves by cell, FID on k and p, best FID by r(x), parameter importance."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ PARALLEL = ("loss", "sampling", "k", "p", "seed")
 
 
 def workspace(project: str, entity: str) -> Any:
-    """Return the workspace; nothing is sent before its ``save``.
+    """Return the workspace. Nothing is sent before its ``save`` is called.
 
-    Runs are grouped by cell, so that seeds collapse into mean and spread.
+    Runs are grouped by cell, so seeds are shown as mean and spread.
 
     Args:
         project: The W&B project.
         entity: The user or team it belongs to.
 
     Raises:
-        InputError: where wandb-workspaces is not installed.
+        InputError: if wandb-workspaces is not installed.
     """
     try:
         import wandb_workspaces.reports.v2 as panels

@@ -1,8 +1,8 @@
-"""Networks and gradients as functions that torch.compile makes; what it has made is kept for other processes.
+"""Networks and gradients compiled by torch.compile, with a cache on disk that all processes share.
 
-torch.compile does not see through a gradient of a gradient. Here the gradient of a whole objective in a network's
-weights is first written down as the list of its operations, gradients of gradients among them, and that is compiled.
-What does not compile goes on as it is, and says so in a line.
+torch.compile does not support double backward. For objectives with gradient terms, `CompiledGradient` first traces the
+gradient of the whole objective with respect to the weights, double backward included, into a flat list of operations,
+and compiles that. What does not compile stays eager, and a warning gives the reason.
 """
 
 import hashlib
@@ -16,173 +16,185 @@ import torch
 from torch import Tensor, nn
 
 from wgan_sweep.common.files import cache_dir
-from wgan_sweep.training.cuda_graphs import Values, relative_difference
+from wgan_sweep.training.aliases import Metrics, Network
+from wgan_sweep.training.cuda_graphs import relative_difference
 
 log = logging.getLogger(__name__)
 
-Objective = Callable[[Sequence[Tensor]], tuple[Tensor, Values]]
-"""From batches to the scalar whose gradient is wanted, and what else there is to say, detached."""
+Objective = Callable[[Sequence[Tensor]], tuple[Tensor, Metrics]]
+"""From batches to the loss (scalar) and its detached metrics."""
 
-AGREEMENT = 0.1
-"""Largest relative difference of the first gradient from the one that is not compiled: either rounds in its own way."""
+MAX_RELATIVE_DIFFERENCE = 0.1
+"""Largest accepted relative difference between the first compiled and the eager gradient, which round differently."""
 
 
-class _Compiled:
-    """What is compiled when it is first wanted, unless that fails."""
+class _Compilation:
+    """The state of compiling one function: on its first call, with eager execution as the fallback."""
 
-    def __init__(self, what: str) -> None:
-        _keep_for_others()  # before anything of the compiler is loaded, which settles where it keeps things
-        self._what = what
-        self._is_made = False
-        self.why_not: str | None = None
-        """Why it is not compiled, if so."""
+    def __init__(self, name: str) -> None:
+        _use_package_cache()
+        self._name = name
+        self._is_compiled = False
+        self.fallback_reason: str | None = None
+        """Why the function runs eagerly; None before the first call and if compiling it succeeded."""
 
     @property
-    def how(self) -> str:
-        """Whether it is compiled."""
-        if self.why_not:
-            return f"not compiled ({self.why_not})"
-        return "compiled" if self._is_made else "not yet compiled"
+    def status(self) -> str:
+        """Whether the function is compiled, and why if it is not."""
+        if self.fallback_reason:
+            return f"not compiled ({self.fallback_reason})"
+        return "compiled" if self._is_compiled else "not yet compiled"
 
-    def _refuse(self, why: str) -> None:
-        self.why_not = why
-        log.warning("%s is not compiled: %s", self._what, why)
+    def _fall_back(self, reason: str) -> None:
+        self.fallback_reason = reason
+        log.warning("%s is not compiled: %s", self._name, reason)
 
 
-class CompiledNetwork(_Compiled):
-    """A network's passes."""
+class CompiledNetwork(_Compilation):
+    """A network with compiled forward and backward passes, or the network itself if it does not compile.
 
-    def __init__(self, what: str, network: nn.Module) -> None:
-        super().__init__(what)
+    Args:
+        name: Name for messages.
+        network: The network.
+    """
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        super().__init__(name)
         self._network = network
-        self._made: Callable[[Tensor], Tensor] = torch.compile(network)
-        self._tried: set[tuple[bool, ...]] = set()
+        self._compiled: Network = torch.compile(network)
+        self._tested_modes: set[tuple[bool, ...]] = set()
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Apply the network."""
-        kind = torch.is_grad_enabled(), batch.requires_grad, any(p.requires_grad for p in self._network.parameters())
-        if self.why_not is None and kind not in self._tried:
-            self._tried.add(kind)
-            self._try(batch)
-        made: Tensor = (self._network if self.why_not else self._made)(batch)
-        return made
+        mode = torch.is_grad_enabled(), batch.requires_grad, any(p.requires_grad for p in self._network.parameters())
+        if self.fallback_reason is None and mode not in self._tested_modes:  # each mode is compiled separately
+            self._tested_modes.add(mode)
+            self._test(batch)
+        output: Tensor = (self._network if self.fallback_reason else self._compiled)(batch)
+        return output
 
-    def _try(self, batch: Tensor) -> None:
-        """Have both directions compiled, which change nothing but the network's buffers."""
-        before = [(buffer, buffer.clone()) for buffer in self._network.buffers()]
+    def _test(self, batch: Tensor) -> None:
+        """Compile by a forward and a backward pass that leave the network as it was; fall back if that fails."""
+        buffers = [(buffer, buffer.clone()) for buffer in self._network.buffers()]
         try:
-            made = self._made(batch)
-            if made.requires_grad:
+            output = self._compiled(batch)
+            if output.requires_grad:
                 leaves = [tensor for tensor in (batch, *self._network.parameters()) if tensor.requires_grad]
-                torch.autograd.grad(made.sum(), leaves, allow_unused=True)
-            self._is_made = True
+                torch.autograd.grad(output.sum(), leaves, allow_unused=True)
+            self._is_compiled = True
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a compiler stumbles over; what else is wrong comes again
-            self._refuse(_failure(error))
+        except Exception as error:  # the compiler raises many types; an error of the network recurs in eager execution
+            self._fall_back(_summary(error))
         with torch.no_grad():
-            for buffer, value in before:
+            for buffer, value in buffers:
                 buffer.copy_(value)
 
 
-class CompiledGradient(_Compiled):
-    """The gradient of an objective in a network's weights.
+class CompiledGradient(_Compilation):
+    """The compiled gradient of an objective with respect to a network's weights.
 
     Args:
-        what: Its name.
-        network: One without state beside its weights.
-        scale: What the objective is multiplied with for the backward pass, and the gradient divided by.
-        why_not: Why it is not to be compiled, if so.
+        name: Name for messages.
+        network: A network without buffers.
+        scale: Loss scale: factor of the loss in the backward pass, divided out of the gradient.
+        fallback_reason: If given, why the gradient must not be compiled.
     """
 
-    def __init__(self, what: str, network: nn.Module, scale: float = 1.0, why_not: str | None = None) -> None:
-        super().__init__(what)
+    def __init__(self, name: str, network: nn.Module, scale: float = 1.0, fallback_reason: str | None = None) -> None:
+        super().__init__(name)
         self._network, self._scale = network, scale
-        self._made: Callable[..., Sequence[Tensor]] | None = None
-        self._names: list[str] = []
-        if why_not is None and any(True for _ in network.buffers()):
-            why_not = "the network has state beside its weights"
-        if why_not:
-            self._refuse(why_not)
+        self._compiled: Callable[..., Sequence[Tensor]] | None = None
+        self._metric_names: list[str] = []
+        if fallback_reason is None and any(True for _ in network.buffers()):
+            fallback_reason = "the network has buffers"
+        if fallback_reason:
+            self._fall_back(fallback_reason)
 
-    def __call__(self, objective: Objective, batches: Sequence[Tensor]) -> Values | None:
-        """Put the gradient where the weights keep theirs; return the values of the objective, detached.
+    def __call__(self, objective: Objective, batches: Sequence[Tensor]) -> Metrics | None:
+        """Set `grad` of the network's weights and return the objective's metrics.
 
-        None, and nothing done, where it is not compiled.
+        Returns None, and does nothing, if the gradient is not compiled.
 
         Args:
-            objective: The same at each call but for the batches, without randomness.
-            batches: ``[N, ...]`` each, of the same shapes at each call.
+            objective: The same function at each call, except for the batches; deterministic.
+            batches: ``[N, ...]`` each, with the same shapes at each call.
         """
         weights = list(self._network.parameters())
-        if self._made is None and not self.why_not and (why_not := self._make(objective, weights, batches)):
-            self._refuse(why_not)
-        if self.why_not or self._made is None:
+        if self._compiled is None and not self.fallback_reason:
+            reason = self._compile(objective, weights, batches)
+            if reason:
+                self._fall_back(reason)
+        if self.fallback_reason or self._compiled is None:
             return None
         with torch.no_grad():
-            found = self._made(*weights, *batches)
-        for weight, gradient in zip(weights, found, strict=False):
+            outputs = self._compiled(*weights, *batches)
+        for weight, gradient in zip(weights, outputs, strict=False):
             weight.grad = gradient
-        return dict(zip(self._names, found[len(weights) :], strict=True))
+        return dict(zip(self._metric_names, outputs[len(weights) :], strict=True))
 
-    def _make(self, objective: Objective, weights: list[nn.Parameter], batches: Sequence[Tensor]) -> str | None:
-        """Compile; return why it is not to be believed, or None."""
-        from torch.fx.experimental.proxy_tensor import make_fx  # heavy
+    def _compile(self, objective: Objective, weights: list[nn.Parameter], batches: Sequence[Tensor]) -> str | None:
+        """Compile the gradient and compare it with the eager one; return why it must not be used, or None."""
+        from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
 
-        whole = _Whole(self._network, objective)
+        module = _ObjectiveModule(self._network, objective)
         names = [f"network.{name}" for name, _ in self._network.named_parameters()]
 
-        def gradient(*tensors: Tensor) -> list[Tensor]:
-            given = [tensor.detach().requires_grad_() for tensor in tensors[: len(names)]]
+        def eager(*tensors: Tensor) -> list[Tensor]:
+            leaves = [tensor.detach().requires_grad_() for tensor in tensors[: len(names)]]
             with torch.enable_grad():
-                value, values = torch.func.functional_call(
-                    whole, dict(zip(names, given, strict=True)), tensors[len(names) :]
+                loss, metrics = torch.func.functional_call(
+                    module, dict(zip(names, leaves, strict=True)), tensors[len(names) :]
                 )
-                found = torch.autograd.grad(value * self._scale, given, allow_unused=True)
-            self._names = list(values)
-            unscaled = [g if g is None or self._scale == 1 else g / self._scale for g in found]
-            return [*unscaled, *values.values()]
+                scaled = torch.autograd.grad(loss * self._scale, leaves, allow_unused=True)
+            self._metric_names = list(metrics)
+            gradients = [g if g is None or self._scale == 1 else g / self._scale for g in scaled]
+            return [*gradients, *metrics.values()]
 
         tensors = [*weights, *batches]
         try:
-            operations = make_fx(gradient, tracing_mode="fake")(*tensors)
-            self._made = torch.compile(operations, dynamic=False, fullgraph=True)
+            operations = make_fx(eager, tracing_mode="fake")(*tensors)
+            self._compiled = torch.compile(operations, dynamic=False, fullgraph=True)
             with torch.no_grad():
-                found = self._made(*tensors)
+                actual = self._compiled(*tensors)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a compiler stumbles over
-            return _failure(error)
-        wanted = gradient(*tensors)
-        used = [index for index in range(len(weights)) if found[index] is not None]
-        off = relative_difference([found[index] for index in used], [wanted[index] for index in used])
-        self._is_made = off <= AGREEMENT
-        return None if self._is_made else f"the compiled gradient differs by {off:.1e}"
+        except Exception as error:  # the compiler raises many types
+            return _summary(error)
+        expected = eager(*tensors)
+        used = [index for index in range(len(weights)) if actual[index] is not None]
+        difference = relative_difference([actual[index] for index in used], [expected[index] for index in used])
+        self._is_compiled = difference <= MAX_RELATIVE_DIFFERENCE
+        return None if self._is_compiled else f"the compiled gradient differs by {difference:.1e}"
 
 
-class _Whole(nn.Module):
-    """An objective as a module, for weights to be put in the place of its network's during a call."""
+class _ObjectiveModule(nn.Module):
+    """An objective as a module, so that `functional_call` can substitute the weights of the network in it."""
 
     def __init__(self, network: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.network, self._objective = network, objective
 
-    def forward(self, *batches: Tensor) -> tuple[Tensor, Values]:
+    def forward(self, *batches: Tensor) -> tuple[Tensor, Metrics]:
         return self._objective(batches)
 
 
-def _failure(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
 
 
-def _keep_for_others() -> None:
-    """Let the compiler keep what it makes in this package's cache, unless it was told where."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled" / _processor()))
+def _use_package_cache() -> None:
+    """Let torch.compile store its results in this package's cache, unless the user has chosen a directory."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # slow to import
+
+    # Loading the compiler (which optimizers do, too) sets the variable to its default.
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, default_cache_dir()):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir() / "compiled" / _processor_name())
 
 
-def _processor() -> str:
-    """Return a name for what this machine's processor can do: code for one may be none for another."""
-    said, about = [platform.machine()], Path("/proc/cpuinfo")
-    for name in ("model name", "flags", "Features") if about.exists() else ():
-        said += [line for line in about.read_text().splitlines() if line.startswith(name)][:1]
-    return f"{platform.machine()}-{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"
+def _processor_name() -> str:
+    """Return a name for this machine's processor and its instruction sets, which compiled code depends on."""
+    properties, cpuinfo = [platform.machine()], Path("/proc/cpuinfo")
+    for name in ("model name", "flags", "Features") if cpuinfo.exists() else ():
+        properties += [line for line in cpuinfo.read_text().splitlines() if line.startswith(name)][:1]
+    return f"{platform.machine()}-{hashlib.sha256(repr(properties).encode()).hexdigest()[:8]}"

@@ -1,8 +1,8 @@
-"""Iterations as CUDA graphs: captured once, then replayed without a launch per operation.
+"""Training iterations captured in a CUDA graph, which is replayed without launching each kernel from Python.
 
-What an iteration reads anew each time (the batches) has a fixed place that is filled before; random numbers go on in
-the generators that the graph knows. A graph is believed only after one iteration by it and one without it, from the
-same state, have led to the same weights; else, or where capturing fails, iterations go on without.
+Raw batches are copied into fixed tensors before each replay, and random numbers continue in the generators that are
+registered with the graph. A captured graph is used only if replaying it gives the same weights as an eager iteration
+from the same state. Otherwise, or if capturing fails, iterations stay eager.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,159 +11,187 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Values = dict[str, Tensor]
-Work = Callable[[], Values]
+from wgan_sweep.training.aliases import Metrics
 
-WARM_UP = 3
-"""Iterations before the capture: libraries choose their kernels, optimizers make their state."""
-AGREEMENT = 1e-2
-"""Largest relative difference of the weights' changes with and without the graph: kernels may add up in any order."""
+Iteration = Callable[[], Metrics]
+
+WARM_UP_ITERATIONS = 3
+"""Eager iterations before the capture, in which libraries choose their kernels and optimizers allocate their state."""
+MAX_RELATIVE_DIFFERENCE = 1e-2
+"""Largest accepted relative difference between the weight changes of a replayed and an eager iteration.
+
+Not 0, because kernels may sum in any order.
+"""
 
 
 class Graph(Protocol):
-    """A recording of work on a device."""
+    """A recording of an iteration on a device."""
 
-    def capture(self, work: Work) -> Values:
-        """Record work without doing it; return where its results will be."""
+    def warm_up(self, iteration: Iteration) -> Metrics:
+        """Run an iteration eagerly, as required before a capture, and return its metrics."""
+
+    def capture(self, iteration: Iteration) -> Metrics:
+        """Record an iteration without running it, and return the tensors that each replay writes its metrics to."""
 
     def replay(self) -> None:
-        """Do the work again."""
-
-    def warm(self, work: Work) -> Values:
-        """Do work as it must be done before a capture."""
+        """Run the recorded iteration."""
 
 
 class CudaGraph:
-    """A CUDA graph that knows generators."""
+    """A CUDA graph that draws from the given random number generators, which are all on one device."""
 
     def __init__(self, generators: Iterable[torch.Generator]) -> None:
         self._generators = list(generators)
         self._device = self._generators[0].device
         self._graph = torch.cuda.CUDAGraph()
 
-    def warm(self, work: Work) -> Values:
-        """Do work on a stream beside the current one, as capturing wants it."""
+    def warm_up(self, iteration: Iteration) -> Metrics:
+        """Run an iteration on a side stream, as CUDA requires before a capture, and return its metrics."""
         with torch.cuda.device(self._device):
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                values = work()
-            torch.cuda.current_stream().wait_stream(aside)
-            return values
+            side_stream = torch.cuda.Stream()
+            side_stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side_stream):
+                metrics = iteration()
+            torch.cuda.current_stream().wait_stream(side_stream)
+            return metrics
 
-    def capture(self, work: Work) -> Values:
-        """Record work; other threads may go on asking CUDA for memory, as those that read ahead do."""
+    def capture(self, iteration: Iteration) -> Metrics:
+        """Record an iteration. Other threads (which prefetch batches) may allocate CUDA memory meanwhile."""
         for generator in self._generators:
             self._graph.register_generator_state(generator)
         with (
             torch.cuda.device(self._device),
             torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
         ):
-            return work()
+            return iteration()
 
     def replay(self) -> None:
-        """Do the work again."""
+        """Run the recorded iteration."""
         with torch.cuda.device(self._device):
             self._graph.replay()
 
 
 class GraphedIteration:
-    """Does the same work again and again, by a graph as soon as there is one.
+    """Runs an iteration repeatedly: first eagerly, then by replaying its captured graph.
 
     Args:
-        graph: Makes an empty graph.
-        state: All tensors that the work changes and reads again, in place: weights, and others.
-        generators: All generators that it draws from.
+        make_graph: Returns an empty graph.
+        state: Returns all tensors that an iteration changes in place and the next one reads: weights, and others.
+        generators: All random number generators that an iteration draws from.
     """
 
     def __init__(
         self,
-        graph: Callable[[], Graph],
+        make_graph: Callable[[], Graph],
         state: Callable[[], tuple[list[Tensor], list[Tensor]]],
         generators: Sequence[torch.Generator],
     ) -> None:
-        self._make, self._state, self._generators = graph, state, generators
+        self._make_graph, self._state, self._generators = make_graph, state, generators
+        self.fallback_reason: str | None = None
+        """Why iterations are eager for good; None before the capture and while the graph is used."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Start over with a new graph, because the tensors of the state have been replaced."""
         self._graph: Graph | None = None
-        self._made: Values = {}
-        self._left = WARM_UP
-        self.why_not: str | None = None
-        """Why there is no graph after all."""
+        self._static_metrics: Metrics = {}
+        self._warm_ups_left = WARM_UP_ITERATIONS
+
+    def fall_back(self, reason: str) -> None:
+        """Run all further iterations eagerly."""
+        self.reset()  # frees the graph's memory
+        self.fallback_reason = reason
 
     @property
     def is_replaying(self) -> bool:
-        """Whether work is done by a graph."""
-        return bool(self._made)
+        """Whether iterations are replayed from a graph."""
+        return bool(self._static_metrics)
 
-    def forget(self) -> None:
-        """Begin anew: the tensors of the state are others."""
-        self._graph, self._made, self._left = None, {}, WARM_UP
-
-    def __call__(self, work: Work) -> Values:
-        """Do the work once; return its results, which are nobody else's."""
-        if self.why_not:
-            return work()
+    def __call__(self, iteration: Iteration) -> Metrics:
+        """Run the iteration once and return its metrics, which later iterations do not overwrite."""
+        if self.fallback_reason:
+            return iteration()
         if self._graph is None:
-            self._graph = self._make()
-        if self._left:
-            self._left -= 1
-            return self._graph.warm(work)
-        if not self._made:
-            return self._try(work)
+            self._graph = self._make_graph()
+        if self._warm_ups_left:
+            self._warm_ups_left -= 1
+            return self._graph.warm_up(iteration)
+        if not self.is_replaying:
+            return self._capture_and_verify(self._graph, iteration)
         self._graph.replay()
-        return self._results()
+        return self._copy_of_metrics()
 
-    def _results(self) -> Values:
-        together = torch.stack(list(self._made.values())).clone()
-        return dict(zip(self._made, together.unbind(), strict=True))
+    def _copy_of_metrics(self) -> Metrics:
+        values = torch.stack(list(self._static_metrics.values())).clone()
+        return dict(zip(self._static_metrics, values.unbind(), strict=True))
 
-    def _try(self, work: Work) -> Values:
-        """Capture, and compare an iteration by the graph with one without; without, if anything is wrong."""
-        weights, others = self._state()
-        state = weights + others
-        before, seeds = [t.detach().clone() for t in state], [g.get_state() for g in self._generators]
+    def _capture_and_verify(self, graph: Graph, iteration: Iteration) -> Metrics:
+        """Capture the iteration and run it once: by the graph if that agrees with eager execution, else eagerly."""
+        weights, other_tensors = self._state()
+        snapshot = _Snapshot([*weights, *other_tensors], self._generators)
         try:
-            self.why_not = self._record(work, state, len(weights), before, seeds)
-        except RuntimeError as error:  # which running out of memory is, too
-            self.why_not = f"capturing failed: {str(error).splitlines()[0]}"
-        if self.why_not is None:
-            return self._results()
-        self._graph, self._made = None, {}  # its memory goes with it
-        self._put(state, before, seeds)
-        return work()
+            self._static_metrics = graph.capture(iteration)
+            snapshot.restore()  # a capture changes nothing, unless part of the iteration was run instead of recorded
+            reason = self._verify(graph, iteration, weights, snapshot)
+        except RuntimeError as error:  # includes torch.OutOfMemoryError
+            reason = f"capturing failed: {str(error).splitlines()[0]}"
+        if reason is None:
+            return self._copy_of_metrics()
+        self.fall_back(reason)
+        snapshot.restore()
+        return iteration()
 
-    def _record(
-        self, work: Work, state: Sequence[Tensor], weights: int, before: Sequence[Tensor], seeds: Sequence[Tensor]
+    def _verify(
+        self, graph: Graph, iteration: Iteration, weights: Sequence[Tensor], snapshot: "_Snapshot"
     ) -> str | None:
-        """Capture; return why an iteration by the graph is not one without it, or None; one is then done."""
-        if self._graph is None:
-            return "there is none"
-        self._made = self._graph.capture(work)
-        self._put(state, before, seeds)  # nothing was done; if it was after all, it was not by a graph
-        work()
-        wanted, after = [t.detach().clone() for t in state[:weights]], [g.get_state() for g in self._generators]
-        self._put(state, before, seeds)
-        self._graph.replay()
-        what = "an iteration by the graph is not one without it: "
-        if not all(torch.equal(g.get_state(), s) for g, s in zip(self._generators, after, strict=True)):
-            return what + "it draws other random numbers"
-        off = relative_difference(state[:weights], wanted, before[:weights])
-        return None if off <= AGREEMENT else what + f"the weights' changes differ by {off:.1e}"
+        """Run the iteration eagerly, then by the graph; return how the results differ, or None if they agree."""
+        iteration()
+        eager = _Snapshot(weights, self._generators)
+        snapshot.restore()
+        graph.replay()
+        if not eager.has_same_generator_states():
+            return "a replayed iteration draws other random numbers than an eager one"
+        difference = relative_difference(weights, eager.values, snapshot.values[: len(weights)])
+        if difference > MAX_RELATIVE_DIFFERENCE:
+            return f"the weight changes of a replayed and an eager iteration differ by {difference:.1e}"
+        return None
 
-    def _put(self, state: Sequence[Tensor], values: Sequence[Tensor], seeds: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for tensor, value in zip(state, values, strict=True):
-                tensor.copy_(value)
-        for generator, seed in zip(self._generators, seeds, strict=True):
-            generator.set_state(seed)
+
+class _Snapshot:
+    """The values of tensors and the states of random number generators at one moment."""
+
+    def __init__(self, tensors: Sequence[Tensor], generators: Sequence[torch.Generator]) -> None:
+        self._tensors, self._generators = tensors, generators
+        self.values = [tensor.detach().clone() for tensor in tensors]
+        self._generator_states = [generator.get_state() for generator in generators]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Copy the values back into the tensors, and set the generators back."""
+        for tensor, value in zip(self._tensors, self.values, strict=True):
+            tensor.copy_(value)
+        for generator, state in zip(self._generators, self._generator_states, strict=True):
+            generator.set_state(state)
+
+    def has_same_generator_states(self) -> bool:
+        """Return whether the generators' states are equal to those of the snapshot."""
+        pairs = zip(self._generators, self._generator_states, strict=True)
+        return all(torch.equal(generator.get_state(), state) for generator, state in pairs)
 
 
 @torch.no_grad()
 def relative_difference(
-    found: Sequence[Tensor], wanted: Sequence[Tensor], before: Sequence[Tensor] | None = None
+    actual: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor] | None = None
 ) -> float:
-    """Return the norm of `found` - `wanted` over that of `wanted`, or of its change since `before`, all together."""
-    off = size = 0.0
-    for index, (f, w) in enumerate(zip(found, wanted, strict=True)):
-        off += float((f - w).double().square().sum())
-        size += float((w if before is None else w - before[index]).double().square().sum())
-    return float((off / size) ** 0.5) if size else float(off > 0)
+    """Return the norm of `actual` - `expected` over the norm of `expected`, each taken over all tensors together.
+
+    Args:
+        actual: Tensors.
+        expected: Tensors of the same shapes.
+        before: If given, the difference is relative to the norm of `expected` - `before`, the change.
+    """
+    difference = size = 0.0
+    for index, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        difference += float((a - e).double().square().sum())
+        size += float((e if before is None else e - before[index]).double().square().sum())
+    return float((difference / size) ** 0.5) if size else float(difference > 0)

@@ -1,75 +1,71 @@
-"""Arithmetic of a step: contexts that set it and put the old one back."""
+"""Numeric precision of training: TF32 and autocast, as context managers that restore the previous settings."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
+from wgan_sweep.common.tf32 import tf32
 from wgan_sweep.errors import InputError
+from wgan_sweep.training.aliases import Network
 
 Context = Callable[[], AbstractContextManager[None]]
 
 
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Allow or forbid TF32 in CUDA's matrix products and convolutions."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
 @dataclass(frozen=True)
 class Precision:
-    """How numbers are computed with."""
+    """The numeric precision of a run."""
 
     name: str
     step: Context
-    """Around forward and backward passes alike."""
+    """Context of forward and backward passes."""
     forward: Context
-    """Around a network's forward pass, inside of `step`."""
+    """Context of a network's forward pass, inside `step`."""
     scale: float = 1.0
-    """What an objective is multiplied with for its backward pass, and its gradient divided by."""
-    why: str = ""
-    """Why it was chosen, where the user left that open."""
+    """Loss scale: factor of the loss in the backward pass, divided out of the gradients."""
+    reason: str = ""
+    """Why ``auto`` chose this precision; empty if the user chose it."""
+
+    def apply(self, network: Network, batch: Tensor) -> Tensor:
+        """Return a network's output in this precision, converted to float32 unless it is wider."""
+        with self.forward():
+            output = network(batch)
+        return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 FP16_SCALE = 1024.0
-"""A power of two, so that it rounds nothing; without it small gradients fall out of float16's range."""
+"""Loss scale of fp16: without it, small gradients underflow. A power of two, so that scaling does not round."""
 
 
 def precision(name: str, device: torch.device) -> Precision:
-    """Return the contexts that networks run in.
+    """Return a precision by name.
 
     Args:
-        name: ``fp32`` (no TF32 anywhere), ``tf32`` (CUDA only), ``bf16`` or ``fp16`` (autocast: weights, norms of
-            gradients, the gradient term and the losses stay float32), or ``auto``: tf32 on CUDA, else
-            fp32.
-        device: Where the networks are.
+        name: ``fp32`` (without TF32), ``tf32`` (CUDA only), ``bf16`` or ``fp16`` (autocast; weights, gradient norms,
+            gradient terms and losses stay float32), or ``auto`` (tf32 on CUDA, otherwise fp32).
+        device: Device of the networks.
 
     Raises:
-        InputError: for another name, or for tf32 without CUDA.
+        InputError: If the name is unknown, or for tf32 without CUDA.
     """
     if name == "tf32" and device.type != "cuda":
         raise InputError(f"train.precision=tf32 needs a CUDA device, this run is on {device}: use fp32")
 
-    def cast(dtype: torch.dtype) -> Context:
+    def autocast(dtype: torch.dtype) -> Context:
         return lambda: torch.autocast(device.type, dtype, cache_enabled=False)
 
     choices = {
-        "fp32": Precision("fp32", lambda: _tf32(allowed=False), nullcontext),
-        "tf32": Precision("tf32", lambda: _tf32(allowed=True), nullcontext),
-        "bf16": Precision("bf16", lambda: _tf32(allowed=True), cast(torch.bfloat16)),
-        "fp16": Precision("fp16", lambda: _tf32(allowed=True), cast(torch.float16), FP16_SCALE),
+        "fp32": Precision("fp32", lambda: tf32(allowed=False), nullcontext),
+        "tf32": Precision("tf32", lambda: tf32(allowed=True), nullcontext),
+        "bf16": Precision("bf16", lambda: tf32(allowed=True), autocast(torch.bfloat16)),
+        "fp16": Precision("fp16", lambda: tf32(allowed=True), autocast(torch.float16), FP16_SCALE),
     }
     if name == "auto":
         if device.type == "cuda":
-            return replace(choices["tf32"], why="auto: the fastest on a GPU that errs by less than a hundredth")
-        return replace(choices["fp32"], why="auto: on some CPUs bf16 is faster, but errs by hundredths")
+            return replace(choices["tf32"], reason="auto: the fastest on a GPU with errors below 1%")
+        return replace(choices["fp32"], reason="auto: bf16 is faster on some CPUs, but has errors of several percent")
     if name not in choices:
         raise InputError(f"unknown train.precision={name}: choose one of auto, {', '.join(choices)}")
     return choices[name]

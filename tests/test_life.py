@@ -11,11 +11,15 @@ from PIL import Image
 from rich.console import Console
 
 from wgan_sweep.common.progress import Display
-from wgan_sweep.config.schema import read, run_id
+from wgan_sweep.config.schema import read
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import build as experiment
-from wgan_sweep.runs import checkpoints, driver
-from wgan_sweep.runs.directory import RunDir, Status
+from wgan_sweep.runs import checkpoints, life
+from wgan_sweep.runs import state as states
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.identity import directory_of, run_id, science
+from wgan_sweep.runs.record import Status
+from wgan_sweep.runs.state import RunState
 from wgan_sweep.training.trainer import Trainer
 
 from .helpers import Counting, assert_same_weights, elsewhere, run
@@ -28,7 +32,7 @@ def test_a_run_leaves_the_files_of_the_contract(make, tmp_path: Path, plan) -> N
     directory = RunDir(tmp_path / "runs" / run_id(config))
     stored = json.loads(directory.record.read_text())
     wanted = "run_id status overrides config step images_seen scores best error versions git host started finished"
-    assert list(stored) == [*wanted.split(), "seconds", "scored_by", "sweep", "how"]
+    assert list(stored) == [*wanted.split(), "seconds", "scored_by", "sweep", "execution", "science", "code", "format"]
     assert stored["seconds"] > 0
     assert (stored["status"], stored["step"], stored["images_seen"]) == ("done", 6, 6 * 2 * 8)
     assert stored["overrides"] == ["typed=1"]
@@ -60,7 +64,7 @@ def test_best_is_the_lowest(make, plan) -> None:
     record = run(config)
     assert (record.best["step"], record.scores["step"]) == (3, 6)
     assert (record.best["chosen_by_fid"], record.best["fid"], record.scores["fid"]) == (20, 25, 30)
-    best, _ = checkpoints.load(driver.directory_of(config).best)
+    best, _ = checkpoints.load(directory_of(config).best)
     assert best is not None
     assert best["trainer"]["step"] == 3
 
@@ -75,7 +79,7 @@ def test_the_best_step_is_confirmed_on_samples_that_did_not_choose_it(make, plan
     assert [step for step, _ in seen] == [3, 6, 3]
     assert not torch.equal(seen[0][1], seen[2][1])
     monkeypatch.undo()
-    assert not (driver.directory_of(make("seed=5")).path / "best.pt").exists()
+    assert not (directory_of(make("seed=5")).path / "best.pt").exists()
 
 
 def test_a_run_that_goes_on_chooses_again_by_what_it_chose_by(make, plan) -> None:
@@ -94,7 +98,7 @@ def test_a_cheap_scorer_chooses_and_the_full_one_says_what_it_is_worth(make, mon
     record = run(config)
     assert record.scores == {"step": 6, "fid": 3, "fid_feature": 2048, "fid_generated": 5, "fid_real": 4}
     assert record.best == {**record.scores, "step": 3, "fid": 4, "chosen_by_fid": 7}
-    lines = [line for line in driver.directory_of(config).read_metrics() if "fid" in line]
+    lines = [line for line in directory_of(config).read_metrics() if "fid" in line]
     assert [(line["step"], line["fid"], line["fid_generated"]) for line in lines] == [(3, 7, 2), (6, 8, 2), (6, 3, 5)]
     made[7] = Counting([1.0, 2.0], 7)
     again = run(make("scorer=fid", "scorer.num_samples=7", "+scorer.during.num_samples=2", "scorer.every=3"))
@@ -107,7 +111,7 @@ def test_a_finished_run_is_not_touched(make, plan) -> None:
     scorer = plan(20.0)
     config = make()
     run(config)
-    directory = driver.directory_of(config).path
+    directory = directory_of(config).path
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in directory.rglob("*") if p.is_file()}
     assert run(config).status == Status.DONE
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in directory.rglob("*") if p.is_file()} == before
@@ -155,10 +159,10 @@ def test_a_tracker_that_breaks_warns_once_and_the_run_goes_on(make, monkeypatch:
 
         images = close = log
 
-    monkeypatch.setattr(driver, "make_tracker", lambda *_: Breaks())
+    monkeypatch.setattr(life, "make_tracker", lambda *_: Breaks())
     config = make()
     assert run(config).status == Status.DONE
-    assert driver.directory_of(config).log.read_text().count("no server") == 1
+    assert directory_of(config).log.read_text().count("no server") == 1
 
 
 def test_real_scores_of_a_real_run(make, tmp_path: Path) -> None:
@@ -179,7 +183,7 @@ def test_no_scorer_leaves_the_scores_of_a_finished_run_alone(make, plan) -> None
 def test_fewer_steps_than_a_finished_run_has_are_said(make) -> None:
     run(make("train.steps=6"))
     out = Console(record=True, width=300, file=io.StringIO())
-    driver.run(make("train.steps=4"), overrides=[], display=Display(out))
+    life.run(make("train.steps=4"), overrides=[], display=Display(out))
     assert "4 steps were asked" in out.export_text()
 
 
@@ -192,11 +196,11 @@ def test_a_runs_folder_that_cannot_be_is_refused(make, tmp_path: Path) -> None:
 
 def test_a_run_that_diverged_is_tried_again_only_when_asked(make) -> None:
     assert run(make("optimizer.lr=1e30")).status == Status.DIVERGED
-    finished = driver.directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns
+    finished = directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns
     assert run(make("optimizer.lr=1e30")).status == Status.DIVERGED
-    assert driver.directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns == finished
+    assert directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns == finished
     assert run(make("optimizer.lr=1e30", "retry_diverged=true")).status == Status.DIVERGED
-    assert driver.directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns > finished
+    assert directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns > finished
 
 
 def test_a_run_that_is_stopped_has_saved_its_step(make) -> None:
@@ -204,7 +208,7 @@ def test_a_run_that_is_stopped_has_saved_its_step(make) -> None:
     asked = iter([False, False, True])
     with pytest.raises(KeyboardInterrupt):
         run(config, stop=lambda: next(asked))
-    record = driver.directory_of(config).read_record()
+    record = directory_of(config).read_record()
     assert record is not None
     assert (record.status, record.step) == (Status.RUNNING, 3)
     assert run(config).step == 6
@@ -213,14 +217,60 @@ def test_a_run_that_is_stopped_has_saved_its_step(make) -> None:
 def test_how_a_run_was_trained_stays_when_it_is_only_scored_again(make, plan) -> None:
     config = make("train.steps=2", "scorer=none")
     run(config)
-    directory = driver.directory_of(config)
+    directory = directory_of(config)
     record = directory.read_record()
     assert record is not None
-    assert record.how["precision"] == "fp32"
-    record.how = {"iterations": "a CUDA graph"}  # of another machine
+    assert record.execution["precision"] == "fp32"
+    record.execution = {"iterations": "a CUDA graph"}  # of another machine
     directory.write_record(record)
     plan(30.0, 20.0)
     again = run(make("train.steps=2", "scorer=fid", "scorer.num_samples=2"))
     assert again.scores["fid"] == 30
-    assert again.how == {"iterations": "a CUDA graph"}
-    assert run(make("train.steps=3")).how["precision"] == "fp32"
+    assert again.execution == {"iterations": "a CUDA graph"}
+    assert run(make("train.steps=3")).execution["precision"] == "fp32"
+
+
+def test_a_best_checkpoint_that_cannot_be_written_is_chosen_after_a_restart(make, plan, monkeypatch) -> None:
+    """Scored, chosen, best checkpoint written, recorded is one transition: a failure leaves nothing of it."""
+    plan(20.0, 20.0, 30.0, 25.0)
+    config = make("scorer.every=3")
+    save = checkpoints.save
+
+    def fail_for_best(path: Path, state: dict) -> None:
+        if path.name == "best.pt":
+            raise OSError("disk full")
+        save(path, state)
+
+    monkeypatch.setattr(checkpoints, "save", fail_for_best)
+    failed = run(config)
+    assert failed.status == Status.FAILED
+    assert (failed.step, failed.scores, failed.best) == (3, {}, {})
+    monkeypatch.setattr(checkpoints, "save", save)
+    record = run(config)
+    assert record.status == Status.DONE
+    assert (record.best["step"], record.best["chosen_by_fid"], record.best["fid"]) == (3, 20, 25)
+    assert [line["fid"] for line in directory_of(config).read_metrics() if "fid" in line] == [20, 30]
+
+
+@pytest.mark.parametrize("failing", ["config", "record", "checkpoint", "best"])
+def test_a_failed_write_leaves_record_and_memory_as_they_were(tmp_path: Path, make, failing: str, monkeypatch) -> None:
+    config = make()
+    state = RunState.start(RunDir(tmp_path / "run"), config, science(config), [], None)
+    state.score(3, {"fid": 5.0}, {}, lambda: {"weights": 1})
+    before, on_disk = state.record, state.directory.record.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    transitions = {
+        "config": (states, "write", lambda: RunState.start(state.directory, config, science(config), [], None)),
+        "record": (RunDir, "write_record", state.finish),
+        "checkpoint": (checkpoints, "save", lambda: state.save({}, 4, 64, {})),
+        "best": (checkpoints, "save", lambda: state.score(6, {"fid": 4.0}, {}, lambda: {"weights": 2})),
+    }
+    place, function, transition = transitions[failing]
+    monkeypatch.setattr(place, function, fail)
+    with pytest.raises(OSError, match="disk full"):
+        transition()
+    assert state.record == before
+    assert state.directory.record.read_bytes() == on_disk

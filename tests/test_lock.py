@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from wgan_sweep.runs import lock as locks
-from wgan_sweep.runs.lock import RunLockedError, run_lock
+from wgan_sweep.errors import RunLockedError
+from wgan_sweep.runs.lock import run_lock
 
 HOLDER = """
     import sys, time
@@ -80,7 +81,7 @@ def test_a_lock_without_a_heartbeat_is_taken_over_from_another_machine(tmp_path:
     os.utime(path, (beat, beat))
     with pytest.raises(RunLockedError, match="process 1234 on elsewhere"), run_lock(path, "it"):
         pytest.fail("its last heartbeat was just now")
-    silent = time.time() - locks.SLOP.total_seconds() - 1
+    silent = time.time() - locks.CLOCK_TOLERANCE.total_seconds() - 1
     os.utime(path, (silent, silent))
     caplog.set_level("INFO")
     with run_lock(path, "it"):

@@ -1,0 +1,95 @@
+"""The structure of the package: a wing imports only wings below it, and heavy libraries are known to few."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import wgan_sweep
+
+PACKAGE = Path(wgan_sweep.__file__).parent
+
+LEVELS = [
+    {"__init__", "errors"},
+    {"common"},
+    {"config", "tracking", "models", "data"},
+    {"objectives"},
+    {"training", "scoring"},
+    {"runs"},
+    {"report"},
+    {"theory", "bench", "sweeps"},
+    {"commands"},
+    {"__main__"},
+]
+"""A wing may import the wings of lower levels, and itself."""
+
+LIBRARIES = {
+    "hydra": {"config", "sweeps", "commands"},
+    "omegaconf": {"config", "sweeps", "commands", "report"},
+    "wandb": {"tracking"},
+    "wandb_workspaces": {"tracking"},
+    "torchmetrics": {"scoring"},
+    "torch_fidelity": {"scoring"},
+    "torchvision": {"data", "scoring"},
+    "ot": {"scoring"},
+    "scipy": {"scoring", "report"},
+    "vl_convert": {"report"},
+    "jinja2": {"report"},
+    "joblib": {"report"},
+    "matplotlib": {"common"},
+    "rich": {"common", "report"},
+    "flufl": {"runs"},
+    "submitit": {"sweeps"},
+    "mlxtend": {"data"},
+}
+"""Libraries that only these wings may import."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(("wgan_sweep", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in FILES
+}
+
+
+def wing(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def level(name: str) -> int:
+    return next(index for index, wings in enumerate(LEVELS) if name in wings)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_wing_imports_only_wings_below_it(path: Path) -> None:
+    here = wing(path)
+    for name in imports(path):
+        if name.startswith("wgan_sweep."):
+            there = name.split(".")[1]
+            assert there == here or level(there) < level(here), f"{here} imports {name}"
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    graph = {name: {other for other in imports(path) if other in MODULES} - {name} for name, path in MODULES.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_imported_only_by_its_wings(library: str) -> None:
+    importing = {wing(path) for path in FILES if any(name.split(".")[0] == library for name in imports(path))}
+    assert importing <= LIBRARIES[library]
+
+
+def test_every_file_belongs_to_a_wing() -> None:
+    assert {wing(path) for path in FILES} == set().union(*LEVELS)

@@ -1,0 +1,102 @@
+"""Compares two sets of images by metrics in a feature space."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from wgan_sweep.common.progress import show_progress
+from wgan_sweep.errors import InputError
+from wgan_sweep.scoring.collect import collect
+from wgan_sweep.scoring.features import FeatureSpace
+from wgan_sweep.scoring.metrics import FeatureSet, Metric
+from wgan_sweep.scoring.sources import Source
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metric values between two sets of images, and the features that they were computed from."""
+
+    scores: dict[str, float]
+    """Metric values by name."""
+    real: FeatureSet
+    fake: FeatureSet
+
+
+def space_identity(space: FeatureSpace) -> str:
+    """Return a string that identifies a feature space; saved statistics contain it."""
+    return f"{space.name}, network {space.network}"
+
+
+def compare(
+    real: Source,
+    fake: Source,
+    metrics: Mapping[str, Metric],
+    space: FeatureSpace,
+    device: torch.device,
+    batch_size: int,
+) -> Comparison:
+    """Compute metrics between two sets of images.
+
+    Args:
+        real: The real images.
+        fake: The generated images.
+        metrics: The metrics to compute.
+        space: The feature space.
+        device: Device of the feature network.
+        batch_size: Images per forward pass.
+
+    Raises:
+        InputError: if a metric cannot be computed from these sources.
+    """
+    features = any(metric.needs_features for metric in metrics.values())
+    logits = any(metric.needs_logits for metric in metrics.values())
+    space.check(logits=logits)
+    for metric in metrics.values():
+        if None not in (real.count, fake.count):
+            metric.check(fake.count or 0, real.count or 0)
+    for label, source in (("REAL", real), ("FAKE", fake)):
+        _check(label, source, space, needs_images=features or (logits and source is fake))
+    real_features, fake_features = (
+        _feature_set(source, label, space, device, batch_size, features=features, logits=logits and source is fake)
+        for label, source in (("real", real), ("fake", fake))
+    )
+    try:
+        values = [metric(real_features, fake_features) for metric in metrics.values()]
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{error}: both sides must be in one feature space, here {space.name}") from error
+    scores = {name: value for by_name in values for name, value in by_name.items()}
+    return Comparison(scores, real_features, fake_features)
+
+
+def _check(label: str, source: Source, space: FeatureSpace, *, needs_images: bool) -> None:
+    """Raise InputError if a source lacks what the metrics need."""
+    if source.batches is None and needs_images:
+        raise InputError(f"{label} is {source.name}: that is enough for fid only, give the images for other metrics")
+    if source.statistics is not None and source.statistics.space not in ("", space_identity(space)):
+        raise InputError(
+            f"{label} is {source.name}, computed in {source.statistics.space}, but the chosen feature space is "
+            f"{space_identity(space)}: scores are comparable within one feature space only"
+        )
+    if source.batches is not None and source.count is not None and source.count < 2:
+        raise InputError(f"{label} is {source.name}: two images or more are needed")
+
+
+def _feature_set(
+    source: Source,
+    label: str,
+    space: FeatureSpace,
+    device: torch.device,
+    batch_size: int,
+    *,
+    features: bool,
+    logits: bool,
+) -> FeatureSet:
+    if source.batches is None:
+        if source.statistics is None:
+            raise ValueError(f"{source.name} has neither images nor statistics")
+        return FeatureSet(source.statistics)
+    batches = show_progress(source.batches(batch_size), source.count, label)
+    return collect(batches, space.extract(device, logits=logits), features=features, logits=logits)

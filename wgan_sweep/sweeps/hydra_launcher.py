@@ -1,0 +1,158 @@
+"""The Hydra launcher of sweeps: composes and checks all runs before the first one starts, then trains them.
+
+Modules that import torch are imported only when there is work to do, so that `--help` and `--cfg` answer at once.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher as HydraLauncher
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from wgan_sweep.config import objects, schema
+from wgan_sweep.errors import InputError
+from wgan_sweep.sweeps.compose import Composer, plain
+from wgan_sweep.sweeps.state import state
+
+if TYPE_CHECKING:
+    from hydra.types import TaskFunction
+
+    from wgan_sweep.sweeps.launching import Launcher, Outcome, RequestedRun
+
+
+def run_config(composed: DictConfig, hydra_config: Any) -> schema.Config:
+    """Return the config of one run from a composed job.
+
+    Raises:
+        InputError: if it is not complete, or an override has no effect.
+    """
+    unused = schema.unused_overrides(composed, map(schema.overridden_key, hydra_config.overrides.task))
+    config = schema.finalise(composed, hydra_config.runtime.choices)
+    if unused:
+        chosen = ", ".join(f"{group}={config.choices[group]}" for group in ("loss", "constraint"))
+        raise InputError(
+            f"{', '.join(unused)} given, but nothing refers to it ({chosen}): it would train the same run again. "
+            "Leave it out, or choose a loss or constraint that uses it"
+        )
+    return config
+
+
+def objective_value(outcome: "Outcome") -> float | None:
+    """Return what a Hydra sweeper minimises: the lowest selection metric of a run, and infinity if it diverged.
+
+    None if the run is neither done nor diverged, or has no scores.
+    """
+    from wgan_sweep.runs.record import Status, selection_metric
+
+    record = outcome.record
+    if record is None or record.status not in (Status.DONE, Status.DIVERGED):
+        return None
+    if record.status == Status.DIVERGED:
+        return math.inf
+    metric = selection_metric(record.best)
+    return record.best[metric] if metric else None
+
+
+def launch_single_run(requested: "RequestedRun") -> "Outcome":
+    """Check a run that is not part of a sweep, and launch it."""
+    from wgan_sweep.sweeps.plan import Action, plan_run
+
+    try:
+        launcher = cast("Launcher", objects.make(requested.config.launch, "launch"))
+        planned = plan_run(requested.config, launcher.device)
+        if planned.action is Action.REFUSE:
+            state.refuse(planned.reason)
+        (outcome,) = launcher([requested], state.display, state.should_stop)
+    except InputError as error:
+        state.refuse(str(error))
+    return outcome
+
+
+class SweepLauncher(HydraLauncher):
+    """Receives the runs of a sweep from Hydra's sweeper, composes and checks each, and passes them to ``launch``."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: "TaskFunction", config: DictConfig) -> None:  # noqa: ARG002
+        """Store what `launch` needs."""
+        self._config, self._compose_job = config, Composer.install(hydra_context.config_loader)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Complete all runs of a grid, or the next ones of a sweeper that searches.
+
+        If a run of the first call cannot work, nothing starts. In a later call, such a run is a problem of the sweep.
+        """
+        requested, problems = self._compose([list(overrides) for overrides in job_overrides])
+        if self._config.plan:
+            from wgan_sweep.sweeps.plan import describe_plan
+
+            state.print(describe_plan(requested) + "".join(f"refused: {problem}\n" for problem in problems.values()))
+            sys.exit(1 if problems else 0)
+        from wgan_sweep.report.figures import make_figure
+        from wgan_sweep.sweeps.plan import Action, plan_run
+
+        try:
+            launcher = cast("Launcher", objects.make(plain(self._config.launch), "launch"))
+            make_figure(plain(self._config.figure))
+        except InputError as error:
+            state.refuse(str(error))
+        for run in requested:
+            planned = plan_run(run.config, launcher.device)
+            if planned.action is Action.REFUSE:
+                problems[run.overrides] = f"{' '.join(run.overrides)}: {planned.reason}"
+        if problems and initial_job_idx == 0:
+            count = f"{len(problems)} of {len(job_overrides)} runs"
+            lines = [f"  {problem}" for problem in problems.values()]
+            state.refuse("\n".join([f"nothing was started, since {count} of the sweep cannot work:", *lines]))
+        requested = [run for run in requested if run.overrides not in problems]
+        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        state.display.sweep(len(requested))
+        try:
+            outcomes = launcher(requested, state.display, state.should_stop)
+        except InputError as error:
+            state.refuse(str(error))
+        state.requested += requested
+        state.continuing |= {run.run_id for run, outcome in zip(requested, outcomes, strict=True) if outcome.continues}
+        state.problems += [f"refused: {problem}" for problem in problems.values()]
+        state.problems += [outcome.problem for outcome in outcomes if outcome.problem]
+        if state.stop_requested:  # print the results now: the sweeper must not ask for more runs
+            from wgan_sweep.sweeps.results import publish_results
+
+            state.print(publish_results(state, self._config).text)
+            raise KeyboardInterrupt
+        values = {run.overrides: objective_value(outcome) for run, outcome in zip(requested, outcomes, strict=True)}
+        return [
+            JobReturn(overrides=overrides, _return_value=values.get(tuple(overrides)), status=JobStatus.COMPLETED)
+            for overrides in job_overrides
+        ]
+
+    def _compose(self, jobs: list[list[str]]) -> "tuple[list[RequestedRun], dict[tuple[str, ...], str]]":
+        """Compose the config of each job.
+
+        Returns:
+            The requested runs, and the problem of each job that cannot be composed, by its overrides.
+        """
+        from wgan_sweep.sweeps.launching import RequestedRun
+
+        shared = set(self._config.hydra.overrides.task)  # also if a sweeper asks for one run at a time
+        shared |= set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
+        sweep = Path(self._config.hydra.sweep.dir).name
+        requested, problems = [], {}
+        for overrides in jobs:
+            label = " ".join([override for override in overrides if override not in shared] or overrides)
+            try:
+                composed = self._compose_job(self._config, overrides)
+                config = run_config(composed, composed.hydra)
+                requested.append(RequestedRun(config, tuple(overrides), label, sweep))
+            except InputError as error:
+                problems[tuple(overrides)] = f"{' '.join(overrides)}: {error}"
+        return requested, problems
+
+
+def register() -> None:
+    """Register the launcher with Hydra, under a name in the only package from which Hydra takes launchers."""
+    Plugins.instance().class_name_to_class[schema.LAUNCHER] = SweepLauncher

@@ -1,0 +1,151 @@
+"""What all launchers share: the runs that a sweep requests, their outcomes, and training one of them."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+
+from wgan_sweep.common.progress import Display, ProgressReporter
+from wgan_sweep.config.schema import Config
+from wgan_sweep.errors import InputError, RunLockedError
+from wgan_sweep.runs.identity import run_id
+from wgan_sweep.runs.life import record_lost_process, run
+from wgan_sweep.runs.record import Record, Status
+
+log = logging.getLogger("wgan_sweep")
+
+SECONDS_BETWEEN_ATTEMPTS = 2.0
+"""Pause between two attempts to lock a run that another process holds."""
+
+
+@dataclass(frozen=True)
+class RequestedRun:
+    """A run that the user requested."""
+
+    config: Config
+    overrides: tuple[str, ...]
+    """Its Hydra overrides."""
+    label: str
+    """The overrides that distinguish it from the other runs of its sweep."""
+    sweep: str | None
+    """The name of its sweep; None for a single run."""
+
+    @cached_property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return run_id(self.config)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launcher left a requested run. All fields have their defaults if it was interrupted or not started."""
+
+    record: Record | None = None
+    problem: str | None = None
+    """Why the run was refused or failed, if no record holds the reason."""
+    continues: bool = False
+    """Whether the run continues in a job that the launcher does not wait for."""
+
+
+ShouldStop = Callable[[], bool]
+"""Tells whether the user asked to stop: runs then save a checkpoint and end."""
+
+
+class Launcher(Protocol):
+    """Decides where and when the runs of a sweep are trained."""
+
+    device: torch.device | None
+    """Where the runs will compute, if not on this machine."""
+
+    def __call__(self, requested: Sequence[RequestedRun], display: Display, should_stop: ShouldStop) -> list[Outcome]:
+        """Complete the requested runs; return the outcome of each, in the same order."""
+
+
+def check_at_least_one(**settings: int | None) -> None:
+    """Check settings of a launcher, given by their keys; None is not checked.
+
+    Raises:
+        InputError: if a setting is less than 1.
+    """
+    for name, value in settings.items():
+        if value is not None and value < 1:
+            raise InputError(f"launch.{name} must be 1 or more, got {value}")
+
+
+class DisplayHandler(logging.Handler):
+    """Shows log messages of level INFO and above as lines of the display, so that they do not break its bars."""
+
+    def __init__(self, display: ProgressReporter) -> None:
+        super().__init__(logging.INFO)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a message."""
+        self._display.line(record.getMessage())
+
+
+def log_to_display(display: ProgressReporter) -> None:
+    """Show the log messages of this package on a display."""
+    log.addHandler(DisplayHandler(display))
+    log.setLevel(logging.INFO)
+
+
+def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop: ShouldStop) -> Outcome:
+    """Complete a requested run in this process. If its input is invalid, the outcome states the problem.
+
+    Raises:
+        RunLockedError: if another process holds the run.
+    """
+    try:
+        record = run(
+            requested.config,
+            overrides=list(requested.overrides),
+            display=display,
+            group=requested.sweep,
+            label=requested.label,
+            stop=should_stop,
+        )
+    except (InputError, OSError) as error:  # OSError: not even the record could be written
+        status = "refused" if isinstance(error, InputError) else "failed"
+        problem = f"{status}: {' '.join(requested.overrides)}: {error}"
+        display.line(problem)
+        return Outcome(problem=problem)
+    except KeyboardInterrupt:
+        if should_stop():
+            return Outcome()
+        raise
+    return Outcome(record)
+
+
+def run_when_unlocked(requested: RequestedRun, display: ProgressReporter, should_stop: ShouldStop) -> Outcome:
+    """Wait until no other process holds a requested run, then complete it."""
+    shown_owner = ""
+    while not should_stop():
+        try:
+            return complete_run(requested, display, should_stop)
+        except RunLockedError as owner:
+            if str(owner) != shown_owner:
+                shown_owner = str(owner)
+                display.line(f"waiting: {owner} holds run {requested.label}".rstrip())
+            time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+    return Outcome()
+
+
+def record_failure(requested: RequestedRun, reason: str) -> Outcome:
+    """Record that the process that trained a requested run has died, unless another process holds the run by now."""
+    record: Record | None = None
+    try:
+        record = record_lost_process(requested.config, reason, list(requested.overrides), requested.sweep)
+    except (RunLockedError, OSError):  # OSError: the record cannot be written
+        log.debug("not recorded: %s: %s", requested.label, reason)
+    is_recorded = record is not None and record.status == Status.FAILED
+    return Outcome(record, None if is_recorded else f"failed: {' '.join(requested.overrides)}: {reason}")
+
+
+def report_deferred(requested: RequestedRun, owner: RunLockedError, display: ProgressReporter) -> None:
+    """Show that another process holds a requested run, which is therefore deferred until the others are complete."""
+    display.line(f"{requested.label}: {owner} holds this run; it is deferred until the others are complete")

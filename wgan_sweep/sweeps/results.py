@@ -1,0 +1,77 @@
+"""The results of a sweep: its table and figure, in its folder, on the terminal and in the tracker."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from wgan_sweep.common.files import write
+from wgan_sweep.report.figures import make_figure
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
+from wgan_sweep.runs.record import Status
+from wgan_sweep.sweeps.compose import plain
+from wgan_sweep.sweeps.launching import RequestedRun
+from wgan_sweep.sweeps.state import CommandState
+from wgan_sweep.tracking.tracker import FaultTolerantTracker
+
+MAX_SAMPLE_PATHS = 12
+"""The samples of each run are listed if the sweep has at most this many runs."""
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """The results of a sweep."""
+
+    text: str
+    """The table, the paths of the sweep's files, and its problems."""
+    is_complete: bool
+    """Whether every run is done, or continues in a job."""
+
+
+def shell_path(path: Path) -> str:
+    """Return a path quoted for a shell, relative if it is below the working directory."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
+    """Write the table and the figure of a sweep to its folder and to the tracker.
+
+    Args:
+        state: The state of the command, which has requested at least one run.
+        config: The config of the sweep as Hydra composed it.
+    """
+    state.close()  # no bars between the lines of the tracker
+    runs, folder = Path(state.requested[0].config.runs), Path(config.hydra.sweep.dir)
+    labels = {run.run_id: run.label for run in state.requested}
+    records = [record for run_id in labels if (record := RunDir(runs / run_id).read_record())]
+    summary = make_figure(plain(config.figure))(records, runs)
+    write(folder / "table.md", summary.table)
+    lines = ["", summary.table, f"runs      {shell_path(runs)}/<id>, {len(records)} of them"]
+    for record in records if len(records) <= MAX_SAMPLE_PATHS else []:
+        image = RunDir(runs / record.run_id).last_samples()
+        lines.append(f"samples   {shell_path(image) if image else 'none'}  ({labels[record.run_id]})")
+    lines.append(f"table     {shell_path((folder / 'table.md').absolute())}")
+    if summary.picture:
+        write(folder / "figure.png", summary.picture)
+        lines.append(f"figure    {shell_path((folder / 'figure.png').absolute())}")
+    if any((record.finished or "") >= state.started for record in records):  # else an earlier command has mirrored all
+        _mirror(state.requested, folder.absolute(), list(config.hydra.overrides.task))
+    lines.append(f"report    wgan-report {shell_path(runs)}")
+    lines += state.problems
+    if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
+        lines += ["", optimum.read_text().strip()]
+    done = {record.run_id for record in records if record.status == Status.DONE}
+    is_complete = not state.problems and labels.keys() <= done | state.continuing
+    return SweepResults("\n".join(lines) + "\n", is_complete)
+
+
+def _mirror(requested: Sequence[RequestedRun], folder: Path, overrides: list[str]) -> None:
+    """Send the sweep's table and figure to the tracker of its runs, as a separate run."""
+    config = {"runs": [run.run_id for run in requested], "overrides": overrides}
+    tracker = FaultTolerantTracker(lambda: make_tracker(requested[0].config, tracked_sweep(folder, config)))
+    tracker.files("sweep", (path for name in ("table.md", "figure.png") if (path := folder / name).exists()))
+    tracker.close("done", {})

@@ -1,0 +1,125 @@
+"""Measurements of generator and critic, and samples. None of them changes the state of training or draws from it."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from wgan_sweep.common import rng
+from wgan_sweep.objectives import gradient_terms
+from wgan_sweep.objectives.sampling import real_fake
+from wgan_sweep.training.critic_objective import CriticObjective
+from wgan_sweep.training.precision import Precision
+
+Z_BLOCK = 256
+"""Number of z that a sampler draws at a time."""
+
+GeneratorLoss = Callable[[Tensor | None, Tensor], Tensor]
+"""From (real batch ``[N, ...]`` or None, fake batch ``[N, ...]``) to the generator's loss (scalar)."""
+
+
+class Probes:
+    """Measurements of a run's networks.
+
+    Random numbers come from streams that are derived from the seed, the step and the measurement.
+
+    Args:
+        generator: ``[N, latent_dim]`` to ``[N, ...]``.
+        critic: ``[N, ...]`` to ``[N]``.
+        averaged: The moving average of `generator`.
+        objective: The critic's objective.
+        generator_loss: The generator's loss.
+        precision: The precision of training.
+        to_samples: From the generator's output to samples as they are shown and scored.
+        latent_dim: Size of z.
+        seed: The run's seed.
+        device: Device of the networks.
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: nn.Module,
+        critic: nn.Module,
+        averaged: nn.Module,
+        objective: CriticObjective,
+        generator_loss: GeneratorLoss,
+        precision: Precision,
+        to_samples: Callable[[Tensor], Tensor],
+        latent_dim: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._generator, self._critic, self._averaged = generator, critic, averaged
+        self._objective, self._generator_loss = objective, generator_loss
+        self._precision, self._to_samples = precision, to_samples
+        self._latent_dim, self._seed, self._device = latent_dim, seed, device
+
+    def gradient_norm(self, real: Tensor, fake: Tensor, step: int) -> Tensor:
+        """Return the mean norm of the critic's gradient at points between real and fake examples (scalar)."""
+        points = real_fake(real, fake, self._stream("probe", step))
+        with self._precision.step():
+            gradient = gradient_terms.input_gradient(self._apply_critic, points)
+        return gradient_terms.per_example_norm(gradient).mean()
+
+    def generator_gradient_norm(self, real: Tensor, step: int) -> Tensor:
+        """Return the norm of the gradient of the generator's loss with respect to all of its parameters (scalar).
+
+        It is computed on a copy, so that neither gradients nor BatchNorm's running statistics of the generator change.
+
+        Args:
+            real: Real examples ``[N, ...]``, which are paired with N generated ones.
+            step: The current step.
+        """
+        generator = copy.deepcopy(self._generator)
+        z = draw_z(len(real), self._latent_dim, generator, self._stream("probe z", step))
+        with self._precision.step():
+            fake = self._precision.apply(generator, z)
+            loss = self._generator_loss(real.to(self._device, z.dtype), fake)
+            gradient = torch.autograd.grad(loss * self._precision.scale, list(generator.parameters()))
+        return torch.nn.utils.get_total_norm(gradient) / self._precision.scale
+
+    def critic_outputs(self, points: Tensor) -> Tensor:
+        """Return the critic's outputs ``[N]`` for examples ``[N, ...]``, both on the CPU; differentiable."""
+        with self._precision.step():
+            return self._apply_critic(points.to(self._device)).cpu()
+
+    def critic_loss(self, real: Tensor, fake: Tensor, step: int) -> float:
+        """Return the critic's objective on real and fake examples ``[N, ...]``, on the CPU."""
+        dtype = next(self._generator.parameters()).dtype
+        real, fake = real.to(self._device, dtype), fake.to(self._device, dtype)
+        with self._precision.step():
+            return float(self._objective.evaluate(real, fake, self._apply_critic, self._stream("probe", step)))
+
+    def sampler(self, purpose: str) -> Callable[[int], Tensor]:
+        """Return a function from N to the next N samples of the averaged generator.
+
+        Samples depend on the weights, the seed and the purpose, but not on how many are requested at a time: z is drawn
+        in blocks of fixed size, because the values that `torch.randn` draws depend on the size of the request.
+        """
+        stream = self._stream("sample", purpose)
+        buffered = draw_z(0, self._latent_dim, self._averaged, stream)
+
+        @torch.no_grad()
+        def sample(count: int) -> Tensor:
+            nonlocal buffered
+            while len(buffered) < count:
+                buffered = torch.cat([buffered, draw_z(Z_BLOCK, self._latent_dim, self._averaged, stream)])
+            z, buffered = buffered[:count], buffered[count:]
+            with self._precision.step():
+                return self._to_samples(self._precision.apply(self._averaged, z))
+
+        return sample
+
+    def _apply_critic(self, batch: Tensor) -> Tensor:
+        return self._precision.apply(self._critic, batch)
+
+    def _stream(self, *purpose: object) -> torch.Generator:
+        return rng.generator(self._seed, *purpose, device=self._device)
+
+
+def draw_z(count: int, latent_dim: int, generator: nn.Module, stream: torch.Generator) -> Tensor:
+    """Return standard normal z ``[count, latent_dim]``, on the device and in the dtype of a generator."""
+    parameter = next(generator.parameters())
+    return torch.randn(count, latent_dim, generator=stream, device=parameter.device, dtype=parameter.dtype)
