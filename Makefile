@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slurm-test check lint types bench wheel-smoke clean
+.PHONY: help install demo test slurm-test check check-slow lint types bench wheel-smoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ slurm-test: $(VENV)/.installed-dev ## Test sweeps on a local SLURM cluster, set 
 	PYTHON=$(CURDIR)/$(BIN)/python tests/slurm/run.sh
 
 check: lint types test wheel-smoke slurm-test ## Run everything that CI runs
+
+check-slow: $(VENV)/.installed-dev ## Run the slow tests, on whole data sets (longer than CI's)
+	$(BIN)/python -m pytest -m "slow and not slurm"
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from wgan_sweep.config import schema as configs
 from wgan_sweep.config.schema import Config
+from wgan_sweep.data import store
 from wgan_sweep.runs import build as experiment
 from wgan_sweep.scoring import weights
 
@@ -37,6 +38,15 @@ TINY = [
     "device=cpu",
 ]
 """Overrides for a run of a second."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the digests of the tests' files: the user's cache does not fill up with them."""
+    folder = tmp_path_factory.mktemp("digests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "digest_folder", lambda: folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The installed command, as a user meets it."""
+"""The command `wgan-sweep`: sweeps, single runs, refusals, plans, Ctrl-C, and Hydra's own features."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from .helpers import Shell, records
 
 
-def test_a_sweep_trains_its_grid_once_and_ends_in_its_table(sweep) -> None:
+def test_a_sweep_trains_its_grid_once_and_prints_its_table(sweep) -> None:
     arguments = ["-m", "loss=wgan_div", "div.k=1,2", "div.p=2,6"]
     done = sweep(*arguments)
     runs = records(sweep.folder)
@@ -39,21 +39,21 @@ def test_a_sweep_trains_its_grid_once_and_ends_in_its_table(sweep) -> None:
     assert {p.name for p in sweep.folder.iterdir()} == {"runs"}
 
 
-def test_a_larger_grid_trains_what_is_missing(sweep) -> None:
+def test_a_larger_grid_trains_only_the_missing_runs(sweep) -> None:
     sweep("-m", "div.k=1,2")
     done = sweep("-m", "div.k=1,2,3")
     assert done.stderr.count("nothing left to do") == 2
     assert len(records(sweep.folder)) == 3
 
 
-def test_the_steps_of_a_finished_run_are_no_part_of_its_name(sweep) -> None:
+def test_a_finished_run_can_be_trained_to_more_steps(sweep) -> None:
     sweep()
     sweep("train.steps=5")
     (record,) = records(sweep.folder)
     assert record["step"] == 5
 
 
-def test_one_runs_divergence_does_not_stop_the_others_and_the_exit_code_says_it(sweep) -> None:
+def test_a_diverged_run_does_not_stop_the_sweep_but_sets_its_exit_code(sweep) -> None:
     done = sweep("-m", "optimizer.lr=1e30,1e-4", code=1)
     assert sorted(r["status"] for r in records(sweep.folder)) == ["diverged", "done"]
     assert "1 diverged" in done.stdout
@@ -64,17 +64,17 @@ def test_a_single_run_that_diverges_exits_with_1(sweep) -> None:
     assert "diverged" in sweep("optimizer.lr=1e30", code=1).stderr
 
 
-def test_a_cell_that_turns_out_impossible_does_not_stop_the_others(sweep) -> None:
+def test_a_run_that_turns_out_invalid_does_not_stop_the_others(sweep) -> None:
     sweep("-m", "div.k=1,2")
-    one, other = sorted((sweep.folder / "runs").glob("[0-9a-f]*"))
-    (one / "checkpoint.pt").write_bytes((other / "checkpoint.pt").read_bytes())
+    first, second = sorted((sweep.folder / "runs").glob("[0-9a-f]*"))
+    (first / "checkpoint.pt").write_bytes((second / "checkpoint.pt").read_bytes())
     done = sweep("-m", "div.k=1,2,3", "train.steps=4", code=1)
     assert "belongs to another config" in done.stderr
     assert sorted(r["step"] for r in records(sweep.folder)) == [3, 4, 4]
     assert "| div.k" in done.stdout
 
 
-def test_an_unknown_key_of_a_node_is_refused_in_a_sweep_too(sweep) -> None:
+def test_an_unknown_key_is_refused_in_a_sweep(sweep) -> None:
     done = sweep("-m", "+model.depth=3", "div.k=1,2", code=1)
     assert "model has no depth" in done.stderr
     done = sweep("-m", "div.kk=1,2", code=1)
@@ -84,11 +84,11 @@ def test_an_unknown_key_of_a_node_is_refused_in_a_sweep_too(sweep) -> None:
 
 
 @pytest.mark.parametrize("name", ["it's a=b,c", 'say "ü"'])
-def test_runs_live_in_folders_of_any_name(sweep, name: str) -> None:
+def test_the_folder_of_runs_may_have_any_name(sweep, name: str) -> None:
     folder = sweep.folder / name
     done = sweep("-m", "div.k=1,2", runs=str(folder))
     assert len(list(folder.glob("*/record.json"))) == 2
-    hint = next(line for line in done.stdout.splitlines() if line.startswith("further"))
+    hint = next(line for line in done.stdout.splitlines() if line.startswith("report "))
     assert shlex.split(hint)[1:] == ["wgan-report", name]
 
 
@@ -106,32 +106,32 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda v: " ".join(v) if v else "")
-def test_bad_input_is_refused_before_any_work(sweep, arguments: list[str], words: list[str]) -> None:
+def test_invalid_input_is_refused_before_anything_starts(sweep, arguments: list[str], words: list[str]) -> None:
     done = sweep(*arguments, code=1)
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr
     assert not records(sweep.folder)
 
 
-def test_one_bad_cell_stops_a_sweep_before_its_first_run(sweep) -> None:
+def test_an_invalid_run_stops_a_sweep_before_its_first_run(sweep) -> None:
     done = sweep("-m", "div.k=1,2,-3,0", code=1)
     assert "2 of 4 runs of the sweep cannot work" in done.stderr
     assert done.stderr.count("div.k must be above 0") == 2
     assert not records(sweep.folder)
 
 
-def test_a_missing_value_is_named(sweep) -> None:
+def test_a_missing_value_is_named_in_the_message(sweep) -> None:
     done = sweep("data=npz", code=1, tiny=False)
     assert "data.path" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_experiment_is_a_sweep_that_the_command_line_narrows(sweep) -> None:
+def test_the_command_line_can_restrict_an_experiment(sweep) -> None:
     sweep("experiment=kp_grid", "div.k=1,2", "div.p=6", "seed=0")
     assert sorted(r["config"]["div"]["k"] for r in records(sweep.folder)) == [1, 2]
 
 
-def test_a_written_config_runs_as_the_run_it_came_from(sweep) -> None:
+def test_the_config_file_of_a_run_requests_the_same_run(sweep) -> None:
     sweep("seed=4")
     (record,) = records(sweep.folder)
     folder = sweep.folder / "runs" / record["run_id"]
@@ -145,26 +145,26 @@ def test_a_written_config_runs_as_the_run_it_came_from(sweep) -> None:
     assert {p.name for p in sweep.folder.iterdir()} == {"runs"}
 
 
-def test_a_site_keeps_its_own_keys_of_a_launch_in_a_file(sweep) -> None:
+def test_a_site_can_set_keys_of_a_launcher_in_a_file(sweep) -> None:
     site = sweep.folder / "site" / "launch"
     site.mkdir(parents=True)
     (site / "ours.yaml").write_text("defaults: [slurm]\npartition: gpu\nsetup: [module load cuda]\n")
-    asked = [f"--config-dir={site.parent}", "--cfg", "job", "--resolve", "--package", "launch"]
+    arguments = [f"--config-dir={site.parent}", "--cfg", "job", "--resolve", "--package", "launch"]
     done = subprocess.run(
-        [sys.executable, "-m", "wgan_sweep", *asked, "launch=ours", "launch.gpus_per_run=2"],
+        [sys.executable, "-m", "wgan_sweep", *arguments, "launch=ours", "launch.gpus_per_run=2"],
         cwd=sweep.folder,
         capture_output=True,
         text=True,
         check=True,
     )
-    said = OmegaConf.to_container(OmegaConf.create(done.stdout))
-    assert said["_target_"] == "wgan_sweep.sweeps.slurm.Slurm"
-    assert (said["partition"], said["setup"], said["gpus_per_node"]) == ("gpu", ["module load cuda"], 2)
+    launch = OmegaConf.to_container(OmegaConf.create(done.stdout))
+    assert launch["_target_"] == "wgan_sweep.sweeps.slurm.Slurm"
+    assert (launch["partition"], launch["setup"], launch["gpus_per_node"]) == ("gpu", ["module load cuda"], 2)
 
 
-def test_training_loads_no_compiler(sweep) -> None:
-    program = "import sys; from wgan_sweep import cli; sys.argv[0] = 'wgan-sweep'; cli.main(); "
-    program += "print(sorted({'torch._dynamo', 'torch._inductor', 'wandb', 'torchmetrics'} & set(sys.modules)))"
+def test_training_does_not_load_unused_packages(sweep) -> None:
+    program = "import sys; from wgan_sweep.commands.sweep import main; sys.argv[0] = 'wgan-sweep'; main(); "
+    program += "print(sorted({'wandb', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"
     arguments = sweep._command("seed=1")[3:]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=sweep.folder, capture_output=True, text=True, check=True
@@ -173,7 +173,7 @@ def test_training_loads_no_compiler(sweep) -> None:
 
 
 @pytest.mark.parametrize("option", [["--help"], ["--cfg", "job"]])
-def test_asking_for_help_loads_nothing_heavy(tmp_path: Path, option: list[str]) -> None:
+def test_help_imports_no_heavy_packages(tmp_path: Path, option: list[str]) -> None:
     program = """if True:
         import atexit, sys
         from wgan_sweep.commands.sweep import main
@@ -191,27 +191,27 @@ def test_asking_for_help_loads_nothing_heavy(tmp_path: Path, option: list[str]) 
     assert not list(tmp_path.iterdir())
 
 
-def test_two_shells_with_overlapping_sweeps_train_every_run_once(sweep) -> None:
+def test_two_commands_with_overlapping_sweeps_train_every_run_once(sweep) -> None:
     def start(*grid: str) -> subprocess.Popen[str]:
-        # Two processes with two threads each would wait for each other.
+        # Two processes with two threads each would slow each other down.
         return sweep.start("-m", "train.steps=40", "log_every=40", *grid, env={"OMP_NUM_THREADS": "1"})
 
     running = [start("div.k=1,2,3"), start("div.k=3,2,1,4")]
-    said = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
-    found = records(sweep.folder)
-    assert [r["status"] for r in found] == ["done"] * 4
+    outputs = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    runs = records(sweep.folder)
+    assert [r["status"] for r in runs] == ["done"] * 4
     for path in (sweep.folder / "runs").glob("[0-9a-f]*/log.txt"):
         assert path.read_text().count("starting at step") == 1
-    for (table, _), count in zip(said, (3, 4), strict=True):
+    for (table, _), count in zip(outputs, (3, 4), strict=True):
         assert f"{count} of them" in table
         assert "missing" not in table
     assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_run_that_another_process_is_at_is_waited_for(sweep) -> None:
-    """One shell is killed in the middle: the other takes the run over and ends it."""
+def test_a_run_that_another_process_holds_is_waited_for(sweep) -> None:
+    """The first command is killed during training; the second one takes over the run and completes it."""
     arguments = ["train.steps=100000", "save_every=5", "log_every=5"]
     first = sweep.start(*arguments)
     sweep.wait_for("checkpoint.pt")
@@ -229,7 +229,7 @@ def test_a_run_that_another_process_is_at_is_waited_for(sweep) -> None:
     assert record["step"] >= 12
 
 
-def test_a_plan_says_what_would_be_done_and_does_nothing(sweep) -> None:
+def test_a_plan_shows_what_would_be_done_and_writes_nothing(sweep) -> None:
     sweep("-m", "div.k=1,2")
 
     def files() -> dict[Path, int]:
@@ -242,7 +242,7 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(sweep) -> None:
     assert [row[5] for row in table] == ["div.k=1", "div.k=2", "div.k=4", "div.k=-1"]
     assert "above 0" in table[-1][6]
     assert "4 runs: 2 to resume, 1 to train, 1 to refuse; 72 images." in done.stdout  # 2 x 2 steps and 5, of 8 images
-    assert re.search(r"About \d:\d\d:\d\d, one run after another, by earlier runs", done.stdout)
+    assert re.search(r"About \d:\d\d:\d\d if trained one after another, estimated from earlier runs", done.stdout)
     assert "1 runs: 1 to skip; 0 images." in sweep("div.k=1", "plan=true").stdout
     assert files() == before
 
@@ -253,14 +253,14 @@ def start_a_long_sweep(sweep: Shell) -> subprocess.Popen[str]:
     return process
 
 
-def test_ctrl_c_saves_the_step_and_ends_the_sweep_with_its_table(sweep) -> None:
+def test_ctrl_c_saves_a_checkpoint_and_prints_the_table_of_the_sweep(sweep) -> None:
     process = start_a_long_sweep(sweep)
     process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "stopping at the next step" in errors
-    assert "the same command goes on" in errors
-    assert "1 running" in said
+    assert "run the same command again to resume" in errors
+    assert "1 running" in output
     (record,) = records(sweep.folder)  # the second run was not started
     assert record["status"] == "running"
     (path,) = (sweep.folder / "runs").glob("[0-9a-f]*")
@@ -271,35 +271,35 @@ def test_ctrl_c_saves_the_step_and_ends_the_sweep_with_its_table(sweep) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_at_once(sweep) -> None:
+def test_a_second_ctrl_c_ends_the_command_at_once(sweep) -> None:
     process = start_a_long_sweep(sweep)
-    process.send_signal(signal.SIGSTOP)  # both arrive before the next step
+    process.send_signal(signal.SIGSTOP)  # both signals arrive before the next step
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in errors
+    assert "run the same command again to resume" in errors
 
 
-def test_optuna_minimises_the_best_score_and_outlives_a_diverged_run(sweep) -> None:
+def test_optuna_minimises_the_best_metric_value_and_survives_a_diverged_run(sweep) -> None:
     points = ["data=gaussians8", "model=mlp", "scorer=exact", "scorer.num_samples=100"]
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=5", "seed=range(0,2)"]
     fixed = ["train.steps=3", "train.batch_size=8", "model.dim=4", "tracker=none", "device=cpu"]
     sampler = ["hydra.sweeper.sampler.seed=3", "optimizer.lr=choice(1e30,1e-3)"]
     done = sweep("-m", *points, *search, *fixed, *sampler, tiny=False, code=1)
-    found = records(sweep.folder)
-    assert {r["status"] for r in found} == {"done", "diverged"}
+    runs = records(sweep.folder)
+    assert {r["status"] for r in runs} == {"done", "diverged"}
     (result,) = (sweep.folder / "runs" / ".sweeps").glob("*/optimization_results.yaml")
-    best = min((r for r in found if r["status"] == "done"), key=lambda r: r["best"]["w1"])
+    best = min((r for r in runs if r["status"] == "done"), key=lambda r: r["best"]["w1"])
     assert f"best_value: {best['best']['w1']}" in result.read_text()
     assert f"seed: {best['config']['seed']}" in result.read_text()
     assert "best_value" in done.stdout
 
 
-def test_another_launcher_of_hydras_works_too(sweep) -> None:
+def test_another_hydra_launcher_trains_a_sweep(sweep) -> None:
     done = sweep("-m", "seed=0,1", "hydra/launcher=basic")
     assert [r["status"] for r in records(sweep.folder)] == ["done"] * 2
-    assert "further   wgan-report runs" in done.stdout
+    assert "report    wgan-report runs" in done.stdout
     assert list((sweep.folder / "runs" / ".sweeps").glob("*/multirun.yaml"))

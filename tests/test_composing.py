@@ -1,4 +1,4 @@
-"""What is composed for a sweep's job is what Hydra composes for it."""
+"""The composer of sweeps returns the same configs as Hydra."""
 
 import pytest
 from hydra import initialize_config_dir
@@ -20,7 +20,7 @@ def loader():
     GlobalHydra.instance().clear()
 
 
-def composed(compose, *arguments) -> object:
+def config_or_error(compose, *arguments) -> object:
     try:
         return OmegaConf.to_container(compose(*arguments), resolve=False)
     except (HydraException, OmegaConfBaseException) as error:
@@ -41,27 +41,27 @@ def composed(compose, *arguments) -> object:
     ],
     ids=" ".join,
 )
-def test_a_job_is_composed_as_hydra_does(loader, overrides: list[str]) -> None:
+def test_a_job_is_composed_like_by_hydra(loader, overrides: list[str]) -> None:
     master = loader.load_configuration("config", ["seed=0"], RunMode.MULTIRUN)
-    wanted = composed(loader.load_sweep_config, master, list(overrides))
-    compose = Composer.of(loader)
-    compose(master, ["seed=5", "div.k=9"])  # leaves nothing in the base that others start from
-    for ask in (compose, loader.load_sweep_config, compose):
-        assert composed(ask, master, list(overrides)) == wanted
+    expected = config_or_error(loader.load_sweep_config, master, list(overrides))
+    compose = Composer.install(loader)
+    compose(master, ["seed=5", "div.k=9"])  # must not change the base of other jobs
+    for call in (compose, loader.load_sweep_config, compose):
+        assert config_or_error(call, master, list(overrides)) == expected
 
 
-def test_a_choice_of_groups_is_composed_once_and_a_second_asker_gets_the_same(loader, monkeypatch) -> None:
+def test_a_choice_of_groups_is_composed_once_and_the_second_call_returns_the_first_result(loader, monkeypatch) -> None:
     master = loader.load_configuration("config", [], RunMode.MULTIRUN)
-    asked = []
+    calls = []
     original = loader.load_sweep_config
-    monkeypatch.setattr(loader, "load_sweep_config", lambda *a: asked.append(a) or original(*a))
-    compose = Composer.of(loader)
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *a: calls.append(a) or original(*a))
+    compose = Composer.install(loader)
     first = compose(master, ["seed=1", "loss=wgan"])
     assert compose(master, ["seed=1", "loss=wgan"]) is first
-    again = compose(master, ["seed=1", "loss=wgan"])
-    assert again is not first
-    assert OmegaConf.to_container(again, resolve=False) == OmegaConf.to_container(first, resolve=False)
+    third = compose(master, ["seed=1", "loss=wgan"])
+    assert third is not first
+    assert OmegaConf.to_container(third, resolve=False) == OmegaConf.to_container(first, resolve=False)
     for seed in range(5):
         compose(master, ["loss=wgan", f"seed={seed}"])
     compose(master, ["loss=hinge"])
-    assert len(asked) == 2
+    assert len(calls) == 2

@@ -14,6 +14,7 @@ from wgan_sweep.config import schema as configs
 from wgan_sweep.config.schema import conf_dir, unused_overrides
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.build import build, check
+from wgan_sweep.runs.data import load_split
 from wgan_sweep.runs.identity import run_id, science
 
 FILES = [f.relative_to(conf_dir()).with_suffix("") for f in conf_dir().rglob("*/*.yaml")]
@@ -135,7 +136,6 @@ OTHER = [
     ["stabiliser=instance_noise"],
     ["model.dim=8"],
     ["model=mlp"],
-    ["data.path=/elsewhere.npz"],
     ["optimizer.lr=0.1"],
     ["train.batch_size=4"],
     ["train.n_critic=1"],
@@ -159,9 +159,24 @@ def test_every_choice_of_science_is_a_run_of_its_own(make) -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_where_downloads_lie_is_no_science(make) -> None:
-    one, other = (make("data=cifar10", f"data.root={root}", "runs=x", tiny=False) for root in ("/a", "/b"))
-    assert run_id(one) == run_id(other)
+def write_raw(folder: Path, images: np.ndarray, split: str = "train") -> None:
+    """Write images of 28 x 28 in MNIST's own format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">IIII", 0x803, len(images), 28, 28)
+    (folder / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+    labels = struct.pack(">II", 0x801, len(images)) + bytes(len(images))
+    (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
+
+
+def test_the_folder_of_downloads_does_not_change_the_id_and_its_contents_do(make, tmp_path, mnist, monkeypatch) -> None:
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    contents = {"here": mnist[:20], "there": mnist[:20], "other": mnist[20:40]}
+    ids = {}
+    for name, images in contents.items():
+        for split in ("train", "t10k"):
+            write_raw(tmp_path / name / "MNIST" / "raw", images, split)
+        ids[name] = run_id(make("data=mnist", f"data.root={tmp_path / name}", "scorer=none", tiny=False))
+    assert ids["here"] == ids["there"] != ids["other"]
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
@@ -172,10 +187,7 @@ def test_torchvisions_files_become_padded_images_of_the_split_asked_for(
     raw = tmp_path / "root" / {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[name] / "raw"
     raw.mkdir(parents=True)
     for split, images in (("train", mnist[:20]), ("t10k", mnist[20:30])):
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(
-            struct.pack(">IIII", 0x803, len(images), 28, 28) + images.tobytes()
-        )
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, len(images)) + bytes(len(images)))
+        write_raw(raw, images, split)
     for split, wanted in (("train", mnist[:20]), ("test", mnist[20:30])):
         config = make(
             f"data={name}",

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the same guarantees there. Run with ``pytest -m gpu``."""
+"""Tests that need a CUDA device. Run with ``pytest -m gpu``."""
 
 import subprocess
 import sys
@@ -19,11 +19,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 @pytest.mark.parametrize("name", CRITICS)
 @pytest.mark.parametrize("psi", [Power(2, 6), Power(1, 1.5)])
-def test_both_forms_have_the_same_gradient(name: str, psi: Power) -> None:
+def test_both_implementations_have_the_same_gradient(name: str, psi: Power) -> None:
     critic, points, _ = critic_and_batches(name)
     critic, points = critic.cuda(), points.cuda()
-    wanted = parameter_gradient(double_backward, critic, points, psi)
-    assert relative_error(parameter_gradient(fast_double_backward, critic, points, psi), wanted) < 1e-10
+    expected = parameter_gradient(double_backward, critic, points, psi)
+    assert relative_error(parameter_gradient(fast_double_backward, critic, points, psi), expected) < 1e-10
 
 
 def trainer(make, *overrides: str) -> Trainer:
@@ -38,29 +38,28 @@ def trainer(make, *overrides: str) -> Trainer:
 )
 def test_training_is_finite_and_resumes_bitwise(make, precision: str, overrides: list[str], monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    asked = [*overrides, f"train.precision={precision}"]
-    through = trainer(make, *asked)
-    values = run(through, 6)
-    assert all(abs(v) < float("inf") for line in values for v in line.values())
-    before = trainer(make, *asked)
-    run(before, 2)
-    after = trainer(make, *asked)
-    after.load_state_dict(before.state_dict())
-    assert run(after, 6) == values[2:]
-    assert_bitwise_equal(after.state_dict(), through.state_dict())
+    overrides = [*overrides, f"train.precision={precision}"]
+    uninterrupted = trainer(make, *overrides)
+    steps = run(uninterrupted, 6)
+    assert all(abs(value) < float("inf") for metrics in steps for value in metrics.values())
+    interrupted = trainer(make, *overrides)
+    run(interrupted, 2)
+    resumed = trainer(make, *overrides)
+    resumed.load_state_dict(interrupted.state_dict())
+    assert run(resumed, 6) == steps[2:]
+    assert_bitwise_equal(resumed.state_dict(), uninterrupted.state_dict())
 
 
-def test_a_gpu_starts_from_the_weights_of_a_cpu_and_sees_the_same_batches(make) -> None:
-    here, there = build(make("device=cpu")).trainer, trainer(make)
-    for one, other in zip(here.critic.parameters(), there.critic.parameters(), strict=True):
-        assert torch.equal(one, other.cpu())
-    assert torch.equal(here._batches(), there._batches().cpu())
+def test_a_gpu_has_the_initial_weights_and_batches_of_a_cpu(make) -> None:
+    on_cpu, on_gpu = build(make("device=cpu")).trainer, trainer(make)
+    for expected, actual in zip(on_cpu.critic.parameters(), on_gpu.critic.parameters(), strict=True):
+        assert torch.equal(expected, actual.cpu())
+    assert torch.equal(on_cpu._batches(), on_gpu._batches().cpu())
 
 
-def test_a_step_waits_for_nothing(make) -> None:
-    made = trainer(make, "loss=wgan_div", "train.steps=100")
-    steps = made.steps(100)
-    for _ in range(10):  # past the first epochs, whose orders are copied
+def test_a_step_does_not_synchronise_with_the_gpu(make) -> None:
+    steps = trainer(make, "loss=wgan_div", "train.steps=100").steps(100)
+    for _ in range(10):  # past the first epochs, whose orders are copied to the GPU
         next(steps)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -69,7 +68,7 @@ def test_a_step_waits_for_nothing(make) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_run_that_takes_more_memory_than_its_part_fails_alone() -> None:
+def test_a_process_that_exceeds_its_share_of_memory_runs_out_of_memory() -> None:
     program = """if True:
         import torch
         from wgan_sweep.sweeps.parallel import Slot, apply_limits
@@ -85,30 +84,30 @@ def test_a_run_that_takes_more_memory_than_its_part_fails_alone() -> None:
     assert done.stdout.strip() == "1"
 
 
-def test_the_generator_of_a_gpu_is_seeded(make) -> None:
-    one, other = (torch.rand(3, generator=rng.generator(0, "x", device="cuda"), device="cuda") for _ in range(2))
-    assert torch.equal(one, other)
+def test_a_gpus_random_number_generator_is_seeded(make) -> None:
+    first, second = (torch.rand(3, generator=rng.generator(0, "x", device="cuda"), device="cuda") for _ in range(2))
+    assert torch.equal(first, second)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_compiled_training_is_training(make, precision: str, graphs: bool) -> None:
-    asked = ["loss=wgan_gp", "sampling=mixture", f"train.precision={precision}", f"graphs={graphs}"]
-    plain, compiled = trainer(make, *asked), trainer(make, *asked, "train.compile=true")
-    wanted, found = run(plain, 8), run(compiled, 8)
-    assert compiled.how["critic's gradient"] == "compiled"
-    assert compiled.how["iterations"].startswith("a CUDA graph") == graphs
-    for one, other in zip(found, wanted, strict=True):
-        assert one == pytest.approx(other, rel=5e-2, abs=1e-2)
+def test_compiled_training_agrees_with_eager_training(make, precision: str, graphs: bool) -> None:
+    overrides = ["loss=wgan_gp", "sampling=mixture", f"train.precision={precision}", f"graphs={graphs}"]
+    eager, compiled = trainer(make, *overrides), trainer(make, *overrides, "train.compile=true")
+    expected, actual = run(eager, 8), run(compiled, 8)
+    assert compiled.execution["critic's gradient"] == "compiled"
+    assert compiled.execution["iterations"].startswith("a CUDA graph") == graphs
+    for metrics, eager_metrics in zip(actual, expected, strict=True):
+        assert metrics == pytest.approx(eager_metrics, rel=5e-2, abs=1e-2)
 
 
 @pytest.mark.parametrize(
     "overrides", [["loss=wgan_div"], ["loss=wgan_gp", "model=resnet"], ["loss=wgan"]], ids=" ".join
 )
-def test_iterations_by_a_graph_are_those_without_one(make, overrides: list[str], monkeypatch) -> None:
+def test_iterations_replayed_from_a_graph_equal_eager_ones(make, overrides: list[str], monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    graph, plain = trainer(make, *overrides), trainer(make, *overrides, "graphs=false")
-    assert run(graph, 12) == run(plain, 12)
-    assert graph.how["iterations"] == "a CUDA graph"
-    assert_bitwise_equal(graph.state_dict(), plain.state_dict())
+    captured, eager = trainer(make, *overrides), trainer(make, *overrides, "graphs=false")
+    assert run(captured, 12) == run(eager, 12)
+    assert captured.execution["iterations"] == "a CUDA graph"
+    assert_bitwise_equal(captured.state_dict(), eager.state_dict())

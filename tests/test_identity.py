@@ -15,12 +15,13 @@ from hydra.utils import get_object
 from wgan_sweep.config import keys, schema
 from wgan_sweep.config.keys import KEYS, Key, Role, leaves, role_of, without_roles
 from wgan_sweep.config.schema import Config, conf_dir
-from wgan_sweep.data import ImageSet, Npz
+from wgan_sweep.data import ImageSet, Npz, store
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives import constraints, losses
 from wgan_sweep.runs import identity
 from wgan_sweep.runs.directory import RunDir, find_runs
-from wgan_sweep.runs.identity import canonical, hash_of, run_id, science
+from wgan_sweep.runs.hashing import canonical, hash_of
+from wgan_sweep.runs.identity import run_id, science
 from wgan_sweep.runs.record import OutdatedRecordError, Record, Status
 
 from .helpers import run
@@ -181,13 +182,13 @@ def test_moving_a_file_keeps_the_id(make, npz: Path) -> None:
 
 
 def test_a_digest_is_computed_once_per_file(npz: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "digest_folder", lambda: tmp_path / "digests")
     digest = Npz(str(npz)).fingerprint()
     assert digest == Npz(str(npz)).load().digest
     monkeypatch.setattr(Npz, "load", lambda self: pytest.fail("read again"))
     assert Npz(str(npz)).fingerprint() == digest
     monkeypatch.undo()
-    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "digest_folder", lambda: tmp_path / "digests")
     loads = []
     monkeypatch.setattr(ImageSet, "digest", property(lambda self: loads.append(1) or "0" * 64))
     status = npz.stat()
@@ -197,9 +198,9 @@ def test_a_digest_is_computed_once_per_file(npz: Path, tmp_path: Path, monkeypat
 
 
 def test_a_damaged_digest_in_the_cache_is_computed_again(npz: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "digest_folder", lambda: tmp_path / "digests")
     digest = Npz(str(npz)).fingerprint()
-    (cached,) = (tmp_path / "cache" / "digests").iterdir()
+    (cached,) = (tmp_path / "digests").iterdir()
     cached.write_text("not a digest")
     assert Npz(str(npz)).fingerprint() == digest
     assert cached.read_text() == digest

@@ -1,4 +1,4 @@
-"""Several runs at once: each has its share of the machine, and none takes another with it."""
+"""The launchers `local` and `parallel`: resources of the workers, killed workers, Ctrl-C, full disks."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -18,35 +19,36 @@ from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import directory_of
-from wgan_sweep.sweeps.local import Cell, Local
+from wgan_sweep.sweeps.launching import RequestedRun, complete_run
+from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
 
 from .helpers import Shell, records, run
 
-TOGETHER = ["launch=parallel", "launch.jobs=2"]
+PARALLEL = ["launch=parallel", "launch.jobs=2"]
 
 
-def cells(make, *devices: str) -> list[Cell]:
-    return [Cell(make(f"device={device}"), (), "", None) for device in devices]
+def request_runs(make, *devices: str) -> list[RequestedRun]:
+    return [RequestedRun(make(f"device={device}"), (), "", None) for device in devices]
 
 
-def test_cores_are_divided_among_as_many_processes_as_there_is_work_for(make, monkeypatch) -> None:
+def test_cores_are_divided_among_no_more_workers_than_runs(make, monkeypatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-    assert [slot.threads for slot in Parallel(jobs=3).slots(cells(make, *["cpu"] * 9))] == [4] * 3
-    assert [slot.threads for slot in Parallel(jobs=8).slots(cells(make, "cpu", "cpu"))] == [6] * 2
-    assert [slot.threads for slot in Parallel().slots(cells(make, *["cpu"] * 9))] == [2] * 6
-    assert [slot.threads for slot in Parallel(jobs=24).slots(cells(make, *["cpu"] * 24))] == [1] * 24
+    assert [slot.threads for slot in Parallel(jobs=3).slots(request_runs(make, *["cpu"] * 9))] == [4] * 3
+    assert [slot.threads for slot in Parallel(jobs=8).slots(request_runs(make, "cpu", "cpu"))] == [6] * 2
+    assert [slot.threads for slot in Parallel().slots(request_runs(make, *["cpu"] * 9))] == [2] * 6
+    assert [slot.threads for slot in Parallel(jobs=24).slots(request_runs(make, *["cpu"] * 24))] == [1] * 24
 
 
-def test_every_gpu_that_can_be_seen_gets_as_many_runs_as_asked(make, monkeypatch) -> None:
+def test_every_visible_gpu_gets_the_requested_number_of_runs(make, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
 
     def gpus(launch: Parallel, *devices: str) -> list[str | None]:
-        found = cells(make, "cpu", *["cpu"] * (len(devices) - 1))
-        for cell, device in zip(found, devices, strict=True):
-            cell.config.device = device
-        return [slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in launch.slots(found)]
+        runs = request_runs(make, "cpu", *["cpu"] * (len(devices) - 1))
+        for requested, device in zip(runs, devices, strict=True):
+            requested.config.device = device
+        return [slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in launch.slots(runs)]
 
     assert gpus(Parallel(per_gpu=2), *["auto"] * 9) == ["3", "5", "3", "5"]
     assert gpus(Parallel(per_gpu=2), "auto", "auto") == ["3", "5"]
@@ -56,17 +58,17 @@ def test_every_gpu_that_can_be_seen_gets_as_many_runs_as_asked(make, monkeypatch
 
 
 def test_runs_on_one_gpu_divide_its_memory(make, monkeypatch) -> None:
-    """Those that are there: not those that might have been."""
-    found = cells(make, *["cpu"] * 6)
-    assert {slot.sharing for slot in Parallel(per_gpu=2, jobs=2).slots(found)} == {1}
+    """The memory is divided by the number of workers that exist, which may be less than `per_gpu`."""
+    runs = request_runs(make, *["cpu"] * 6)
+    assert {slot.sharing for slot in Parallel(per_gpu=2, jobs=2).slots(runs)} == {1}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    for cell in found:
-        cell.config.device = "auto"
+    for requested in runs:
+        requested.config.device = "auto"
 
     def sharing(launch: Parallel, count: int) -> list[int]:
-        return [slot.sharing for slot in launch.slots(found[:count])]
+        return [slot.sharing for slot in launch.slots(runs[:count])]
 
     assert sharing(Parallel(), 6) == [1, 1]
     assert sharing(Parallel(per_gpu=2), 6) == [2] * 4
@@ -74,36 +76,42 @@ def test_runs_on_one_gpu_divide_its_memory(make, monkeypatch) -> None:
     assert sharing(Parallel(per_gpu=2), 3) == [2, 1, 2]
 
 
-def test_a_process_keeps_to_its_part_of_the_memory(monkeypatch) -> None:
+def test_a_process_is_limited_to_its_part_of_the_memory(monkeypatch) -> None:
     gib = 2**30
-    bounds = {}
+    fractions = {}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 * gib))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10 * gib, 16 * gib))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 1 * gib)
     monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda part, device: bounds.__setitem__(device, part)
+        torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: fractions.__setitem__(device, fraction)
     )
     assert gpu_memory.free(torch.device("cuda")) == 10 * gib
     try:
         gpu_memory.divide(4)
-        assert bounds == {0: 3.25 / 16, 1: 3.25 / 16}
+        assert fractions == {0: 3.25 / 16, 1: 3.25 / 16}
         assert gpu_memory.free(torch.device("cuda")) == 2.25 * gib
     finally:
         gpu_memory.divide(1)
 
 
-@pytest.mark.parametrize("settings", [{"per_gpu": 0}, {"jobs": 0}])
-def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="must be 1 or more"):
-        Parallel(**settings)
+@pytest.mark.parametrize("setting", ["per_gpu", "jobs", "gpus_per_run"])
+def test_settings_out_of_range_are_refused(setting: str) -> None:
+    with pytest.raises(InputError, match=f"launch.{setting} must be 1 or more, got 0"):
+        Parallel(**{setting: 0})
 
 
-def test_a_full_disk_stops_no_other_run_and_loses_nothing(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record of the second run cannot be written, at its start and then at its end."""
-    asked = [make(f"seed={seed}") for seed in (0, 1, 2)]
-    full = directory_of(asked[1]).record
-    written = RunDir.write_record
+def test_the_local_launcher_checks_the_setting_that_its_runs_read() -> None:
+    Local(gpus_per_run=2)
+    with pytest.raises(InputError, match=r"launch\.gpus_per_run must be 1 or more, got 0"):
+        Local(gpus_per_run=0)
+
+
+def test_a_full_disk_fails_one_run_and_loses_nothing(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record of the second run cannot be written: first at its start, then at its end."""
+    configs = [make(f"seed={seed}") for seed in (0, 1, 2)]
+    full = directory_of(configs[1]).record
+    write_record = RunDir.write_record
 
     for after in (0, 1):
         count = 0
@@ -114,33 +122,33 @@ def test_a_full_disk_stops_no_other_run_and_loses_nothing(make, monkeypatch: pyt
                 count += 1
                 if count > after:
                     raise OSError(28, "No space left on device")
-            written(self, record)
+            write_record(self, record)
 
         monkeypatch.setattr(RunDir, "write_record", write)
         display = Display(Console(quiet=True))
-        outcomes = Local()([Cell(one, ("x",), "", None) for one in asked], display, lambda: False)
+        outcomes = Local()([RequestedRun(config, ("x",), "", None) for config in configs], display, lambda: False)
         assert [o.record.status if o.record else "problem" for o in outcomes] == ["done", "problem", "done"]
         assert "No space left" in outcomes[1].problem
-    monkeypatch.setattr(RunDir, "write_record", written)
-    assert run(asked[1]).status == "done"
+    monkeypatch.setattr(RunDir, "write_record", write_record)
+    assert run(configs[1]).status == "done"
 
 
-def test_a_parallel_sweep_does_what_a_local_one_does(sweep: Shell) -> None:
-    """Two processes; one cell diverges; the same run asked twice; the same command again does nothing."""
-    done = sweep("-m", "div.k=1,2.0,2", "optimizer.lr=1e-4,1e30", *TOGETHER, code=1)
-    found = records(sweep.folder)
-    assert sorted(r["status"] for r in found) == ["diverged", "diverged", "done", "done"]
+def test_a_parallel_sweep_does_the_same_as_a_local_one(sweep: Shell) -> None:
+    """Two workers; two runs diverge; one run is requested twice; the same command again does nothing."""
+    done = sweep("-m", "div.k=1,2.0,2", "optimizer.lr=1e-4,1e30", *PARALLEL, code=1)
+    runs = records(sweep.folder)
+    assert sorted(r["status"] for r in runs) == ["diverged", "diverged", "done", "done"]
     assert "4 of them" in done.stdout
     assert len(list((sweep.folder / "runs").glob("[0-9a-f]*/log.txt"))) == 4
-    for record in found:  # said by the other processes, on this one's display
+    for record in runs:  # the workers write to the display of the command
         assert re.search(rf"{record['run_id']} .*{record['status']}", done.stderr)
-    again = sweep("-m", "div.k=1,2.0,2", "optimizer.lr=1e-4", *TOGETHER)
+    again = sweep("-m", "div.k=1,2.0,2", "optimizer.lr=1e-4", *PARALLEL)
     assert again.stderr.count("nothing left to do") == 3
     assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
 
 
 def owners(sweep: Shell) -> dict[str, int]:
-    """Return which process is at which run."""
+    """Return the process that holds each run."""
     claims = [p.read_text() for p in (sweep.folder / "runs" / ".locks").glob("*.lock")]
     return {claim.split("/")[-1].split(".")[0]: int(re.split(r"[|^~#@]", claim)[2]) for claim in claims}
 
@@ -154,23 +162,23 @@ def wait_until_gone(processes: list[int]) -> None:
 
 def start(sweep: Shell, steps: int) -> subprocess.Popen[str]:
     grid = ["div.k=1,2,3", f"train.steps={steps}", "save_every=5", "log_every=5"]
-    shell = sweep.start("-m", *grid, *TOGETHER)
+    command = sweep.start("-m", *grid, *PARALLEL)
     sweep.wait_for("checkpoint.pt", 2)
-    return shell
+    return command
 
 
-def test_a_process_that_is_killed_is_a_failed_run_and_the_others_go_on(sweep: Shell) -> None:
-    shell = start(sweep, 300)
+def test_a_killed_worker_fails_its_run_and_the_others_continue(sweep: Shell) -> None:
+    command = start(sweep, 300)
     name, process = next(iter(owners(sweep).items()))
     os.kill(process, signal.SIGKILL)
-    said, errors = shell.communicate(timeout=60)
-    assert shell.returncode == 1, errors
+    output, errors = command.communicate(timeout=60)
+    assert command.returncode == 1, errors
     by_name = {r["run_id"]: r for r in records(sweep.folder)}
     assert by_name[name]["status"] == "failed"
     assert "signal 9 (SIGKILL)" in by_name[name]["error"]
-    assert f"failed: {name}" in said
+    assert f"failed: {name}" in output
     assert sorted(r["status"] for r in by_name.values()) == ["done", "done", "failed"]
-    again = sweep("-m", "div.k=1,2,3", "train.steps=300", *TOGETHER)  # a failed run is tried again, from where it was
+    again = sweep("-m", "div.k=1,2,3", "train.steps=300", *PARALLEL)  # a failed run is resumed from its checkpoint
     assert [r["status"] for r in records(sweep.folder)] == ["done"] * 3
     assert again.stderr.count("nothing left to do") == 2
     log = (sweep.folder / "runs" / name / "log.txt").read_text()
@@ -178,37 +186,37 @@ def test_a_process_that_is_killed_is_a_failed_run_and_the_others_go_on(sweep: Sh
     assert first == 0 < second < 300
 
 
-def test_ctrl_c_saves_every_run_at_work(sweep: Shell) -> None:
-    shell = start(sweep, 100000)
-    at_work = owners(sweep)
-    os.kill(shell.pid, signal.SIGINT)
-    said, errors = shell.communicate(timeout=60)
-    assert shell.returncode == 130, errors
-    assert "2 running" in said or said.count("1 running") == 2
-    found = records(sweep.folder)
-    assert {r["run_id"] for r in found} == set(at_work)  # the third was not started
-    for record in found:
+def test_ctrl_c_saves_every_run_in_training(sweep: Shell) -> None:
+    command = start(sweep, 100000)
+    processes = owners(sweep)
+    os.kill(command.pid, signal.SIGINT)
+    output, errors = command.communicate(timeout=60)
+    assert command.returncode == 130, errors
+    assert "2 running" in output or output.count("1 running") == 2
+    runs = records(sweep.folder)
+    assert {r["run_id"] for r in runs} == set(processes)  # the third was not started
+    for record in runs:
         path = sweep.folder / "runs" / record["run_id"]
         last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
         assert record["step"] >= last["step"]
-    wait_until_gone(list(at_work.values()))
+    wait_until_gone(list(processes.values()))
 
 
-def test_without_the_one_that_started_them_the_processes_save_and_end(sweep: Shell) -> None:
-    shell = start(sweep, 100000)
-    at_work = owners(sweep)
-    shell.kill()
-    shell.communicate()
-    wait_until_gone(list(at_work.values()))
-    assert [r["status"] for r in records(sweep.folder)] == ["running"] * 2  # interrupted: taken up next time
+def test_workers_save_and_end_when_the_command_is_killed(sweep: Shell) -> None:
+    command = start(sweep, 100000)
+    processes = owners(sweep)
+    command.kill()
+    command.communicate()
+    wait_until_gone(list(processes.values()))
+    assert [r["status"] for r in records(sweep.folder)] == ["running"] * 2  # interrupted: resumed next time
     assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
 
 
 @pytest.mark.parametrize("after", [0.3, 1.5])
-def test_ctrl_c_while_processes_start_is_no_failure(sweep: Shell, after: float) -> None:
-    """It reaches the whole group, as from a terminal."""
-    shell = subprocess.Popen(
-        sweep._command("-m", "div.k=1,2,3", "train.steps=100000", *TOGETHER),
+def test_ctrl_c_while_workers_start_is_not_a_failure(sweep: Shell, after: float) -> None:
+    """The signal reaches the whole process group, as from a terminal."""
+    command = subprocess.Popen(
+        sweep._command("-m", "div.k=1,2,3", "train.steps=100000", *PARALLEL),
         cwd=sweep.folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -220,8 +228,24 @@ def test_ctrl_c_while_processes_start_is_no_failure(sweep: Shell, after: float) 
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(after)
-    os.killpg(shell.pid, signal.SIGINT)
-    _, errors = shell.communicate(timeout=60)
-    assert shell.returncode == 130, errors
+    os.killpg(command.pid, signal.SIGINT)
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 130, errors
     assert "Traceback" not in errors
     assert {r["status"] for r in records(sweep.folder)} <= {"running"}
+
+
+def test_a_run_whose_data_changed_while_it_waited_is_refused(make, npz: Path, mnist) -> None:
+    request = RequestedRun(make("train.steps=1"), ("seed=0",), "", None)
+    assert complete_run(request, Display(Console(quiet=True)), lambda: False).problem is None
+    waiting = RequestedRun(make("train.steps=1", "seed=1"), ("seed=1",), "", None)
+    requested_id = waiting.run_id
+    images = np.pad(mnist[100:164], ((0, 0), (2, 2), (2, 2), (0, 0)))
+    np.savez(npz, images=images)
+    outcome = complete_run(waiting, Display(Console(quiet=True)), lambda: False)
+    assert outcome.record is None
+    assert outcome.problem is not None
+    assert outcome.problem.startswith("refused: seed=1: ")
+    assert requested_id in outcome.problem
+    assert RequestedRun(waiting.config, (), "", None).run_id in outcome.problem
+    assert len(list(Path(waiting.config.runs).glob("[0-9a-f]*"))) == 1

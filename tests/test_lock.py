@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep.runs import lock as locks
 from wgan_sweep.errors import RunLockedError
+from wgan_sweep.runs import lock as locks
 from wgan_sweep.runs.lock import run_lock
 
 HOLDER = """

@@ -7,7 +7,7 @@ from wgan_sweep.training.precision import precision
 CPU = torch.device("cpu")
 
 
-def test_fp32_forbids_tf32_and_puts_back_what_was() -> None:
+def test_fp32_disables_tf32_and_restores_the_previous_settings() -> None:
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [b.allow_tf32 for b in backends]
     backends[1].allow_tf32 = True
@@ -26,21 +26,27 @@ def test_bf16_computes_in_bf16() -> None:
 
 
 @pytest.mark.parametrize("name", ["fp64", "tf32"])
-def test_what_cannot_be_had_is_refused(name: str) -> None:
+def test_an_unknown_or_unsupported_precision_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=name):
         precision(name, CPU)
 
 
-def test_fp16_computes_in_float16_and_scales_objectives() -> None:
-    found = precision("fp16", CPU)
-    with found.forward():
+def test_fp16_computes_in_float16_and_scales_the_loss() -> None:
+    fp16 = precision("fp16", CPU)
+    with fp16.forward():
         assert torch.nn.Linear(4, 4)(torch.zeros(1, 4)).dtype == torch.float16
-    assert found.scale > 1
+    assert fp16.scale > 1
 
 
-@pytest.mark.parametrize(("device", "picked"), [("cpu", "fp32"), ("cuda", "tf32")])
-def test_auto_picks_by_device_and_says_why(device: str, picked: str) -> None:
-    found = precision("auto", torch.device(device))
-    assert found.name == picked
-    assert "auto" in found.why
-    assert precision("fp32", CPU).why == ""
+@pytest.mark.parametrize(("device", "chosen"), [("cpu", "fp32"), ("cuda", "tf32")])
+def test_auto_chooses_by_device_and_gives_the_reason(device: str, chosen: str) -> None:
+    auto = precision("auto", torch.device(device))
+    assert auto.name == chosen
+    assert "auto" in auto.reason
+    assert precision("fp32", CPU).reason == ""
+
+
+def test_outputs_are_at_least_float32() -> None:
+    layer = torch.nn.Linear(4, 4)
+    assert precision("bf16", CPU).apply(layer, torch.zeros(1, 4)).dtype == torch.float32
+    assert precision("fp32", CPU).apply(layer.double(), torch.zeros(1, 4).double()).dtype == torch.float64

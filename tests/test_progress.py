@@ -1,3 +1,5 @@
+"""The display: lines in a log, bars on a terminal."""
+
 import io
 
 from rich.console import Console
@@ -11,7 +13,7 @@ def display(terminal: bool) -> tuple[Display, io.StringIO]:
     return Display(Console(file=out, force_terminal=terminal, width=150)), out
 
 
-def test_a_log_gets_plain_lines(monkeypatch) -> None:
+def test_a_log_shows_lines(monkeypatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     shown, out = display(terminal=False)
     shown.sweep(2)
@@ -20,7 +22,7 @@ def test_a_log_gets_plain_lines(monkeypatch) -> None:
     with shown.run("run a", 100) as run:
         run.update(10, {"images_seen": 640, "wasserstein": 1.5})
         run.update(15, {"images_seen": 960})  # 320 images in 10 s
-        run.working_on("scoring")  # whatever time that takes
+        run.working_on("scoring")  # does not count in the rate
         run.update(15, {"images_seen": 960})
         run.update(20, {"images_seen": 1280, "wasserstein": 1.25, "fid": 30.0})
         run.summary = "done: FID 30.00"
@@ -29,13 +31,13 @@ def test_a_log_gets_plain_lines(monkeypatch) -> None:
     assert "\x1b" not in text
     assert "run a  step 20/100" in text
     assert all(word in text for word in ("img/s", "W 1.25", "FID 30.00", " left"))
-    assert "img/s" not in text.splitlines()[0]  # not known yet
+    assert "img/s" not in text.splitlines()[0]  # the rate is not known yet
     assert text.count("32 img/s") == 3
     assert "0:02:40 left" in text  # 80 steps at 10 steps in 20 s
     assert text.splitlines()[-1] == "run a  done: FID 30.00"
 
 
-def test_a_terminal_gets_bars_and_one_line_per_finished_run() -> None:
+def test_a_terminal_shows_bars_and_one_line_per_finished_run() -> None:
     shown, out = display(terminal=True)
     shown.sweep(2)
     for name in ("run a", "run b"):
@@ -47,7 +49,7 @@ def test_a_terminal_gets_bars_and_one_line_per_finished_run() -> None:
     assert out.getvalue().count("is done") == 2
 
 
-def test_a_run_that_raises_says_so() -> None:
+def test_a_run_that_raises_shows_the_exception() -> None:
     shown, out = display(terminal=False)
     try:
         with shown.run("run a", 10):
@@ -57,10 +59,10 @@ def test_a_run_that_raises_says_so() -> None:
     assert "run a  interrupted (KeyboardInterrupt)" in out.getvalue()
 
 
-def test_counted_batches_are_shown_on_either_kind_of_output(monkeypatch) -> None:
+def test_the_number_of_items_is_shown_on_a_log_and_on_a_terminal(monkeypatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     for terminal, words in ((False, "real  7 of 9\nreal  9 of 9\n"), (True, "9/9")):
         out = io.StringIO()
         console = Console(file=out, force_terminal=terminal, width=80)
-        assert list(progress.counted([[0] * 7, [0] * 2], 9, "real", console)) == [[0] * 7, [0] * 2]
+        assert list(progress.show_progress([[0] * 7, [0] * 2], 9, "real", console)) == [[0] * 7, [0] * 2]
         assert words in out.getvalue()

@@ -1,4 +1,4 @@
-"""Several processes that train one run: they compute what one does with the whole batch."""
+"""Several processes that train one run together compute what one process computes with the whole batch."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs import life
 from wgan_sweep.runs.build import build, check
+from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.runs.record import Status
-from wgan_sweep.training.replicas import Replicas, with_followers
+from wgan_sweep.training.followers import with_followers
+from wgan_sweep.training.replicas import Replicas
 from wgan_sweep.training.trainer import Trainer
 
 from .helpers import Shell, records, run, trained
@@ -41,10 +41,10 @@ CASES = [
 ]
 
 
-def in_float64(config: Config, team: Replicas) -> Trainer:
+def train_in_float64(config: Config, replicas: Replicas) -> Trainer:
     torch.set_default_dtype(torch.float64)
     try:
-        trainer = build(config, team).trainer
+        trainer = build(config, replicas).trainer
         for _ in trainer.steps(STEPS):
             pass
     finally:
@@ -52,60 +52,64 @@ def in_float64(config: Config, team: Replicas) -> Trainer:
     return trainer
 
 
-def follow(team: Replicas, configs: list[Config]) -> None:
+def follow(replicas: Replicas, configs: list[Config]) -> None:
     for config in configs:
-        in_float64(config, team)
+        train_in_float64(config, replicas)
 
 
-def values(trainer: Trainer) -> dict[str, torch.Tensor]:
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     state = trainer.state_dict()
     return {f"{network}.{name}": value for network in NETWORKS for name, value in state[network].items()}
 
 
-def test_two_processes_train_what_one_trains_with_the_whole_batch(make, monkeypatch) -> None:
-    """In float64, and with one exchange of gradients per update."""
-    exchanged: list[int] = []
-    reduce = dist.all_reduce
+def test_two_processes_compute_the_weights_of_one_with_the_whole_batch(make, monkeypatch) -> None:
+    """Compared in float64, with one exchange of gradients per update."""
+    exchanged_sizes: list[int] = []
+    all_reduce = dist.all_reduce
 
-    def counted(tensor: torch.Tensor) -> None:
-        exchanged.append(tensor.numel())
-        reduce(tensor)
+    def recorded_all_reduce(tensor: torch.Tensor) -> None:
+        exchanged_sizes.append(tensor.numel())
+        all_reduce(tensor)
 
-    monkeypatch.setattr(dist, "all_reduce", counted)
+    monkeypatch.setattr(dist, "all_reduce", recorded_all_reduce)
     configs = [make(*case) for case in CASES]
     with with_followers(2, CPU, follow, configs):
         for case, config in zip(CASES, configs, strict=True):
-            exchanged.clear()
-            pair, alone = in_float64(config, Replicas(0, 2)), in_float64(config, Replicas())
-            for name, expected in values(alone).items():
-                # A bias before BatchNorm has no gradient but rounding, which Adam magnifies: hence the absolute bound.
+            exchanged_sizes.clear()
+            pair, single = train_in_float64(config, Replicas(0, 2)), train_in_float64(config, Replicas())
+            for name, expected in weights(single).items():
+                # The gradient of a bias before BatchNorm is only rounding, which Adam amplifies: hence `atol`.
                 torch.testing.assert_close(
-                    values(pair)[name], expected, rtol=1e-7, atol=1e-6, msg=lambda said, at=(case, name): f"{at} {said}"
+                    weights(pair)[name],
+                    expected,
+                    rtol=1e-7,
+                    atol=1e-6,
+                    msg=lambda message, where=(case, name): f"{where} {message}",
                 )
             for player, updates in (("critic", STEPS * config.train.n_critic), ("generator", STEPS)):
-                size = sum(p.numel() for p in getattr(alone, player).parameters())
-                assert exchanged.count(size) == updates
+                size = sum(p.numel() for p in getattr(single, player).parameters())
+                assert exchanged_sizes.count(size) == updates
 
 
-def test_a_run_of_two_processes_is_recorded_as_any_other_and_one_alone_may_take_it_up(make, tmp_path) -> None:
-    both = make(TWO)
-    assert run(both).status == Status.DONE
-    one = make(f"runs={tmp_path / 'one'}")
-    assert run(one).run_id == directory_of(both).path.name
-    for name, value in trained(one)["critic"].items():
-        torch.testing.assert_close(trained(both)["critic"][name], value, rtol=1e-3, atol=1e-4)
+def test_one_process_can_continue_a_run_of_two(make, tmp_path) -> None:
+    shared = make(TWO)
+    assert run(shared).status == Status.DONE
+    single = make(f"runs={tmp_path / 'one'}")
+    assert run(single).run_id == directory_of(shared).path.name
+    for name, value in trained(single)["critic"].items():
+        torch.testing.assert_close(trained(shared)["critic"][name], value, rtol=1e-3, atol=1e-4)
     assert run(make("train.steps=8")).step == 8
 
 
-def fail(team: Replicas) -> None:
-    raise ValueError(f"broken in {team.rank}")
+def fail(replicas: Replicas) -> None:
+    raise ValueError(f"broken in {replicas.rank}")
 
 
-def wait(team: Replicas) -> None:
+def wait(replicas: Replicas) -> None:
     time.sleep(600)
 
 
-def test_what_a_process_died_of_is_what_the_leading_one_says() -> None:
+def test_the_leader_reports_why_a_follower_failed() -> None:
     with (
         pytest.raises(RuntimeError, match=r"(?s)process 1 of 2 ended with exit code 1.*broken in 1"),
         with_followers(2, CPU, fail),
@@ -114,21 +118,21 @@ def test_what_a_process_died_of_is_what_the_leading_one_says() -> None:
 
 
 class Unpicklable:
-    """Dies in the other process, before it can meet this one."""
+    """Ends the follower when it is unpickled, before it joins the process group."""
 
     def __reduce__(self):
         return os._exit, (7,)
 
 
-def test_a_process_that_dies_before_it_meets_the_others_is_not_waited_for() -> None:
+def test_the_leader_does_not_wait_for_a_follower_that_dies_early() -> None:
     with (
         pytest.raises(RuntimeError, match="process 1 of 2 ended with exit code 7"),
         with_followers(2, CPU, wait, Unpicklable()),
     ):
-        pytest.fail("they never met")
+        pytest.fail("the follower did not join")
 
 
-def test_the_others_end_with_the_leading_one_whatever_ends_it() -> None:
+def test_an_exception_in_the_leader_ends_the_followers() -> None:
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), with_followers(2, CPU, wait):
         raise KeyboardInterrupt
@@ -138,8 +142,8 @@ def test_the_others_end_with_the_leading_one_whatever_ends_it() -> None:
 
 def follower_of(process: int) -> int:
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    (found,) = (child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text())
-    return int(found)
+    (follower,) = (child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text())
+    return int(follower)
 
 
 def is_alive(process: int) -> bool:
@@ -157,7 +161,7 @@ def sweep(tmp_path, npz) -> Shell:
     return Shell(tmp_path, npz)
 
 
-def test_a_killed_follower_is_a_recorded_failure_and_the_run_can_be_taken_up(sweep: Shell) -> None:
+def test_a_killed_follower_is_a_recorded_failure_and_the_run_can_be_resumed(sweep: Shell) -> None:
     shell = sweep.start(*LONG, TWO)
     sweep.wait_for("checkpoint.pt")
     follower = follower_of(shell.pid)
@@ -171,7 +175,7 @@ def test_a_killed_follower_is_a_recorded_failure_and_the_run_can_be_taken_up(swe
     assert records(sweep.folder)[0]["status"] == "done"
 
 
-def test_a_killed_leader_takes_its_followers_along(sweep: Shell) -> None:
+def test_a_killed_leader_ends_its_followers(sweep: Shell) -> None:
     shell = sweep.start(*LONG, TWO)
     sweep.wait_for("checkpoint.pt")
     follower = follower_of(shell.pid)
@@ -191,11 +195,11 @@ def test_a_killed_leader_takes_its_followers_along(sweep: Shell) -> None:
         (["launch.gpus_per_run=0"], "launch.gpus_per_run must be 1 or more, got 0"),
     ],
 )
-def test_what_cannot_be_shared_is_refused(make, overrides: list[str], message: str) -> None:
+def test_a_run_that_processes_cannot_share_is_refused(make, overrides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check(make(TWO, *overrides))
 
 
-def test_a_run_on_a_named_device_is_not_shared(make) -> None:
+def test_a_run_on_a_numbered_device_cannot_be_shared(make) -> None:
     with pytest.raises(InputError, match="is one device"):
         check(make(TWO, "device=cpu:0"))

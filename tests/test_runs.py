@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wgan_sweep.runs.directory import RunDir, find_runs
-from wgan_sweep.runs.identity import canonical, hash_of
+from wgan_sweep.runs.hashing import canonical, hash_of
 from wgan_sweep.runs.record import Record, Status
 
 

@@ -209,7 +209,7 @@ def test_a_folder_without_runs_is_an_error(tmp_path: Path, path: str, words: str
         command.main([str(tmp_path / path)])
 
 
-@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b'{"run_id": "a", "status": "done"}'])
+@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b'{"run_id": "a", "status": "done", "format": 1}'])
 def test_a_damaged_record_is_reported_and_the_others_are_shown(folder: Path, damage: bytes, capsys) -> None:
     next(folder.iterdir()).joinpath("record.json").write_bytes(damage)
     with pytest.raises(SystemExit, match="1"):

@@ -39,7 +39,8 @@ def _print_table(columns: list[str], rows: Iterable[list[str]]) -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m wgan_sweep.bench", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=torch.device, default=default_device, help="default: cuda if available")
     parser.add_argument("--precision", nargs="+", help="default: fp32 on a CPU; fp32 tf32 bf16 fp16 on a GPU")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each candidate (default: 5)")
     parser.add_argument("--count", type=int, default=5, help="iterations per measurement (default: 5)")

@@ -31,13 +31,15 @@ class ChildProcess:
         self.connection, child_end = context.Pipe()
         self.process: BaseProcess = context.Process(target=target, args=(child_end, *arguments), daemon=daemon)
         try:
-            start(self.process)
+            with _ignored(*SIGNALS_FOR_THE_PARENT):  # a child inherits ignored signals
+                self.process.start()
         finally:
             child_end.close()  # with a copy open here, the child's death would not close the pipe
 
     def how_it_ended(self) -> str:
-        """Return the exit code or the signal that ended the child, which must be over."""
-        return ending(self.process)
+        """Return the exit code or the signal that ended the child. It must have been joined."""
+        code = self.process.exitcode or 0
+        return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
 
     def stop(self, patience_seconds: float | None) -> None:
         """Wait for the child to end, kill it when the time is up, and close the connection.
@@ -59,24 +61,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def start(*processes: BaseProcess) -> None:
-    """Start processes that ignore `SIGNALS_FOR_THE_PARENT` from their first instruction."""
-    with _ignoring(*SIGNALS_FOR_THE_PARENT):  # children inherit ignored signals
-        for process in processes:
-            process.start()
-
-
 @contextmanager
-def _ignoring(*signals: signal.Signals) -> Iterator[None]:
+def _ignored(*signals: signal.Signals) -> Iterator[None]:
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def ending(process: BaseProcess) -> str:
-    """Return the exit code or the signal that ended a process."""
-    code = process.exitcode or 0
-    return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"

@@ -159,3 +159,8 @@ def without_roles(node: Any, key: str, *roles: Role) -> Any:
         for name, value in node.items()
         if role_of(below[name]) not in roles
     }
+
+
+def overridden_key(override: str) -> str:
+    """Return the key of a Hydra override: ``div.k`` of ``+div.k=1``, ``loss`` of ``loss@x=wgan``."""
+    return override.lstrip("+~").split("=")[0].split("@")[0]

@@ -164,11 +164,6 @@ def read(path: Path) -> Config:
         raise InputError(f"{path} is not a run's config: {error}") from error
 
 
-def overridden_key(override: str) -> str:
-    """Return the key of a Hydra override: ``div.k`` of ``+div.k=1``, ``loss`` of ``loss@x=wgan``."""
-    return override.lstrip("+~").split("=")[0].split("@")[0]
-
-
 def unused_overrides(composed: DictConfig, keys: Iterable[str]) -> list[str]:
     """Return those of the overridden keys that no chosen option refers to.
 

@@ -73,6 +73,11 @@ class ImageSet:
         return hasher.hexdigest()
 
 
+def digest_folder() -> Path:
+    """Return the folder of cached digests."""
+    return cache_dir() / "digests"
+
+
 def cached_digest(file: Path, load: Callable[[], ImageSet], *parameters: object) -> str:
     """Return the digest of the images that are read from a file; it is computed once and cached on disk.
 
@@ -85,7 +90,7 @@ def cached_digest(file: Path, load: Callable[[], ImageSet], *parameters: object)
     """
     status = file.stat()
     key = (str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ino, parameters)
-    path = cache_dir() / "digests" / hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+    path = digest_folder() / hashlib.sha256(repr(key).encode()).hexdigest()[:24]
     with suppress(OSError):
         if re.fullmatch("[0-9a-f]{64}", cached := path.read_text()):
             return cached

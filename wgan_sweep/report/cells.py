@@ -3,10 +3,10 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from wgan_sweep.config.schema import overridden_key
+from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN, coordinates
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status, selection_metric
 

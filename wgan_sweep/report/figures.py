@@ -1,4 +1,4 @@
-"""What a sweep ends in: a table and a figure, made by the option of the group ``figure``."""
+"""The summary of a sweep (a table and an image), by the option of the config group ``figure``."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ from wgan_sweep.report.text import SweepSummary
 from wgan_sweep.runs.record import Record
 
 Summarise = Callable[[Sequence[Record], Path], SweepSummary]
-"""From the records of a sweep and the folder of runs to its table and figure."""
+"""Returns a sweep's summary from its records and the folder of their run directories."""
 
 
 def make_figure(node: Mapping[str, Any]) -> Summarise:
-    """Return the function that a figure's config node describes.
+    """Return the function that a node of the group ``figure`` describes.
 
     Raises:
         InputError: for an unknown key, or a value of another type.

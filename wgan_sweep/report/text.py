@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN
 from wgan_sweep.report.cells import NAMES, Cell, Key, Report
+from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN
 from wgan_sweep.runs.record import Record, Status
 
 

@@ -1,4 +1,4 @@
-"""Uploading runs that have ended to W&B, from their directories."""
+"""Uploads runs that have ended to W&B, from their directories."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +19,7 @@ def project_of(record: Record) -> tuple[str, str | None]:
 
 
 def is_uploaded(record: Record, directory: RunDir, project: str, entity: str | None) -> bool:
-    """Return whether a W&B project, in the current mode, has everything of a run."""
+    """Whether a W&B project, in the current W&B mode, already has all data of a run."""
     last = last_close(directory.path)
     measured_since = directory.metrics.exists() and directory.metrics.stat().st_mtime > last.get("at", 0)
     is_there = last.get("where") == destination(project, entity)

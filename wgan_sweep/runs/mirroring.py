@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from wgan_sweep.config import objects
-from wgan_sweep.config.schema import Config, overridden_key
+from wgan_sweep.config.keys import overridden_key
+from wgan_sweep.config.schema import Config
 from wgan_sweep.runs.coordinates import GROUPS, coordinates
 from wgan_sweep.runs.directory import FINAL, RunDir
-from wgan_sweep.runs.identity import cell_id
+from wgan_sweep.runs.hashing import cell_id
 from wgan_sweep.runs.record import Record
 from wgan_sweep.tracking.tracker import TrackedRun, Tracker
 

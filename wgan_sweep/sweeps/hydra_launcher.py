@@ -16,6 +16,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from wgan_sweep.config import objects, schema
+from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps.compose import Composer, plain
 from wgan_sweep.sweeps.state import state
@@ -32,7 +33,7 @@ def run_config(composed: DictConfig, hydra_config: Any) -> schema.Config:
     Raises:
         InputError: if it is not complete, or an override has no effect.
     """
-    unused = schema.unused_overrides(composed, map(schema.overridden_key, hydra_config.overrides.task))
+    unused = schema.unused_overrides(composed, map(overridden_key, hydra_config.overrides.task))
     config = schema.finalise(composed, hydra_config.runtime.choices)
     if unused:
         chosen = ", ".join(f"{group}={config.choices[group]}" for group in ("loss", "constraint"))

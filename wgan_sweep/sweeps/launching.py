@@ -36,7 +36,7 @@ class RequestedRun:
 
     @cached_property
     def run_id(self) -> str:
-        """The id of the run."""
+        """The id of the run, as of the first time it is asked for; it travels with the run to other processes."""
         return run_id(self.config)
 
 
@@ -94,6 +94,20 @@ def log_to_display(display: ProgressReporter) -> None:
     log.setLevel(logging.INFO)
 
 
+def check_unchanged(requested: RequestedRun) -> None:
+    """Check that a run that waited is still the run that was requested.
+
+    Raises:
+        InputError: if its training data, or the source of a user module, has changed.
+    """
+    current_id = run_id(requested.config)
+    if current_id != requested.run_id:
+        raise InputError(
+            f"the training data or a user module has changed since run {requested.run_id} was requested (it would be "
+            f"run {current_id} now): request it again"
+        )
+
+
 def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop: ShouldStop) -> Outcome:
     """Complete a requested run in this process. If its input is invalid, the outcome states the problem.
 
@@ -101,6 +115,7 @@ def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop
         RunLockedError: if another process holds the run.
     """
     try:
+        check_unchanged(requested)
         record = run(
             requested.config,
             overrides=list(requested.overrides),

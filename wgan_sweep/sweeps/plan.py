@@ -16,7 +16,8 @@ from wgan_sweep.report.figures import make_figure
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs.build import check
 from wgan_sweep.runs.directory import RunDir, find_runs
-from wgan_sweep.runs.identity import check_same_science, hash_of, science
+from wgan_sweep.runs.hashing import check_same_science, hash_of
+from wgan_sweep.runs.identity import science
 from wgan_sweep.runs.lock import lock_owner
 from wgan_sweep.runs.record import Record
 from wgan_sweep.runs.state import is_finished

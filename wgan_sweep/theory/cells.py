@@ -40,12 +40,15 @@ def group_by(records: Iterable[Record], key: Callable[[Record], Key]) -> dict[Ke
 
 def cells_by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Return the runs of each cell (all its seeds), keyed by the cell's values on the axes that vary."""
-    cells = group_runs(records)
+    grouped_runs = group_runs(records)
 
     def label(axis: str, value: str) -> str:
         return value if axis in GROUPS else f"{axis.split('.')[-1]}={value}"
 
-    return {" ".join(map(label, cells.axes, key)) or "all": list(cell.records) for key, cell in cells.cells.items()}
+    return {
+        " ".join(map(label, grouped_runs.axes, key)) or "all": list(cell.records)
+        for key, cell in grouped_runs.cells.items()
+    }
 
 
 def mean_metric(records: Sequence[Record], metric: str) -> float:

@@ -15,7 +15,7 @@ from wgan_sweep.objectives.constraints import Constraint
 from wgan_sweep.objectives.losses import Loss
 from wgan_sweep.objectives.stabilisers import Stabiliser
 from wgan_sweep.training import optimizers
-from wgan_sweep.training.aliases import Metrics
+from wgan_sweep.training.aliases import Metrics, Network
 from wgan_sweep.training.averaging import MovingAverage
 from wgan_sweep.training.compilation import CompiledGradient, CompiledNetwork
 from wgan_sweep.training.critic_objective import CriticBatches, CriticObjective
@@ -126,38 +126,37 @@ class Trainer:
         self.batch_dependence = dependence if self._objective.terms else None
         """Why gradient terms do not see each example's own gradient; None if they do, or if there are none."""
 
-        self._graph_obstacle = self._find_graph_obstacle() if make_graph else "it needs a GPU, and graphs=true"
+        self._graph_obstacle: str | None = "it needs a GPU, and graphs=true"
+        if make_graph:
+            self._graph_obstacle = _graph_obstacle(settings, replicas, stabiliser)
         self._graphed: GraphedIteration | None = None
-        if make_graph and not self._graph_obstacle:
+        if make_graph and self._graph_obstacle is None:
             streams = list(self._streams.values())
             self._graphed = GraphedIteration(lambda: make_graph(streams), self._iteration_state, streams)
 
         self._compiled: dict[str, CompiledNetwork | CompiledGradient] = {}
         self._compiled_gradient: CompiledGradient | None = None
-        generator_forward = critic_forward = None
+        generator_forward: Network = generator
+        critic_forward: Network = critic
         if settings.compile_networks:
             self._compiled["generator"] = generator_forward = CompiledNetwork("the generator", generator)
             self._compiled["critic"] = critic_forward = CompiledNetwork("the critic", critic)
             if self._objective.terms:
                 self._compiled["critic's gradient"] = self._compiled_gradient = CompiledGradient(
-                    "the critic's gradient", critic, precision.scale, self._find_compilation_obstacle()
+                    "the critic's gradient", critic, precision.scale, _compilation_obstacle(replicas, stabiliser)
                 )
 
-        keeps_history, capturable = bool(stabiliser.history_weight), self._graphed is not None
-        self._generator_player = Player(
-            generator,
-            forward=generator_forward or generator,
-            make_optimizer=generator_optimizer,
-            keeps_history=keeps_history,
-            capturable=capturable,
-        )
-        self._critic_player = Player(
-            critic,
-            forward=critic_forward or critic,
-            make_optimizer=critic_optimizer,
-            keeps_history=keeps_history,
-            capturable=capturable,
-        )
+        def make_player(network: nn.Module, forward: Network, make_optimizer: MakeOptimizer) -> Player:
+            return Player(
+                network,
+                forward=forward,
+                make_optimizer=make_optimizer,
+                keeps_history=bool(stabiliser.history_weight),
+                capturable=self._graphed is not None,
+            )
+
+        self._generator_player = make_player(generator, generator_forward, generator_optimizer)
+        self._critic_player = make_player(critic, critic_forward, critic_optimizer)
         self._initial_critic = None if settings.freeze_generator_at is None else copy.deepcopy(critic.state_dict())
         self._average = MovingAverage(generator, settings.ema)
         self._probes = Probes(
@@ -320,51 +319,20 @@ class Trainer:
         self._critic_player.restart()
 
     def _load_batches(self) -> None:
-        """Load the raw batches of an iteration; into fixed tensors if a graph may read them."""
+        """Load the raw batches of an iteration."""
         batches = [self._batches.next_raw() for _ in range(self._settings.n_critic)]
-        if self._graphed is None:
-            self._raw_batches = batches
-        elif not self._raw_batches:
-            self._raw_batches = [batch.clone() for batch in batches]
-        else:
-            for fixed, batch in zip(self._raw_batches, batches, strict=True):
-                fixed.copy_(batch)
+        self._raw_batches = _store(self._raw_batches, batches, in_place=self._graphed is not None)
 
     def _keep_last_batch(self, real: Tensor, fake: Tensor) -> None:
-        """Keep the last batch, for the generator's loss and for probes; in fixed tensors if a graph may write them."""
-        if self._graphed is None:
-            self._last_batch = real, fake
-        elif self._last_batch is None:
-            self._last_batch = real.clone(), fake.clone()
-        else:
-            for fixed, batch in zip(self._last_batch, (real, fake), strict=True):
-                fixed.copy_(batch)
+        """Keep the last batch, for the generator's loss and for probes."""
+        real, fake = _store(self._last_batch or (), (real, fake), in_place=self._graphed is not None)
+        self._last_batch = real, fake
 
     def _respect_step_hooks(self) -> None:
         """Leave CUDA graphs if Python code observes optimizer steps: a replay would not call it."""
         players = self._critic_player, self._generator_player
         if self._graphed and any(optimizers.has_step_hooks(player.optimizer) for player in players):
             self._graphed.fall_back("an optimizer has step hooks or a learning rate scheduler")
-
-    def _find_graph_obstacle(self) -> str | None:
-        """Return why iterations cannot be captured: they differ by more than batches and random numbers."""
-        if self._replicas.size > 1:
-            return "several processes exchange gradients"
-        if self._settings.freeze_generator_at is not None:
-            return "the generator is frozen at some step"
-        if self._settings.simultaneous:
-            return "an iteration begins with the previous one's batch"
-        if self._stabiliser.augment_input is not Stabiliser().augment_input or self._stabiliser.history_weight:
-            return "the stabiliser depends on the step"
-        return None
-
-    def _find_compilation_obstacle(self) -> str | None:
-        """Return why the critic's gradient must not be compiled, or None."""
-        if self._replicas.size > 1:
-            return "several processes exchange critic outputs"
-        if self._stabiliser.history_weight:
-            return "the stabiliser adds a loss on the weights"
-        return None
 
     def _iteration_state(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return all tensors that an iteration changes and the next one reads: weights, and others."""
@@ -450,3 +418,36 @@ class Trainer:
         self.step = int(state["step"])
         if self._graphed:
             self._graphed.reset()
+
+
+def _store(slots: Sequence[Tensor], tensors: Sequence[Tensor], *, in_place: bool) -> list[Tensor]:
+    """Return `tensors`; or, if a CUDA graph uses them, copies of them, which stay in the same `slots` at each call."""
+    if not in_place:
+        return list(tensors)
+    if not slots:
+        return [tensor.clone() for tensor in tensors]
+    for slot, tensor in zip(slots, tensors, strict=True):
+        slot.copy_(tensor)
+    return list(slots)
+
+
+def _graph_obstacle(settings: TrainerSettings, replicas: Replicas, stabiliser: Stabiliser) -> str | None:
+    """Return why iterations cannot be captured in a graph: they differ by more than batches and random numbers."""
+    if replicas.size > 1:
+        return "several processes exchange gradients"
+    if settings.freeze_generator_at is not None:
+        return "the generator is frozen at some step"
+    if settings.simultaneous:
+        return "an iteration begins with the previous one's batch"
+    if stabiliser.augment_input is not Stabiliser().augment_input or stabiliser.history_weight:
+        return "the stabiliser depends on the step"
+    return None
+
+
+def _compilation_obstacle(replicas: Replicas, stabiliser: Stabiliser) -> str | None:
+    """Return why the critic's gradient must not be compiled, or None."""
+    if replicas.size > 1:
+        return "several processes exchange critic outputs"
+    if stabiliser.history_weight:
+        return "the stabiliser adds a loss on the weights"
+    return None
