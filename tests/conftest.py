@@ -1,4 +1,4 @@
-"""Fixtures for all tests: composed configs, small real images, runs in a temporary folder."""
+"""Shared fixtures: composed configs, small real images, runs in a temporary folder."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ from hypothesis import settings
 from wgan_sweep.config import schema as configs
 from wgan_sweep.config.schema import Config
 from wgan_sweep.data import store
-from wgan_sweep.runs import build as experiment
+from wgan_sweep.runs import build as build_module
 from wgan_sweep.scoring import weights
 
-from .helpers import Counting, Shell
+from .helpers import PlannedScorer, Shell
 
 configs.register()
 
-settings.register_profile("no deadline", deadline=None)  # examples may take any time, as on a busy machine
+settings.register_profile("no deadline", deadline=None)  # on a busy machine, an example may take long
 settings.load_profile("no deadline")
 
-os.environ.pop("WGAN_SWEEP_RUNS", None)  # commands that tests start write their runs below the tests' own folders
+os.environ.pop("WGAN_SWEEP_RUNS", None)  # commands started by a test must write to that test's folder
 
 TINY = [
     "train.steps=6",
@@ -37,12 +37,12 @@ TINY = [
     "tracker=none",
     "device=cpu",
 ]
-"""Overrides for a run of a second."""
+"""Overrides for a run that takes one second."""
 
 
 @pytest.fixture(scope="session", autouse=True)
-def digests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for the digests of the tests' files: the user's cache does not fill up with them."""
+def digest_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A temporary folder for the digests of the tests' files, to keep them out of the user's cache."""
     folder = tmp_path_factory.mktemp("digests")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "digest_folder", lambda: folder)
@@ -51,7 +51,7 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def mnist() -> np.ndarray:
-    """The real 5,000 images, uint8 [N, 28, 28, 1], one of each digit in turn."""
+    """5,000 MNIST images, uint8 [5000, 28, 28, 1], ordered 0, 1, ..., 9, 0, 1, ..."""
     from wgan_sweep.data import Mnist5k
 
     images = Mnist5k(28).load().array
@@ -60,7 +60,7 @@ def mnist() -> np.ndarray:
 
 @pytest.fixture
 def npz(tmp_path: Path, mnist: np.ndarray) -> Path:
-    """A file of 64 real images of 32 x 32."""
+    """An npz file of 64 MNIST images, padded to 32 x 32."""
     path = tmp_path / "images.npz"
     np.savez(path, images=np.pad(mnist[:64], ((0, 0), (2, 2), (2, 2), (0, 0))))
     return path
@@ -71,7 +71,7 @@ Make = Callable[..., Config]
 
 @pytest.fixture
 def make(tmp_path: Path, npz: Path) -> Iterator[Make]:
-    """Return a function from overrides to the config of a tiny run on real images, in a folder of this test."""
+    """A function that composes the config of a tiny run on real images, in the test's temporary folder."""
 
     def compose_config(*overrides: str, tiny: bool = True) -> Config:
         GlobalHydra.instance().clear()
@@ -85,10 +85,12 @@ def make(tmp_path: Path, npz: Path) -> Iterator[Make]:
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch):
-    def install(*fids: float) -> Counting:
-        scorer = Counting(list(fids))
-        monkeypatch.setattr(experiment, "_final_scorer", lambda *_: scorer)
+def planned_fids(monkeypatch: pytest.MonkeyPatch) -> Callable[..., PlannedScorer]:
+    """A function that makes every run use a scorer that returns the given FIDs, one per call."""
+
+    def install(*fids: float) -> PlannedScorer:
+        scorer = PlannedScorer(list(fids))
+        monkeypatch.setattr(build_module, "_final_scorer", lambda *_: scorer)
         return scorer
 
     return install
@@ -96,13 +98,13 @@ def plan(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="session")
 def network() -> weights.Weights:
-    """The real network, from this machine's cache or a package index."""
+    """The weights of the FID network, from the user's cache or from a package index."""
     return weights.find()
 
 
 @pytest.fixture
 def cache(network: weights.Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache but for the network."""
+    """A temporary cache folder that holds only the FID network."""
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     folder = weights.network_folder()
     folder.mkdir(parents=True)
@@ -112,6 +114,7 @@ def cache(network: weights.Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def sweep(tmp_path: Path, npz: Path) -> Shell:
-    folder = tmp_path / "else where"
+    """The installed command, in a folder whose name has spaces."""
+    folder = tmp_path / "folder with spaces"
     folder.mkdir()
     return Shell(folder, npz)

@@ -1,4 +1,4 @@
-"""Runs as tests make and compare them."""
+"""Helpers that train runs, compare their results, and call the installed command."""
 
 import json
 import os
@@ -19,63 +19,69 @@ from wgan_sweep.runs.record import Record
 
 
 def run(config: Config, **arguments) -> Record:
+    """Train a run in this process, without output."""
     return life.run(config, overrides=["typed=1"], display=Display(Console(quiet=True)), **arguments)
 
 
-def trained(config: Config) -> dict:
+def trainer_state(config: Config) -> dict:
+    """Return the trainer's state from the newest checkpoint of a run."""
     state, problems = checkpoints.load(directory_of(config).checkpoint)
     assert state is not None
     assert not problems
     return state["trainer"]
 
 
-def assert_same_weights(one: Config, other: Config) -> None:
-    first, second = trained(one), trained(other)
-    assert first["step"] == second["step"]
+def assert_same_weights(first: Config, second: Config) -> None:
+    """Check that the checkpoints of two runs have the same step and bitwise the same weights."""
+    first_state, second_state = trainer_state(first), trainer_state(second)
+    assert first_state["step"] == second_state["step"]
     for network in ("generator", "critic", "averaged"):
-        for name, value in first[network].items():
-            assert torch.equal(value, second[network][name]), f"{network}.{name}"
+        for name, value in first_state[network].items():
+            assert torch.equal(value, second_state[network][name]), f"{network}.{name}"
 
 
-def elsewhere(config: Config, make, tmp_path: Path, *overrides: str) -> Config:
-    """Return the same run in another folder."""
-    other = make(f"runs={tmp_path / 'other runs'}", *overrides)
-    assert run_id(other) == run_id(config)
-    return other
+def same_run_in_other_folder(config: Config, make, tmp_path: Path, *overrides: str) -> Config:
+    """Return the config of the same run with another folder of runs."""
+    same_run = make(f"runs={tmp_path / 'other runs'}", *overrides)
+    assert run_id(same_run) == run_id(config)
+    return same_run
 
 
-def fids(config: Config) -> list[tuple[int, float]]:
+def logged_fids(config: Config) -> list[tuple[int, float]]:
+    """Return the step and the FID of every line of a run's metrics that has an FID."""
     lines = directory_of(config).read_metrics()
     return [(int(line["step"]), line["fid"]) for line in lines if "fid" in line]
 
 
-class Counting:
-    """A scorer that scores by a plan and counts its calls."""
+class PlannedScorer:
+    """A scorer that returns planned FIDs, one per call, and counts its calls."""
 
-    def __init__(self, fids: list[float], count: int = 2) -> None:
+    def __init__(self, fids: list[float], num_generated: int = 2) -> None:
         self.fids = fids
         self.calls = 0
-        self.count = count
+        self.num_generated = num_generated
 
-    def look(self, sample, players) -> None:
-        """Do nothing; a test may see what is scored."""
+    def inspect(self, sample, players) -> None:
+        """Do nothing. Tests replace this method to inspect what is scored."""
 
     def describe(self) -> dict[str, str]:
-        return {"features": "planned"} if self.count == 2 else {"features": "planned", "generated": str(self.count)}
+        description = {"features": "planned"}
+        return description if self.num_generated == 2 else {**description, "generated": str(self.num_generated)}
 
     def prepare(self) -> None:
         pass
 
     def __call__(self, sample, players) -> dict[str, float]:
-        self.look(sample, players)
+        self.inspect(sample, players)
         assert sample(2).shape[0] == 2
         self.calls += 1
-        return {"fid": self.fids[self.calls - 1], "fid_feature": 2048, "fid_generated": self.count, "fid_real": 4}
+        fid = self.fids[self.calls - 1]
+        return {"fid": fid, "fid_feature": 2048, "fid_generated": self.num_generated, "fid_real": 4}
 
 
 @dataclass
 class Shell:
-    """The installed command in a folder of its own, with overrides for a run of a second."""
+    """Calls the installed command in a folder, with overrides for a run that takes one second."""
 
     folder: Path
     npz: Path
@@ -83,14 +89,15 @@ class Shell:
     def _command(self, *arguments: str, tiny: bool = True) -> list[str]:
         base = ["train.steps=3", "train.batch_size=8", "train.n_critic=1", "model.dim=4", "model.latent_dim=8"]
         base += ["scorer=none", "tracker=none", "device=cpu", "data=npz", f"data.path={self.npz}"]
-        flags = [a for a in arguments if a.startswith("-")]  # argparse wants them before the overrides
-        rest = [a for a in arguments if not a.startswith("-")]
-        return [sys.executable, "-m", "wgan_sweep", *flags, *(base if tiny else []), *rest]
+        flags = [a for a in arguments if a.startswith("-")]  # argparse requires them before the overrides
+        overrides = [a for a in arguments if not a.startswith("-")]
+        return [sys.executable, "-m", "wgan_sweep", *flags, *(base if tiny else []), *overrides]
 
     def __call__(
         self, *arguments: str, code: int = 0, tiny: bool = True, runs: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+        """Run the command to its end and check its exit code."""
+        completed = subprocess.run(
             self._command(*arguments, tiny=tiny),
             cwd=self.folder,
             env={**os.environ, **({"WGAN_SWEEP_RUNS": runs} if runs else {})},
@@ -99,10 +106,11 @@ class Shell:
             text=True,
             check=False,
         )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
+        assert completed.returncode == code, completed.stdout + completed.stderr
+        return completed
 
     def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+        """Start the command and return its process."""
         return subprocess.Popen(
             self._command(*arguments),
             cwd=self.folder,
@@ -113,15 +121,16 @@ class Shell:
         )
 
     def wait_for(self, name: str, count: int = 1) -> list[Path]:
-        """Wait until so many runs have a file of this name with something in it."""
+        """Wait until `count` runs have a non-empty file `name`, and return the files."""
         deadline = time.monotonic() + 60
         while True:
-            found = [p for p in (self.folder / "runs").glob(f"[0-9a-f]*/{name}") if p.stat().st_size]
-            if len(found) >= count:
-                return found
+            files = [p for p in (self.folder / "runs").glob(f"[0-9a-f]*/{name}") if p.stat().st_size]
+            if len(files) >= count:
+                return files
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
 
 def records(folder: Path) -> list[dict]:
+    """Return the contents of all record.json files below `folder`/runs."""
     return [json.loads(p.read_text()) for p in sorted((folder / "runs").glob("*/record.json"))]

@@ -17,7 +17,7 @@ from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import Counting, assert_same_weights, elsewhere, fids, run
+from .helpers import PlannedScorer, assert_same_weights, logged_fids, run, same_run_in_other_folder
 
 KILLED_AT_STEP = """
     import os, signal, sys
@@ -56,7 +56,7 @@ def test_a_killed_run_resumes_to_bitwise_the_same_result(make, tmp_path: Path, s
     assert steps == list(range(1, step + 1))
 
     assert run(config).status == Status.DONE
-    uninterrupted = elsewhere(config, make, tmp_path, "save_every=2", "log_every=1")
+    uninterrupted = same_run_in_other_folder(config, make, tmp_path, "save_every=2", "log_every=1")
     run(uninterrupted)
     assert_same_weights(config, uninterrupted)
     assert list(directory.read_metrics()) == list(directory_of(uninterrupted).read_metrics())
@@ -72,7 +72,7 @@ def test_a_corrupt_checkpoint_is_replaced_by_the_previous_one_and_nothing_is_los
     path.write_bytes(content)
     assert run(config).status == Status.DONE
     assert "falling back to the previous checkpoint" in directory_of(config).log.read_text()
-    uninterrupted = elsewhere(config, make, tmp_path, "train.steps=8")
+    uninterrupted = same_run_in_other_folder(config, make, tmp_path, "train.steps=8")
     run(uninterrupted)
     assert_same_weights(config, uninterrupted)
 
@@ -143,30 +143,30 @@ def test_an_interrupted_run_has_the_status_running(make, monkeypatch: pytest.Mon
     assert record.finished is None
 
 
-def test_a_scoring_that_was_interrupted_is_repeated(make, plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = plan(3.0, 1.0, 2.0, 1.5)
+def test_a_scoring_that_was_interrupted_is_repeated(make, planned_fids, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = planned_fids(3.0, 1.0, 2.0, 1.5)
     config = make("scorer.every=2", "save_every=100")
-    call = Counting.__call__
+    call = PlannedScorer.__call__
 
-    def interrupt_second_call(self: Counting, sample, players) -> dict[str, float]:
+    def interrupt_second_call(self: PlannedScorer, sample, players) -> dict[str, float]:
         if self.calls == 1:
             raise KeyboardInterrupt
         return call(self, sample, players)
 
-    monkeypatch.setattr(Counting, "__call__", interrupt_second_call)
+    monkeypatch.setattr(PlannedScorer, "__call__", interrupt_second_call)
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    monkeypatch.setattr(Counting, "__call__", call)
+    monkeypatch.setattr(PlannedScorer, "__call__", call)
     record = run(config)
-    assert fids(config) == [(2, 3.0), (4, 1.0), (6, 2.0)]
+    assert logged_fids(config) == [(2, 3.0), (4, 1.0), (6, 2.0)]
     assert (record.best["step"], record.scores["step"]) == (4, 6)
     assert scorer.calls == 4
 
 
 def test_metric_values_written_before_an_interruption_are_not_written_twice(
-    make, plan, monkeypatch: pytest.MonkeyPatch
+    make, planned_fids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan(3.0, 3.0)
+    planned_fids(3.0, 3.0)
     config = make()
     write_record = RunDir.write_record
 
@@ -182,7 +182,7 @@ def test_metric_values_written_before_an_interruption_are_not_written_twice(
         run(config)
     monkeypatch.setattr(RunDir, "write_record", write_record)
     assert run(config).scores["fid"] == 3.0
-    assert fids(config) == [(6, 3.0)]
+    assert logged_fids(config) == [(6, 3.0)]
 
 
 def test_the_previous_checkpoint_is_kept_until_the_next_one_is_complete(make, monkeypatch: pytest.MonkeyPatch) -> None:

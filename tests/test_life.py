@@ -1,4 +1,4 @@
-"""A run as a whole: its files, and that nothing of it is lost whatever happens."""
+"""Complete runs: their files, their best step, continued training, and failures."""
 
 import io
 import json
@@ -13,26 +13,26 @@ from rich.console import Console
 from wgan_sweep.common.progress import Display
 from wgan_sweep.config.schema import read
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs import build as experiment
+from wgan_sweep.runs import build as build_module
 from wgan_sweep.runs import checkpoints, life
-from wgan_sweep.runs import state as states
+from wgan_sweep.runs import state as state_module
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import directory_of, run_id, science
 from wgan_sweep.runs.record import Status
 from wgan_sweep.runs.state import RunState
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import Counting, assert_same_weights, elsewhere, run
+from .helpers import PlannedScorer, assert_same_weights, logged_fids, run, same_run_in_other_folder
 
 
-def test_a_run_leaves_the_files_of_the_contract(make, tmp_path: Path, plan) -> None:
-    plan(30.0, 20.0, 21.0)
+def test_a_finished_run_has_the_documented_files(make, tmp_path: Path, planned_fids) -> None:
+    planned_fids(30.0, 20.0, 21.0)
     config = make("scorer.every=3")
     record = run(config)
     directory = RunDir(tmp_path / "runs" / run_id(config))
     stored = json.loads(directory.record.read_text())
-    wanted = "run_id status overrides config step images_seen scores best error versions git host started finished"
-    assert list(stored) == [*wanted.split(), "seconds", "scored_by", "sweep", "execution", "science", "code", "format"]
+    keys = "run_id status overrides config step images_seen scores best error versions git host started finished"
+    assert list(stored) == [*keys.split(), "seconds", "scored_by", "sweep", "execution", "science", "code", "format"]
     assert stored["seconds"] > 0
     assert (stored["status"], stored["step"], stored["images_seen"]) == ("done", 6, 6 * 2 * 8)
     assert stored["overrides"] == ["typed=1"]
@@ -43,14 +43,13 @@ def test_a_run_leaves_the_files_of_the_contract(make, tmp_path: Path, plan) -> N
     assert stored["versions"]["torch"] == torch.__version__.split("+")[0]
     assert directory.read_record() == record
     assert run_id(read(directory.config)) == record.run_id
-    lines = list(directory.read_metrics())
-    training = [line for line in lines if "critic_loss" in line]
-    assert [line["step"] for line in training] == [2, 3, 4, 6]
-    for line in training:
-        keys = "step images_seen critic_loss generator_loss wasserstein gradient_norm gradient_term"
-        assert set(keys.split()) <= set(line)
+    training_lines = [line for line in directory.read_metrics() if "critic_loss" in line]
+    assert [line["step"] for line in training_lines] == [2, 3, 4, 6]
+    for line in training_lines:
+        names = "step images_seen critic_loss generator_loss wasserstein gradient_norm gradient_term"
+        assert set(names.split()) <= set(line)
         assert line["images_seen"] == line["step"] * 16
-    assert [(line["step"], line["fid"]) for line in lines if "fid" in line] == [(3, 30), (6, 20)]
+    assert logged_fids(config) == [(3, 30), (6, 20)]
     for step in (3, 6):
         with Image.open(directory.samples(step)) as picture:
             assert picture.size == (8 * 32, 8 * 32)
@@ -58,57 +57,57 @@ def test_a_run_leaves_the_files_of_the_contract(make, tmp_path: Path, plan) -> N
     assert "starting at step 0" in directory.log.read_text()
 
 
-def test_best_is_the_lowest(make, plan) -> None:
-    plan(20.0, 30.0, 25.0)
+def test_the_best_step_has_the_lowest_fid(make, planned_fids) -> None:
+    planned_fids(20.0, 30.0, 25.0)
     config = make("scorer.every=3")
     record = run(config)
     assert (record.best["step"], record.scores["step"]) == (3, 6)
     assert (record.best["chosen_by_fid"], record.best["fid"], record.scores["fid"]) == (20, 25, 30)
-    best, _ = checkpoints.load(directory_of(config).best)
-    assert best is not None
-    assert best["trainer"]["step"] == 3
+    best_state, _ = checkpoints.load(directory_of(config).best)
+    assert best_state is not None
+    assert best_state["trainer"]["step"] == 3
 
 
-def test_the_best_step_is_confirmed_on_samples_that_did_not_choose_it(make, plan, monkeypatch) -> None:
-    scorer = plan(20.0, 30.0, 25.0)
-    seen = []
-    monkeypatch.setattr(Counting, "look", lambda self, sample, players: seen.append((players.step, sample(4))))
+def test_the_best_step_is_scored_again_on_independent_samples(make, planned_fids, monkeypatch) -> None:
+    scorer = planned_fids(20.0, 30.0, 25.0)
+    scored = []
+    monkeypatch.setattr(PlannedScorer, "inspect", lambda _, sample, players: scored.append((players.step, sample(4))))
     config = make("scorer.every=3")
     run(config)
     assert scorer.calls == 3
-    assert [step for step, _ in seen] == [3, 6, 3]
-    assert not torch.equal(seen[0][1], seen[2][1])
+    assert [step for step, _ in scored] == [3, 6, 3]
+    assert not torch.equal(scored[0][1], scored[2][1])
     monkeypatch.undo()
     assert not (directory_of(make("seed=5")).path / "best.pt").exists()
 
 
-def test_a_run_that_goes_on_chooses_again_by_what_it_chose_by(make, plan) -> None:
-    plan(20.0, 30.0, 40.0, 21.0, 50.0, 19.0, 60.0, 22.0)
-    run(make("scorer.every=3", "train.steps=6"))  # 20, 30; confirmed: 40
-    record = run(make("scorer.every=3", "train.steps=9"))  # 21 is above 20, though below 40
+def test_a_continued_run_selects_its_best_step_by_the_fids_that_selected_before(make, planned_fids) -> None:
+    planned_fids(20.0, 30.0, 40.0, 21.0, 50.0, 19.0, 60.0, 22.0)
+    run(make("scorer.every=3", "train.steps=6"))  # 20, 30; best step scored again: 40
+    record = run(make("scorer.every=3", "train.steps=9"))  # 21 is above 20, although below 40
     assert (record.best["step"], record.best["fid"], record.best["chosen_by_fid"]) == (3, 40, 20)
-    record = run(make("scorer.every=3", "train.steps=15"))  # 50, 19; confirmed: 60
+    record = run(make("scorer.every=3", "train.steps=15"))  # 50, 19; best step scored again: 60
     assert (record.best["step"], record.best["fid"], record.best["chosen_by_fid"]) == (15, 60, 19)
 
 
-def test_a_cheap_scorer_chooses_and_the_full_one_says_what_it_is_worth(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {count: Counting(values, count) for count, values in ((2, [7.0, 8.0]), (5, [3.0, 4.0]))}
-    monkeypatch.setattr(experiment, "_make_scorer", lambda config, node, *_: made[node["num_samples"]])
+def test_a_cheap_scorer_selects_the_best_step_and_the_full_scorer_scores_it(make, monkeypatch) -> None:
+    scorers = {count: PlannedScorer(fids, count) for count, fids in ((2, [7.0, 8.0]), (5, [3.0, 4.0]))}
+    monkeypatch.setattr(build_module, "_make_scorer", lambda config, node, *_: scorers[node["num_samples"]])
     config = make("scorer=fid", "scorer.num_samples=5", "+scorer.during.num_samples=2", "scorer.every=3")
     record = run(config)
     assert record.scores == {"step": 6, "fid": 3, "fid_feature": 2048, "fid_generated": 5, "fid_real": 4}
     assert record.best == {**record.scores, "step": 3, "fid": 4, "chosen_by_fid": 7}
     lines = [line for line in directory_of(config).read_metrics() if "fid" in line]
     assert [(line["step"], line["fid"], line["fid_generated"]) for line in lines] == [(3, 7, 2), (6, 8, 2), (6, 3, 5)]
-    made[7] = Counting([1.0, 2.0], 7)
-    again = run(make("scorer=fid", "scorer.num_samples=7", "+scorer.during.num_samples=2", "scorer.every=3"))
-    assert again.error is None
-    assert (again.scores["fid"], again.best["fid"], again.best["step"]) == (1, 2, 3)
-    assert again.best["chosen_by_fid"] == 7
+    scorers[7] = PlannedScorer([1.0, 2.0], 7)
+    record = run(make("scorer=fid", "scorer.num_samples=7", "+scorer.during.num_samples=2", "scorer.every=3"))
+    assert record.error is None
+    assert (record.scores["fid"], record.best["fid"], record.best["step"]) == (1, 2, 3)
+    assert record.best["chosen_by_fid"] == 7
 
 
-def test_a_finished_run_is_not_touched(make, plan) -> None:
-    scorer = plan(20.0)
+def test_a_finished_run_is_not_modified(make, planned_fids) -> None:
+    scorer = planned_fids(20.0)
     config = make()
     run(config)
     directory = directory_of(config).path
@@ -118,18 +117,20 @@ def test_a_finished_run_is_not_touched(make, plan) -> None:
     assert scorer.calls == 1
 
 
-def test_more_steps_are_bitwise_as_if_asked_at_once(make, tmp_path: Path, plan) -> None:
-    plan(20.0, 19.0, 18.0, 17.0)
+def test_training_continued_to_more_steps_is_bitwise_equal_to_uninterrupted_training(
+    make, tmp_path: Path, planned_fids
+) -> None:
+    planned_fids(20.0, 19.0, 18.0, 17.0)
     run(make("train.steps=4"))
     config = make("train.steps=7")
     assert run(config).step == 7
-    at_once = elsewhere(config, make, tmp_path, "train.steps=7")
-    run(at_once)
-    assert_same_weights(config, at_once)
+    uninterrupted = same_run_in_other_folder(config, make, tmp_path, "train.steps=7")
+    run(uninterrupted)
+    assert_same_weights(config, uninterrupted)
 
 
-def test_another_scorer_scores_without_training(make, plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan(20.0, 90.0)
+def test_a_finished_run_is_scored_by_another_scorer_without_training(make, planned_fids, monkeypatch) -> None:
+    planned_fids(20.0, 90.0)
     run(make("scorer=fid", "scorer.num_samples=5"))
     monkeypatch.setattr(Trainer, "_update_critic", lambda *_: pytest.fail("trained again"))
     record = run(make("scorer=fid", "scorer.num_samples=7"))
@@ -138,101 +139,103 @@ def test_another_scorer_scores_without_training(make, plan, monkeypatch: pytest.
     assert record.config["scorer"]["num_samples"] == 7
 
 
-def test_a_failing_scorer_fails_the_run_before_it_trains(make, plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan().prepare = lambda: (_ for _ in ()).throw(OSError("disk full"))
+def test_an_error_while_the_scorer_is_prepared_fails_the_run_before_training(make, planned_fids) -> None:
+    planned_fids().prepare = lambda: (_ for _ in ()).throw(OSError("disk full"))
     record = run(make())
     assert record.status == Status.FAILED
     assert record.step == 0
 
 
-def test_a_refused_config_leaves_no_trace(make, tmp_path: Path) -> None:
+def test_a_refused_config_creates_no_files(make, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         run(make("train.batch_size=1000"))
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {".locks"}
     assert not list((tmp_path / "runs" / ".locks").iterdir())
 
 
-def test_a_tracker_that_breaks_warns_once_and_the_run_goes_on(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Breaks:
+def test_a_tracker_that_fails_causes_one_warning_and_does_not_stop_the_run(make, monkeypatch) -> None:
+    class FailingTracker:
         def log(self, *_: object) -> None:
             raise ConnectionError("no server")
 
         images = close = log
 
-    monkeypatch.setattr(life, "make_tracker", lambda *_: Breaks())
+    monkeypatch.setattr(life, "make_tracker", lambda *_: FailingTracker())
     config = make()
     assert run(config).status == Status.DONE
     assert directory_of(config).log.read_text().count("no server") == 1
 
 
-def test_real_scores_of_a_real_run(make, tmp_path: Path) -> None:
+def test_a_run_is_scored_with_the_fid_network(make, tmp_path: Path) -> None:
     record = run(make("scorer=fid", "scorer.num_samples=8", "scorer.num_real=8", "features.layer=64", "train.steps=2"))
     assert record.status == Status.DONE, record.error
     assert np.isfinite(record.scores["fid"])
     assert record.scores["fid"] > 0
 
 
-def test_no_scorer_leaves_the_scores_of_a_finished_run_alone(make, plan) -> None:
-    plan(20.0)
+def test_scorer_none_keeps_the_scores_of_a_finished_run(make, planned_fids) -> None:
+    planned_fids(20.0)
     run(make("scorer=fid"))
     record = run(make("scorer=none"))
     assert record.scores["fid"] == record.best["fid"] == 20
     assert record.config["scorer"]["num_samples"] == 1000
 
 
-def test_fewer_steps_than_a_finished_run_has_are_said(make) -> None:
+def test_a_request_for_fewer_steps_than_a_finished_run_has_is_reported(make) -> None:
     run(make("train.steps=6"))
     out = Console(record=True, width=300, file=io.StringIO())
     life.run(make("train.steps=4"), overrides=[], display=Display(out))
     assert "4 steps were asked" in out.export_text()
 
 
-def test_a_runs_folder_that_cannot_be_is_refused(make, tmp_path: Path) -> None:
+def test_a_runs_folder_that_cannot_be_created_is_refused(make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(InputError, match="runs="):
             run(make(f"runs={folder}"))
 
 
-def test_a_run_that_diverged_is_tried_again_only_when_asked(make) -> None:
+def test_a_diverged_run_is_retried_only_with_retry_diverged(make) -> None:
     assert run(make("optimizer.lr=1e30")).status == Status.DIVERGED
-    finished = directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns
+    written = directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns
     assert run(make("optimizer.lr=1e30")).status == Status.DIVERGED
-    assert directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns == finished
+    assert directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns == written
     assert run(make("optimizer.lr=1e30", "retry_diverged=true")).status == Status.DIVERGED
-    assert directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns > finished
+    assert directory_of(make("optimizer.lr=1e30")).record.stat().st_mtime_ns > written
 
 
-def test_a_run_that_is_stopped_has_saved_its_step(make) -> None:
+def test_a_stopped_run_saves_a_checkpoint_of_its_current_step(make) -> None:
     config = make("save_every=100")
-    asked = iter([False, False, True])
+    stop_requests = iter([False, False, True])
     with pytest.raises(KeyboardInterrupt):
-        run(config, stop=lambda: next(asked))
+        run(config, stop=lambda: next(stop_requests))
     record = directory_of(config).read_record()
     assert record is not None
     assert (record.status, record.step) == (Status.RUNNING, 3)
     assert run(config).step == 6
 
 
-def test_how_a_run_was_trained_stays_when_it_is_only_scored_again(make, plan) -> None:
+def test_scoring_a_run_again_keeps_its_record_of_how_it_was_trained(make, planned_fids) -> None:
     config = make("train.steps=2", "scorer=none")
     run(config)
     directory = directory_of(config)
     record = directory.read_record()
     assert record is not None
     assert record.execution["precision"] == "fp32"
-    record.execution = {"iterations": "a CUDA graph"}  # of another machine
+    record.execution = {"iterations": "a CUDA graph"}  # as if recorded on another machine
     directory.write_record(record)
-    plan(30.0, 20.0)
-    again = run(make("train.steps=2", "scorer=fid", "scorer.num_samples=2"))
-    assert again.scores["fid"] == 30
-    assert again.execution == {"iterations": "a CUDA graph"}
+    planned_fids(30.0, 20.0)
+    record = run(make("train.steps=2", "scorer=fid", "scorer.num_samples=2"))
+    assert record.scores["fid"] == 30
+    assert record.execution == {"iterations": "a CUDA graph"}
     assert run(make("train.steps=3")).execution["precision"] == "fp32"
 
 
-def test_a_best_checkpoint_that_cannot_be_written_is_chosen_after_a_restart(make, plan, monkeypatch) -> None:
-    """Scored, chosen, best checkpoint written, recorded is one transition: a failure leaves nothing of it."""
-    plan(20.0, 20.0, 30.0, 25.0)
+def test_the_best_step_is_selected_again_if_its_checkpoint_could_not_be_written(
+    make, planned_fids, monkeypatch
+) -> None:
+    """Scoring a step, writing best.pt and recording the scores is one transition: a failure records none of it."""
+    planned_fids(20.0, 20.0, 30.0, 25.0)
     config = make("scorer.every=3")
     save = checkpoints.save
 
@@ -249,28 +252,30 @@ def test_a_best_checkpoint_that_cannot_be_written_is_chosen_after_a_restart(make
     record = run(config)
     assert record.status == Status.DONE
     assert (record.best["step"], record.best["chosen_by_fid"], record.best["fid"]) == (3, 20, 25)
-    assert [line["fid"] for line in directory_of(config).read_metrics() if "fid" in line] == [20, 30]
+    assert [fid for _, fid in logged_fids(config)] == [20, 30]
 
 
 @pytest.mark.parametrize("failing", ["config", "record", "checkpoint", "best"])
-def test_a_failed_write_leaves_record_and_memory_as_they_were(tmp_path: Path, make, failing: str, monkeypatch) -> None:
+def test_a_failed_write_leaves_the_record_unchanged_on_disk_and_in_memory(
+    tmp_path: Path, make, failing: str, monkeypatch
+) -> None:
     config = make()
     state = RunState.start(RunDir(tmp_path / "run"), config, science(config), [], None)
     state.score(3, {"fid": 5.0}, {}, lambda: {"weights": 1})
-    before, on_disk = state.record, state.directory.record.read_bytes()
+    record, content = state.record, state.directory.record.read_bytes()
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
     transitions = {
-        "config": (states, "write", lambda: RunState.start(state.directory, config, science(config), [], None)),
+        "config": (state_module, "write", lambda: RunState.start(state.directory, config, science(config), [], None)),
         "record": (RunDir, "write_record", state.finish),
         "checkpoint": (checkpoints, "save", lambda: state.save({}, 4, 64, {})),
         "best": (checkpoints, "save", lambda: state.score(6, {"fid": 4.0}, {}, lambda: {"weights": 2})),
     }
-    place, function, transition = transitions[failing]
-    monkeypatch.setattr(place, function, fail)
+    owner, function, transition = transitions[failing]
+    monkeypatch.setattr(owner, function, fail)
     with pytest.raises(OSError, match="disk full"):
         transition()
-    assert state.record == before
-    assert state.directory.record.read_bytes() == on_disk
+    assert state.record == record
+    assert state.directory.record.read_bytes() == content

@@ -18,7 +18,7 @@ from wgan_sweep.training.followers import with_followers
 from wgan_sweep.training.replicas import Replicas
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import Shell, records, run, trained
+from .helpers import Shell, records, run, trainer_state
 
 STEPS = 3
 NETWORKS = ("critic", "generator", "averaged")
@@ -96,8 +96,8 @@ def test_one_process_can_continue_a_run_of_two(make, tmp_path) -> None:
     assert run(shared).status == Status.DONE
     single = make(f"runs={tmp_path / 'one'}")
     assert run(single).run_id == directory_of(shared).path.name
-    for name, value in trained(single)["critic"].items():
-        torch.testing.assert_close(trained(shared)["critic"][name], value, rtol=1e-3, atol=1e-4)
+    for name, value in trainer_state(single)["critic"].items():
+        torch.testing.assert_close(trainer_state(shared)["critic"][name], value, rtol=1e-3, atol=1e-4)
     assert run(make("train.steps=8")).step == 8
 
 

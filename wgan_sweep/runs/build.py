@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from wgan_sweep.common import rng
 from wgan_sweep.common.files import check_writable
@@ -190,16 +189,6 @@ class _Choices:
         return generator, critic
 
 
-class _SkipInitialisation(TorchFunctionMode):
-    """Skips `torch.nn.init`, which on the meta device loads torch's compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
 def check(config: Config, device: torch.device | None = None) -> None:
     """Refuse a config that cannot work. Networks are made without weights.
 
@@ -215,7 +204,7 @@ def check(config: Config, device: torch.device | None = None) -> None:
     _check_gpus(replicas_of(config), config.device, device)
     choices.stabiliser.adapt_loss(choices.loss)
     choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
-    with torch.device("meta"), _SkipInitialisation():
+    with torch.device("meta"):
         for network in choices.networks(config.seed):
             choices.optimizer(network.parameters())
             if replicas_of(config) > 1 and (why := sharding_obstacle(network)):

@@ -1,1 +1,1 @@
-"""Training: the trainer, the critic's objective, and how iterations are computed on a device."""
+"""Training: the training loop, the critic's objective, and how iterations run on a device or on several."""

@@ -48,7 +48,7 @@ class RealExamples(Protocol):
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """The numbers and switches of training."""
+    """Numbers and switches of training."""
 
     latent_dim: int
     """Size of z, which is standard normal."""
@@ -72,7 +72,7 @@ class Trainer:
     """Critic and generator, trained against each other.
 
     All random numbers come from generators of this object, and `state_dict` holds everything that later steps depend
-    on. A trainer knows nothing of files, configs or trackers.
+    on. It uses no files, configs or trackers.
 
     Args:
         settings: Numbers and switches.
@@ -280,7 +280,7 @@ class Trainer:
             torch._foreach_div_(gradients, self._precision.scale)
 
     def _compute_compiled_critic_gradient(self, batches: CriticBatches) -> Metrics | None:
-        """Set the gradient of the critic's parameters by compiled code; None, and nothing done, if there is none."""
+        """Set the gradient of the critic's parameters with compiled code and return the metrics; None if eager."""
         if self._compiled_gradient is None:
             return None
 
