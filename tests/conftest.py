@@ -113,8 +113,10 @@ def cache(network: weights.Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, npz: Path) -> Shell:
+def sweep(tmp_path: Path, npz: Path) -> Iterator[Shell]:
     """The installed command, in a folder whose name has spaces."""
     folder = tmp_path / "folder with spaces"
     folder.mkdir()
-    return Shell(folder, npz)
+    shell = Shell(folder, npz)
+    yield shell
+    shell.close()

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -85,6 +85,8 @@ class Shell:
 
     folder: Path
     npz: Path
+    processes: list["subprocess.Popen[str]"] = field(default_factory=list)
+    """Commands that were started."""
 
     def _command(self, *arguments: str, tiny: bool = True) -> list[str]:
         base = ["train.steps=3", "train.batch_size=8", "train.n_critic=1", "model.dim=4", "model.latent_dim=8"]
@@ -109,16 +111,27 @@ class Shell:
         assert completed.returncode == code, completed.stdout + completed.stderr
         return completed
 
-    def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    def start(
+        self, *arguments: str, env: dict[str, str] | None = None, new_session: bool = False
+    ) -> "subprocess.Popen[str]":
         """Start the command and return its process."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self._command(*arguments),
             cwd=self.folder,
             env={**os.environ, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=new_session,
         )
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """Kill the commands that are still running, as after a failed assertion, and close all pipes."""
+        for process in self.processes:
+            process.kill()
+            process.communicate()
 
     def wait_for(self, name: str, count: int = 1) -> list[Path]:
         """Wait until `count` runs have a non-empty file `name`, and return the files."""

@@ -1,3 +1,5 @@
+"""Checkpoint files: the newest and the previous one, and how damaged files are detected."""
+
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ from wgan_sweep.runs.checkpoints import CorruptCheckpointError, previous
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    """A checkpoint of step 2, with a previous checkpoint of step 1."""
     checkpoints.save(tmp_path / "checkpoint.pt", {"step": 1, "w": torch.arange(1000.0)})
     checkpoints.save(tmp_path / "checkpoint.pt", {"step": 2, "w": torch.arange(1000.0) + 1})
     return tmp_path / "checkpoint.pt"
 
 
-def test_the_newest_is_read_and_the_one_before_is_kept(path: Path) -> None:
+def test_the_newest_checkpoint_is_loaded_and_the_previous_one_is_kept(path: Path) -> None:
     state, problems = checkpoints.load(path)
     assert state is not None
     assert state["step"] == 2
@@ -24,17 +27,18 @@ def test_the_newest_is_read_and_the_one_before_is_kept(path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
 
 
-def flip(path: Path, at: float) -> None:
+def flip_byte(path: Path, position: float) -> None:
+    """Invert the byte at `position`, a fraction of the file's length."""
     content = bytearray(path.read_bytes())
-    content[int(len(content) * at)] ^= 0xFF
+    content[int(len(content) * position)] ^= 0xFF
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda p: flip(p, 0.5), lambda p: p.write_bytes(p.read_bytes()[:900]), lambda p: p.write_bytes(b"")]
+    "damage", [lambda p: flip_byte(p, 0.5), lambda p: p.write_bytes(p.read_bytes()[:900]), lambda p: p.write_bytes(b"")]
 )
-def test_a_damaged_one_gives_way_to_the_one_before(path: Path, damage) -> None:
-    path.write_bytes(path.read_bytes())  # its own file, as on a file system without hard links
+def test_the_previous_checkpoint_is_loaded_if_the_newest_is_damaged(path: Path, damage) -> None:
+    path.write_bytes(path.read_bytes())  # a separate file, as on a file system without hard links
     damage(path)
     state, problems = checkpoints.load(path)
     assert state is not None
@@ -43,52 +47,54 @@ def test_a_damaged_one_gives_way_to_the_one_before(path: Path, damage) -> None:
     assert str(path) in problems[0]
 
 
-def test_two_damaged_ones_are_an_error(path: Path) -> None:
-    for each in (path, previous(path)):
-        flip(each, 0.5)
+def test_two_damaged_checkpoints_are_an_error(path: Path) -> None:
+    for checkpoint in (path, previous(path)):
+        flip_byte(checkpoint, 0.5)
     with pytest.raises(CorruptCheckpointError, match="checksum"):
         checkpoints.load(path)
 
 
-def test_none_is_none(tmp_path: Path) -> None:
+def test_loading_a_missing_checkpoint_returns_none(tmp_path: Path) -> None:
     assert checkpoints.load(tmp_path / "checkpoint.pt") == (None, [])
 
 
-def test_a_kill_between_the_two_files_leaves_one_to_read(path: Path) -> None:
+def test_the_previous_checkpoint_is_loaded_if_the_newest_is_missing(path: Path) -> None:
     path.unlink()
     state, _ = checkpoints.load(path)
     assert state is not None
     assert state["step"] == 1
 
 
-def test_without_hard_links_the_previous_one_is_copied(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+def test_the_previous_checkpoint_is_a_copy_if_hard_links_are_not_supported(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("hard links are not supported")))
     checkpoints.save(path, {"step": 3})
     assert checkpoints.load(path)[0] == {"step": 3}
     assert torch.load(previous(path), weights_only=True)["step"] == 2
 
 
-def test_damage_at_any_byte_is_noticed_or_harmless(path: Path, tmp_path: Path) -> None:
+def test_damage_at_any_byte_is_detected_or_harmless(path: Path, tmp_path: Path) -> None:
     checkpoints.save(path, {"step": 7, "w": torch.arange(3.0)})
-    whole = path.read_bytes()
+    content = path.read_bytes()
     path.unlink()
-    fell_back = 0
-    for position in range(len(whole)):
-        damaged = bytearray(whole)
+    fallbacks = 0
+    for position in range(len(content)):
+        damaged = bytearray(content)
         damaged[position] ^= 0xFF
         path.write_bytes(damaged)
         state, problems = checkpoints.load(path)
         assert state is not None
         if problems:
-            fell_back += 1
+            fallbacks += 1
             assert state["step"] == 2
         else:
             assert state["step"] == 7
             assert torch.equal(state["w"], torch.arange(3.0))
-    assert fell_back > len(whole) / 4
+    assert fallbacks > len(content) / 4
 
 
-def test_a_damaged_one_set_aside_never_takes_the_whole_ones_place(path: Path) -> None:
+def test_a_damaged_checkpoint_that_was_set_aside_does_not_replace_the_previous_one(path: Path) -> None:
     path.write_bytes(b"damaged")
     checkpoints.set_aside(path)
     checkpoints.save(path, {"step": 3})

@@ -218,7 +218,7 @@ def test_a_run_that_another_process_holds_is_waited_for(sweep) -> None:
     second = sweep.start(*arguments, "train.steps=12")
     assert second.stderr is not None
     line = second.stderr.readline()
-    assert f"waiting: process {first.pid} on" in line
+    assert f"waiting: process {first.pid} on" in line, line
     first.kill()
     first.wait()
     _, rest = second.communicate(timeout=60)

@@ -215,14 +215,7 @@ def test_workers_save_and_end_when_the_command_is_killed(sweep: Shell) -> None:
 @pytest.mark.parametrize("after", [0.3, 1.5])
 def test_ctrl_c_while_workers_start_is_not_a_failure(sweep: Shell, after: float) -> None:
     """The signal reaches the whole process group, as from a terminal."""
-    command = subprocess.Popen(
-        sweep._command("-m", "div.k=1,2,3", "train.steps=100000", *PARALLEL),
-        cwd=sweep.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = sweep.start("-m", "div.k=1,2,3", "train.steps=100000", *PARALLEL, new_session=True)
     deadline = time.monotonic() + 60
     while not list((sweep.folder / "runs").glob(".sweeps/*")):
         assert time.monotonic() < deadline

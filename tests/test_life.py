@@ -81,7 +81,7 @@ def test_the_best_step_is_scored_again_on_independent_samples(make, planned_fids
     assert not (directory_of(make("seed=5")).path / "best.pt").exists()
 
 
-def test_a_continued_run_selects_its_best_step_by_the_fids_that_selected_before(make, planned_fids) -> None:
+def test_a_continued_run_compares_new_fids_with_the_fid_that_selected_its_best_step(make, planned_fids) -> None:
     planned_fids(20.0, 30.0, 40.0, 21.0, 50.0, 19.0, 60.0, 22.0)
     run(make("scorer.every=3", "train.steps=6"))  # 20, 30; best step scored again: 40
     record = run(make("scorer.every=3", "train.steps=9"))  # 21 is above 20, although below 40

@@ -1,3 +1,5 @@
+"""The lock of a run: held by one process, taken over from an owner that is gone."""
+
 import os
 import signal
 import subprocess
@@ -17,7 +19,7 @@ HOLDER = """
     import sys, time
     from pathlib import Path
     from wgan_sweep.runs.lock import run_lock
-    with run_lock(Path(sys.argv[1]), "it"):
+    with run_lock(Path(sys.argv[1]), "run x"):
         print("held", flush=True)
         time.sleep(60)
 """
@@ -25,81 +27,82 @@ HOLDER = """
 
 @pytest.fixture
 def holder(tmp_path: Path):
-    running = []
+    """A function that starts a process which holds the lock at a path."""
+    processes = []
 
     def start(path: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(HOLDER), str(path)], stdout=subprocess.PIPE, text=True
         )
-        running.append(process)
+        processes.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         return process
 
     yield start
-    for process in running:
+    for process in processes:
         process.kill()
         process.communicate()
 
 
 @pytest.mark.parametrize("name", ["run.lock", "odd |^ name/run.lock"])
-def test_a_lock_is_held_by_one_process_and_names_it(name: str, tmp_path: Path, holder) -> None:
+def test_a_lock_is_held_by_one_process_and_the_error_names_its_owner(name: str, tmp_path: Path, holder) -> None:
     path = tmp_path / name
-    other = holder(path)
-    with pytest.raises(RunLockedError, match=f"process {other.pid} on "), run_lock(path, "it"):
+    owner = holder(path)
+    with pytest.raises(RunLockedError, match=f"process {owner.pid} on "), run_lock(path, "run x"):
         pytest.fail("held twice")
     assert path.exists()
 
 
-def test_it_is_free_again_after_the_block_however_that_ends(tmp_path: Path) -> None:
+def test_a_lock_is_released_if_the_block_raises(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     for _ in range(2):
-        with pytest.raises(KeyError), run_lock(path, "it"):
+        with pytest.raises(KeyError), run_lock(path, "run x"):
             raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_at_once_with_a_line(tmp_path: Path, holder, caplog) -> None:
+def test_the_lock_of_a_killed_process_is_taken_over_at_once_and_logged(tmp_path: Path, holder, caplog) -> None:
     path = tmp_path / "run.lock"
-    other = holder(path)
-    other.send_signal(signal.SIGKILL)
-    other.wait()
+    owner = holder(path)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
     caplog.set_level("INFO")
     with run_lock(path, "run x"):
         assert path.exists()
-    assert f"taking over run x from process {other.pid}" in caplog.text
+    assert f"taking over run x from process {owner.pid}" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_without_a_heartbeat_is_taken_over_from_another_machine(tmp_path: Path, holder, caplog) -> None:
-    """An owner elsewhere cannot be looked at: only its heartbeat tells."""
+def test_a_lock_of_another_machine_is_taken_over_if_its_heartbeat_has_stopped(tmp_path: Path, caplog) -> None:
+    """A process on another machine cannot be checked: only its heartbeat shows whether it is alive."""
     path = tmp_path / "run.lock"
-    claim = tmp_path / "run.lock|elsewhere|1234|5"
+    claim = tmp_path / "run.lock|otherhost|1234|5"
     claim.write_text(str(claim))
     os.link(claim, path)
-    beat = time.time() + locks.LIFETIME.total_seconds()
-    os.utime(path, (beat, beat))
-    with pytest.raises(RunLockedError, match="process 1234 on elsewhere"), run_lock(path, "it"):
-        pytest.fail("its last heartbeat was just now")
-    silent = time.time() - locks.CLOCK_TOLERANCE.total_seconds() - 1
-    os.utime(path, (silent, silent))
+    expiration = time.time() + locks.LIFETIME.total_seconds()
+    os.utime(path, (expiration, expiration))
+    with pytest.raises(RunLockedError, match="process 1234 on otherhost"), run_lock(path, "run x"):
+        pytest.fail("taken over although its last heartbeat was just now")
+    expiration = time.time() - locks.CLOCK_TOLERANCE.total_seconds() - 1
+    os.utime(path, (expiration, expiration))
     caplog.set_level("INFO")
-    with run_lock(path, "it"):
+    with run_lock(path, "run x"):
         pass
-    assert "from process 1234 on elsewhere" in caplog.text
+    assert "from process 1234 on otherhost" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_heartbeat_keeps_it_beyond_its_lifetime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_extends_the_lock_beyond_its_lifetime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "LIFETIME", timedelta(seconds=2))
     path = tmp_path / "run.lock"
-    with run_lock(path, "it"):
+    with run_lock(path, "run x"):
         first = path.stat().st_mtime
         time.sleep(3)
         assert path.stat().st_mtime >= first + 1  # file times may be whole seconds
 
 
-def test_a_lock_that_was_lost_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_a_lost_lock_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setattr(locks, "LIFETIME", timedelta(seconds=0.2))
     path = tmp_path / "run.lock"
     with run_lock(path, "run x"):

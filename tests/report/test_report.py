@@ -252,6 +252,6 @@ def test_w1_is_the_default_metric_of_points_and_any_metric_can_be_shown(tmp_path
     command.main([str(tmp_path)])
     output = capsys.readouterr().out
     assert "0.6 ± 0.1414 (n=2)" in output
-    assert "W1 of 2000 generated against as many real points, at step 10" in output
+    assert "W1 of 2000 generated against 2000 real points, at step 10" in output
     command.main([str(tmp_path), "--metric", "modes"])
     assert "7 ± 1.414 (n=2)" in capsys.readouterr().out

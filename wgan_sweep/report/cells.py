@@ -1,4 +1,4 @@
-"""Runs by their place on the axes that vary: mean and spread over seeds, and what is missing."""
+"""Runs grouped into cells by the axes that vary, with means and standard deviations over seeds."""
 
 import math
 import statistics
@@ -10,81 +10,83 @@ from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN, coordinates
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status, selection_metric
 
-NAMES = {"fid": "FID", "kid": "KID", "w1": "W1", "w2": "W2"}
+METRIC_NAMES = {"fid": "FID", "kid": "KID", "w1": "W1", "w2": "W2"}
+"""How reports write the names of metrics; other metrics keep theirs."""
 
 Key = tuple[str, ...]
+"""The values of a cell on the axes of its report."""
 NO_VALUE = "-"
-"""The place of a run on an axis that it does not have: a gradient penalty has no k."""
+"""Value on an axis that a run does not have: a gradient penalty has no k, for example."""
 
 
-def _overridden(record: Record) -> set[str]:
+def _overridden_keys(record: Record) -> set[str]:
     return {overridden_key(override) for override in record.overrides}
 
 
 def axes(records: Sequence[Record]) -> list[str]:
-    """Return the axes that vary among runs, the slowest first.
+    """Return the axes on which runs differ, in the order of their coordinates.
 
-    These are the keys that a user set and that differ; and of the other keys that differ, as many as it takes to tell
-    runs apart that are otherwise in one place (a loss brings its optimizer: that is no axis of its own).
+    These are the keys that differ and that were overridden, followed by as few other differing keys as are needed to
+    separate the remaining runs. The optimizer that a loss selects, for example, is not an axis.
     """
-    places = [coordinates(record) for record in records]
-    keys = list(dict.fromkeys(key for place in places for key in place))
-    varying = [key for key in keys if len({place.get(key) for place in places}) > 1]
-    typed = set().union(*(_overridden(record) for record in records)) if records else set()
-    found = [key for key in varying if key in typed]
-    together = [*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)]
+    points = [coordinates(record) for record in records]
+    keys = list(dict.fromkeys(key for point in points for key in point))
+    varying = [key for key in keys if len({point.get(key) for point in points}) > 1]
+    overridden = set().union(*(_overridden_keys(record) for record in records)) if records else set()
+    selected = [key for key in varying if key in overridden]
+    scoring_axes = [*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)]
 
-    def groups(by: Iterable[str]) -> int:
-        return len({tuple(place.get(key) for key in by) for place in places})
+    def count_cells(keys: Iterable[str]) -> int:
+        return len({tuple(point.get(key) for key in keys) for point in points})
 
     for key in varying:
-        if key not in found and key not in together and groups([*found, key]) > groups(found):
-            found.append(key)
-    return found + [key for key in together if key in varying and _mixed(places, key)]
+        if key not in selected and key not in scoring_axes and count_cells([*selected, key]) > count_cells(selected):
+            selected.append(key)
+    return selected + [key for key in scoring_axes if key in varying and _has_several_values(points, key)]
 
 
-def _mixed(places: Sequence[Mapping[str, str]], key: str) -> bool:
-    """Say whether a key takes two values among the runs that have it (a failed run has none)."""
-    return len({place[key] for place in places if key in place}) > 1
+def _has_several_values(points: Sequence[Mapping[str, str]], key: str) -> bool:
+    """Whether a key has more than one value among the runs that have it (failed runs have no scoring axes)."""
+    return len({point[key] for point in points if key in point}) > 1
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs in one place on all axes but the seed."""
+    """The runs with the same values on all axes; they differ in their seeds."""
 
     records: tuple[Record, ...]
     metric: str = "fid"
-    """The score that is shown."""
+    """The metric that is shown."""
 
     @property
-    def _scored(self) -> list[Record]:
+    def _records_with_value(self) -> list[Record]:
         return [
             r for r in self.records if r.status == Status.DONE and math.isfinite(r.scores.get(self.metric, math.nan))
         ]
 
     @property
     def values(self) -> list[float]:
-        """Scores of the finished runs."""
-        return [record.scores[self.metric] for record in self._scored]
+        """Metric values of the finished runs."""
+        return [record.scores[self.metric] for record in self._records_with_value]
 
     @property
     def mean(self) -> float | None:
-        """Their mean."""
+        """Mean of the values; None if there are none."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
     def sd(self) -> float | None:
-        """Their sample standard deviation, from two on."""
+        """Sample standard deviation of the values; None if there are fewer than two."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
-    def others(self) -> dict[str, int]:
-        """How many runs have no score, by status (a finished run without one counts as ``unscored``)."""
-        left = [r for r in self.records if r not in self._scored]
-        return dict(Counter("unscored" if r.status == Status.DONE else str(r.status) for r in left))
+    def counts_without_value(self) -> dict[str, int]:
+        """Number of runs without a value, by status; finished runs without a value count as ``unscored``."""
+        records = [r for r in self.records if r not in self._records_with_value]
+        return dict(Counter("unscored" if r.status == Status.DONE else str(r.status) for r in records))
 
     def text(self) -> str:
-        """Return ``mean ± sd (n)`` and what else there is; ``missing`` where no run was started."""
+        """Return ``mean ± sd (n=...)`` and the runs without a value, or ``missing`` if there are no runs."""
         if not self.records:
             return "missing"
         parts = []
@@ -92,12 +94,12 @@ class Cell:
             digits = ".2f" if self.metric == "fid" else ".4g"
             spread = f" ± {self.sd:{digits}}" if self.sd is not None else ""
             parts.append(f"{self.mean:{digits}}{spread} (n={len(self.values)})")
-        parts += [f"{count} {status}" for status, count in self.others.items()]
+        parts += [f"{count} {status}" for status, count in self.counts_without_value.items()]
         return ", ".join(parts)
 
 
-def _size(value: str) -> float:
-    """Return the number that a value is; what is none comes last."""
+def _sort_value(value: str) -> float:
+    """Return the number that a text represents, or infinity if it is not a number."""
     try:
         return float(value)
     except ValueError:
@@ -105,44 +107,50 @@ def _size(value: str) -> float:
 
 
 def shown_metric(records: Sequence[Record], metric: str | None) -> str:
-    """Return the score that runs are shown by: the one that is asked for, or the one that they are judged by."""
-    return metric or selection_metric({name: 0.0 for record in records for name in record.scores}) or SELECTION_METRICS[0]
+    """Return the metric to show: the requested one, or by default the selection metric of the runs."""
+    names = {name: 0.0 for record in records for name in record.scores}
+    return metric or selection_metric(names) or SELECTION_METRICS[0]
 
 
 def _key(record: Record, axes: Sequence[str]) -> Key:
-    place = coordinates(record)
-    return tuple(place.get(axis, NO_VALUE) for axis in axes)
+    values = coordinates(record)
+    return tuple(values.get(axis, NO_VALUE) for axis in axes)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Runs, by their place on the axes."""
+    """Runs, grouped into cells."""
 
     axes: list[str]
+    """The axes on which the runs differ."""
     cells: dict[Key, Cell]
     records: list[Record]
+    """All runs."""
     metric: str = "fid"
+    """The metric that is shown."""
 
-    def place(self, record: Record) -> Key:
-        """Return a run's place on the axes."""
+    def key(self, record: Record) -> Key:
+        """Return the key of the cell that a run belongs to."""
         return _key(record, self.axes)
 
     def values(self, axis: int) -> list[str]:
-        """Return the values on an axis: numbers by size, options in the order they were run."""
-        found = list(dict.fromkeys(key[axis] for key in self.cells))
-        return sorted(found, key=_size) if any(_size(value) < math.inf for value in found) else found
+        """Return the values on an axis: numbers in rising order, options in the order of their first runs."""
+        values = list(dict.fromkeys(key[axis] for key in self.cells))
+        is_numeric = any(_sort_value(value) < math.inf for value in values)
+        return sorted(values, key=_sort_value) if is_numeric else values
 
 
 def group_runs(records: Sequence[Record], metric: str | None = None) -> Report:
-    """Sort runs into cells.
+    """Group runs into cells.
 
     Args:
         records: The runs.
-        metric: The score to show; by default the one that the runs are judged by (FID where there is any).
+        metric: The metric to show; by default the selection metric of the runs (FID if any run has one).
     """
     metric = shown_metric(records, metric)
-    found = axes(records)
-    cells: dict[Key, list[Record]] = {}
+    varying_axes = axes(records)
+    members: dict[Key, list[Record]] = {}
     for record in records:
-        cells.setdefault(_key(record, found), []).append(record)
-    return Report(found, {key: Cell(tuple(members), metric) for key, members in cells.items()}, list(records), metric)
+        members.setdefault(_key(record, varying_axes), []).append(record)
+    cells = {key: Cell(tuple(cell_records), metric) for key, cell_records in members.items()}
+    return Report(varying_axes, cells, list(records), metric)

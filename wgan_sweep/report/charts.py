@@ -6,7 +6,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from wgan_sweep.report.cells import NAMES, NO_VALUE, Report
+from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Report
 from wgan_sweep.report.text import finite
 from wgan_sweep.runs.directory import FINAL, RunDir
 from wgan_sweep.runs.record import Record, Status
@@ -31,7 +31,7 @@ ROW_HEIGHT = 34
 
 def cell_name(report: Report, record: Record) -> str:
     """Return a run's values on the axes that vary, as ``axis=value`` words."""
-    pairs = zip(report.axes, report.place(record), strict=True)
+    pairs = zip(report.axes, report.key(record), strict=True)
     return " ".join(f"{axis}={value}" for axis, value in pairs if value != NO_VALUE) or "all runs"
 
 
@@ -44,7 +44,7 @@ def run_rows(report: Report) -> list[dict[str, Any]]:
             "status": str(record.status),
             "seed": record.config.get("seed"),
             "value": finite(record.scores.get(report.metric)) if record.status == Status.DONE else None,
-            **{f"a{index}": value for index, value in enumerate(report.place(record))},
+            **{f"a{index}": value for index, value in enumerate(report.key(record))},
         }
         for record in report.records
     ]
@@ -52,7 +52,7 @@ def run_rows(report: Report) -> list[dict[str, Any]]:
 
 def learning_curves(record: Record, directory: RunDir) -> dict[str, list[list[float]]]:
     """Return the learning curves of a run, by metric: lists of ``[images seen, value]``, thinned."""
-    names = {*CURVE_METRICS, *(name for name in NAMES if name in record.scores or name in record.best)}
+    names = {*CURVE_METRICS, *(name for name in METRIC_NAMES if name in record.scores or name in record.best)}
     points_by_name: dict[str, list[list[float]]] = {}
     for line in directory.read_metrics():
         if FINAL in line:  # measured by the final scorer, on another scale
@@ -98,7 +98,7 @@ def _is_on(axis: int) -> Spec:
 
 def heat_map(report: Report, across: int, down: int) -> Spec:
     """Return a heat map of the mean over seeds against two axes, one panel per combination of the other axes."""
-    name = NAMES.get(report.metric, report.metric)
+    name = METRIC_NAMES.get(report.metric, report.metric)
     mean = {"aggregate": "mean", "field": "value", "type": "quantitative", "title": name}
     colour = {**mean, "scale": {"scheme": {"name": "tealblues", "extent": [0, 0.65]}, "zero": False}}
     tooltip = [
@@ -133,7 +133,7 @@ def strip_plot(report: Report, across: int) -> Spec:
         "field": "value",
         "type": "quantitative",
         "scale": {"zero": False},
-        "title": NAMES.get(report.metric, report.metric),
+        "title": METRIC_NAMES.get(report.metric, report.metric),
     }
     colour = {
         "field": "rest",
@@ -252,7 +252,7 @@ def to_png(report: Report, runs: Path) -> bytes:
             for images, value in curves[row["run"]].get(metric, [])
         ]
         if len(points) > len({point["run"] for point in points}):  # some run has more than its last value
-            panel = curve_chart(cell_names(report), NAMES.get(metric, metric))
+            panel = curve_chart(cell_names(report), METRIC_NAMES.get(metric, metric))
             panel["encoding"]["color"]["legend"] = {"title": None, "labelLimit": 400}
             panels.append({**panel, "width": 520, "data": {"values": points}})
     chart = {

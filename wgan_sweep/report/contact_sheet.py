@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from wgan_sweep.report.cells import NAMES, Report, group_runs
+from wgan_sweep.report.cells import METRIC_NAMES, Report, group_runs
 from wgan_sweep.report.text import SweepSummary, to_markdown
 from wgan_sweep.runs.coordinates import coordinates
 from wgan_sweep.runs.directory import RunDir
@@ -41,7 +41,7 @@ def _draw(report: Report, runs: Path) -> bytes | None:
             values = coordinates(record)
             words = (f"{axis.split('.', 1)[-1]}={values.get(axis, '-')}" for axis in report.axes)
             title = "  ".join(words) or record.run_id
-            metric = NAMES.get(report.metric, report.metric)
+            metric = METRIC_NAMES.get(report.metric, report.metric)
             panels.append((title, f"{metric} {cell.text()}, step {path.stem}", path))
     if not panels:
         return None

@@ -13,7 +13,7 @@ from PIL import Image
 
 from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims
-from wgan_sweep.report.cells import NAMES, Report
+from wgan_sweep.report.cells import METRIC_NAMES, Report
 from wgan_sweep.report.text import finite, footnotes, table
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record, Status
@@ -61,7 +61,7 @@ def _entry(report: Report, record: Record, runs: Path) -> dict[str, Any]:
         "id": record.run_id,
         "status": str(record.status),
         "cell": charts.cell_name(report, record),
-        "axis_values": report.place(record),
+        "axis_values": report.key(record),
         "seed": record.config.get("seed"),
         "step": record.step,
         "value": value,
@@ -96,7 +96,7 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[claims.Claim]) -
     data = {
         "axes": report.axes[: charts.MAX_AXES],
         "metric": report.metric,
-        "name": NAMES.get(report.metric, report.metric),
+        "name": METRIC_NAMES.get(report.metric, report.metric),
         "rows": charts.run_rows(report),
         "charts": charts.grid_charts(report),
         "defaults": charts.default_axes(report),

@@ -1,4 +1,4 @@
-"""A report as text: Markdown with its footnotes, CSV, JSON."""
+"""A report as text: a Markdown table with footnotes, CSV or JSON."""
 
 import csv
 import io
@@ -8,69 +8,71 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wgan_sweep.report.cells import NAMES, Cell, Key, Report
+from wgan_sweep.report.cells import METRIC_NAMES, Cell, Key, Report
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN
 from wgan_sweep.runs.record import Record, Status
 
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """What a sweep ends in."""
+    """The summary that is written at the end of a sweep."""
 
     table: str
-    """Markdown."""
+    """Markdown table with notes."""
     picture: bytes | None = None
-    """PNG; None where there is nothing to draw."""
+    """PNG; None if there is nothing to draw."""
 
 
-def table(found: Report) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of text: the last axis runs across, the others down."""
-    if len(found.axes) < 2:
-        header = [*found.axes, NAMES.get(found.metric, found.metric)]
-        return header, [[*key, found.cells[key].text()] for key in sorted(found.cells, key=_order(found))]
-    across = found.values(len(found.axes) - 1)
-    header = [*found.axes[:-1], *(f"{found.axes[-1]}={value}" for value in across)]
-    down = {key[:-1]: None for key in sorted(found.cells, key=_order(found))}
-    if len(found.axes) == 2:
-        down = {(value,): None for value in found.values(0)}
-    nothing = Cell(())
-    return header, [[*key, *(found.cells.get((*key, value), nothing).text() for value in across)] for key in down]
+def table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a table: the values of the last axis are columns, those of the others rows."""
+    keys = sorted(report.cells, key=_order(report))
+    if len(report.axes) < 2:
+        header = [*report.axes, METRIC_NAMES.get(report.metric, report.metric)]
+        return header, [[*key, report.cells[key].text()] for key in keys]
+    columns = report.values(len(report.axes) - 1)
+    header = [*report.axes[:-1], *(f"{report.axes[-1]}={value}" for value in columns)]
+    rows = {key[:-1]: None for key in keys}
+    if len(report.axes) == 2:
+        rows = {(value,): None for value in report.values(0)}
+    empty = Cell(())
+    return header, [[*row, *(report.cells.get((*row, value), empty).text() for value in columns)] for row in rows]
 
 
-def _order(found: Report) -> Callable[[Key], tuple[int, ...]]:
-    ranks = [{value: rank for rank, value in enumerate(found.values(axis))} for axis in range(len(found.axes))]
+def _order(report: Report) -> Callable[[Key], tuple[int, ...]]:
+    """Return the sort key of cells: the ranks of their values on the axes."""
+    ranks = [{value: rank for rank, value in enumerate(report.values(axis))} for axis in range(len(report.axes))]
     return lambda key: tuple(rank[value] for rank, value in zip(ranks, key, strict=True))
 
 
-def footnotes(found: Report, *, with_problems: bool = True) -> list[str]:
-    """Return what the numbers mean, and what went wrong."""
+def footnotes(report: Report, *, with_problems: bool = True) -> list[str]:
+    """Return how the values were measured and, with `with_problems`, a line for each run with an error."""
     lines = []
-    scored = [r for r in found.records if r.status == Status.DONE and found.metric in r.scores]
-    name = NAMES.get(found.metric, found.metric)
-    ways = {
+    scored = [r for r in report.records if r.status == Status.DONE and report.metric in r.scores]
+    name = METRIC_NAMES.get(report.metric, report.metric)
+    protocols = {
         (tuple(r.scores.get(key, 0) for key in MEASURED_WITH), tuple(r.scored_by.get(key, "") for key in SCORED_IN))
         for r in scored
     }
-    for (feature, generated, real, points, step), (features, network, resize, split) in sorted(ways):
+    for (feature, generated, real, points, step), (features, network, resize, split) in sorted(protocols):
         space = features or f"InceptionV3 {feature:.0f}"
-        how = (
+        counts = (
             f" on {space} features, {generated:.0f} generated against {real:.0f} real images,"
             if feature
-            else f" of {points:.0f} generated against as many real points,"
+            else f" of {points:.0f} generated against {points:.0f} real points,"
         )
-        lines.append(f"{name}{how} at step {step:.0f}; mean ± sd over n seeds.")
+        lines.append(f"{name}{counts} at step {step:.0f}; mean ± sd over n seeds.")
         if split:
             lines.append(f"Real images: {split}; resize: {resize}; network: {network}.")
     codes = sorted({r.code for r in scored if r.code})
     if len(codes) > 1:
         lines.append(f"Runs of different versions of wgan-sweep: {', '.join(codes)}.")
-    if len(ways) > 1:
+    if len(protocols) > 1:
         lines.append(f"{name} of different features, counts or steps cannot be compared with each other.")
-    return lines + (problems(found.records) if with_problems else [])
+    return lines + (problems(report.records) if with_problems else [])
 
 
 def problems(records: Iterable[Record]) -> list[str]:
-    """Return a line for each run that failed or diverged, with the reason."""
+    """Return a line for each failed or diverged run, with its overrides and the reason."""
     return [
         f"{record.status}: {record.run_id} ({' '.join(record.overrides) or 'defaults'}): {record.reason}"
         for record in records
@@ -78,24 +80,24 @@ def problems(records: Iterable[Record]) -> list[str]:
     ]
 
 
-def to_markdown(found: Report) -> str:
-    """Return the table and its footnotes as Markdown."""
-    return markdown(*table(found), footnotes(found))
+def to_markdown(report: Report) -> str:
+    """Return a Markdown table with footnotes."""
+    return markdown(*table(report), footnotes(report))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterable[str]) -> str:
-    """Return a table, and the notes below it, as Markdown."""
+    """Return a Markdown table with notes below it."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
-    ruled = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([line(header), ruled, *map(line, rows), "", *notes]) + "\n"
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(header), rule, *map(line, rows), "", *notes]) + "\n"
 
 
 def finite(value: Any) -> Any:
-    """Return a value as JSON knows it: null for a number that is not finite."""
+    """Return a value with None in place of each number that is not finite, for JSON."""
     if isinstance(value, dict):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -103,37 +105,38 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _entries(found: Report) -> Iterator[dict[str, Any]]:
-    last = found.values(len(found.axes) - 1) if found.axes else []
-    down = dict.fromkeys(key[:-1] for key in found.cells)
-    everywhere = [(*key, value) for key in down for value in last] if found.axes else list(found.cells)
-    nothing = Cell(())
-    for key in everywhere:
-        cell = found.cells.get(key, nothing)
+def _entries(report: Report) -> Iterator[dict[str, Any]]:
+    """Yield the cells of the table, including those without runs, as rows of CSV and JSON."""
+    columns = report.values(len(report.axes) - 1) if report.axes else []
+    rows = dict.fromkeys(key[:-1] for key in report.cells)
+    keys = [(*row, value) for row in rows for value in columns] if report.axes else list(report.cells)
+    empty = Cell(())
+    for key in keys:
+        cell = report.cells.get(key, empty)
         yield {
-            **dict(zip(found.axes, key, strict=True)),
-            found.metric: cell.mean,
+            **dict(zip(report.axes, key, strict=True)),
+            report.metric: cell.mean,
             "sd": cell.sd,
             "n": len(cell.values),
             **{name: next((r.scores[name] for r in cell.records if name in r.scores), None) for name in MEASURED_WITH},
-            "status": " ".join(f"{count} {status}" for status, count in cell.others.items())
+            "status": " ".join(f"{count} {status}" for status, count in cell.counts_without_value.items())
             or ("done" if cell.records else "missing"),
             "runs": [record.run_id for record in cell.records],
         }
 
 
-def to_csv(found: Report) -> str:
-    """Return one line per cell as CSV."""
-    entries = [{**entry, "runs": " ".join(entry["runs"])} for entry in _entries(found)]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(entries[0]) if entries else [], lineterminator="\n")
+def to_csv(report: Report) -> str:
+    """Return the cells as CSV, one line per cell."""
+    entries = [{**entry, "runs": " ".join(entry["runs"])} for entry in _entries(report)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(entries[0]) if entries else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(entries)
-    return out.getvalue()
+    return text.getvalue()
 
 
-def to_json(found: Report) -> str:
-    """Return axes, cells and runs as JSON."""
+def to_json(report: Report) -> str:
+    """Return the axes, the cells and the runs as JSON."""
     runs = [
         {
             "run_id": r.run_id,
@@ -144,6 +147,6 @@ def to_json(found: Report) -> str:
             "best": r.best,
             "error": r.error,
         }
-        for r in found.records
+        for r in report.records
     ]
-    return json.dumps(finite({"axes": found.axes, "cells": list(_entries(found)), "runs": runs}), indent=2) + "\n"
+    return json.dumps(finite({"axes": report.axes, "cells": list(_entries(report)), "runs": runs}), indent=2) + "\n"

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wgan_sweep.report.cells import NAMES, group_runs
+from wgan_sweep.report.cells import METRIC_NAMES, group_runs
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.record import Status
 
@@ -30,7 +30,7 @@ def _time_since_update(directory: RunDir) -> str:
 def view(runs: Path, metric: str | None = None) -> Group:
     """Return a table with the current state of each run in a folder; running ones come first."""
     report = group_runs(find_runs(runs).records, metric)
-    metric_name = NAMES.get(report.metric, report.metric)
+    metric_name = METRIC_NAMES.get(report.metric, report.metric)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     for column, min_width in {"run": 12, "status": 8}.items():
         table.add_column(column, no_wrap=True, min_width=min_width)
@@ -45,7 +45,7 @@ def view(runs: Path, metric: str | None = None) -> Group:
         table.add_row(
             record.run_id,
             Text(record.status, STYLES.get(record.status, "")),
-            *report.place(record),
+            *report.key(record),
             str(record.config.get("seed", "")),
             f"{record.step}/{record.config.get('train', {}).get('steps', '?')}",
             f"{latest['wasserstein']:.3g}" if "wasserstein" in latest else "",

@@ -43,7 +43,8 @@ class Local:
             try:
                 outcomes[index] = complete_run(run, display, should_stop)
             except RunLockedError as owner:
-                report_deferred(run, owner, display)
+                if len(requested) > 1:
+                    report_deferred(run, owner, display)
                 deferred.append(index)
         for index in deferred:
             outcomes[index] = run_when_unlocked(requested[index], display, should_stop)

@@ -105,7 +105,8 @@ class Parallel:
                     if isinstance(outcome, Outcome):
                         outcomes[index] = outcome
                     else:
-                        report_deferred(requested[index], outcome, display)
+                        if len(requested) > 1:
+                            report_deferred(requested[index], outcome, display)
                         queue.append((index, True))
         finally:
             for worker in workers:

@@ -1,3 +1,5 @@
+"""Run directories, records, and the hash of a config."""
+
 import hashlib
 import json
 from pathlib import Path
@@ -9,7 +11,7 @@ from wgan_sweep.runs.hashing import canonical, hash_of
 from wgan_sweep.runs.record import Record, Status
 
 
-def test_a_number_has_one_spelling() -> None:
+def test_equal_numbers_have_equal_hashes_and_types_are_distinguished() -> None:
     assert hash_of({"k": 2, "p": [1, 0.5]}) == hash_of({"p": (1.0, 0.5), "k": 2.0})
     assert hash_of({"k": 2}) != hash_of({"k": 2.5})
     assert hash_of({"k": True}) != hash_of({"k": 1})
@@ -17,17 +19,17 @@ def test_a_number_has_one_spelling() -> None:
     assert hash_of({"a": {"b": 1}}) != hash_of({"a": {"c": 1}})
 
 
-def test_the_id_is_a_plain_sha256_that_others_can_compute() -> None:
+def test_the_hash_is_a_truncated_sha256_of_canonical_json() -> None:
     assert hash_of({"b": 2.0, "a": "x"}) == hashlib.sha256(b'{"a":"x","b":2}').hexdigest()[:12]
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_config_holds_finite_numbers(number: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
     with pytest.raises(ValueError, match=r"^a cannot be"):
         canonical({"a": number})
 
 
-def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
+def test_a_written_record_is_read_back_unchanged(tmp_path: Path) -> None:
     directory = RunDir(tmp_path / "ab")
     assert directory.read_record() is None
     record = Record("ab", Status.DONE, ["seed=1"], {"seed": 1, "scorer": {}}, 5, 50, {"fid": 1.5, "step": 5}, error="é")
@@ -36,10 +38,10 @@ def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
     assert json.loads(directory.record.read_text())["status"] == "done"
 
 
-def test_a_record_of_a_later_version_is_read(tmp_path: Path) -> None:
+def test_a_record_with_unknown_keys_is_read(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
     directory.record.write_text(
-        json.dumps({"run_id": "ab", "status": "done", "config": {"scorer": {}}, "mood": "good", "format": 1})
+        json.dumps({"run_id": "ab", "status": "done", "config": {"scorer": {}}, "unknown": "value", "format": 1})
     )
     record = directory.read_record()
     assert record is not None
@@ -47,24 +49,24 @@ def test_a_record_of_a_later_version_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "done"}', '{"run_id": "a", "status": "great"}'])
-def test_what_is_no_record_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_record_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(ValueError, match=r"record\.json is not a run's record"):
         RunDir(tmp_path).read_record()
 
 
-def test_measurements_after_a_step_are_forgotten_and_a_cut_line_too(tmp_path: Path) -> None:
+def test_truncation_removes_metrics_after_a_step_and_an_incomplete_line(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
     for step in (1, 2, 3):
         directory.append_metrics({"step": step, "fid": step / 3})
-    with directory.metrics.open("a") as out:
-        out.write('{"step": 4, "fi')
+    with directory.metrics.open("a") as file:
+        file.write('{"step": 4, "fi')
     assert [line["step"] for line in directory.read_metrics()] == [1, 2, 3]
     directory.truncate_metrics(2)
     assert list(directory.read_metrics()) == [{"step": 1, "fid": 1 / 3}, {"step": 2, "fid": 2 / 3}]
 
 
-def test_runs_are_found_among_other_things_in_the_order_of_their_start(tmp_path: Path) -> None:
+def test_runs_are_listed_by_start_time_and_other_files_are_ignored(tmp_path: Path) -> None:
     for name, started in (("b", "2026-01-01"), ("a", "2026-01-02"), ("c", "2025-01-01")):
         RunDir(tmp_path / name).write_record(Record(name, config={"scorer": {}}, started=started))
     (tmp_path / ".sweeps" / "x").mkdir(parents=True)
@@ -76,7 +78,7 @@ def test_runs_are_found_among_other_things_in_the_order_of_their_start(tmp_path:
     assert str(tmp_path / "d" / "record.json") in problem
 
 
-def test_the_newest_picture_is_the_one_of_the_largest_step(tmp_path: Path) -> None:
+def test_the_newest_samples_are_those_of_the_largest_step(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
     assert directory.last_samples() is None
     directory.samples(9).parent.mkdir()
@@ -85,12 +87,12 @@ def test_the_newest_picture_is_the_one_of_the_largest_step(tmp_path: Path) -> No
     assert directory.last_samples() == directory.samples(100)
 
 
-def test_the_last_measurements_are_those_of_the_whole_file(tmp_path: Path) -> None:
+def test_the_last_metrics_are_the_latest_value_of_each_metric_in_the_file(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
     assert directory.last_metrics() == {}
-    for step in range(2000):  # longer than what is looked at
+    for step in range(2000):  # longer than the end of the file that is read first
         directory.append_metrics({"step": step, "wasserstein": step / 3, **({"fid": 7.0} if step == 1990 else {})})
-    with directory.metrics.open("a") as out:
-        out.write('{"step": 2000, "wass')  # cut off by a kill
-    whole = {name: value for line in directory.read_metrics() for name, value in line.items()}
-    assert directory.last_metrics() == whole == {"step": 1999, "wasserstein": 1999 / 3, "fid": 7.0}
+    with directory.metrics.open("a") as file:
+        file.write('{"step": 2000, "wass')  # incomplete, as after a kill
+    latest = {name: value for line in directory.read_metrics() for name, value in line.items()}
+    assert directory.last_metrics() == latest == {"step": 1999, "wasserstein": 1999 / 3, "fid": 7.0}
