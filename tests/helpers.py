@@ -2,12 +2,14 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -79,6 +81,10 @@ class PlannedScorer:
         return {"fid": fid, "fid_feature": 2048, "fid_generated": self.num_generated, "fid_real": 4}
 
 
+PATIENCE_SECONDS = 240.0
+"""How long tests wait for a process, which may be slow on a busy machine, before they fail."""
+
+
 @dataclass
 class Shell:
     """Calls the installed command in a folder, with overrides for a run that takes one second."""
@@ -135,13 +141,22 @@ class Shell:
 
     def wait_for(self, name: str, count: int = 1) -> list[Path]:
         """Wait until `count` runs have a non-empty file `name`, and return the files."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             files = [p for p in (self.folder / "runs").glob(f"[0-9a-f]*/{name}") if p.stat().st_size]
             if len(files) >= count:
                 return files
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def write_mnist_files(folder: Path, images: np.ndarray, split: str = "train") -> None:
+    """Write images, uint8 [N, 28, 28, 1], in the file format of MNIST, with labels 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">IIII", 0x803, len(images), 28, 28)
+    (folder / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+    labels = struct.pack(">II", 0x801, len(images)) + bytes(len(images))
+    (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
 
 
 def records(folder: Path) -> list[dict]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from .helpers import Shell, records
+from .helpers import PATIENCE_SECONDS, Shell, records
 
 
 def test_a_sweep_trains_its_grid_once_and_prints_its_table(sweep) -> None:
@@ -197,7 +197,7 @@ def test_two_commands_with_overlapping_sweeps_train_every_run_once(sweep) -> Non
         return sweep.start("-m", "train.steps=40", "log_every=40", *grid, env={"OMP_NUM_THREADS": "1"})
 
     running = [start("div.k=1,2,3"), start("div.k=3,2,1,4")]
-    outputs = [process.communicate(timeout=120) for process in running]
+    outputs = [process.communicate(timeout=PATIENCE_SECONDS) for process in running]
     assert [process.returncode for process in running] == [0, 0], outputs
     runs = records(sweep.folder)
     assert [r["status"] for r in runs] == ["done"] * 4
@@ -221,7 +221,7 @@ def test_a_run_that_another_process_holds_is_waited_for(sweep) -> None:
     assert f"waiting: process {first.pid} on" in line, line
     first.kill()
     first.wait()
-    _, rest = second.communicate(timeout=60)
+    _, rest = second.communicate(timeout=PATIENCE_SECONDS)
     assert second.returncode == 0, rest
     assert f"from process {first.pid}" in rest
     (record,) = records(sweep.folder)
@@ -256,7 +256,7 @@ def start_a_long_sweep(sweep: Shell) -> subprocess.Popen[str]:
 def test_ctrl_c_saves_a_checkpoint_and_prints_the_table_of_the_sweep(sweep) -> None:
     process = start_a_long_sweep(sweep)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, errors
     assert "stopping at the next step" in errors
     assert "run the same command again to resume" in errors
@@ -278,7 +278,7 @@ def test_a_second_ctrl_c_ends_the_command_at_once(sweep) -> None:
     process.send_signal(signal.SIGCONT)
     time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert "run the same command again to resume" in errors
 
@@ -298,8 +298,9 @@ def test_optuna_minimises_the_best_metric_value_and_survives_a_diverged_run(swee
     assert "best_value" in done.stdout
 
 
-def test_another_hydra_launcher_trains_a_sweep(sweep) -> None:
-    done = sweep("-m", "seed=0,1", "hydra/launcher=basic")
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("submitit_local", marks=pytest.mark.slow)])
+def test_another_hydra_launcher_trains_a_sweep(sweep, launcher: str) -> None:
+    done = sweep("-m", "seed=0,1", f"hydra/launcher={launcher}")
     assert [r["status"] for r in records(sweep.folder)] == ["done"] * 2
     assert "report    wgan-report runs" in done.stdout
     assert list((sweep.folder / "runs" / ".sweeps").glob("*/multirun.yaml"))

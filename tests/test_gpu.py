@@ -72,7 +72,7 @@ def test_a_process_that_exceeds_its_share_of_memory_runs_out_of_memory() -> None
     program = """if True:
         import torch
         from wgan_sweep.sweeps.parallel import Slot, apply_limits
-        apply_limits(Slot(threads=1, sharing=8))
+        apply_limits(Slot(threads=1, processes_per_gpu=8))
         total = torch.cuda.get_device_properties(0).total_memory
         small = torch.empty(int(0.02 * total), dtype=torch.uint8, device="cuda")
         try:

@@ -1,4 +1,4 @@
-"""A run's identity: what decides its result, and nothing else."""
+"""Run ids: the config keys, data and code that they depend on."""
 
 import dataclasses
 import inspect
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 
 from wgan_sweep.config import keys, schema
 from wgan_sweep.config.keys import KEYS, Key, Role, leaves, role_of, without_roles
@@ -24,7 +25,7 @@ from wgan_sweep.runs.hashing import canonical, hash_of
 from wgan_sweep.runs.identity import run_id, science
 from wgan_sweep.runs.record import OutdatedRecordError, Record, Status
 
-from .helpers import run
+from .helpers import run, write_mnist_files
 
 
 def options(group: str) -> list[str]:
@@ -36,26 +37,26 @@ PAIRS = [(loss, constraint) for loss in options("loss") for constraint in option
 
 @pytest.fixture
 def pair_ids(make):
-    """Return the ids of all losses with all constraints."""
+    """A function that returns the ids of all losses with all constraints."""
     configs = [make(f"loss={loss}", f"constraint={constraint}") for loss, constraint in PAIRS]
     return lambda: [run_id(config) for config in configs]
 
 
-def test_all_losses_and_constraints_have_ids_of_their_own(pair_ids) -> None:
+def test_every_loss_with_every_constraint_has_a_different_id(pair_ids) -> None:
     assert len(set(pair_ids())) == len(PAIRS) == len(options("loss")) * len(options("constraint"))
 
 
 def test_ids_are_pinned(make) -> None:
-    """Ids name directories of results: a change of these is a change of what every run is called."""
+    """Ids name the directories of runs: if these change, no existing run is recognised any more."""
     points = ["data=gaussians8", "runs=x", "scorer=none"]
-    wanted = {
+    ids = {
         (): "0bb3bb545ad2",
         ("optimizer=rmsprop", "seed=3"): "93c79dd0e407",
     }
-    assert {overrides: run_id(make(*points, *overrides, tiny=False)) for overrides in wanted} == wanted
+    assert {overrides: run_id(make(*points, *overrides, tiny=False)) for overrides in ids} == ids
 
 
-def test_a_new_training_key_with_a_neutral_value_changes_no_id(pair_ids, make, monkeypatch) -> None:
+def test_a_new_training_key_at_its_neutral_value_changes_no_id(pair_ids, make, monkeypatch) -> None:
     before = pair_ids()
 
     @dataclasses.dataclass
@@ -63,8 +64,8 @@ def test_a_new_training_key_with_a_neutral_value_changes_no_id(pair_ids, make, m
         lr_decay: str | None = None
 
     field = ("train", Train, dataclasses.field(default_factory=Train))
-    later = dataclasses.make_dataclass("Later", [field], bases=(Config,))
-    monkeypatch.setattr(schema, "Config", later)
+    extended = dataclasses.make_dataclass("ExtendedConfig", [field], bases=(Config,))
+    monkeypatch.setattr(schema, "Config", extended)
     monkeypatch.setattr(keys, "KEYS", (*KEYS, Key("train.lr_decay", Role.SCIENCE, neutral=None)))
     after = [run_id(make(f"loss={loss}", f"constraint={constraint}")) for loss, constraint in PAIRS]
     assert after == before
@@ -74,13 +75,13 @@ def test_a_new_training_key_with_a_neutral_value_changes_no_id(pair_ids, make, m
 
 def test_a_new_parameter_of_an_option_changes_no_id_at_its_default(pair_ids, make, monkeypatch) -> None:
     before = pair_ids()
-    plain_penalty, plain_loss = constraints.gradient_penalty, losses.wasserstein_divergence
+    original_penalty, original_loss = constraints.gradient_penalty, losses.wasserstein_divergence
 
     def gradient_penalty(weight: float, centre: float, exponent: float, sampling: Any, every: int = 1) -> Any:
-        return plain_penalty(weight, centre, exponent, sampling), every
+        return original_penalty(weight, centre, exponent, sampling), every
 
     def wasserstein_divergence(k: float, p: float, sampling: Any, weights: tuple[float, ...] = (1.0,)) -> Any:
-        return plain_loss(k, p, sampling), weights
+        return original_loss(k, p, sampling), weights
 
     for module, function in ((constraints, gradient_penalty), (losses, wasserstein_divergence)):
         function.__module__, function.__qualname__ = module.__name__, function.__name__
@@ -95,21 +96,21 @@ def test_a_new_parameter_of_an_option_changes_no_id_at_its_default(pair_ids, mak
     assert run_id(weighted) == run_id(divergence)
 
 
-def test_a_default_that_changes_in_a_yaml_changes_ids_only_by_its_value(make) -> None:
-    """The id depends on the value that a run uses, not on where it was written down."""
+def test_an_id_depends_on_values_and_not_on_the_file_that_sets_them(make) -> None:
+    """A value gives the same id as a default of an option, through a reference, and as an override."""
     assert run_id(make("optimizer=adam", "optimizer.lr=1e-4")) == run_id(make("optimizer=adam_gp"))
     assert run_id(make("div=evans")) == run_id(make("div.k=0.5", "div.p=2"))
     penalty = ["constraint=gradient_penalty", "constraint.weight=5", "constraint.centre=0", "sampling=real"]
     assert run_id(make("loss=wgan", "constraint=r1")) == run_id(make("loss=wgan", *penalty))
 
 
-def test_the_neutral_values_are_left_out(make) -> None:
+def test_neutral_values_are_left_out_of_the_identity(make) -> None:
     config = make("train.batch_size=64", "train.n_critic=1", "train.ema=0", "seed=0", "loss=gan", "constraint=none")
     assert set(science(config)) == {"loss", "model", "data", "optimizer"}
 
 
-def test_targets_of_this_package_count_by_name_so_that_modules_may_move() -> None:
-    """Therefore no two options of a group may have targets of the same name in different modules."""
+def test_no_two_targets_of_a_group_have_the_same_name_in_different_modules() -> None:
+    """Ids contain the names of targets in this package without their modules, so that modules can be moved."""
     for group in keys.science_groups():
         targets: dict[str, set[str]] = {}
         for path in conf_dir().glob(f"{group}/*.yaml"):
@@ -134,10 +135,10 @@ def test_every_config_key_has_one_entry(make) -> None:
     assert only_science_has_a_neutral_value
 
 
-def test_roles_below_a_key_can_be_left_out() -> None:
+def test_keys_with_given_roles_can_be_left_out() -> None:
     scorer = {"every": 5, "num_samples": 9, "batch_size": 2, "features": {"weights": "x", "layer": 64}}
-    kept = without_roles(scorer, "scorer", Role.PRESENTATION, Role.COMPUTING, Role.PLACE)
-    assert kept == {"num_samples": 9, "features": {"layer": 64}}
+    remaining = without_roles(scorer, "scorer", Role.PRESENTATION, Role.COMPUTING, Role.PLACE)
+    assert remaining == {"num_samples": 9, "features": {"layer": 64}}
 
 
 @pytest.mark.parametrize("override", ["+train.lr_decay=linear", "+lr=1", "+div.q=2"])
@@ -146,14 +147,63 @@ def test_an_unknown_key_is_refused_by_name(make, override: str) -> None:
         make(override)
 
 
-# Data is identified by content.
+# The role of a config key decides whether it changes the id.
+
+NO_EFFECT_ON_ID = [
+    ["tracker=wandb"],
+    ["scorer=fid"],
+    ["launch=local"],
+    ["device=auto"],
+    ["log_every=1", "save_every=7"],
+    ["train.steps=99", "train.compile=true"],
+    ["runs=other"],
+    ["div.k=2.0", "div.p=6"],
+    ["div=paper"],
+    ["model.dim=4"],
+]
+CHANGES_ID = [
+    ["loss=wgan_gp"],
+    ["constraint=weight_clip"],
+    ["stabiliser=instance_noise"],
+    ["model.dim=8"],
+    ["model=mlp"],
+    ["optimizer.lr=0.1"],
+    ["train.batch_size=4"],
+    ["train.n_critic=1"],
+    ["train.ema=0"],
+    ["train.precision=bf16"],
+    ["seed=1"],
+    ["div.k=1"],
+    ["div.p=2"],
+    ["div=evans"],
+    ["sampling=fake"],
+]
+
+
+@pytest.mark.parametrize("overrides", NO_EFFECT_ON_ID, ids=str)
+def test_keys_that_do_not_affect_training_do_not_change_the_id(make, overrides: list[str]) -> None:
+    assert run_id(make(*overrides)) == run_id(make())
+
+
+def test_keys_that_affect_training_change_the_id(make) -> None:
+    ids = [run_id(make(*overrides)) for overrides in ([], *CHANGES_ID)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_identity_contains_no_interpolations(make) -> None:
+    assert "${" not in str(science(make()))
+    assert OmegaConf.to_yaml(OmegaConf.create(science(make())))
+
+
+# Data is identified by its content.
 
 
 def write_images(path: Path, mnist: np.ndarray, first: int) -> None:
+    """Write 64 images, from index `first`, as the fixture `npz` does."""
     np.savez(path, images=np.pad(mnist[first : first + 64], ((0, 0), (2, 2), (2, 2), (0, 0))))
 
 
-def test_other_contents_of_the_same_file_are_another_run(make, npz: Path, mnist) -> None:
+def test_other_content_of_the_same_data_file_changes_the_id(make, npz: Path, mnist) -> None:
     before = run_id(make())
     write_images(npz, mnist, 0)
     assert run_id(make()) == before  # rewritten with the same images
@@ -161,7 +211,20 @@ def test_other_contents_of_the_same_file_are_another_run(make, npz: Path, mnist)
     assert run_id(make()) != before
 
 
-def test_a_run_does_not_resume_on_other_images(make, npz: Path, mnist) -> None:
+def test_the_id_depends_on_the_content_of_a_download_folder_and_not_on_its_path(
+    make, tmp_path, mnist, monkeypatch
+) -> None:
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    contents = {"folder": mnist[:20], "copy": mnist[:20], "changed": mnist[20:40]}
+    ids = {}
+    for name, images in contents.items():
+        for split in ("train", "t10k"):
+            write_mnist_files(tmp_path / name / "MNIST" / "raw", images, split)
+        ids[name] = run_id(make("data=mnist", f"data.root={tmp_path / name}", "scorer=none", tiny=False))
+    assert ids["folder"] == ids["copy"] != ids["changed"]
+
+
+def test_a_run_is_not_resumed_on_other_images(make, npz: Path, mnist) -> None:
     first = run(make("train.steps=2"))
     write_images(npz, mnist, 100)
     second = run(make("train.steps=4"))
@@ -170,7 +233,7 @@ def test_a_run_does_not_resume_on_other_images(make, npz: Path, mnist) -> None:
     assert RunDir(Path(make().runs) / first.run_id).read_record() == first
 
 
-def test_moving_a_file_keeps_the_id(make, npz: Path) -> None:
+def test_moving_or_compressing_a_data_file_keeps_the_id(make, npz: Path) -> None:
     before = run_id(make())
     moved = npz.with_name("moved.npz")
     npz.rename(moved)
@@ -181,7 +244,7 @@ def test_moving_a_file_keeps_the_id(make, npz: Path) -> None:
     assert run_id(make(f"data.path={compressed}")) == before
 
 
-def test_a_digest_is_computed_once_per_file(npz: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_digest_is_computed_again_only_if_its_file_changes(npz: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(store, "digest_folder", lambda: tmp_path / "digests")
     digest = Npz(str(npz)).fingerprint()
     assert digest == Npz(str(npz)).load().digest
@@ -197,7 +260,7 @@ def test_a_digest_is_computed_once_per_file(npz: Path, tmp_path: Path, monkeypat
     assert loads == [1]
 
 
-def test_a_damaged_digest_in_the_cache_is_computed_again(npz: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_damaged_digest_in_the_cache_is_replaced(npz: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(store, "digest_folder", lambda: tmp_path / "digests")
     digest = Npz(str(npz)).fingerprint()
     (cached,) = (tmp_path / "digests").iterdir()
@@ -206,12 +269,12 @@ def test_a_damaged_digest_in_the_cache_is_computed_again(npz: Path, tmp_path: Pa
     assert cached.read_text() == digest
 
 
-def test_a_missing_file_is_refused(make) -> None:
+def test_a_missing_data_file_is_refused(make) -> None:
     with pytest.raises(InputError, match="nowhere"):
         run_id(make("data.path=/nowhere.npz"))
 
 
-# The user's code is part of identity.
+# The user's own code is part of the identity.
 
 MODULE = """
 from wgan_sweep.objectives.losses import Loss
@@ -222,37 +285,39 @@ def {name}(strength: float) -> Loss:
 
 
 @pytest.fixture
-def user_module(tmp_path: Path, monkeypatch):
+def write_user_module(tmp_path: Path, monkeypatch):
+    """A function that writes the module my_losses with a formula for the critic's loss."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def write(formula: str) -> None:
+    def write_module(formula: str) -> None:
         (tmp_path / "my_losses.py").write_text(MODULE.format(name="mine", formula=formula))
         sys.modules.pop("my_losses", None)
         sys.dont_write_bytecode = True
 
-    yield write
+    yield write_module
     sys.dont_write_bytecode = False
     sys.modules.pop("my_losses", None)
 
 
-def test_an_edited_user_formula_is_another_run(make, user_module) -> None:
-    def of_user_loss(strength: float = 1.0) -> str:
+def test_editing_a_users_loss_changes_the_id(make, write_user_module) -> None:
+    def user_loss_id(strength: float = 1.0) -> str:
         return run_id(dataclasses.replace(make(), loss={"_target_": "my_losses.mine", "strength": strength}))
 
-    user_module("fake.mean() - real.mean()")
-    first = of_user_loss()
-    assert of_user_loss() == first
-    assert of_user_loss(2.0) != first
-    user_module("strength * (fake.mean() - real.mean())")
-    assert of_user_loss() != first
-    user_module("fake.mean() - real.mean()")
-    assert of_user_loss() == first
+    write_user_module("fake.mean() - real.mean()")
+    first = user_loss_id()
+    assert user_loss_id() == first
+    assert user_loss_id(2.0) != first
+    write_user_module("strength * (fake.mean() - real.mean())")
+    assert user_loss_id() != first
+    write_user_module("fake.mean() - real.mean()")
+    assert user_loss_id() == first
 
 
-# Directories of version 0.1 are left alone, and named.
+# Directories written by version 0.1 are reported and not modified.
 
 
-def write_outdated(folder: Path, name: str) -> bytes:
+def write_outdated_record(folder: Path, name: str) -> bytes:
+    """Write a record as version 0.1 did, and return its content."""
     directory = RunDir(folder / name)
     directory.path.mkdir(parents=True)
     content = json.dumps({"run_id": name, "status": "done", "config": {"scorer": {}}, "scores": {"fid": 1.0}}).encode()
@@ -260,8 +325,8 @@ def write_outdated(folder: Path, name: str) -> bytes:
     return content
 
 
-def test_an_outdated_directory_is_named_and_no_run_of_a_report(tmp_path: Path) -> None:
-    write_outdated(tmp_path, "0123456789ab")
+def test_an_outdated_directory_is_listed_apart_from_the_runs(tmp_path: Path) -> None:
+    write_outdated_record(tmp_path, "0123456789ab")
     RunDir(tmp_path / "new").write_record(Record("new", Status.DONE, config={"scorer": {}}))
     runs = find_runs(tmp_path)
     assert ([record.run_id for record in runs.records], runs.problems) == (["new"], [])
@@ -270,10 +335,10 @@ def test_an_outdated_directory_is_named_and_no_run_of_a_report(tmp_path: Path) -
     assert "0123456789ab" in note
 
 
-def test_an_outdated_directory_is_never_trained_on_or_overwritten(make) -> None:
+def test_an_outdated_directory_is_not_resumed_or_overwritten(make) -> None:
     config = make("train.steps=2")
     directory = identity.directory_of(config)
-    content = write_outdated(directory.path.parent, directory.path.name)
+    content = write_outdated_record(directory.path.parent, directory.path.name)
     with pytest.raises(OutdatedRecordError, match=r"0\.1"):
         run(config)
     assert directory.record.read_bytes() == content
@@ -286,7 +351,7 @@ def test_a_record_of_a_newer_format_is_refused(tmp_path: Path) -> None:
         RunDir(tmp_path).read_record()
 
 
-def test_a_record_holds_its_identity_and_the_code_that_wrote_it(make) -> None:
+def test_a_record_contains_its_identity_and_the_version_of_the_code(make) -> None:
     config = make("train.steps=2")
     record = run(config)
     assert hash_of(record.science) == record.run_id

@@ -23,7 +23,7 @@ from wgan_sweep.sweeps.launching import RequestedRun, complete_run
 from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
 
-from .helpers import Shell, records, run
+from .helpers import PATIENCE_SECONDS, Shell, records, run
 
 PARALLEL = ["launch=parallel", "launch.jobs=2"]
 
@@ -60,20 +60,20 @@ def test_every_visible_gpu_gets_the_requested_number_of_runs(make, monkeypatch) 
 def test_runs_on_one_gpu_divide_its_memory(make, monkeypatch) -> None:
     """The memory is divided by the number of workers that exist, which may be less than `per_gpu`."""
     runs = request_runs(make, *["cpu"] * 6)
-    assert {slot.sharing for slot in Parallel(per_gpu=2, jobs=2).slots(runs)} == {1}
+    assert {slot.processes_per_gpu for slot in Parallel(per_gpu=2, jobs=2).slots(runs)} == {1}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     for requested in runs:
         requested.config.device = "auto"
 
-    def sharing(launch: Parallel, count: int) -> list[int]:
-        return [slot.sharing for slot in launch.slots(runs[:count])]
+    def workers_per_gpu(launch: Parallel, count: int) -> list[int]:
+        return [slot.processes_per_gpu for slot in launch.slots(runs[:count])]
 
-    assert sharing(Parallel(), 6) == [1, 1]
-    assert sharing(Parallel(per_gpu=2), 6) == [2] * 4
-    assert sharing(Parallel(per_gpu=4), 2) == [1, 1]
-    assert sharing(Parallel(per_gpu=2), 3) == [2, 1, 2]
+    assert workers_per_gpu(Parallel(), 6) == [1, 1]
+    assert workers_per_gpu(Parallel(per_gpu=2), 6) == [2] * 4
+    assert workers_per_gpu(Parallel(per_gpu=4), 2) == [1, 1]
+    assert workers_per_gpu(Parallel(per_gpu=2), 3) == [2, 1, 2]
 
 
 def test_a_process_is_limited_to_its_part_of_the_memory(monkeypatch) -> None:
@@ -86,13 +86,13 @@ def test_a_process_is_limited_to_its_part_of_the_memory(monkeypatch) -> None:
     monkeypatch.setattr(
         torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: fractions.__setitem__(device, fraction)
     )
-    assert gpu_memory.free(torch.device("cuda")) == 10 * gib
+    assert gpu_memory.free_bytes(torch.device("cuda")) == 10 * gib
     try:
-        gpu_memory.divide(4)
+        gpu_memory.limit_to_share(4)
         assert fractions == {0: 3.25 / 16, 1: 3.25 / 16}
-        assert gpu_memory.free(torch.device("cuda")) == 2.25 * gib
+        assert gpu_memory.free_bytes(torch.device("cuda")) == 2.25 * gib
     finally:
-        gpu_memory.divide(1)
+        gpu_memory.limit_to_share(1)
 
 
 @pytest.mark.parametrize("setting", ["per_gpu", "jobs", "gpus_per_run"])
@@ -154,7 +154,7 @@ def owners(sweep: Shell) -> dict[str, int]:
 
 
 def wait_until_gone(processes: list[int]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while any(Path(f"/proc/{process}").exists() for process in processes):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -171,7 +171,7 @@ def test_a_killed_worker_fails_its_run_and_the_others_continue(sweep: Shell) -> 
     command = start(sweep, 300)
     name, process = next(iter(owners(sweep).items()))
     os.kill(process, signal.SIGKILL)
-    output, errors = command.communicate(timeout=60)
+    output, errors = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 1, errors
     by_name = {r["run_id"]: r for r in records(sweep.folder)}
     assert by_name[name]["status"] == "failed"
@@ -190,7 +190,7 @@ def test_ctrl_c_saves_every_run_in_training(sweep: Shell) -> None:
     command = start(sweep, 100000)
     processes = owners(sweep)
     os.kill(command.pid, signal.SIGINT)
-    output, errors = command.communicate(timeout=60)
+    output, errors = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 130, errors
     assert "2 running" in output or output.count("1 running") == 2
     runs = records(sweep.folder)
@@ -216,13 +216,13 @@ def test_workers_save_and_end_when_the_command_is_killed(sweep: Shell) -> None:
 def test_ctrl_c_while_workers_start_is_not_a_failure(sweep: Shell, after: float) -> None:
     """The signal reaches the whole process group, as from a terminal."""
     command = sweep.start("-m", "div.k=1,2,3", "train.steps=100000", *PARALLEL, new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not list((sweep.folder / "runs").glob(".sweeps/*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(after)
     os.killpg(command.pid, signal.SIGINT)
-    _, errors = command.communicate(timeout=60)
+    _, errors = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 130, errors
     assert "Traceback" not in errors
     assert {r["status"] for r in records(sweep.folder)} <= {"running"}

@@ -1,4 +1,4 @@
-"""The structure of the package: a wing imports only wings below it, and heavy libraries are known to few."""
+"""The structure of the package: a wing imports only wings of lower levels, and some libraries belong to few wings."""
 
 import ast
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def level(name: str) -> int:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield the modules that a file imports, inside functions too."""
+    """Yield the modules that a file imports, including imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -72,21 +72,21 @@ def imports(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_wing_imports_only_wings_below_it(path: Path) -> None:
-    here = wing(path)
+def test_a_wing_imports_only_wings_of_lower_levels(path: Path) -> None:
+    importing = wing(path)
     for name in imports(path):
         if name.startswith("wgan_sweep."):
-            there = name.split(".")[1]
-            assert there == here or level(there) < level(here), f"{here} imports {name}"
+            imported = name.split(".")[1]
+            assert imported == importing or level(imported) < level(importing), f"{importing} imports {name}"
 
 
-def test_modules_do_not_import_each_other_in_circles() -> None:
-    graph = {name: {other for other in imports(path) if other in MODULES} - {name} for name, path in MODULES.items()}
+def test_there_are_no_import_cycles() -> None:
+    graph = {name: {module for module in imports(path) if module in MODULES} - {name} for name, path in MODULES.items()}
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_library_is_imported_only_by_its_wings(library: str) -> None:
+def test_a_library_is_imported_only_by_the_listed_wings(library: str) -> None:
     importing = {wing(path) for path in FILES if any(name.split(".")[0] == library for name in imports(path))}
     assert importing <= LIBRARIES[library]
 

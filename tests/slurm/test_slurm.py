@@ -17,7 +17,7 @@ import torch
 from wgan_sweep.runs import checkpoints
 
 from ..helpers import Shell, records
-from ..test_tracking import Mirror, as_curves, as_measured
+from ..test_tracking import Mirror, metric_lines, metric_rows
 
 pytestmark = pytest.mark.slurm
 
@@ -175,9 +175,9 @@ def test_killed_cancelled_requeued_and_preempted_runs_resume_without_loss(sweep:
     assert len(starts(sweep, run_of[requeued])) == 2
     for seed in (requeued, preempted):
         directory = sweep.folder / "runs" / run_of[seed]
-        mirror = Mirror.of(directory)
+        mirror = Mirror.read(directory)
         assert mirror.run.run_id == run_of[seed]
-        assert as_curves(mirror.history) == as_measured(directory)
+        assert metric_rows(mirror.history) == metric_lines(directory)
     sweep(*arguments, *LAUNCH)  # the same command resumes all of them
     assert {r["status"] for r in records(sweep.folder)} == {"done"}
     assert_same_as_local_sweep(sweep, tmp_path, *arguments[1:])

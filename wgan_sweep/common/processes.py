@@ -45,8 +45,8 @@ class ChildProcess:
         """Wait for the child to end, kill it when the time is up, and close the connection.
 
         Args:
-            patience_seconds: How long to wait before killing it; None waits without a limit. A child that works until
-                its connection closes must be told so before: close `connection` first.
+            patience_seconds: How long to wait before killing it; None waits without a limit. If the child runs until
+                its connection closes, close `connection` before this call.
         """
         self.process.join(patience_seconds)
         self.process.kill()

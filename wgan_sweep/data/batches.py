@@ -47,7 +47,7 @@ class Batches:
         self._device = device
         pixels = torch.from_numpy(images)
         if resident is None:
-            resident = device.type != "cuda" or 2 * pixels.nbytes <= gpu_memory.free(device)
+            resident = device.type != "cuda" or 2 * pixels.nbytes <= gpu_memory.free_bytes(device)
         self._pixels = pixels.to(device) if resident else pixels
         self._reader = None if resident else ThreadPoolExecutor(1, "batches")
         self._prefetch: tuple[int, Future[Tensor]] | None = None

@@ -1,1 +1,1 @@
-"""Sweeps: which runs there are to do, and where they are done."""
+"""Sweeps: composing and checking their runs, planning, launching, and publishing the results."""

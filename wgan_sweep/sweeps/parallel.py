@@ -36,8 +36,8 @@ class Slot:
 
     threads: int
     environment: dict[str, str] = field(default_factory=dict)
-    sharing: int = 1
-    """Number of workers that share each GPU of this one; each gets an equal part of its memory."""
+    processes_per_gpu: int = 1
+    """Number of workers that share each of its GPUs; each gets an equal part of the memory."""
 
 
 class Parallel:
@@ -180,7 +180,7 @@ def apply_limits(slot: Slot) -> None:
     """Limit this process to the resources of a slot."""
     os.environ.update(slot.environment)
     torch.set_num_threads(slot.threads)
-    gpu_memory.divide(slot.sharing)
+    gpu_memory.limit_to_share(slot.processes_per_gpu)
 
 
 def _serve(connection: Connection, slot: Slot) -> None:

@@ -39,7 +39,7 @@ from wgan_sweep.sweeps.parallel import Parallel
 
 SECONDS_BETWEEN_QUERIES = 2.0
 ACCOUNTING_ATTEMPTS = 15
-"""How often `sacct` is asked, once per second, how a job ended: accounting lags behind the controller."""
+"""Number of `sacct` queries, one per second, for how a job ended: accounting lags behind the controller."""
 # fmt: off
 TERMINAL_STATES = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",

@@ -125,7 +125,7 @@ class _Follower:
     ) -> None:
         self._name = f"process {rank} of {size}"
         self._child = ChildProcess(
-            _serve, rank, size, port, device_type, threads, gpu_memory.sharing(), work, arguments, daemon=True
+            _serve, rank, size, port, device_type, threads, gpu_memory.processes_per_gpu(), work, arguments, daemon=True
         )
         self.process = self._child.process
 
@@ -181,7 +181,7 @@ def _serve(
     torch.set_num_threads(threads)
     try:
         _use_own_gpu(rank, device_type)
-        gpu_memory.divide(processes_per_gpu)
+        gpu_memory.limit_to_share(processes_per_gpu)
         connection.send(READY)
         store = dist.TCPStore(HOST, port, size, is_master=False)  # type: ignore[attr-defined]
         _join_group(store, rank, size, device_type)
