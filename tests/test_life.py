@@ -185,7 +185,7 @@ def test_a_request_for_fewer_steps_than_a_finished_run_has_is_reported(make) -> 
     run(make("train.steps=6"))
     out = Console(record=True, width=300, file=io.StringIO())
     life.run(make("train.steps=4"), overrides=[], display=Display(out))
-    assert "4 steps were asked" in out.export_text()
+    assert "4 steps were requested" in out.export_text()
 
 
 def test_a_runs_folder_that_cannot_be_created_is_refused(make, tmp_path: Path) -> None:
