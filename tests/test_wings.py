@@ -1,6 +1,7 @@
 """The structure of the package: a wing imports only wings of lower levels, and some libraries belong to few wings."""
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -93,3 +94,13 @@ def test_a_library_is_imported_only_by_the_listed_wings(library: str) -> None:
 
 def test_every_file_belongs_to_a_wing() -> None:
     assert {wing(path) for path in FILES} == set().union(*LEVELS)
+
+
+def test_no_file_of_the_package_is_ignored_by_git() -> None:
+    """Git, the build and ruff leave out what .gitignore names: it must name no wing."""
+    checkout = PACKAGE.parent
+    if not (checkout / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "wgan_sweep", "conf", "tests"]
+    ignored = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [path for path in ignored if "__pycache__" not in path] == []

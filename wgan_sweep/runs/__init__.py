@@ -1,0 +1,1 @@
+"""A run: its directory, its identity, and its life from start to end."""

@@ -1,0 +1,262 @@
+"""The loop of a run: it carries the trainer's measurements to the run's directory, its tracker and the display."""
+
+import io
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wgan_sweep.common.files import write
+from wgan_sweep.common.images import png
+from wgan_sweep.common.progress import RunProgress
+from wgan_sweep.config.schema import Config
+from wgan_sweep.config.schema import replicas as replicas_of
+from wgan_sweep.runs import checkpoints, mirroring
+from wgan_sweep.runs.build import Scorer, build
+from wgan_sweep.runs.directory import FINAL, RunDir
+from wgan_sweep.runs.hashing import check_same_science
+from wgan_sweep.runs.record import chosen_by, selection_metric
+from wgan_sweep.runs.state import RunState
+from wgan_sweep.tracking.tracker import Tracker
+from wgan_sweep.training.followers import Check, with_followers
+from wgan_sweep.training.replicas import Replicas
+
+log = logging.getLogger("wgan_sweep")
+
+
+class DivergedError(Exception):
+    """A measurement that is not finite."""
+
+
+class RunLoop:
+    """Trains and scores a run, from its checkpoint to the end that its config asks for.
+
+    Making one writes nothing, so a config that cannot work leaves no trace.
+
+    Args:
+        config: The run's config.
+        science: Its science values.
+        directory: Its directory.
+        stop: Returns whether to save and stop; asked after every step.
+
+    Raises:
+        InputError: if the config cannot work, or the checkpoint belongs to another run.
+    """
+
+    def __init__(self, config: Config, science: Mapping[str, Any], directory: RunDir, stop: Callable[[], bool]) -> None:
+        self._config = config
+        self._science = science
+        self._directory = directory
+        self._stop = stop
+        self._replicas = Replicas(0, replicas_of(config))
+        parts = build(config, self._replicas)
+        self._trainer, self._real, self._scorer = parts.trainer, parts.real, parts.scorer
+        self._training_scorer = parts.training_scorer or parts.scorer
+        self._unlogged: list[tuple[int, dict[str, Tensor]]] = []
+        self._check_followers: Check = lambda: None
+        checkpoint, self._damage = checkpoints.load(directory.checkpoint)
+        if checkpoint is not None:
+            check_same_science(directory.checkpoint, checkpoint["science"], science)
+            self._trainer.load_state_dict(checkpoint["trainer"])
+
+    def run(self, state: RunState, tracker: Tracker, progress: RunProgress) -> None:
+        """Resume, train, score and confirm the best step.
+
+        Raises:
+            DivergedError: if a measurement is not finite.
+            KeyboardInterrupt: if `stop` said so; the run is saved.
+        """
+        self._state, self._tracker, self._progress = state, tracker, progress
+        steps, score_every = self._config.train.steps, self._config.scorer.get("every", 0)
+        # A run that is only scored again does not choose its best step again.
+        best = state.record.best
+        chooses = bool(score_every) and not (best and selection_metric(best) is None and self._trainer.step >= steps)
+
+        self._resume()
+        self._prepare_scorers()
+        if chooses and self._trainer.step % score_every == 0:
+            self._score(self._training_scorer, choose=True)  # in case the run was killed before it
+        with self._followers(steps) as self._check_followers:
+            self._train(steps, score_every)
+        if chooses:
+            self._score(self._training_scorer, choose=True)
+        self._score(self._scorer, choose=False)
+        self._confirm_best()
+
+    def _resume(self) -> None:
+        """Bring directory, record and tracker to the step of the checkpoint."""
+        trainer = self._trainer
+        if self._damage:
+            checkpoints.set_aside(self._directory.checkpoint)
+        for problem in self._damage:
+            log.warning("falling back to the previous checkpoint: %s", problem)
+        for what, choice in trainer.execution.items():
+            log.debug("%s: %s", what, choice)
+        if trainer.batch_dependence:
+            log.warning(
+                "%s, so the gradient term does not see the gradients of single examples: consider "
+                "model.critic_norm=layer or none",
+                trainer.batch_dependence,
+            )
+        log.debug("starting at step %d", trainer.step)
+        trains = trainer.step < self._config.train.steps
+        self._state.resume(trainer.step, trainer.images_seen, trainer.execution, trains=trains)
+        try:
+            mirroring.replay(self._directory, self._tracker)
+        except Exception as error:  # a tracker never ends a run
+            log.warning("the tracker lacks earlier measurements: %s: %s", type(error).__name__, error)
+
+    def _prepare_scorers(self) -> None:
+        """Compute statistics of the real data before training, so that nothing fails after it."""
+        if self._scorer is None:
+            return
+        self._progress.working_on("preparing to score")
+        self._scorer.prepare()
+        if self._training_scorer is not None and self._training_scorer is not self._scorer:
+            self._training_scorer.prepare()
+
+    def _followers(self, steps: int) -> AbstractContextManager[Check]:
+        """Start the run's other processes, from the same state."""
+        if self._replicas.size == 1 or self._trainer.step >= steps:
+            return nullcontext(self._check_followers)
+        buffer = io.BytesIO()
+        torch.save(self._trainer.state_dict(), buffer)
+        return with_followers(self._replicas.size, self._trainer.device, _follow, self._config, buffer.getvalue())
+
+    def _train(self, steps: int, score_every: int) -> None:
+        config, trainer = self._config, self._trainer
+        compiling = config.train.compile and trainer.step < steps
+        if compiling:
+            self._progress.working_on("compiling (a minute or more the first time)")
+        for values in trainer.steps(steps):
+            step = trainer.step
+            if compiling:
+                self._progress.working_on("training")
+                compiling = False
+            self._unlogged.append((step, values))
+            scores_now = bool(score_every) and step % score_every == 0
+            saves_now = scores_now or step % config.save_every == 0 or step == steps
+            if saves_now or step % config.log_every == 0:
+                self._log()
+            if saves_now:
+                self._save()  # before scoring: scores are never ahead of the checkpoint
+            if scores_now:
+                self._score(self._training_scorer, choose=True)
+            if step < steps and self._stop():
+                self._save()
+                raise KeyboardInterrupt
+
+    def _log(self) -> None:
+        """Check all measurements since the last call, and write those of this step."""
+        names = list(self._unlogged[-1][1])
+        table = torch.stack([torch.stack([v[name].float() for name in names]) for _, v in self._unlogged]).cpu()
+        self._check_followers()
+        for (step, _), row in zip(self._unlogged, table, strict=True):
+            if not row.isfinite().all():
+                values = ", ".join(f"{name}={value:g}" for name, value in zip(names, row.tolist(), strict=True))
+                raise DivergedError(f"not finite at step {step}: {values}")
+        self._unlogged.clear()
+        measured = dict(zip(names, table[-1].tolist(), strict=True))
+        if "gradient_norm" not in measured:
+            measured["gradient_norm"] = float(self._trainer.gradient_norm())
+        measured["generator_gradient_norm"] = float(self._trainer.generator_gradient_norm())
+        self._write(self._line(measured))
+
+    def _line(self, measured: Mapping[str, float]) -> dict[str, float]:
+        return {"step": self._trainer.step, "images_seen": self._trainer.images_seen, **measured}
+
+    def _write(self, line: dict[str, float]) -> None:
+        """Write a line of measurements to the directory, the tracker and the display."""
+        self._directory.append_metrics(line)
+        self._tracker.log(self._trainer.step, mirroring.tracked_values(line))
+        self._progress.update(self._trainer.step, line)
+
+    def _save(self) -> None:
+        """Save a checkpoint of this step."""
+        trainer, record = self._trainer, self._state.record
+        if self._replicas.size > 1 and trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+        self._check_followers()
+        for what, choice in trainer.execution.items():
+            if record.execution.get(what) != choice:  # for example, a graph was captured
+                log.debug("%s: %s", what, choice)
+        self._state.save(self._checkpoint(), trainer.step, trainer.images_seen, trainer.execution)
+
+    def _checkpoint(self) -> dict[str, Any]:
+        return {"science": dict(self._science), "trainer": self._trainer.state_dict()}
+
+    def _score(self, scorer: Scorer | None, *, choose: bool) -> None:
+        """Draw samples of this step and score it, unless that was done.
+
+        Args:
+            scorer: What scores; None to draw samples only.
+            choose: Whether the step may become the best one.
+        """
+        step, record = self._trainer.step, self._state.record
+        scored_by = None if scorer is None else scorer.describe()
+        if step == 0 or (record.scores.get("step") == step and record.scored_by == scored_by):
+            return
+        if not self._directory.samples(step).exists():
+            samples = self._trainer.sampler("picture")(self._real.num_pictured)
+            picture = self._real.draw_samples(samples, self._trainer.critic_outputs)
+            write(self._directory.samples(step), png(picture))
+            self._tracker.images(step, picture)
+        if scorer is None or scored_by is None:
+            return
+        self._progress.working_on("scoring")
+        scores = scorer(self._counting_sampler("score"), self._trainer)
+        line = self._line(scores if scorer is self._training_scorer else {**scores, FINAL: 1})
+        if line not in self._directory.read_metrics():  # it is, if the run was killed before its record was written
+            self._write(line)
+        self._state.score(step, scores, scored_by, self._checkpoint if choose else None)
+
+    def _counting_sampler(self, purpose: str) -> Callable[[int], Tensor]:
+        """Return a sampler that shows how many samples it has generated."""
+        sampler, generated = self._trainer.sampler(purpose), 0
+
+        def sample(count: int) -> Tensor:
+            nonlocal generated
+            if self._stop():
+                raise KeyboardInterrupt  # the step is saved; it is scored when the run is resumed
+            generated += count
+            self._progress.still_working_on(f"scoring: {generated} samples")
+            return sampler(count)
+
+        return sample
+
+    def _confirm_best(self) -> None:
+        """Score the best step on samples that had no part in choosing it.
+
+        The lowest of many noisy values is too low on average, because it was chosen for being low. A run that was
+        scored only once had no choice.
+        """
+        if self._scorer is None:
+            return
+        if not self._directory.best.exists():
+            self._state.take_only_scores_as_best()
+            return
+        best = self._state.record.best
+        chosen = chosen_by(best)
+        if chosen and selection_metric(best) and chosen.keys() <= best.keys():  # confirmed before
+            return
+        checkpoint, damage = checkpoints.load(self._directory.best)
+        for problem in damage:
+            log.warning("falling back to an earlier best checkpoint: %s", problem)
+        if checkpoint is None:
+            return
+        self._trainer.load_state_dict(checkpoint["trainer"])  # the last step is saved and scored
+        self._progress.working_on(f"scoring step {self._trainer.step}, the best, on other samples")
+        scores = self._scorer(self._counting_sampler("confirmation"), self._trainer)
+        self._state.confirm(self._trainer.step, scores)
+
+
+def _follow(replicas: Replicas, config: Config, state: bytes) -> None:
+    """Train as one process of several; the leading process measures, saves and ends this one."""
+    trainer = build(replace(config, scorer={"_target_": None, "every": 0}), replicas).trainer
+    trainer.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+    for _ in trainer.steps(config.train.steps):
+        pass

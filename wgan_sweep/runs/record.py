@@ -1,0 +1,120 @@
+"""The record of a run (``record.json``): its status, config, scores, and what produced them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Self
+
+from wgan_sweep.errors import InputError
+
+FORMAT = 1
+"""Version of the record's format. Records of wgan-sweep 0.1 have none, and their ids are hashes of something else."""
+
+
+class OutdatedRecordError(InputError):
+    """A record of wgan-sweep 0.1: this version neither reads nor continues its run."""
+
+
+class Status(StrEnum):
+    """The state of a run."""
+
+    NEW = "new"
+    RUNNING = "running"
+    """Started and not ended, or interrupted."""
+    DONE = "done"
+    DIVERGED = "diverged"
+    """A training metric was not finite."""
+    FAILED = "failed"
+    """An exception ended it."""
+
+
+SELECTION_METRICS = ("fid", "w1", "kid")
+"""Metrics by which checkpoints are compared; a run uses the first that its scores contain. Lower is better."""
+
+CHOSEN_BY = "chosen_by_"
+"""Prefix of the metric value by which the best step was chosen; the plain name holds the value on fresh samples."""
+
+
+def selection_metric(scores: Mapping[str, float]) -> str | None:
+    """Return the name of the metric by which checkpoints are compared, or None if the scores contain none."""
+    return next((name for name in SELECTION_METRICS if name in scores), None)
+
+
+def chosen_by(best: Mapping[str, float]) -> dict[str, float]:
+    """Return the metric value by which the best step was chosen, under its prefixed name; empty if there is none."""
+    metric = selection_metric(best)
+    prefixed = {name: value for name, value in best.items() if name.startswith(CHOSEN_BY)}
+    return prefixed or ({f"{CHOSEN_BY}{metric}": best[metric]} if metric else {})
+
+
+@dataclass
+class Record:
+    """The state of a run, as ``record.json`` holds it."""
+
+    run_id: str
+    status: Status = Status.NEW
+    overrides: list[str] = field(default_factory=list)
+    """The command-line overrides of the run's first start."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The resolved config."""
+    step: int = 0
+    """Generator updates, as of the last checkpoint."""
+    images_seen: int = 0
+    """Real images shown to the critic, as of the last checkpoint."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """The latest metric values, with the step at which they were measured."""
+    best: dict[str, float] = field(default_factory=dict)
+    """The metric values of the step with the lowest selection metric, with that step.
+
+    If several steps were compared, the values are measured on samples that had no part in the choice; the value that
+    decided it has the prefix `CHOSEN_BY`.
+    """
+    error: str | None = None
+    """Why the run failed or diverged, with the traceback if there is one."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of Python and of the packages that results depend on."""
+    git: dict[str, Any] | None = None
+    """Commit of the package's checkout, and whether it was edited."""
+    host: str = ""
+    started: str | None = None
+    """Time of the first start (UTC, ISO 8601)."""
+    finished: str | None = None
+    """Time of the last end (UTC, ISO 8601)."""
+    seconds: float = 0.0
+    """Time spent on the run, over all its starts."""
+    scored_by: dict[str, str] = field(default_factory=dict)
+    """What the scores depend on: features, network, resize, real images, counts."""
+    sweep: str | None = None
+    """The sweep that started the run first."""
+    execution: dict[str, str] = field(default_factory=dict)
+    """What was chosen for the device, and why: precision, CUDA graph, compilation."""
+    science: dict[str, Any] = field(default_factory=dict)
+    """The science values that differ from neutral: the run's id is their hash."""
+    code: str = ""
+    """Version and digest of the package's source, as of the last start."""
+    format: int = FORMAT
+    """Version of this format."""
+
+    @property
+    def reason(self) -> str | None:
+        """The last line of the error: of a traceback, the exception itself."""
+        return self.error.strip().splitlines()[-1] if self.error else None
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Return the record that a JSON value describes; keys of later versions are ignored.
+
+        Raises:
+            OutdatedRecordError: for a record of wgan-sweep 0.1.
+            TypeError, ValueError, KeyError, AttributeError: if the value is not a record.
+        """
+        known = {f.name for f in fields(cls)}
+        record = cls(**{name: value for name, value in values.items() if name in known})
+        record.status = Status(record.status)
+        if "format" not in values:
+            raise OutdatedRecordError("it was written by wgan-sweep 0.1, whose run ids mean something else")
+        if record.format > FORMAT:
+            raise ValueError(f"its format is {record.format}, this version reads formats up to {FORMAT}: upgrade")
+        if not isinstance(record.config["scorer"], dict):
+            raise TypeError("config.scorer is not a group")
+        return record
