@@ -16,8 +16,13 @@ from rich.console import Console
 from wgan_sweep.common.progress import Display
 from wgan_sweep.config.schema import Config
 from wgan_sweep.runs import checkpoints, life
-from wgan_sweep.runs.identity import directory_of, run_id
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.identity import identify, run_id
 from wgan_sweep.runs.record import Record
+
+
+def directory_of(config: Config) -> RunDir:
+    return identify(config).directory
 
 
 def run(config: Config, **arguments) -> Record:

@@ -48,7 +48,9 @@ def test_a_record_with_unknown_keys_is_read(tmp_path: Path) -> None:
     assert record.status == Status.DONE
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "done"}', '{"run_id": "a", "status": "great"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"status": "done"}', '{"run_id": "a", "status": "great", "format": 1}']
+)
 def test_a_file_that_is_not_a_record_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(ValueError, match=r"record\.json is not a run's record"):

@@ -19,13 +19,14 @@ from wgan_sweep.config.schema import Config, conf_dir
 from wgan_sweep.data import ImageSet, Npz, store
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives import constraints, losses
-from wgan_sweep.runs import identity
+from wgan_sweep.runs import identity, life
+from wgan_sweep.runs.data import _option as identity_of_option
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.hashing import canonical, hash_of
 from wgan_sweep.runs.identity import run_id, science
 from wgan_sweep.runs.record import OutdatedRecordError, Record, Status
 
-from .helpers import run, write_mnist_files
+from .helpers import directory_of, run, write_mnist_files
 
 
 def options(group: str) -> list[str]:
@@ -73,19 +74,20 @@ def test_a_new_training_key_at_its_neutral_value_changes_no_id(pair_ids, make, m
     assert science(make("+train.lr_decay=linear"))["train.lr_decay"] == "linear"
 
 
+LATER_OPTIONS = {
+    constraints: "def gradient_penalty(weight: float, centre: float, exponent: float, sampling, every: int = 1): ...",
+    losses: "def wasserstein_divergence(k: float, p: float, sampling, weights: tuple = (1.0,)): ...",
+}
+"""Functions of this package as a later version may have them: with one more parameter, whose default is neutral."""
+
+
 def test_a_new_parameter_of_an_option_changes_no_id_at_its_default(pair_ids, make, monkeypatch) -> None:
     before = pair_ids()
-    original_penalty, original_loss = constraints.gradient_penalty, losses.wasserstein_divergence
-
-    def gradient_penalty(weight: float, centre: float, exponent: float, sampling: Any, every: int = 1) -> Any:
-        return original_penalty(weight, centre, exponent, sampling), every
-
-    def wasserstein_divergence(k: float, p: float, sampling: Any, weights: tuple[float, ...] = (1.0,)) -> Any:
-        return original_loss(k, p, sampling), weights
-
-    for module, function in ((constraints, gradient_penalty), (losses, wasserstein_divergence)):
-        function.__module__, function.__qualname__ = module.__name__, function.__name__
-        monkeypatch.setattr(module, function.__name__, function)
+    for module, definition in LATER_OPTIONS.items():
+        defined: dict[str, Any] = {}
+        exec(definition, module.__dict__, defined)  # noqa: S102 (the function then belongs to the module)
+        for name, function in defined.items():
+            monkeypatch.setattr(module, name, function)
     assert pair_ids() == before
     base = make("loss=wgan_gp")
     explicit = dataclasses.replace(base, constraint={**base.constraint, "every": 1})
@@ -337,7 +339,7 @@ def test_an_outdated_directory_is_listed_apart_from_the_runs(tmp_path: Path) -> 
 
 def test_an_outdated_directory_is_not_resumed_or_overwritten(make) -> None:
     config = make("train.steps=2")
-    directory = identity.directory_of(config)
+    directory = directory_of(config)
     content = write_outdated_record(directory.path.parent, directory.path.name)
     with pytest.raises(OutdatedRecordError, match=r"0\.1"):
         run(config)
@@ -357,3 +359,101 @@ def test_a_record_contains_its_identity_and_the_version_of_the_code(make) -> Non
     assert hash_of(record.science) == record.run_id
     assert record.science == canonical(science(config))
     assert record.code.startswith(record.versions["wgan-sweep"])
+
+
+# A run is identified once, when it is requested.
+
+
+def test_a_run_trains_what_it_is_named_after_or_is_refused(make, npz: Path, mnist, monkeypatch) -> None:
+    """Data that change after a run was requested, even while it is being built, are not trained on under its id."""
+    config = make("train.steps=1")
+    requested = identity.identify(config)
+    write_images(npz, mnist, 100)
+    with pytest.raises(InputError, match=f"since run {requested.run_id} was requested"):
+        run(config, identity=requested)
+    assert not requested.directory.path.exists()
+
+
+def test_a_lost_process_is_recorded_in_the_run_that_was_requested(make, npz: Path, mnist) -> None:
+    config = make("train.steps=1")
+    requested = identity.identify(config)
+    write_images(npz, mnist, 100)
+    record = life.record_lost_process(config, requested, "killed", [], None)
+    assert (record.run_id, record.status, record.error) == (requested.run_id, Status.FAILED, "killed")
+    npz.unlink()
+    assert life.record_lost_process(config, requested, "killed again", [], None).error == "killed"
+
+
+def test_a_module_edited_after_its_import_does_not_change_the_id_in_this_process(
+    make, write_user_module, tmp_path
+) -> None:
+    """The code in memory is the code that trains."""
+    write_user_module("fake.mean() - real.mean()")
+    config = dataclasses.replace(make(), loss={"_target_": "my_losses.mine", "strength": 1.0})
+    before = run_id(config)
+    (tmp_path / "my_losses.py").write_text("edited = True\n")
+    assert run_id(config) == before
+
+
+DEFINITIONS = {
+    "wraps": """
+import functools
+from wgan_sweep.objectives import losses
+
+@functools.wraps(losses.hinge)
+def hinge():
+    return losses.wasserstein()
+""",
+    "callable object": """
+from wgan_sweep.objectives import losses
+
+class Mine:
+    x: int = 1
+
+    def __call__(self):
+        return losses.hinge()
+
+hinge = Mine()
+""",
+    "imported": "from wgan_sweep.objectives.losses import hinge",
+}
+
+
+@pytest.mark.parametrize("source", DEFINITIONS.values(), ids=DEFINITIONS)
+def test_a_users_module_counts_however_it_defines_a_target(make, tmp_path, monkeypatch, source: str) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    ids = set()
+    for edit in ("", "\n# edited\n"):
+        (tmp_path / "profile_losses.py").write_text(source + edit)
+        sys.modules.pop("profile_losses", None)
+        target = {"_target_": "profile_losses.hinge"}
+        ids.add(hash_of(science(dataclasses.replace(make(), loss=target))))
+    built_in = run_id(dataclasses.replace(make(), loss={"_target_": "wgan_sweep.objectives.losses.hinge"}))
+    assert len({*ids, built_in}) == 3
+
+
+def test_a_users_module_may_have_the_name_of_a_standard_one(make, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "this.py").write_text("from wgan_sweep.objectives.losses import hinge as mine\n")
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    assert "_source_" in science(dataclasses.replace(make(), loss={"_target_": "this.mine"}))["loss"]
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+
+
+def test_a_users_function_in_a_data_option_changes_the_images_and_the_id(make, tmp_path, mnist, monkeypatch) -> None:
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for split in ("train", "t10k"):
+        write_mnist_files(tmp_path / "root" / "MNIST" / "raw", mnist[:20], split)
+    overrides = ["data=mnist", f"data.root={tmp_path / 'root'}", "scorer=none"]
+    ids = [run_id(make(*overrides, tiny=False))]
+    for level in (0, 100):
+        (tmp_path / "my_images.py").write_text(
+            f"from PIL import Image\n\ndef pad(image, size):\n    return Image.new(image.mode, (size, size), {level})\n"
+        )
+        sys.modules.pop("my_images", None)
+        ids.append(run_id(make(*overrides, "data.prepare._target_=my_images.pad", tiny=False)))
+        identity_of_option.cache_clear()
+    assert len(set(ids)) == 3

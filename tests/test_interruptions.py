@@ -13,11 +13,10 @@ from wgan_sweep.config.schema import to_yaml
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import checkpoints
 from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import PlannedScorer, assert_same_weights, logged_fids, run, same_run_in_other_folder
+from .helpers import PlannedScorer, assert_same_weights, directory_of, logged_fids, run, same_run_in_other_folder
 
 KILLED_AT_STEP = """
     import os, signal, sys

@@ -18,12 +18,11 @@ from wgan_sweep.common import gpu_memory
 from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.sweeps.launching import RequestedRun, complete_run
 from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
 
-from .helpers import PATIENCE_SECONDS, Shell, records, run
+from .helpers import PATIENCE_SECONDS, Shell, directory_of, records, run
 
 PARALLEL = ["launch=parallel", "launch.jobs=2"]
 

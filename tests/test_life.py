@@ -17,12 +17,12 @@ from wgan_sweep.runs import build as build_module
 from wgan_sweep.runs import checkpoints, life
 from wgan_sweep.runs import state as state_module
 from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.identity import directory_of, run_id, science
+from wgan_sweep.runs.identity import identify, run_id
 from wgan_sweep.runs.record import Status
 from wgan_sweep.runs.state import RunState
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import PlannedScorer, assert_same_weights, logged_fids, run, same_run_in_other_folder
+from .helpers import PlannedScorer, assert_same_weights, directory_of, logged_fids, run, same_run_in_other_folder
 
 
 def test_a_finished_run_has_the_documented_files(make, tmp_path: Path, planned_fids) -> None:
@@ -260,7 +260,7 @@ def test_a_failed_write_leaves_the_record_unchanged_on_disk_and_in_memory(
     tmp_path: Path, make, failing: str, monkeypatch
 ) -> None:
     config = make()
-    state = RunState.start(RunDir(tmp_path / "run"), config, science(config), [], None)
+    state = RunState.start(identify(config), config, [], None)
     state.score(3, {"fid": 5.0}, {}, lambda: {"weights": 1})
     record, content = state.record, state.directory.record.read_bytes()
 
@@ -268,7 +268,7 @@ def test_a_failed_write_leaves_the_record_unchanged_on_disk_and_in_memory(
         raise OSError("disk full")
 
     transitions = {
-        "config": (state_module, "write", lambda: RunState.start(state.directory, config, science(config), [], None)),
+        "config": (state_module, "write", lambda: RunState.start(identify(config), config, [], None)),
         "record": (RunDir, "write_record", state.finish),
         "checkpoint": (checkpoints, "save", lambda: state.save({}, 4, 64, {})),
         "best": (checkpoints, "save", lambda: state.score(6, {"fid": 4.0}, {}, lambda: {"weights": 2})),

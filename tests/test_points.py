@@ -14,9 +14,10 @@ from wgan_sweep.common import rng
 from wgan_sweep.data import GaussianGrid, GaussianRing, ParallelLines, PointMass, Points, ShiftedUniform, SwissRoll
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives import sampling
-from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.scoring.divergences import jensen_shannon, kullback_leibler
 from wgan_sweep.scoring.exact import ExactScorer
+
+from .helpers import directory_of
 
 CPU = torch.device("cpu")
 

@@ -12,13 +12,12 @@ import torch.distributed as dist
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.build import build, check
-from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.runs.record import Status
 from wgan_sweep.training.followers import with_followers
 from wgan_sweep.training.replicas import Replicas
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import Shell, records, run, trainer_state
+from .helpers import Shell, directory_of, records, run, trainer_state
 
 STEPS = 3
 NETWORKS = ("critic", "generator", "averaged")

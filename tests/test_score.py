@@ -9,12 +9,11 @@ import torch
 from PIL import Image
 
 from wgan_sweep.commands.score import main
-from wgan_sweep.runs.identity import directory_of
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import InceptionV3
 from wgan_sweep.scoring.frechet import frechet_distance, statistics_of
 
-from .helpers import run
+from .helpers import directory_of, run
 
 
 @pytest.fixture

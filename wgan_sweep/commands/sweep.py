@@ -39,11 +39,12 @@ def _run_job(composed: DictConfig) -> float | None:
     job = HydraConfig.get()
     is_in_sweep = job.mode == RunMode.MULTIRUN
     overrides = tuple(job.overrides.task)
+    sweep = Path(job.sweep.dir).name if is_in_sweep else None
     try:
         config = run_config(composed, job)
+        requested = RequestedRun(config, overrides, " ".join(overrides), sweep)
     except InputError as error:
         state.refuse(str(error))
-    requested = RequestedRun(config, overrides, " ".join(overrides), Path(job.sweep.dir).name if is_in_sweep else None)
     if config.plan:
         state.print(describe_plan([requested]))
         return None

@@ -126,14 +126,6 @@ def science_groups() -> list[str]:
     return [key.name for key in KEYS if key.role is Role.SCIENCE and key.is_group]
 
 
-def value_at(config: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a dotted key in nested mappings, or None where it is not there."""
-    value: Any = config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of each value below a config node."""
     if isinstance(node, Mapping):

@@ -30,7 +30,7 @@ def make(node: Mapping[str, Any], key: str) -> Any:
     Raises:
         InputError: for a parameter that the target does not take or misses, or a value that it refuses.
     """
-    _check_parameters(node, key)
+    check_parameters(node, key)
     try:
         return instantiate(dict(node), _convert_="all")
     except InstantiationException as error:
@@ -42,7 +42,7 @@ def make(node: Mapping[str, Any], key: str) -> Any:
         raise cause from None
 
 
-def _check_parameters(node: Any, key: str) -> None:
+def check_parameters(node: Any, key: str) -> None:
     """Check names and plain types of the parameters of each ``_target_`` below a node.
 
     Raises:
@@ -50,7 +50,7 @@ def _check_parameters(node: Any, key: str) -> None:
     """
     if isinstance(node, list):
         for index, value in enumerate(node):
-            _check_parameters(value, f"{key}[{index}]")
+            check_parameters(value, f"{key}[{index}]")
     if not isinstance(node, Mapping):
         return
     hints: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def _check_parameters(node: Any, key: str) -> None:
             if not fits:
                 names = " or ".join(sorted("null" if t is type(None) else t.__name__ for t in allowed))
                 raise InputError(f"{key}.{name} must be {names}, got {value!r}")
-        _check_parameters(value, f"{key}.{name}")
+        check_parameters(value, f"{key}.{name}")
 
 
 def _plain_types(hint: Any) -> set[type]:

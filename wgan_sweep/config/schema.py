@@ -8,6 +8,7 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from wgan_sweep.config.keys import referenced_keys, science_keys
 from wgan_sweep.errors import InputError
@@ -116,7 +117,7 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     own_keys = [str(key) for key in composed if key not in ("hydra", "defaults")]
     try:
         # As plain values first: a typed node keeps keys that were added to it.
-        plain = OmegaConf.to_container(OmegaConf.masked_copy(composed, own_keys), resolve=True)
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(composed, own_keys), resolve=False)
         typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain))
         config = cast("Config", OmegaConf.to_object(typed))
     except ConfigKeyError as error:
@@ -160,7 +161,7 @@ def read(path: Path) -> Config:
     """
     try:
         return finalise(cast("DictConfig", OmegaConf.load(path)), {})
-    except OmegaConfBaseException as error:
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise InputError(f"{path} is not a run's config: {error}") from error
 
 

@@ -47,5 +47,7 @@ class Npz:
 
     def fingerprint(self) -> str:
         """Return the digest of the images; raises the errors of `load`."""
-        path = Path(self.path).expanduser()
-        return cached_digest(path, self.load) if path.is_file() else self.load().digest
+        try:
+            return cached_digest(Path(self.path).expanduser(), self.load)
+        except OSError:  # the file's status cannot be read: `load` says why
+            return self.load().digest

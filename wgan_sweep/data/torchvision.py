@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wgan_sweep.common.source import user_source
 from wgan_sweep.data.store import MODES, ImageSet, Prepare, as_array, cached_digest, cached_images
 from wgan_sweep.errors import InputError
 
@@ -91,8 +92,8 @@ class Torchvision:
             yield as_array(self.prepare(picture.convert(MODES[self.channels]), self.size))
 
 
-def _function_key(function: Callable[..., Any]) -> tuple[str, str]:
-    """Return the name of a function and the options bound to it, as parts of a cache key."""
-    if isinstance(function, partial):
-        return function.func.__qualname__, repr(sorted(function.keywords.items()))
-    return function.__qualname__, "[]"
+def _function_key(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return what a function depends on, as parts of a cache key: name, bound options, and the source of a user's."""
+    called, options = (function.func, function.keywords) if isinstance(function, partial) else (function, {})
+    source = user_source(f"{called.__module__}.{called.__qualname__}", called)
+    return called.__qualname__, repr(sorted(options.items())), *([source] if source else [])

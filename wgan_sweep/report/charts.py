@@ -6,6 +6,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Report
 from wgan_sweep.report.text import finite
 from wgan_sweep.runs.directory import FINAL, RunDir
@@ -239,7 +240,11 @@ def curves_by_run(report: Report, runs: Path) -> dict[str, dict[str, list[list[f
 
 
 def to_png(report: Report, runs: Path) -> bytes:
-    """Return the heat map, the strip plot and the learning curves of runs as a PNG."""
+    """Return the heat map, the strip plot and the learning curves of runs as a PNG.
+
+    Raises:
+        InputError: if no run has a value or a curve.
+    """
     import vl_convert
 
     charts, axes = grid_charts(report), default_axes(report)
@@ -255,6 +260,9 @@ def to_png(report: Report, runs: Path) -> bytes:
             panel = curve_chart(cell_names(report), METRIC_NAMES.get(metric, metric))
             panel["encoding"]["color"]["legend"] = {"title": None, "labelLimit": 400}
             panels.append({**panel, "width": 520, "data": {"values": points}})
+    if not panels:
+        name = METRIC_NAMES.get(report.metric, report.metric)
+        raise InputError(f"there is nothing to draw: no run has {name} or a curve yet")
     chart = {
         "$schema": SCHEMA,
         "background": "white",

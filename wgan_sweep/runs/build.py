@@ -200,6 +200,8 @@ def check(config: Config, device: torch.device | None = None) -> None:
         InputError: with the fault, the value and the remedy.
     """
     check_writable(Path(config.runs), "runs")
+    for key, node in (("tracker", config.tracker), ("features", config.features), ("launch", config.launch)):
+        objects.check_parameters(node, key)
     choices = _Choices.of(config, device)
     _check_gpus(replicas_of(config), config.device, device)
     choices.stabiliser.adapt_loss(choices.loss)

@@ -36,8 +36,8 @@ def coordinates(record: Record) -> dict[str, str]:
         for key, value in leaves(config.get(root), root)
         if not key.endswith("_target_") and role_of(key) is Role.SCIENCE
     }
-    data = record.science.get("data")
-    content = {"data.content": data["content"][:DIGITS_OF_CONTENT]} if data and "content" in data else {}
+    digest = record.science.get("data", {}).get("content")
+    content = {"data.content": digest[:DIGITS_OF_CONTENT]} if isinstance(digest, str) else {}
     scores = record.scores if record.status == Status.DONE else {}
     measured = {name: as_text(scores[name]) for name in MEASURED_WITH if name in scores}
     scored = {f"scored {name}": record.scored_by[name] for name in SCORED_IN if scores and name in record.scored_by}

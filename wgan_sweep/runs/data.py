@@ -42,10 +42,8 @@ def content_digest(node: Mapping[str, Any]) -> str | None:
     Raises:
         InputError: if the images cannot be read.
     """
-    option = _option(_as_text(node))
-    if hasattr(option, "fingerprint"):
-        return cast("str", option.fingerprint())
-    return getattr(_load(_as_text(node), None), "digest", None)
+    fingerprint = _fingerprint(node)
+    return fingerprint or getattr(_load(_as_text(node), None), "digest", None)
 
 
 def load_data(node: Mapping[str, Any]) -> RealData:
@@ -54,7 +52,7 @@ def load_data(node: Mapping[str, Any]) -> RealData:
     Raises:
         InputError: if the data cannot be read.
     """
-    return _load(_as_text(node), content_digest(node))
+    return _load(_as_text(node), _fingerprint(node))
 
 
 def load_split(config: Config, split: str | None = None) -> RealData:
@@ -79,6 +77,12 @@ def trained_split(config: Config) -> str:
     return str(config.data.get("split", "train"))
 
 
+def _fingerprint(node: Mapping[str, Any]) -> str | None:
+    """Return the digest that a data option gives of its files as they are now; None if it gives none."""
+    option = _option(_as_text(node))
+    return cast("str", option.fingerprint()) if hasattr(option, "fingerprint") else None
+
+
 def _as_text(node: Mapping[str, Any]) -> str:
     return json.dumps(node, sort_keys=True)
 
@@ -89,5 +93,5 @@ def _option(node: str) -> Any:
 
 
 @lru_cache(maxsize=2)
-def _load(node: str, digest: str | None) -> RealData:  # noqa: ARG001 (data whose content changed is loaded again)
+def _load(node: str, fingerprint: str | None) -> RealData:  # noqa: ARG001 (data whose content changed is loaded again)
     return cast("RealData", _option(node).load())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from wgan_sweep.common.files import write
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs.record import OutdatedRecordError, Record
+from wgan_sweep.runs.record import NewerRecordError, OutdatedRecordError, Record
 
 FINAL = "final"
 """Key of a line of ``metrics.jsonl`` that the final scorer wrote, where another scorer is used during training."""
@@ -91,6 +91,8 @@ class RunDir:
             raise OutdatedRecordError(
                 f"{self.path} is left as it is: {error}. Read it with version 0.1, or move it away"
             ) from None
+        except NewerRecordError as error:
+            raise NewerRecordError(f"{self.path} is left as it is: {error}. Upgrade wgan-sweep to use it") from None
         except (TypeError, AttributeError, ValueError, KeyError, OSError) as error:
             raise InputError(
                 f"{self.record} is not a run's record ({type(error).__name__}: {error}): "

@@ -5,31 +5,55 @@ content of the training data, and the source of user modules. So an option that 
 that means "as before", changes no id; nor does a module that moves within this package, or a data file that moves.
 """
 
-import hashlib
 import inspect
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from wgan_sweep.common.source import user_source
 from wgan_sweep.config import objects
-from wgan_sweep.config.keys import REQUIRED, Role, science_keys, value_at, without_roles
+from wgan_sweep.config.keys import REQUIRED, Role, science_keys, without_roles
 from wgan_sweep.config.schema import Config
 from wgan_sweep.runs.data import content_digest
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.hashing import canonical, hash_of
 
 PACKAGE = __name__.partition(".")[0]
-KNOWN_PACKAGES = frozenset({PACKAGE, "torch", "torchvision"}) | sys.stdlib_module_names
-"""Packages whose versions a record holds; the source of any other target's module is part of the identity."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a run the run that it is."""
+
+    run_id: str
+    """The hash of the science values."""
+    science: Mapping[str, Any]
+    """The science values that differ from neutral, by dotted key.
+
+    Options are given by the name of their target and by the parameters that differ from its defaults, with the digest
+    of a user's source; image data by the digest of its images.
+    """
+    directory: RunDir
+    """Where the run is."""
+
+
+def identify(config: Config) -> Identity:
+    """Return the identity of the run that a config asks for, as of now.
+
+    Data files and user modules may change: identify a run once, when it is requested, and pass its identity on.
+
+    Raises:
+        InputError: if the training data cannot be read, or a number is not finite.
+    """
+    values = science(config)
+    run_id = hash_of(values)
+    return Identity(run_id, values, RunDir(Path(config.runs) / run_id))
 
 
 def science(config: Config) -> dict[str, Any]:
-    """Return the science values of a config that differ from neutral, by dotted key.
-
-    Options are given by the name of their target and by the parameters that differ from its defaults; image data by the
-    digest of its images.
+    """Return the science values of a config that differ from neutral, by dotted key (see `Identity`).
 
     Raises:
         InputError: if the training data cannot be read, or a number is not finite.
@@ -37,28 +61,16 @@ def science(config: Config) -> dict[str, Any]:
     values = asdict(config)
     result = {}
     for key in science_keys():
-        node = value_at(values, key.name)
-        if key.name == "data":
-            value = _describe_data(node)
-        else:
-            value = _describe(without_roles(node, key.name, Role.PLACE), key.name)
+        node = reduce(lambda node, name: node[name], key.name.split("."), values)
+        value = _describe_data(node) if key.name == "data" else _describe(node, key.name)
         if key.neutral is REQUIRED or value != canonical(key.neutral):
             result[key.name] = value
     return result
 
 
 def run_id(config: Config) -> str:
-    """Return the id of the run that a config asks for.
-
-    Raises:
-        InputError: if the training data cannot be read, or a number is not finite.
-    """
-    return hash_of(science(config))
-
-
-def directory_of(config: Config) -> RunDir:
-    """Return the directory of the run that a config asks for."""
-    return RunDir(Path(config.runs) / run_id(config))
+    """Return the id of the run that a config asks for (see `identify`)."""
+    return identify(config).run_id
 
 
 def _describe(node: Any, key: str) -> Any:
@@ -72,40 +84,27 @@ def _describe(node: Any, key: str) -> Any:
     }
     if node.get("_target_") is None:
         return parameters
+    path = str(node["_target_"])
     target = objects.target_of(node)
     defaults = _defaults(target)
     differing = {name: value for name, value in parameters.items() if name not in defaults or value != defaults[name]}
-    return {"_target_": _name_of(target, str(node["_target_"])), **differing, **_source_of(target)}
+    source = user_source(path, target)
+    # Within this package by its name only: its module may move.
+    name = path if source or not path.startswith(f"{PACKAGE}.") else str(target.__qualname__)
+    return {"_target_": name, **differing, **({"_source_": source} if source else {})}
 
 
 def _defaults(target: Any) -> dict[str, Any]:
-    """Return the defaults of a target's parameters, as far as a config can hold them."""
+    """Return the defaults of a target's parameters, as far as a config can hold them.
+
+    A parameter at its default is left out of the identity. So a default must not change: add another option instead.
+    """
     plain = (int, float, str, bool, list, tuple, dict, type(None))
     return {
         name: canonical(parameter.default)
         for name, parameter in inspect.signature(target).parameters.items()
         if isinstance(parameter.default, plain)
     }
-
-
-def _package_of(target: Any) -> str:
-    return str(getattr(target, "__module__", None) or "").partition(".")[0]
-
-
-def _name_of(target: Any, path: str) -> str:
-    """Return a target's name: within this package without its module, which may move."""
-    return str(target.__qualname__) if _package_of(target) == PACKAGE else path
-
-
-def _source_of(target: Any) -> dict[str, str]:
-    """Return the digest of the file that defines a user's target; empty for targets of known packages."""
-    if _package_of(target) in KNOWN_PACKAGES:
-        return {}
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(target))
-    except TypeError:  # defined by an extension module: there is no source
-        file = None
-    return {} if file is None else {"_source_": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]}
 
 
 def _describe_data(node: Mapping[str, Any]) -> Any:
@@ -116,6 +115,5 @@ def _describe_data(node: Mapping[str, Any]) -> Any:
     digest = content_digest(node)
     if digest is None:
         return _describe(node, "data")
-    if _package_of(objects.target_of(node)) == PACKAGE:
-        return {"content": digest}
-    return {"content": digest, **_describe(without_roles(node, "data", Role.PLACE), "data")}
+    described = _describe(without_roles(node, "data", Role.PLACE), "data")
+    return {"content": digest, **(described if "_source_" in described else {})}

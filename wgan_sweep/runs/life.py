@@ -3,19 +3,16 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.progress import ProgressReporter, RunProgress
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import mirroring
-from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.hashing import hash_of
-from wgan_sweep.runs.identity import science
+from wgan_sweep.runs.identity import Identity, identify, run_id
 from wgan_sweep.runs.lock import run_lock
 from wgan_sweep.runs.loop import DivergedError, RunLoop
 from wgan_sweep.runs.mirroring import make_tracker
@@ -37,6 +34,7 @@ def run(
     group: str | None = None,
     label: str | None = None,
     stop: Callable[[], bool] = lambda: False,
+    identity: Identity | None = None,
 ) -> Record:
     """Do what is missing of a run: train from its checkpoint, score, and record how it ended.
 
@@ -47,59 +45,72 @@ def run(
         group: The sweep that the run belongs to.
         label: The run's name on the display, beside its id; the overrides by default.
         stop: Returns whether to save and stop (by a KeyboardInterrupt); asked after every step.
+        identity: The run's identity, as of its request; by default, as of now.
 
     Returns:
         The run's record. Divergence and failure are statuses of it, not exceptions.
 
     Raises:
-        InputError: if the config cannot work, or the run's directory belongs to another run; nothing is written.
+        InputError: if the config cannot work, if data or user modules have changed since the run was requested, or
+            if the run's directory belongs to another run; nothing is written.
         RunLockedError: if another process holds the run; nothing is written.
     """
-    values = science(config)
-    directory = RunDir(Path(config.runs) / hash_of(values))
-    run_id = directory.path.name
-    name = f"{run_id} {' '.join(overrides) if label is None else label}".strip()
+    identity = identity or identify(config)
+    directory = identity.directory
+    name = f"{identity.run_id} {' '.join(overrides) if label is None else label}".strip()
     with display.run(name, config.train.steps) as progress:
-        record = finished_record(directory, config, values)
+        record = finished_record(identity, config)
         if record is None:
             check_writable(Path(config.runs), "runs")
-            with run_lock(directory.lock, f"run {run_id}"):
-                record = finished_record(directory, config, values)  # another process may have finished it just now
+            with run_lock(directory.lock, f"run {identity.run_id}"):
+                record = finished_record(identity, config)  # another process may have finished it just now
                 if record is None:
-                    loop = _make_loop(config, values, directory, stop)
-                    state = RunState.start(directory, config, values, overrides, group)
+                    loop = _make_loop(config, identity, stop)
+                    state = RunState.start(identity, config, overrides, group)
                     return _work(loop, state, config, progress)
         progress.summary = f"{summary(record)} ({_why_finished(record, config)})"
         return record
 
 
-Loop = Callable[[RunState, FaultTolerantTracker, RunProgress], None]
-
-
-def _make_loop(config: Config, values: Mapping[str, Any], directory: RunDir, stop: Callable[[], bool]) -> Loop:
-    """Build the run's parts and load its checkpoint; an error other than bad input becomes the run's failure."""
+def _make_loop(config: Config, identity: Identity, stop: Callable[[], bool]) -> RunLoop | str:
+    """Build the run's parts and load its checkpoint; an error other than bad input is returned as its traceback."""
     try:
-        return RunLoop(config, values, directory, stop).run
+        loop = RunLoop(config, identity, stop)
     except InputError:  # refused: nothing is written
         raise
-    except Exception as error:
-        problem = error
-
-        def fail(*_: object) -> None:
-            raise problem
-
-        return fail
+    except Exception:
+        return traceback.format_exc()
+    check_unchanged(config, identity)  # what was loaded is what the run is named after
+    return loop
 
 
-def _work(loop: Loop, state: RunState, config: Config, progress: RunProgress) -> Record:
+def check_unchanged(config: Config, identity: Identity) -> None:
+    """Check that a config still asks for the run that was requested.
+
+    Raises:
+        InputError: if its training data, or the source of a user module, has changed.
+    """
+    current_id = run_id(config)
+    if current_id != identity.run_id:
+        raise InputError(
+            f"the training data or a user module has changed since run {identity.run_id} was requested (it would be "
+            f"run {current_id} now): request it again"
+        )
+
+
+def _work(loop: RunLoop | str, state: RunState, config: Config, progress: RunProgress) -> Record:
     """Work on a running run until it is done, diverged, failed or interrupted."""
     began = time.monotonic()
     directory = state.directory
     with _logging_to(directory.log):
         tracker = FaultTolerantTracker(lambda: make_tracker(config, mirroring.tracked_run(state.record, directory)))
         try:
-            loop(state, tracker, progress)
-            state.finish()
+            if isinstance(loop, str):
+                log.debug(loop)
+                state.fail(loop)
+            else:
+                loop.run(state, tracker, progress)
+                state.finish()
         except DivergedError as error:
             state.diverge(str(error))
         except Exception:
@@ -112,27 +123,26 @@ def _work(loop: Loop, state: RunState, config: Config, progress: RunProgress) ->
     return state.record
 
 
-def record_lost_process(config: Config, reason: str, overrides: list[str], group: str | None) -> Record:
+def record_lost_process(
+    config: Config, identity: Identity, reason: str, overrides: list[str], group: str | None
+) -> Record:
     """Record that the process which worked on a run has died, perhaps before it wrote anything; return the record.
 
     Args:
         config: The run's config.
+        identity: The run's identity, as of its request.
         reason: How the process ended.
         overrides: The command-line overrides that led to the run.
         group: The sweep that the run belongs to.
 
     Raises:
+        InputError: if the record cannot be read.
         RunLockedError: if another process holds the run.
     """
-    values = science(config)
-    directory = RunDir(Path(config.runs) / hash_of(values))
-    with run_lock(directory.lock, f"run {directory.path.name}"):
+    directory = identity.directory
+    with run_lock(directory.lock, f"run {identity.run_id}"):
         record = directory.read_record()
-        state = (
-            RunState.start(directory, config, values, overrides, group)
-            if record is None
-            else RunState(directory, record)
-        )
+        state = RunState.start(identity, config, overrides, group) if record is None else RunState(directory, record)
         if state.record.status == Status.RUNNING:
             state.fail(reason)
     return state.record

@@ -17,8 +17,9 @@ from wgan_sweep.config.schema import Config
 from wgan_sweep.config.schema import replicas as replicas_of
 from wgan_sweep.runs import checkpoints, mirroring
 from wgan_sweep.runs.build import Scorer, build
-from wgan_sweep.runs.directory import FINAL, RunDir
+from wgan_sweep.runs.directory import FINAL
 from wgan_sweep.runs.hashing import check_same_science
+from wgan_sweep.runs.identity import Identity
 from wgan_sweep.runs.record import chosen_by, selection_metric
 from wgan_sweep.runs.state import RunState
 from wgan_sweep.tracking.tracker import Tracker
@@ -39,18 +40,17 @@ class RunLoop:
 
     Args:
         config: The run's config.
-        science: Its science values.
-        directory: Its directory.
+        identity: Its identity.
         stop: Returns whether to save and stop; asked after every step.
 
     Raises:
         InputError: if the config cannot work, or the checkpoint belongs to another run.
     """
 
-    def __init__(self, config: Config, science: Mapping[str, Any], directory: RunDir, stop: Callable[[], bool]) -> None:
+    def __init__(self, config: Config, identity: Identity, stop: Callable[[], bool]) -> None:
         self._config = config
-        self._science = science
-        self._directory = directory
+        self._science = identity.science
+        self._directory = directory = identity.directory
         self._stop = stop
         self._replicas = Replicas(0, replicas_of(config))
         parts = build(config, self._replicas)
@@ -60,7 +60,7 @@ class RunLoop:
         self._check_followers: Check = lambda: None
         checkpoint, self._damage = checkpoints.load(directory.checkpoint)
         if checkpoint is not None:
-            check_same_science(directory.checkpoint, checkpoint["science"], science)
+            check_same_science(directory.checkpoint, checkpoint["science"], identity.science)
             self._trainer.load_state_dict(checkpoint["trainer"])
 
     def run(self, state: RunState, tracker: Tracker, progress: RunProgress) -> None:

@@ -38,7 +38,7 @@ def axes(record: Record) -> dict[str, Any]:
 
     Keys contain no dots, which W&B reads as levels: ``k`` for ``div.k``, ``optimizer_lr`` for ``optimizer.lr``.
     """
-    shown = {*GROUPS, *NAMED_EXPONENTS, *(overridden_key(override) for override in record.overrides)}
+    shown = {*GROUPS, *NAMED_EXPONENTS, "data.content", *(overridden_key(override) for override in record.overrides)}
     values = {
         key.removeprefix("div.").replace(".", "_"): _as_number(text)
         for key, text in coordinates(record).items()

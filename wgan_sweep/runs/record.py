@@ -15,6 +15,10 @@ class OutdatedRecordError(InputError):
     """A record of wgan-sweep 0.1: this version neither reads nor continues its run."""
 
 
+class NewerRecordError(InputError):
+    """A record of a later version of wgan-sweep."""
+
+
 class Status(StrEnum):
     """The state of a run."""
 
@@ -106,15 +110,16 @@ class Record:
 
         Raises:
             OutdatedRecordError: for a record of wgan-sweep 0.1.
+            NewerRecordError: for a record of a later version.
             TypeError, ValueError, KeyError, AttributeError: if the value is not a record.
         """
         known = {f.name for f in fields(cls)}
         record = cls(**{name: value for name, value in values.items() if name in known})
-        record.status = Status(record.status)
         if "format" not in values:
             raise OutdatedRecordError("it was written by wgan-sweep 0.1, whose run ids mean something else")
         if record.format > FORMAT:
-            raise ValueError(f"its format is {record.format}, this version reads formats up to {FORMAT}: upgrade")
+            raise NewerRecordError(f"its format is {record.format}, and this version reads formats up to {FORMAT}")
+        record.status = Status(record.status)
         if not isinstance(record.config["scorer"], dict):
             raise TypeError("config.scorer is not a group")
         return record

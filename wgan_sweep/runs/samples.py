@@ -24,9 +24,13 @@ def run_source(path: Path, *, num_samples: int, seed: int, device: torch.device)
         device: Where to generate.
 
     Raises:
-        InputError: if the run has no checkpoint; while the batches are iterated, if it generates points.
+        InputError: if the run was written by another version, or has no checkpoint;
+            while the batches are iterated, if it generates points.
     """
     directory = RunDir(path)
+    record = directory.read_record()
+    if record is None:
+        raise InputError(f"{path} is not a run's directory: it has no {directory.record.name}")
     config = read(directory.config)
     config.device = str(device)
     config.scorer = {"_target_": None, "every": 0}
@@ -44,7 +48,5 @@ def run_source(path: Path, *, num_samples: int, seed: int, device: torch.device)
                 raise InputError(f"the run {path} generates points, not images: its record has their exact scores")
             yield images
 
-    record = directory.read_record()
-    status = f" ({record.status})" if record is not None else ""
-    name = f"{num_samples} images by the moving average of run {path.name} at step {trainer.step}{status}"
+    name = f"{num_samples} images by the moving average of run {path.name} at step {trainer.step} ({record.status})"
     return Source(f"{name}, noise of seed {seed}", num_samples, batches)

@@ -19,7 +19,8 @@ from wgan_sweep.config.keys import Role, without_roles
 from wgan_sweep.config.schema import Config, to_yaml
 from wgan_sweep.runs import checkpoints, provenance
 from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.hashing import check_same_science, hash_of
+from wgan_sweep.runs.hashing import check_same_science
+from wgan_sweep.runs.identity import Identity
 from wgan_sweep.runs.record import CHOSEN_BY, Record, Status, chosen_by, selection_metric
 
 log = logging.getLogger("wgan_sweep")
@@ -36,15 +37,15 @@ def is_finished(record: Record | None, config: Config) -> bool:
     )
 
 
-def finished_record(directory: RunDir, config: Config, science: Mapping[str, Any]) -> Record | None:
+def finished_record(identity: Identity, config: Config) -> Record | None:
     """Return the record of a run that has everything that a config asks for, or None.
 
     Raises:
         InputError: if the directory belongs to another run.
     """
-    record = directory.read_record()
+    record = identity.directory.read_record()
     if record is not None:
-        check_same_science(directory.path, record.science, science)
+        check_same_science(identity.directory.path, record.science, identity.science)
     return record if is_finished(record, config) else None
 
 
@@ -77,13 +78,12 @@ class RunState:
         self.record = record
 
     @classmethod
-    def start(
-        cls, directory: RunDir, config: Config, science: Mapping[str, Any], overrides: list[str], sweep: str | None
-    ) -> Self:
+    def start(cls, identity: Identity, config: Config, overrides: list[str], sweep: str | None) -> Self:
         """Any status → running: write config and record."""
+        directory = identity.directory
         record = directory.read_record()
         if record is None:
-            record = Record(hash_of(science), overrides=overrides, started=provenance.now(), sweep=sweep)
+            record = Record(identity.run_id, overrides=overrides, started=provenance.now(), sweep=sweep)
         elif _needs_other_scores(record, config):  # keep which step was chosen, and by which value
             chosen = chosen_by(record.best)
             best = {"step": record.best["step"], **chosen} if chosen else {}
@@ -95,7 +95,7 @@ class RunState:
             error=None,
             finished=None,
             config=asdict(config),
-            science=dict(science),
+            science=dict(identity.science),
             versions=provenance.versions(),
             code=provenance.code(),
             git=provenance.git(),
@@ -156,7 +156,7 @@ class RunState:
             return False
         best = self.record.best
         lowest = best.get(f"{CHOSEN_BY}{metric}", best.get(metric, math.inf))
-        return scores[metric] <= lowest or not self.directory.best.exists()
+        return not scores[metric] > lowest or not self.directory.best.exists()
 
     def take_only_scores_as_best(self) -> None:
         """Running → running: where no steps were compared, the last scores are the best ones."""

@@ -66,7 +66,7 @@ def launch_single_run(requested: "RequestedRun") -> "Outcome":
 
     try:
         launcher = cast("Launcher", objects.make(requested.config.launch, "launch"))
-        planned = plan_run(requested.config, launcher.device)
+        planned = plan_run(requested, launcher.device)
         if planned.action is Action.REFUSE:
             state.refuse(planned.reason)
         (outcome,) = launcher([requested], state.display, state.should_stop)
@@ -102,7 +102,7 @@ class SweepLauncher(HydraLauncher):
         except InputError as error:
             state.refuse(str(error))
         for run in requested:
-            planned = plan_run(run.config, launcher.device)
+            planned = plan_run(run, launcher.device)
             if planned.action is Action.REFUSE:
                 problems[run.overrides] = f"{' '.join(run.overrides)}: {planned.reason}"
         if problems and initial_job_idx == 0:

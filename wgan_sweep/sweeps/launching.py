@@ -3,8 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -12,7 +11,8 @@ import torch
 from wgan_sweep.common.progress import Display, ProgressReporter
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError, RunLockedError
-from wgan_sweep.runs.identity import run_id
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.identity import Identity, identify
 from wgan_sweep.runs.life import record_lost_process, run
 from wgan_sweep.runs.record import Record, Status
 
@@ -24,7 +24,11 @@ SECONDS_BETWEEN_ATTEMPTS = 2.0
 
 @dataclass(frozen=True)
 class RequestedRun:
-    """A run that the user requested."""
+    """A run that the user requested.
+
+    Raises:
+        InputError: if its training data cannot be read.
+    """
 
     config: Config
     overrides: tuple[str, ...]
@@ -34,10 +38,21 @@ class RequestedRun:
     sweep: str | None
     """The name of its sweep; None for a single run."""
 
-    @cached_property
+    identity: Identity = field(init=False)
+    """The run's identity, as of its request."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", identify(self.config))
+
+    @property
     def run_id(self) -> str:
-        """The id of the run, as of the first time it is asked for; it travels with the run to other processes."""
-        return run_id(self.config)
+        """The id of the run."""
+        return self.identity.run_id
+
+    @property
+    def directory(self) -> RunDir:
+        """The directory of the run."""
+        return self.identity.directory
 
 
 @dataclass(frozen=True)
@@ -94,20 +109,6 @@ def log_to_display(display: ProgressReporter) -> None:
     log.setLevel(logging.INFO)
 
 
-def check_unchanged(requested: RequestedRun) -> None:
-    """Check that a run that waited is still the run that was requested.
-
-    Raises:
-        InputError: if its training data, or the source of a user module, has changed.
-    """
-    current_id = run_id(requested.config)
-    if current_id != requested.run_id:
-        raise InputError(
-            f"the training data or a user module has changed since run {requested.run_id} was requested (it would be "
-            f"run {current_id} now): request it again"
-        )
-
-
 def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop: ShouldStop) -> Outcome:
     """Complete a requested run in this process. If its input is invalid, the outcome states the problem.
 
@@ -115,7 +116,6 @@ def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop
         RunLockedError: if another process holds the run.
     """
     try:
-        check_unchanged(requested)
         record = run(
             requested.config,
             overrides=list(requested.overrides),
@@ -123,6 +123,7 @@ def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop
             group=requested.sweep,
             label=requested.label,
             stop=should_stop,
+            identity=requested.identity,
         )
     except (InputError, OSError) as error:  # OSError: not even the record could be written
         status = "refused" if isinstance(error, InputError) else "failed"
@@ -154,8 +155,10 @@ def record_failure(requested: RequestedRun, reason: str) -> Outcome:
     """Record that the process that trained a requested run has died, unless another process holds the run by now."""
     record: Record | None = None
     try:
-        record = record_lost_process(requested.config, reason, list(requested.overrides), requested.sweep)
-    except (RunLockedError, OSError):  # OSError: the record cannot be written
+        record = record_lost_process(
+            requested.config, requested.identity, reason, list(requested.overrides), requested.sweep
+        )
+    except (RunLockedError, InputError, OSError):  # the record cannot be read or written
         log.debug("not recorded: %s: %s", requested.label, reason)
     is_recorded = record is not None and record.status == Status.FAILED
     return Outcome(record, None if is_recorded else f"failed: {' '.join(requested.overrides)}: {reason}")

@@ -15,9 +15,8 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs.build import check
-from wgan_sweep.runs.directory import RunDir, find_runs
-from wgan_sweep.runs.hashing import check_same_science, hash_of
-from wgan_sweep.runs.identity import science
+from wgan_sweep.runs.directory import find_runs
+from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.lock import lock_owner
 from wgan_sweep.runs.record import Record
 from wgan_sweep.runs.state import is_finished
@@ -40,28 +39,24 @@ class PlannedRun:
     """A requested run and what a command would do with it."""
 
     run_id: str
-    """Empty if the config is too invalid for an id."""
     action: Action
     reason: str = ""
     images: int = 0
     """Number of real images that the critic would be trained on."""
 
 
-def plan_run(config: Config, device: torch.device | None = None) -> PlannedRun:
+def plan_run(requested: RequestedRun, device: torch.device | None = None) -> PlannedRun:
     """Return what is missing of a run. Nothing is written.
 
     Args:
-        config: The run's config.
+        requested: The run.
         device: Where the run will compute, if not on this machine.
     """
-    run_id = ""
+    config, run_id = requested.config, requested.run_id
     try:
-        values = science(config)
-        run_id = hash_of(values)
-        directory = RunDir(Path(config.runs) / run_id)
-        record = directory.read_record()
+        record = requested.directory.read_record()
         if record is not None:
-            check_same_science(directory.path, record.science, values)
+            check_same_science(requested.directory.path, record.science, requested.identity.science)
             if is_finished(record, config):
                 return PlannedRun(run_id, Action.SKIP, f"{record.status} at step {record.step}")
         check(config, device)
@@ -70,7 +65,7 @@ def plan_run(config: Config, device: torch.device | None = None) -> PlannedRun:
         return PlannedRun(run_id, Action.REFUSE, str(error))
     done = 0 if record is None else record.step
     images = max(0, config.train.steps - done) * config.train.n_critic * config.train.batch_size
-    if (owner := lock_owner(directory.lock)) is not None:
+    if (owner := lock_owner(requested.directory.lock)) is not None:
         return PlannedRun(run_id, Action.WAIT, f"{owner} holds it", images)
     if done == 0:
         return PlannedRun(run_id, Action.TRAIN, "", images)
@@ -100,7 +95,7 @@ def describe_plan(requested: Sequence[RequestedRun]) -> str:
     configs = [run.config for run in requested]
     runs = Path(configs[0].runs) if configs else Path()
     records = find_runs(runs)[0] if configs and runs.is_dir() else []
-    planned = [plan_run(config) for config in configs]
+    planned = [plan_run(run) for run in requested]
     paces = [seconds_per_image(config, records) for config in configs]
     times = [pace * run.images if pace is not None else None for run, pace in zip(planned, paces, strict=True)]
     rows = [

@@ -21,7 +21,6 @@ from wgan_sweep.common.processes import available_cores
 from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import provenance
-from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.life import summary
 from wgan_sweep.runs.record import Status
 from wgan_sweep.runs.state import is_finished
@@ -208,7 +207,7 @@ class Slurm:
 
     def __call__(self, requested: Sequence[RequestedRun], display: Display, should_stop: ShouldStop) -> list[Outcome]:
         """Submit the runs that are missing and not yet submitted; wait for all of them if `wait` is set."""
-        missing = {run.run_id: run for run in requested if not is_finished(_directory(run).read_record(), run.config)}
+        missing = {run.run_id: run for run in requested if not is_finished(run.directory.read_record(), run.config)}
         submissions = self._submit_missing(list(missing.values()), display) if missing else {}
         if submissions:
             arrays = sorted({submission.job.split("_")[0] for submission in submissions.values()}, key=int)
@@ -292,7 +291,7 @@ class Slurm:
             active = _active_states(submission.job for submission in submissions.values())
             for run_id, submission in submissions.items():
                 run = runs[run_id]
-                directory = _directory(run)
+                directory = run.directory
                 record = directory.read_record()
                 state = active.get(submission.job, "ENDED") if active is not None else shown.get(run_id, "")
                 if state == "RUNNING" and run_id not in bars:
@@ -314,17 +313,13 @@ class Slurm:
     def _outcome(
         self, run: RequestedRun, submission: Submission | None, continues: bool, endings: Mapping[str, str]
     ) -> Outcome:
-        record = _directory(run).read_record()
+        record = run.directory.read_record()
         if continues:
             return Outcome(record, continues=True)
         if submission is None or is_finished(record, run.config) or (record and record.status == Status.FAILED):
             return Outcome(record)
         reason = f"job {submission.job} ended as {endings.get(submission.job, UNKNOWN_ENDING)}; see {submission.log}"
         return record_failure(run, reason)
-
-
-def _directory(run: RequestedRun) -> RunDir:
-    return RunDir(Path(run.config.runs) / run.run_id)
 
 
 def _read_submission(folder: Path, run_id: str) -> Submission | None:
