@@ -32,6 +32,7 @@ def test_costs_are_measured_for_every_implementation_relative_to_eager_double_ba
         assert cost.utilisation == pytest.approx(1000 * count_operations(TINY, ours, CPU) / 1e10 / cost.ms, rel=0.5)
 
 
+@pytest.mark.slow
 def test_concurrent_runs_are_compared_with_a_single_run() -> None:
     throughputs = {(t.runs, t.mode): t for t in concurrent_throughput(TINY, CPU, "fp32", (2,), 2, 2)}
     assert throughputs.keys() == {(1, "processes"), (2, "processes"), (2, "one process")}

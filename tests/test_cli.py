@@ -97,10 +97,7 @@ REFUSED = [
     (["loss=wgan_foo"], ["wgan_foo", "wgan_gp"]),
     (["train.steps=many"], ["train.steps", "many"]),
     (["div.k=-1"], ["div.k", "-1", "above 0"]),
-    (["div.p=1"], ["div.p", "1"]),
-    (["train.batch_size=100"], ["100", "64 images"]),
     (["loss=wgan", "div.k=1"], ["div.k", "nothing refers to it", "loss=wgan"]),
-    (["model=resnet", "model.dim=x"], ["model.dim", "'x'"]),
     (["data.path=/no/such.npz"], ["/no/such.npz"]),
 ]
 

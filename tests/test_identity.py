@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
@@ -36,11 +38,22 @@ def options(group: str) -> list[str]:
 PAIRS = [(loss, constraint) for loss in options("loss") for constraint in options("constraint")]
 
 
+@pytest.fixture(scope="module")
+def pairs() -> list[Any]:
+    """The composed configs of all losses with all constraints, on points."""
+    base = ["data=gaussians8", "runs=x", "scorer=none"]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return [
+            compose("config", [*base, f"loss={loss}", f"constraint={constraint}"], return_hydra_config=True)
+            for loss, constraint in PAIRS
+        ]
+
+
 @pytest.fixture
-def pair_ids(make):
+def pair_ids(pairs):
     """A function that returns the ids of all losses with all constraints."""
-    configs = [make(f"loss={loss}", f"constraint={constraint}") for loss, constraint in PAIRS]
-    return lambda: [run_id(config) for config in configs]
+    return lambda: [run_id(schema.finalise(composed, composed.hydra.runtime.choices)) for composed in pairs]
 
 
 def test_every_loss_with_every_constraint_has_a_different_id(pair_ids) -> None:
@@ -68,8 +81,7 @@ def test_a_new_training_key_at_its_neutral_value_changes_no_id(pair_ids, make, m
     extended = dataclasses.make_dataclass("ExtendedConfig", [field], bases=(Config,))
     monkeypatch.setattr(schema, "Config", extended)
     monkeypatch.setattr(keys, "KEYS", (*KEYS, Key("train.lr_decay", Role.SCIENCE, neutral=None)))
-    after = [run_id(make(f"loss={loss}", f"constraint={constraint}")) for loss, constraint in PAIRS]
-    assert after == before
+    assert pair_ids() == before
     assert run_id(make("+train.lr_decay=linear")) != run_id(make())
     assert science(make("+train.lr_decay=linear"))["train.lr_decay"] == "linear"
 

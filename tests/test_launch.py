@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,8 @@ PARALLEL = ["launch=parallel", "launch.jobs=2"]
 
 
 def request_runs(make, *devices: str) -> list[RequestedRun]:
-    return [RequestedRun(make(f"device={device}"), (), "", None) for device in devices]
+    config = make()
+    return [RequestedRun(replace(config, device=device), (), "", None) for device in devices]
 
 
 def test_cores_are_divided_among_no_more_workers_than_runs(make, monkeypatch) -> None:
@@ -167,7 +169,7 @@ def start(sweep: Shell, steps: int) -> subprocess.Popen[str]:
 
 
 def test_a_killed_worker_fails_its_run_and_the_others_continue(sweep: Shell) -> None:
-    command = start(sweep, 300)
+    command = start(sweep, 150)
     name, process = next(iter(owners(sweep).items()))
     os.kill(process, signal.SIGKILL)
     output, errors = command.communicate(timeout=PATIENCE_SECONDS)
@@ -177,12 +179,12 @@ def test_a_killed_worker_fails_its_run_and_the_others_continue(sweep: Shell) -> 
     assert "signal 9 (SIGKILL)" in by_name[name]["error"]
     assert f"failed: {name}" in output
     assert sorted(r["status"] for r in by_name.values()) == ["done", "done", "failed"]
-    again = sweep("-m", "div.k=1,2,3", "train.steps=300", *PARALLEL)  # a failed run is resumed from its checkpoint
+    again = sweep("-m", "div.k=1,2,3", "train.steps=150", *PARALLEL)  # a failed run is resumed from its checkpoint
     assert [r["status"] for r in records(sweep.folder)] == ["done"] * 3
     assert again.stderr.count("nothing left to do") == 2
     log = (sweep.folder / "runs" / name / "log.txt").read_text()
     first, second = map(int, re.findall(r"starting at step (\d+)", log))
-    assert first == 0 < second < 300
+    assert first == 0 < second < 150
 
 
 def test_ctrl_c_saves_every_run_in_training(sweep: Shell) -> None:
@@ -211,7 +213,7 @@ def test_workers_save_and_end_when_the_command_is_killed(sweep: Shell) -> None:
     assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
 
 
-@pytest.mark.parametrize("after", [0.3, 1.5])
+@pytest.mark.parametrize("after", [0.3, pytest.param(1.5, marks=pytest.mark.slow)])
 def test_ctrl_c_while_workers_start_is_not_a_failure(sweep: Shell, after: float) -> None:
     """The signal reaches the whole process group, as from a terminal."""
     command = sweep.start("-m", "div.k=1,2,3", "train.steps=100000", *PARALLEL, new_session=True)
