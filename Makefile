@@ -28,7 +28,7 @@ demo: $(VENV)/.installed ## Train and score four runs over k and p on real image
 	WGAN_SWEEP_RUNS="$(RUNS)" $(BIN)/wgan-sweep -m loss=wgan_div div.k=1,2 div.p=2,6
 
 test: $(VENV)/.installed-dev ## Run the fast tests, with one single-threaded process per core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
