@@ -1,5 +1,6 @@
 """Replayed iterations equal eager ones. On a CPU, a stand-in for CUDA graphs shows which state an iteration uses."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 from wgan_sweep.runs import build as experiment
 from wgan_sweep.runs.build import build
 from wgan_sweep.training.aliases import Metrics
-from wgan_sweep.training.cuda_graphs import WARM_UP_ITERATIONS, Iteration
+from wgan_sweep.training.cuda_graphs import WARM_UP_ITERATIONS, GraphedIteration, Iteration
 from wgan_sweep.training.trainer import Trainer
 
 from .test_trainer import COMBINATIONS, assert_bitwise_equal, run
@@ -206,3 +207,35 @@ def test_step_hooks_end_the_use_of_a_graph(make, build_with_graph) -> None:
     assert len(calls) == STEPS * 2  # two critic updates per step
     assert "an optimizer has step hooks" in trainer.execution["iterations"]
     assert_bitwise_equal(trainer.state_dict(), eager.state_dict())
+
+
+def test_a_failed_capture_frees_its_graph_before_the_eager_iteration() -> None:
+    """The eager iteration may need the memory that the graph holds."""
+    graphs: list[weakref.ref[object]] = []
+    alive: list[bool] = []
+
+    class FailsToCapture:
+        def warm_up(self, iteration: Iteration) -> Metrics:
+            return {"x": torch.zeros(())}
+
+        def capture(self, iteration: Iteration) -> Metrics:
+            raise RuntimeError("out of memory")
+
+        def replay(self) -> None:
+            pytest.fail("nothing was captured")
+
+    def make_graph() -> FailsToCapture:
+        graph = FailsToCapture()
+        graphs.append(weakref.ref(graph))
+        return graph
+
+    def iteration() -> Metrics:
+        alive.append(any(graph() is not None for graph in graphs))
+        return {"x": torch.ones(())}
+
+    graphed = GraphedIteration(make_graph, lambda: ([], []), [])
+    for _ in range(WARM_UP_ITERATIONS + 1):
+        metrics = graphed(iteration)
+    assert float(metrics["x"]) == 1
+    assert alive == [False]
+    assert graphed.fallback_reason == "capturing failed: out of memory"

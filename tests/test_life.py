@@ -269,7 +269,7 @@ def test_a_failed_write_leaves_the_record_unchanged_on_disk_and_in_memory(
 
     transitions = {
         "config": (state_module, "write", lambda: RunState.start(identify(config), config, [], None)),
-        "record": (RunDir, "write_record", state.finish),
+        "record": (RunDir, "write_record", lambda: state.finish(1.0)),
         "checkpoint": (checkpoints, "save", lambda: state.save({}, 4, 64, {})),
         "best": (checkpoints, "save", lambda: state.score(6, {"fid": 4.0}, {}, lambda: {"weights": 2})),
     }

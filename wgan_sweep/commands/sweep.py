@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from wgan_sweep.config import schema
+from wgan_sweep.config import objects, schema
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps import hydra_launcher
 from wgan_sweep.sweeps.hydra_launcher import launch_single_run, objective_value, run_config
@@ -33,7 +33,7 @@ INTERRUPTED = "wgan-sweep: interrupted; run the same command again to resume fro
 def _run_job(composed: DictConfig) -> float | None:
     """Complete one run: a single one, or one of a sweep under another Hydra launcher than this package's."""
     from wgan_sweep.runs.record import Status
-    from wgan_sweep.sweeps.launching import RequestedRun, run_when_unlocked
+    from wgan_sweep.sweeps.launching import Launcher, RequestedRun, run_when_unlocked
     from wgan_sweep.sweeps.plan import describe_plan
 
     job = HydraConfig.get()
@@ -43,10 +43,11 @@ def _run_job(composed: DictConfig) -> float | None:
     try:
         config = run_config(composed, job)
         requested = RequestedRun(config, overrides, " ".join(overrides), sweep)
+        launcher = cast("Launcher", objects.make(config.launch, "launch"))
     except InputError as error:
         state.refuse(str(error))
     if config.plan:
-        state.print(describe_plan([requested]))
+        state.print(describe_plan([requested], launcher.device))
         return None
     if is_in_sweep:
         outcome = run_when_unlocked(requested, state.display, state.should_stop)

@@ -16,14 +16,16 @@ class ChildProcess:
     """A spawned process, connected to this one by a pipe.
 
     The child ignores SIGINT, SIGTERM and SIGUSR2 from its first instruction. When this process closes its end of the
-    pipe or dies, `recv` in the child raises EOFError; when the child dies, `recv` in this process does.
+    pipe or dies, `recv` in the child raises EOFError; when the child dies, `recv` in this process raises EOFError or
+    another OSError.
 
     Must be created in the main thread, because signal handlers can be set only there.
 
     Args:
         target: Function of a module, called in the child with its end of the pipe (a `Connection`) and `arguments`.
         *arguments: Picklable.
-        daemon: Whether the child is killed when this process exits; a daemon cannot start processes.
+        daemon: Whether `multiprocessing` may exit without waiting for the child to finish its work; a daemon cannot
+            start processes. Since the child ignores SIGTERM, it must end by itself when the pipe closes, or by `stop`.
     """
 
     def __init__(self, target: Callable[..., None], *arguments: Any, daemon: bool = False) -> None:

@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from wgan_sweep.errors import InputError
+
 KNOWN_PACKAGES = frozenset({__name__.partition(".")[0], "torch", "torchvision"})
 """Packages whose versions a record holds. The source of other modules, except the standard library's, is digested."""
 
@@ -22,6 +24,9 @@ def user_source(path: str, target: Any) -> str | None:
     Args:
         path: The dotted path by which the target is named, for example ``my_losses.mine``.
         target: The function, class or object itself.
+
+    Raises:
+        InputError: if a user's file cannot be read.
     """
     modules = {_module_named_by(path), *map(_module_of, _layers(target))}
     digests = sorted({_digest(module) for module in modules if module is not None and not _is_known(module)})
@@ -61,5 +66,12 @@ def _is_known(module: ModuleType) -> bool:
 
 def _digest(module: ModuleType) -> str:
     if module not in _DIGESTS:
-        _DIGESTS[module] = hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+        try:
+            source = Path(str(module.__file__)).read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"the source of module {module.__name__} cannot be read ({error}), and it is part of a run's identity: "
+                "give a module that is a file"
+            ) from error
+        _DIGESTS[module] = hashlib.sha256(source).hexdigest()
     return _DIGESTS[module]

@@ -65,23 +65,13 @@ def run(
             with run_lock(directory.lock, f"run {identity.run_id}"):
                 record = finished_record(identity, config)  # another process may have finished it just now
                 if record is None:
+                    began = time.monotonic()
                     loop = _make_loop(config, identity, stop)
                     state = RunState.start(identity, config, overrides, group)
-                    return _work(loop, state, config, progress)
+                    _work(loop, state, config, progress, began)
+                    return state.record
         progress.summary = f"{summary(record)} ({_why_finished(record, config)})"
         return record
-
-
-def _make_loop(config: Config, identity: Identity, stop: Callable[[], bool]) -> RunLoop | str:
-    """Build the run's parts and load its checkpoint; an error other than bad input is returned as its traceback."""
-    try:
-        loop = RunLoop(config, identity, stop)
-    except InputError:  # refused: nothing is written
-        raise
-    except Exception:
-        return traceback.format_exc()
-    check_unchanged(config, identity)  # what was loaded is what the run is named after
-    return loop
 
 
 def check_unchanged(config: Config, identity: Identity) -> None:
@@ -98,29 +88,54 @@ def check_unchanged(config: Config, identity: Identity) -> None:
         )
 
 
-def _work(loop: RunLoop | str, state: RunState, config: Config, progress: RunProgress) -> Record:
-    """Work on a running run until it is done, diverged, failed or interrupted."""
-    began = time.monotonic()
-    directory = state.directory
-    with _logging_to(directory.log):
-        tracker = FaultTolerantTracker(lambda: make_tracker(config, mirroring.tracked_run(state.record, directory)))
+def _make_loop(config: Config, identity: Identity, stop: Callable[[], bool]) -> RunLoop | str:
+    """Build the run's parts and load its checkpoint; an error other than bad input is returned as its traceback."""
+    try:
+        loop = RunLoop(config, identity, stop)
+    except InputError:  # refused: nothing is written
+        raise
+    except Exception:
+        return traceback.format_exc()
+    check_unchanged(config, identity)  # what this process has loaded is what the run is named after
+    return loop
+
+
+def _work(loop: RunLoop | str, state: RunState, config: Config, progress: RunProgress, began: float) -> None:
+    """Work on a running run until it is done, diverged, failed or interrupted.
+
+    Args:
+        loop: The loop, or why it could not be made.
+        state: The run's state.
+        config: The run's config.
+        progress: Where progress is shown.
+        began: When this start of the run began, by `time.monotonic`.
+    """
+
+    def spent() -> float:
+        return time.monotonic() - began
+
+    with _logging_to(state.directory.log):
+        tracker = FaultTolerantTracker(
+            lambda: make_tracker(config, mirroring.tracked_run(state.record, state.directory))
+        )
         try:
             if isinstance(loop, str):
                 log.debug(loop)
-                state.fail(loop)
+                state.fail(loop, spent())
             else:
                 loop.run(state, tracker, progress)
-                state.finish()
+                state.finish(spent())
         except DivergedError as error:
-            state.diverge(str(error))
+            state.diverge(str(error), spent())
         except Exception:
             log.debug(problem := traceback.format_exc())
-            state.fail(problem)
-        finally:  # an interrupted run stays `running`: the next start resumes it
-            state.add_time(time.monotonic() - began)
-            mirroring.close(state.record, directory, tracker)
-    progress.summary = f"{summary(state.record)}  {time.monotonic() - began:.0f} s"
-    return state.record
+            state.fail(problem, spent())
+        except BaseException:  # Ctrl-C, after the checkpoint
+            state.interrupt(spent())
+            raise
+        finally:
+            mirroring.close(state.record, state.directory, tracker)
+    progress.summary = f"{summary(state.record)}  {spent():.0f} s"
 
 
 def record_lost_process(
@@ -144,7 +159,7 @@ def record_lost_process(
         record = directory.read_record()
         state = RunState.start(identity, config, overrides, group) if record is None else RunState(directory, record)
         if state.record.status == Status.RUNNING:
-            state.fail(reason)
+            state.fail(reason, seconds=0.0)
     return state.record
 
 

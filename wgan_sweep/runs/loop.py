@@ -72,11 +72,10 @@ class RunLoop:
         """
         self._state, self._tracker, self._progress = state, tracker, progress
         steps, score_every = self._config.train.steps, self._config.scorer.get("every", 0)
-        # A run that is only scored again does not choose its best step again.
-        best = state.record.best
-        chooses = bool(score_every) and not (best and selection_metric(best) is None and self._trainer.step >= steps)
-
         self._resume()
+        # A run that is only scored again does not choose its best step again.
+        best = self._state.record.best
+        chooses = bool(score_every) and not (best and selection_metric(best) is None and self._trainer.step >= steps)
         self._prepare_scorers()
         if chooses and self._trainer.step % score_every == 0:
             self._score(self._training_scorer, choose=True)  # in case the run was killed before it

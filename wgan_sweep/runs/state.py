@@ -166,24 +166,24 @@ class RunState:
         """Running → running: the best step's scores on samples that had no part in choosing it."""
         self._update(best={"step": step, **scores, **chosen_by(self.record.best)})
 
-    def finish(self) -> None:
-        """Running → done."""
-        self._end(Status.DONE)
+    def finish(self, seconds: float) -> None:
+        """Running → done, after so many more seconds of work."""
+        self._end(Status.DONE, None, seconds)
 
-    def diverge(self, reason: str) -> None:
+    def diverge(self, reason: str, seconds: float) -> None:
         """Running → diverged."""
-        self._end(Status.DIVERGED, reason)
+        self._end(Status.DIVERGED, reason, seconds)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, seconds: float) -> None:
         """Running → failed."""
-        self._end(Status.FAILED, reason)
+        self._end(Status.FAILED, reason, seconds)
 
-    def _end(self, status: Status, error: str | None = None) -> None:
-        self._update(status=status, error=error, finished=provenance.now())
-
-    def add_time(self, seconds: float) -> None:
-        """Record time that was spent on the run."""
+    def interrupt(self, seconds: float) -> None:
+        """Running → running: the next start resumes the run."""
         self._update(seconds=self.record.seconds + seconds)
+
+    def _end(self, status: Status, error: str | None, seconds: float) -> None:
+        self._update(status=status, error=error, finished=provenance.now(), seconds=self.record.seconds + seconds)
 
     def _update(self, **changes: Any) -> None:
         """Replace the record on disk, then here: a failed write leaves both as they were."""

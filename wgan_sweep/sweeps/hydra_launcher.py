@@ -88,19 +88,18 @@ class SweepLauncher(HydraLauncher):
         If a run of the first call cannot work, nothing starts. In a later call, such a run is a problem of the sweep.
         """
         requested, problems = self._compose([list(overrides) for overrides in job_overrides])
-        if self._config.plan:
-            from wgan_sweep.sweeps.plan import describe_plan
-
-            state.print(describe_plan(requested) + "".join(f"refused: {problem}\n" for problem in problems.values()))
-            sys.exit(1 if problems else 0)
         from wgan_sweep.report.figures import make_figure
-        from wgan_sweep.sweeps.plan import Action, plan_run
+        from wgan_sweep.sweeps.plan import Action, describe_plan, plan_run
 
         try:
             launcher = cast("Launcher", objects.make(plain(self._config.launch), "launch"))
             make_figure(plain(self._config.figure))
         except InputError as error:
             state.refuse(str(error))
+        if self._config.plan:
+            plan = describe_plan(requested, launcher.device)
+            state.print(plan + "".join(f"refused: {problem}\n" for problem in problems.values()))
+            sys.exit(1 if problems else 0)
         for run in requested:
             planned = plan_run(run, launcher.device)
             if planned.action is Action.REFUSE:

@@ -90,12 +90,17 @@ def seconds_per_image(config: Config, records: Iterable[Record]) -> float | None
     return statistics.median(rates) if rates else None
 
 
-def describe_plan(requested: Sequence[RequestedRun]) -> str:
-    """Return what a command would do with the requested runs, as a Markdown table with totals."""
+def describe_plan(requested: Sequence[RequestedRun], device: torch.device | None = None) -> str:
+    """Return what a command would do with the requested runs, as a Markdown table with totals.
+
+    Args:
+        requested: The runs.
+        device: Where they will compute, if not on this machine.
+    """
     configs = [run.config for run in requested]
     runs = Path(configs[0].runs) if configs else Path()
     records = find_runs(runs)[0] if configs and runs.is_dir() else []
-    planned = [plan_run(run) for run in requested]
+    planned = [plan_run(run, device) for run in requested]
     paces = [seconds_per_image(config, records) for config in configs]
     times = [pace * run.images if pace is not None else None for run, pace in zip(planned, paces, strict=True)]
     rows = [

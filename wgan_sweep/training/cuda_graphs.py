@@ -117,7 +117,7 @@ class GraphedIteration:
             self._warm_ups_left -= 1
             return self._graph.warm_up(iteration)
         if not self.is_replaying:
-            return self._capture_and_verify(self._graph, iteration)
+            return self._capture_and_verify(iteration)
         self._graph.replay()
         return self._copy_of_metrics()
 
@@ -125,8 +125,9 @@ class GraphedIteration:
         values = torch.stack(list(self._static_metrics.values())).clone()
         return dict(zip(self._static_metrics, values.unbind(), strict=True))
 
-    def _capture_and_verify(self, graph: Graph, iteration: Iteration) -> Metrics:
+    def _capture_and_verify(self, iteration: Iteration) -> Metrics:
         """Capture the iteration and run it once: by the graph if that agrees with eager execution, else eagerly."""
+        graph = self._graph or self._make_graph()
         weights, other_tensors = self._state()
         snapshot = _Snapshot([*weights, *other_tensors], self._generators)
         try:
@@ -137,6 +138,7 @@ class GraphedIteration:
             reason = f"capturing failed: {str(error).splitlines()[0]}"
         if reason is None:
             return self._copy_of_metrics()
+        del graph  # the last reference beside `self._graph`: an eager iteration may need the graph's memory
         self.fall_back(reason)
         snapshot.restore()
         return iteration()

@@ -152,7 +152,7 @@ class _Follower:
 
     def _receive(self) -> str:
         """Return the next message, or an empty one if the process ended without sending any."""
-        with suppress(EOFError):
+        with suppress(EOFError, OSError):
             return cast("str", self._child.connection.recv())
         return ""
 

@@ -1,14 +1,18 @@
 """Optimizers for the device: fused on CUDA, and capturable where a CUDA graph records their steps."""
 
+from importlib import import_module
+
 import torch
 from torch import Tensor
+
+_MODULE = import_module("torch.optim.optimizer")  # `torch.optim` deletes the attribute of that name
 
 
 def configure_for_device(optimizer: torch.optim.Optimizer, *, capturable: bool) -> torch.optim.Optimizer:
     """Set an optimizer's options for the device of its parameters, in place, and return it.
 
     On CUDA, `fused` is enabled where the optimizer offers it and the user has not chosen an implementation, and the
-    step counts of the optimizer's state are moved to the parameters' device.
+    step counts of a fused or capturable optimizer's state are moved to the parameters' device.
 
     Args:
         optimizer: New, or with a state that was loaded from another device.
@@ -20,7 +24,8 @@ def configure_for_device(optimizer: torch.optim.Optimizer, *, capturable: bool) 
             group["fused"] = True
         if "capturable" in group:
             group["capturable"] = on_gpu and capturable
-        for parameter in group["params"] if on_gpu else []:
+        steps_on_gpu = on_gpu and (group.get("fused") or group.get("capturable"))
+        for parameter in group["params"] if steps_on_gpu else []:
             if isinstance(step := optimizer.state.get(parameter, {}).get("step"), Tensor):
                 optimizer.state[parameter]["step"] = step.to(parameter.device)
     return optimizer
@@ -28,5 +33,6 @@ def configure_for_device(optimizer: torch.optim.Optimizer, *, capturable: bool) 
 
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether Python code observes each step: hooks, or a learning rate scheduler (which wraps `step`)."""
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-    return any(hooks) or "step" in vars(optimizer)
+    own = (getattr(optimizer, f"_optimizer_step_{moment}_hooks", None) for moment in ("pre", "post"))
+    of_all = (getattr(_MODULE, f"_global_optimizer_{moment}_hooks", None) for moment in ("pre", "post"))
+    return any(own) or any(of_all) or "step" in vars(optimizer)
