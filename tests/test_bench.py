@@ -16,6 +16,7 @@ CPU = torch.device("cpu")
 TINY = Workload("tiny", DCGAN(2, 4, "batch", "layer"), 16, batch=4)
 
 
+@pytest.mark.slow
 def test_costs_are_measured_for_every_implementation_relative_to_eager_double_backward(monkeypatch) -> None:
     monkeypatch.setattr(iterations, "peak_operations_per_second", lambda *_: 1e10)
     compared = {

@@ -280,6 +280,7 @@ def test_a_second_ctrl_c_ends_the_command_at_once(sweep) -> None:
     assert "run the same command again to resume" in errors
 
 
+@pytest.mark.slow
 def test_optuna_minimises_the_best_metric_value_and_survives_a_diverged_run(sweep) -> None:
     points = ["data=gaussians8", "model=mlp", "scorer=exact", "scorer.num_samples=100"]
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=5", "seed=range(0,2)"]

@@ -213,7 +213,8 @@ def test_workers_save_and_end_when_the_command_is_killed(sweep: Shell) -> None:
     assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
 
 
-@pytest.mark.parametrize("after", [0.3, pytest.param(1.5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.3, 1.5])
 def test_ctrl_c_while_workers_start_is_not_a_failure(sweep: Shell, after: float) -> None:
     """The signal reaches the whole process group, as from a terminal."""
     command = sweep.start("-m", "div.k=1,2,3", "train.steps=100000", *PARALLEL, new_session=True)

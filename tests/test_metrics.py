@@ -372,6 +372,7 @@ RACE = """
 """
 
 
+@pytest.mark.slow
 def test_two_concurrent_processes_compute_statistics_once(mnist, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     np.save(tmp_path / "images.npy", mnist[:60])
@@ -432,6 +433,7 @@ def vgg_file(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_another_feature_space_matches_torch_fidelity(vgg_file: Path, mnist) -> None:
     from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 

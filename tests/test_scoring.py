@@ -111,6 +111,7 @@ def sampler(images: np.ndarray):
     return sample
 
 
+@pytest.mark.slow
 def test_fid_matches_torchmetrics(cache: Path, mnist: np.ndarray) -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance
 

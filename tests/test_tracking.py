@@ -316,6 +316,7 @@ def test_an_upload_without_a_key_is_refused_with_the_remedy(home: Path, tmp_path
             reporting.main([str(tmp_path), option])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 def test_the_dashboard_refers_to_axes_and_curves_that_runs_have(home: Path, sweep: Shell) -> None:
     """All axes and curves of its specification, as sent to W&B, are in an offline mirror of a run."""

@@ -255,3 +255,51 @@ def test_w1_is_the_default_metric_of_points_and_any_metric_can_be_shown(tmp_path
     assert "W1 of 2000 generated against 2000 real points, at step 10" in output
     command.main([str(tmp_path), "--metric", "modes"])
     assert "7 ± 1.414 (n=2)" in capsys.readouterr().out
+
+
+def test_a_table_that_mixes_versions_of_the_code_says_so() -> None:
+    records = grid()
+    assert "different versions" not in to_markdown(group_runs(records))
+    for item in records:
+        item.code = "0.2.0 (aaaaaaaaaaaa)"
+    assert "different versions" not in to_markdown(group_runs(records))
+    records[3].code = "0.2.1 (bbbbbbbbbbbb)"
+    line = "Runs of different versions of wgan-sweep: 0.2.0 (aaaaaaaaaaaa), 0.2.1 (bbbbbbbbbbbb)."
+    assert line in to_markdown(group_runs(records)).splitlines()
+
+
+def test_runs_on_other_images_are_not_in_one_cell() -> None:
+    """The images are an axis of their own where the options of the runs are the same."""
+    records = [record(10.0, seed=0), record(20.0, seed=1)]
+    assert len(group_runs(records).cells) == 1
+    for item, digest in zip(records, ("a" * 64, "b" * 64), strict=True):
+        item.science["data"] = {"content": digest}
+    report = group_runs(records)
+    assert report.axes == ["data.content"]
+    assert set(report.cells) == {("aaaaaaaa",), ("bbbbbbbb",)}
+
+
+def test_directories_of_version_0_1_are_named_and_left_out(tmp_path: Path, capsys) -> None:
+    for item in grid():
+        item.config["scorer"] = {}
+        RunDir(tmp_path / item.run_id).write_record(item)
+    command.main([str(tmp_path)])
+    expected = capsys.readouterr()
+    old = RunDir(tmp_path / "0123456789ab")
+    old.path.mkdir()
+    old.record.write_text(
+        '{"run_id": "0123456789ab", "status": "done", "config": {"scorer": {}}, "scores": {"fid": 1.0}}'
+    )
+    command.main([str(tmp_path)])
+    reported = capsys.readouterr()
+    assert reported.out == expected.out
+    assert expected.err == ""
+    assert "wgan-sweep 0.1 wrote it: 0123456789ab" in reported.err
+
+
+def test_a_picture_of_runs_without_a_value_is_refused(tmp_path: Path) -> None:
+    item = record(None, "failed")
+    item.config["scorer"] = {}
+    RunDir(tmp_path / item.run_id).write_record(item)
+    with pytest.raises(SystemExit, match="nothing to draw"):
+        command.main([str(tmp_path), "--format", "png", "--output", str(tmp_path / "x.png")])
