@@ -96,6 +96,8 @@ class Record:
     """The science values that differ from neutral: the run's id is their hash."""
     code: str = ""
     """Version and digest of the package's source, as of the last start."""
+    metrics_lines: int = 0
+    """Lines of ``metrics.jsonl`` as of this record: a file with fewer has lost measurements."""
     format: int = FORMAT
     """Version of this format."""
 
