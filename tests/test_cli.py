@@ -1,12 +1,16 @@
 """The command `wgan-sweep`: sweeps, single runs, refusals, plans, Ctrl-C, and Hydra's own features."""
 
+import itertools
 import json
+import os
+import pty
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -244,17 +248,29 @@ def test_a_plan_shows_what_would_be_done_and_writes_nothing(sweep) -> None:
     assert files() == before
 
 
-def start_a_long_sweep(sweep: Shell) -> subprocess.Popen[str]:
-    process = sweep.start("-m", "train.steps=100000", "save_every=100000", "log_every=5", "div.k=1,2")
+def start_a_long_sweep(sweep: Shell, *overrides: str) -> subprocess.Popen[str]:
+    process = sweep.start("-m", *overrides, "train.steps=100000", "save_every=100000", "log_every=5", "div.k=1,2")
     sweep.wait_for("metrics.jsonl")
     return process
 
 
-def test_ctrl_c_saves_a_checkpoint_and_prints_the_table_of_the_sweep(sweep) -> None:
-    process = start_a_long_sweep(sweep)
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        ("local", signal.SIGINT),
+        ("parallel", signal.SIGTERM),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(["local", "parallel"], [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+            if case not in {("local", signal.SIGINT), ("parallel", signal.SIGTERM)}
+        ),
+    ],
+)
+def test_a_signal_saves_a_checkpoint_and_prints_the_table_of_the_sweep(sweep, launcher: str, number: int) -> None:
+    process = start_a_long_sweep(sweep, f"launch={launcher}", *(["launch.jobs=1"] if launcher == "parallel" else []))
+    process.send_signal(number)
     output, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert "stopping at the next step" in errors
     assert "run the same command again to resume" in errors
     assert "1 running" in output
@@ -268,15 +284,39 @@ def test_ctrl_c_saves_a_checkpoint_and_prints_the_table_of_the_sweep(sweep) -> N
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_the_command_at_once(sweep) -> None:
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # pty.fork, from Python 3.12
+def test_a_run_saves_when_its_terminal_closes(sweep) -> None:
+    """All output goes to the terminal, so that every write fails from then on."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(sweep.folder)
+        command = sweep._command("train.steps=100000", "save_every=100000", "log_every=5")
+        os.execv(command[0], command)
+    os.set_blocking(terminal, False)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not list((sweep.folder / "runs").glob("*/metrics.jsonl")):
+        with suppress(BlockingIOError):
+            os.read(terminal, 65536)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.close(terminal)  # sends SIGHUP
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+    (record,) = records(sweep.folder)
+    assert record["status"] == "running"
+    assert record["step"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_command_at_once(sweep, number: int) -> None:
     process = start_a_long_sweep(sweep)
     process.send_signal(signal.SIGSTOP)  # both signals arrive before the next step
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "run the same command again to resume" in errors
 
 

@@ -53,7 +53,7 @@ def _run_job(composed: DictConfig) -> float | None:
         outcome = run_when_unlocked(requested, state.display, state.should_stop)
     else:
         outcome = launch_single_run(requested)
-    if state.stop_requested:
+    if state.should_stop():
         raise KeyboardInterrupt
     if outcome.continues:
         return None
@@ -92,13 +92,13 @@ class SweepCallback(Callback):
 
 def main() -> None:
     """Run ``wgan-sweep``."""
-    signal.signal(signal.SIGINT, state.request_stop)
+    state.handle_signals()
     app = hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="config")
     try:
         cast("Any", app(cast("TaskFunction", _run_job)))()
     except KeyboardInterrupt:
         state.close()
         sys.stderr.write(INTERRUPTED)
-        sys.exit(130)
+        sys.exit(128 + (state.stop_signal or signal.SIGINT))
     finally:
         state.close()

@@ -8,14 +8,14 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-SIGNALS_FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+SIGNALS_FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that a terminal or SLURM sends to a whole process group. Children ignore them; the parent acts on them."""
 
 
 class ChildProcess:
     """A spawned process, connected to this one by a pipe.
 
-    The child ignores SIGINT, SIGTERM and SIGUSR2 from its first instruction. When this process closes its end of the
+    The child ignores SIGINT, SIGTERM, SIGHUP and SIGUSR2 from its first instruction. When this process closes its end of the
     pipe or dies, `recv` in the child raises EOFError; when the child dies, `recv` in this process raises EOFError or
     another OSError.
 

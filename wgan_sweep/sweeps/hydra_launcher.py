@@ -119,7 +119,7 @@ class SweepLauncher(HydraLauncher):
         state.continuing |= {run.run_id for run, outcome in zip(requested, outcomes, strict=True) if outcome.continues}
         state.problems += [f"refused: {problem}" for problem in problems.values()]
         state.problems += [outcome.problem for outcome in outcomes if outcome.problem]
-        if state.stop_requested:  # print the results now: the sweeper must not ask for more runs
+        if state.should_stop():  # print the results now: the sweeper must not ask for more runs
             from wgan_sweep.sweeps.results import publish_results
 
             state.print(publish_results(state, self._config).text)

@@ -1,5 +1,7 @@
 """The state of one command, and its output."""
 
+import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +14,27 @@ if TYPE_CHECKING:
     from wgan_sweep.sweeps.launching import RequestedRun
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that ask the command to save and end: Ctrl-C, `kill` or a shutdown, and a closed terminal."""
+
+
+def discard_output_to_closed_terminal() -> None:
+    """Redirect standard output and error to nowhere if their terminal is closed, so that writing to them works."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
 class CommandState:
     """What Hydra's launcher, Hydra's callback and the command share. Hydra creates the first two itself."""
 
     def __init__(self) -> None:
-        self.stop_requested = False
-        """Whether Ctrl-C was pressed: runs in training save and end, the others do not start."""
+        self.stop_signal: int | None = None
+        """The signal that asked to stop, if any: runs in training save and end, the others do not start."""
         self.requested: list[RequestedRun] = []
         """The runs of the sweep that were launched."""
         self.continuing: set[str] = set()
@@ -40,20 +57,29 @@ class CommandState:
             log_to_display(self._display)
         return self._display
 
-    def request_stop(self, *_: object) -> None:
-        """Handle SIGINT: ask the runs in training to save and end. The second time, raise KeyboardInterrupt."""
-        if self.stop_requested:
+    def handle_signals(self) -> None:
+        """Handle the signals that ask to stop, except those that this process was started to ignore (`nohup`)."""
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.request_stop)
+
+    def request_stop(self, number: int, _: object = None) -> None:
+        """Handle a signal: ask the runs in training to save and end. The second time, raise KeyboardInterrupt."""
+        if number == signal.SIGHUP:
+            discard_output_to_closed_terminal()
+        is_second, self.stop_signal = self.stop_signal is not None, number
+        if is_second:
             raise KeyboardInterrupt
-        self.stop_requested = True
-        message = "stopping at the next step, with a checkpoint; press Ctrl-C again to stop at once"
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        message = f"{name}: stopping at the next step, with a checkpoint; a second signal or Ctrl-C stops at once"
         if self._display is not None:  # do not create it here: the signal may interrupt an import
             self._display.line(message)
         else:
             sys.stderr.write(f"{message}\n")
 
     def should_stop(self) -> bool:
-        """Return whether Ctrl-C was pressed."""
-        return self.stop_requested
+        """Return whether a signal asked to stop."""
+        return self.stop_signal is not None
 
     def close(self) -> None:
         """Remove all bars, and the folders of a sweep that launched no run."""
