@@ -291,7 +291,7 @@ def test_a_run_saves_when_its_terminal_closes(sweep) -> None:
     if pid == 0:
         os.chdir(sweep.folder)
         command = sweep._command("train.steps=100000", "save_every=100000", "log_every=5")
-        os.execv(command[0], command)
+        os.execv(command[0], command)  # noqa: S606
     os.set_blocking(terminal, False)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not list((sweep.folder / "runs").glob("*/metrics.jsonl")):

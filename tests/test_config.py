@@ -125,7 +125,6 @@ INVALID = [
 
 @pytest.mark.parametrize(("overrides", "words"), INVALID, ids=lambda v: " ".join(v) if isinstance(v, list) else None)
 def test_an_invalid_value_is_refused_with_the_key_and_the_value(make, overrides: list[str], words: list[str]) -> None:
-    config = make(*overrides)
     with pytest.raises(InputError) as error_info:
-        check(config)
+        check(make(*overrides))
     assert all(word in str(error_info.value) for word in words), str(error_info.value)

@@ -3,6 +3,7 @@
 Modules that import torch are imported only when there is work to do, so that `--help` and `--cfg` answer at once.
 """
 
+import os
 import signal
 import sys
 import traceback
@@ -15,7 +16,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from wgan_sweep.config import objects, schema
+from wgan_sweep.config import objects, refusals, schema
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps import hydra_launcher
 from wgan_sweep.sweeps.hydra_launcher import launch_single_run, objective_value, run_config
@@ -93,9 +94,15 @@ class SweepCallback(Callback):
 def main() -> None:
     """Run ``wgan-sweep``."""
     state.handle_signals()
+    wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on
     app = hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="config")
     try:
         cast("Any", app(cast("TaskFunction", _run_job)))()
+    except refusals.BAD_INPUT as error:
+        if wants_traceback or state.requested:  # not of the input
+            raise
+        state.refuse(refusals.explain(error, [argument for argument in sys.argv[1:] if "=" in argument]))
     except KeyboardInterrupt:
         state.close()
         sys.stderr.write(INTERRUPTED)

@@ -15,9 +15,9 @@ SIGNALS_FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.S
 class ChildProcess:
     """A spawned process, connected to this one by a pipe.
 
-    The child ignores SIGINT, SIGTERM, SIGHUP and SIGUSR2 from its first instruction. When this process closes its end of the
-    pipe or dies, `recv` in the child raises EOFError; when the child dies, `recv` in this process raises EOFError or
-    another OSError.
+    The child ignores SIGINT, SIGTERM, SIGHUP and SIGUSR2 from its first instruction. When this process closes its end
+    of the pipe or dies, `recv` in the child raises EOFError; when the child dies, `recv` in this process raises
+    EOFError or another OSError.
 
     Must be created in the main thread, because signal handlers can be set only there.
 

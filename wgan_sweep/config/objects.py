@@ -1,7 +1,6 @@
 """The objects that config nodes name: a node's values are checked against the signature of its ``_target_``."""
 
 import inspect
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +8,31 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
+from wgan_sweep.common.ranges import check_value, shown
+from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.errors import InputError
 
 WIRING = ("_target_", "_partial_")
 """Keys of a node that say how to call, not with what."""
 
 
-def target_of(node: Mapping[str, Any]) -> Any:
-    """Return the function or class that a node's ``_target_`` names."""
-    return get_object(str(node["_target_"]))
+def target_of(node: Mapping[str, Any], key: str = "the option") -> Any:
+    """Return the function or class that a node's ``_target_`` names.
+
+    Raises:
+        InputError: if it names none.
+    """
+    name = node["_target_"]
+    if not isinstance(name, str):
+        raise InputError(f"{key}._target_ must be the name of a function or class, got {shown(name)}")
+    try:
+        target = get_object(name)
+    except Exception as error:  # importing runs the module's code
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{key}._target_={name} cannot be imported ({problem}): correct the name") from error
+    if not callable(target):
+        raise InputError(f"{key}._target_={name} is no function or class: correct the name")
+    return target
 
 
 def make(node: Mapping[str, Any], key: str) -> Any:
@@ -36,6 +51,8 @@ def make(node: Mapping[str, Any], key: str) -> Any:
     except InstantiationException as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, InputError):
+            if isinstance(cause, TypeError | ValueError | ArithmeticError) and cause.__cause__ is None:
+                raise InputError(f"{key} cannot be made with its values ({cause}): correct them") from error
             cause = cause.__cause__
         if cause is None:
             raise
@@ -43,10 +60,10 @@ def make(node: Mapping[str, Any], key: str) -> Any:
 
 
 def check_parameters(node: Any, key: str) -> None:
-    """Check names and plain types of the parameters of each ``_target_`` below a node.
+    """Check names, types and ranges of the parameters of each ``_target_`` below a node.
 
     Raises:
-        InputError: for a value of another type, an unknown parameter, or a missing one.
+        InputError: for a value of another type or out of its range, an unknown parameter, or a missing one.
     """
     if isinstance(node, list):
         for index, value in enumerate(node):
@@ -54,28 +71,39 @@ def check_parameters(node: Any, key: str) -> None:
     if not isinstance(node, Mapping):
         return
     hints: dict[str, Any] = {}
-    if target := node.get("_target_"):
-        function = get_object(target)
-        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-        parameters = inspect.signature(function).parameters
-        given = {name for name in node if name not in WIRING}
-        if unknown := sorted(given - parameters.keys()):
-            raise InputError(f"{key} has no {', '.join(unknown)}: {target} takes {', '.join(parameters) or 'nothing'}")
-        required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
-        if not node.get("_partial_") and (missing := sorted(required - given)):
-            raise InputError(f"{key} lacks {', '.join(missing)}, which {target} needs")
+    if node.get("_target_") is not None:
+        target = target_of(node, key)
+        hints = _type_hints(target)
+        _check_names(node, target, key)
     for name, value in node.items():
-        allowed = _plain_types(hints.get(name))
-        if allowed and isinstance(value, int | float | str | bool | type(None)):
-            fits = type(value) in allowed or (float in allowed and type(value) is int)
-            if not fits:
-                names = " or ".join(sorted("null" if t is type(None) else t.__name__ for t in allowed))
-                raise InputError(f"{key}.{name} must be {names}, got {value!r}")
-        check_parameters(value, f"{key}.{name}")
+        if name not in WIRING:
+            check_value(value, hints.get(name, Any), f"{key}.{name}")
+            check_parameters(value, f"{key}.{name}")
 
 
-def _plain_types(hint: Any) -> set[type]:
-    """Return the plain types that a type hint allows; empty where it allows others only."""
-    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    hints = set(typing.get_args(hint)) if is_union else {hint}
-    return hints & {int, float, str, bool, type(None)}
+def _check_names(node: Mapping[str, Any], target: Any, key: str) -> None:
+    """Check that a target takes the parameters of a node, and that none is missing."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # a built-in function may have none
+        return
+    kinds = {parameter.kind for parameter in parameters.values()}
+    given, name = {name for name in node if name not in WIRING}, node["_target_"]
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+    if (unknown := sorted(given - parameters.keys())) and not takes_any:
+        raise InputError(
+            f"{key} has no {', '.join(unknown)}{did_you_mean(unknown[0], parameters)} "
+            f"{name} takes {', '.join(parameters) or 'nothing'}"
+        )
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind not in variadic}
+    if not node.get("_partial_") and (missing := sorted(required - given)):
+        raise InputError(f"{key} lacks {', '.join(missing)}, which {name} needs")
+
+
+def _type_hints(target: Any) -> dict[str, Any]:
+    """Return the type hints of a target's parameters; none if they cannot be read."""
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError):  # a name that only type checkers import, or a built-in
+        return {}

@@ -1,16 +1,19 @@
 """The config: its types, where its files are, and how it is composed, written and read."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from wgan_sweep.config.keys import referenced_keys, science_keys
+from wgan_sweep.common.ranges import LARGEST_INT, Count, NonEmpty, Range, check_value, shown
+from wgan_sweep.config.catalogue import conf_dir as conf_dir
+from wgan_sweep.config.catalogue import unknown_key
+from wgan_sweep.config.keys import KEYS, leaves, referenced_keys, science_keys
 from wgan_sweep.errors import InputError
 
 
@@ -18,21 +21,21 @@ from wgan_sweep.errors import InputError
 class Div:
     """Exponents of the Wasserstein divergence."""
 
-    k: float = MISSING
-    p: float = MISSING
+    k: Annotated[float, Range(above=0, remedy="W_(k,p) is a divergence for k > 0 and p > 1 only")] = MISSING
+    p: Annotated[float, Range(above=1, remedy="W_(k,p) is a divergence for k > 0 and p > 1 only")] = MISSING
 
 
 @dataclass
 class Train:
     """How a run is trained."""
 
-    steps: int = MISSING
-    batch_size: int = MISSING
-    n_critic: int = MISSING
-    ema: float = MISSING
-    precision: str = MISSING
+    steps: Annotated[int, Range(1, 10**12)] = MISSING
+    batch_size: Annotated[int, Range(1, 10**9)] = MISSING
+    n_critic: Annotated[int, Range(1, 10**6)] = MISSING
+    ema: Annotated[float, Range(0, below=1, remedy="choose one in [0, 1); 0 turns averaging off")] = MISSING
+    precision: NonEmpty = MISSING
     compile: bool = MISSING
-    freeze_generator_at: int | None = MISSING
+    freeze_generator_at: Annotated[int, Range(0, LARGEST_INT, remedy="null: never")] | None = MISSING
     simultaneous: bool = MISSING
 
 
@@ -55,13 +58,13 @@ class Config:
     tracker: Any = MISSING
     figure: Any = MISSING
     launch: Any = MISSING
-    device: str = MISSING
+    device: NonEmpty = MISSING
     graphs: bool = MISSING
-    runs: str = MISSING
+    runs: NonEmpty = MISSING
     plan: bool = MISSING
     retry_diverged: bool = MISSING
-    log_every: int = MISSING
-    save_every: int = MISSING
+    log_every: Count = MISSING
+    save_every: Count = MISSING
     choices: dict[str, str] = field(default_factory=dict)
     """The chosen option of each group, by name; filled in when the config is composed."""
 
@@ -82,17 +85,12 @@ def replicas(config: Config) -> int:
     return count
 
 
-def conf_dir() -> Path:
-    """Return the folder of the config groups: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
-
-
 def register() -> None:
     """Register the schema and the launcher with Hydra."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config, provider="wgan_sweep")
+    # Without types: `finalise` checks them, and names the key and the value.
+    untyped = OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)
+    store.store(name="schema", node=untyped, provider="wgan_sweep")
     store.store("sweep", {"_target_": LAUNCHER}, group="hydra/launcher", provider="wgan_sweep")
 
 
@@ -115,21 +113,99 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     }
     unused = unused_overrides(composed, set(named) & set(referenced_keys()))
     own_keys = [str(key) for key in composed if key not in ("hydra", "defaults")]
+    values = _resolve(composed, own_keys)
+    _check_types(values, Config, "")
     try:
-        # As plain values first: a typed node keeps keys that were added to it.
-        plain = OmegaConf.to_container(OmegaConf.masked_copy(composed, own_keys), resolve=False)
-        typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain))
+        typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(values))
+        for key in KEYS:
+            if key.is_group and not isinstance(node := values.get(key.name), Mapping):
+                raise InputError(f"{key.name} must be an option, got {shown(node)}: choose {key.name}=NAME")
         config = cast("Config", OmegaConf.to_object(typed))
-    except ConfigKeyError as error:
-        key = error.full_key or str(error)
-        raise InputError(f"there is no config key {key}: leave it out (`wgan-sweep --help` lists the keys)") from error
     except OmegaConfBaseException as error:
-        raise InputError(f"the config is not complete: {error}") from error
+        raise InputError(
+            f"{error.full_key or 'the config'} is invalid or missing: {str(error).splitlines()[0]}"
+        ) from error
+    _check_ranges(config, Config, "")
     config.choices = config.choices | {group: name for group, name in named.items() if group not in unused}
-    config.runs = str(Path(config.runs).expanduser().absolute())
-    if config.data.get("path"):
-        config.data["path"] = str(Path(config.data["path"]).expanduser().absolute())
+    config.runs = _absolute(config.runs, "runs")
+    if isinstance(path := config.data.get("path"), str) and path:
+        config.data["path"] = _absolute(path, "data.path")
     return config
+
+
+def _resolve(composed: DictConfig, keys: list[str]) -> dict[str, Any]:
+    """Return the values of these keys, with their interpolations replaced by what they refer to.
+
+    Raises:
+        InputError: for an interpolation that cannot be resolved.
+    """
+    try:
+        own = OmegaConf.masked_copy(composed, keys)
+        return cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
+    except (OmegaConfBaseException, RecursionError) as error:
+        raw = OmegaConf.to_container(composed, resolve=False)
+        for key, value in leaves({name: cast("dict[str, Any]", raw)[name] for name in keys}):
+            if (problem := _interpolation_problem(composed, key, value)) is not None:
+                raise InputError(
+                    f"{key}={value} cannot be resolved ({problem}): give it a value, or correct the reference"
+                ) from error
+        raise InputError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
+
+
+def _interpolation_problem(composed: DictConfig, key: str, value: Any) -> str | None:
+    if "${" not in str(value):
+        return None
+    try:
+        OmegaConf.to_container(OmegaConf.create({"value": OmegaConf.select(composed, key)}), resolve=True)
+    except RecursionError:
+        return "it refers to itself"
+    except OmegaConfBaseException as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _check_types(values: Any, schema: Any, above: str) -> None:
+    """Check keys and types of plain values below a dataclass. A text may stand for any value: it is converted later.
+
+    Raises:
+        InputError: for an unknown key, or a value of another type.
+    """
+    hints = get_type_hints(schema)
+    for name, value in values.items():
+        key = f"{above}{name}"
+        if name not in hints:
+            raise InputError(unknown_key(key, Config))
+        if is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{key} must hold {', '.join(get_type_hints(hints[name]))}, got {shown(value)}")
+            _check_types(value, hints[name], f"{key}.")
+        elif value == MISSING:
+            raise InputError(f"{key} is missing: set {key}=VALUE")
+        elif hints[name] is str and type(value) in (int, float):
+            continue  # `runs=2024`
+        elif not isinstance(value, str):
+            check_value(value, hints[name], key)
+
+
+def _check_ranges(config: Any, schema: Any, above: str) -> None:
+    """Check the values of a typed config against the ranges of its schema.
+
+    Raises:
+        InputError: for a value out of range.
+    """
+    for name, hint in get_type_hints(schema, include_extras=True).items():
+        value = getattr(config, name)
+        if is_dataclass(hint):
+            _check_ranges(value, hint, f"{above}{name}.")
+        else:
+            check_value(value, hint, f"{above}{name}")
+
+
+def _absolute(path: str, key: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError as error:  # the home of an unknown user
+        raise InputError(f"{key}={path} cannot be a path ({error}): give another one") from error
 
 
 HYDRA = """\

@@ -1,16 +1,19 @@
 """Building the parts of a run from its config. A config that cannot work is refused here, before training starts."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor
 
 from wgan_sweep.common import rng
 from wgan_sweep.common.files import check_writable
+from wgan_sweep.common.ranges import LARGEST_INT, Range, check_value, shown
 from wgan_sweep.config import objects
+from wgan_sweep.config.keys import KEYS
 from wgan_sweep.config.schema import Config
 from wgan_sweep.config.schema import replicas as replicas_of
 from wgan_sweep.errors import InputError
@@ -19,6 +22,7 @@ from wgan_sweep.objectives.constraints import Constraint
 from wgan_sweep.objectives.losses import Loss
 from wgan_sweep.objectives.stabilisers import Stabiliser
 from wgan_sweep.runs.data import RealData, load_split, trained_split
+from wgan_sweep.runs.memory import check_fits, needed_bytes
 from wgan_sweep.training.cuda_graphs import CudaGraph
 from wgan_sweep.training.player import MakeOptimizer
 from wgan_sweep.training.precision import Precision, precision
@@ -27,6 +31,8 @@ from wgan_sweep.training.trainer import Trainer, TrainerSettings
 
 if TYPE_CHECKING:
     from wgan_sweep.scoring.players import Players
+
+EVERY = "0 scores at the end only"
 
 
 class Model(Protocol):
@@ -65,28 +71,29 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _check_numbers(config: Config) -> None:
-    at_least = {
-        "train.steps": (config.train.steps, 1),
-        "train.batch_size": (config.train.batch_size, 1),
-        "train.n_critic": (config.train.n_critic, 1),
-        "log_every": (config.log_every, 1),
-        "save_every": (config.save_every, 1),
-        "scorer.every": (config.scorer.get("every", 0), 0),
-    }
-    for key, (value, bound) in at_least.items():
-        if value < bound:
-            raise InputError(f"{key} must be {bound} or more, got {value}")
-    frozen = config.train.freeze_generator_at
-    if frozen is not None and frozen < 0:
-        raise InputError(f"train.freeze_generator_at must be 0 or more, or null for never, got {frozen}")
+def check_options(config: Config) -> None:
+    """Check the option of every group: its ``_target_``, and the names, types and ranges of its values.
+
+    Raises:
+        InputError: with the fault, the value and the remedy.
+    """
+    for key in KEYS:
+        if not key.is_group or key.name == "div":
+            continue
+        node = getattr(config, key.name)
+        if key.name == "scorer":
+            check_value(node.get("every", 0), Annotated[int, Range(0, LARGEST_INT, remedy=EVERY)], "scorer.every")
+            check_value(node.get("during"), dict[str, Any] | None, "scorer.during")
+            objects.check_parameters(_scorer_node(config, during=True), "scorer")
+            node = _scorer_node(config)
+        if node.get("_target_") is None and key.name != "scorer":
+            raise InputError(f"{key.name} has no _target_: choose one of its options, {key.name}=NAME")
+        objects.check_parameters(node, key.name)
     if config.train.batch_size % (count := replicas_of(config)):
         raise InputError(
             f"train.batch_size={config.train.batch_size} is shared by launch.gpus_per_run={count} processes: choose a "
             "multiple of it"
         )
-    if not 0 <= config.train.ema < 1:
-        raise InputError(f"train.ema must be in [0, 1), got {config.train.ema:g}; 0 turns averaging off")
 
 
 def _check_gpus(count: int, name: str, launched: torch.device | None) -> None:
@@ -114,7 +121,8 @@ def _training_scorer(config: Config, real: RealData, device: torch.device) -> Sc
 def _scorer_node(config: Config, *, during: bool = False) -> dict[str, Any]:
     """Return the scorer's node; with `during`, with the changes of ``scorer.during`` (null removes a node)."""
     node = {name: value for name, value in config.scorer.items() if name not in ("every", "during")}
-    return _merged(node, config.scorer.get("during") or {}) if during else node
+    node = _merged(node, config.scorer.get("during") or {}) if during else node
+    return {**node, "split": node["split"] or trained_split(config)} if "split" in node else node
 
 
 def _merged(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,8 +139,7 @@ def _make_scorer(config: Config, node: Mapping[str, Any], real: RealData, device
     if node.get("_target_") is None:
         return None
     if "split" in node:
-        split = node["split"] or trained_split(config)
-        node, real = {**node, "split": split}, load_split(config, split)
+        real = load_split(config, node["split"])
     return cast("Scorer", objects.make(node, "scorer")(real=real, device=device))
 
 
@@ -160,7 +167,7 @@ class _Choices:
         Raises:
             InputError: for a value out of range.
         """
-        _check_numbers(config)
+        check_options(config)
         device = device or _device(config.device)
         return cls(
             device=device,
@@ -177,7 +184,7 @@ class _Choices:
         """Make an optimizer."""
         try:
             return self.make_optimizer(parameters)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise InputError(f"the optimizer cannot be made with the settings of `optimizer`: {error}") from error
 
     def networks(self, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -200,19 +207,33 @@ def check(config: Config, device: torch.device | None = None) -> None:
         InputError: with the fault, the value and the remedy.
     """
     check_writable(Path(config.runs), "runs")
-    for key, node in (("tracker", config.tracker), ("features", config.features), ("launch", config.launch)):
-        objects.check_parameters(node, key)
     choices = _Choices.of(config, device)
     _check_gpus(replicas_of(config), config.device, device)
     choices.stabiliser.adapt_loss(choices.loss)
     choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
     with torch.device("meta"):
-        for network in choices.networks(config.seed):
+        try:
+            networks = choices.networks(config.seed)
+        except (RuntimeError, OverflowError, MemoryError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"the networks of {_sizes(config)} cannot be made ({reason}): lower them") from error
+        if device is None:
+            numbers = config.train.batch_size * (math.prod(choices.real.shape) + choices.model.latent_dim)
+            settings = f"{_sizes(config)}, train.batch_size={config.train.batch_size}"
+            check_fits(needed_bytes(networks, numbers), choices.device, settings)
+        for network in networks:
             choices.optimizer(network.parameters())
             if replicas_of(config) > 1 and (why := sharding_obstacle(network)):
                 raise InputError(f"launch.gpus_per_run={replicas_of(config)}: {why}; use launch.gpus_per_run=1")
     _final_scorer(config, choices.real, choices.device)
     _training_scorer(config, choices.real, choices.device)
+
+
+def _sizes(config: Config) -> str:
+    """Return the numbers that decide how large the networks are, as keys with values."""
+    groups = (("model", config.model), ("stabiliser", config.stabiliser))
+    named = (f"{key}.{name}={shown(value)}" for key, node in groups for name, value in node.items())
+    return ", ".join(text for text in named if text[-1].isdigit())
 
 
 @dataclass

@@ -11,6 +11,7 @@ import torch
 from wgan_sweep.common.progress import Display, ProgressReporter
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError, RunLockedError
+from wgan_sweep.runs.build import check_options
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import Identity, identify
 from wgan_sweep.runs.life import record_lost_process, run
@@ -27,7 +28,7 @@ class RequestedRun:
     """A run that the user requested.
 
     Raises:
-        InputError: if its training data cannot be read.
+        InputError: if a value has another type or is out of its range, or its training data cannot be read.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class RequestedRun:
     """The run's identity, as of its request."""
 
     def __post_init__(self) -> None:
+        check_options(self.config)
         object.__setattr__(self, "identity", identify(self.config))
 
     @property
