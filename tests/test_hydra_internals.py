@@ -29,6 +29,7 @@ FUNCTIONS = [
         "get_overrides_dirname",
         ["overrides", "exclude_keys", "item_sep", "kv_sep"],
     ),
+    ("hydra._internal.utils", "_locate", ["path"]),
     ("hydra._internal.config_repository", "ConfigRepository.group_exists", ["config_path"]),
     ("hydra.core.override_parser.overrides_parser", "OverridesParser.parse_overrides", ["overrides"]),
 ]

@@ -16,9 +16,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from wgan_sweep.common.files import check_writable
+from wgan_sweep.common.ranges import NonEmpty, check_value
 from wgan_sweep.config import objects, refusals, schema
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps import hydra_launcher
+from wgan_sweep.sweeps.compose import task_overrides
 from wgan_sweep.sweeps.hydra_launcher import launch_single_run, objective_value, run_config
 from wgan_sweep.sweeps.state import state
 
@@ -39,14 +42,14 @@ def _run_job(composed: DictConfig) -> float | None:
 
     job = HydraConfig.get()
     is_in_sweep = job.mode == RunMode.MULTIRUN
-    overrides = tuple(job.overrides.task)
+    overrides = tuple(task_overrides(cast("Any", job)))
     sweep = Path(job.sweep.dir).name if is_in_sweep else None
     try:
         config = run_config(composed, job)
         requested = RequestedRun(config, overrides, " ".join(overrides), sweep)
         launcher = cast("Launcher", objects.make(config.launch, "launch"))
-    except InputError as error:
-        state.refuse(str(error))
+    except refusals.BAD_INPUT as error:
+        state.refuse(refusals.explain(error, overrides))
     if config.plan:
         state.print(describe_plan([requested], launcher.device))
         return None
@@ -63,12 +66,26 @@ def _run_job(composed: DictConfig) -> float | None:
     return objective_value(outcome)
 
 
+def _folder(path: object, key: str) -> Path:
+    """Return the path of a folder of Hydra; exit with a message if it cannot be written to."""
+    try:
+        check_value(path, NonEmpty, key)
+        check_writable(Path(str(path)).absolute(), key)
+    except InputError as error:
+        state.refuse(str(error))
+    return Path(str(path))
+
+
 class SweepCallback(Callback):
     """Prints the results of a sweep. An exception, for which Hydra would only warn, ends the command."""
 
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse a folder that Hydra could not create."""
+        _folder(config.hydra.run.dir, "hydra.run.dir")
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Note which folders Hydra will create, to remove them if no run is launched."""
-        folder = Path(config.hydra.sweep.dir)
+        folder = _folder(config.hydra.sweep.dir, "hydra.sweep.dir")
         paths = (folder, folder.parent, Path(config.runs))
         state.created_folders = [path for path in paths if not path.exists()]
 
@@ -76,6 +93,8 @@ class SweepCallback(Callback):
         """Print the results; exit with 1 if a run is not done."""
         from wgan_sweep.sweeps.results import publish_results, shell_path
 
+        if not state.requested and config.hydra.launcher.get("_target_") == schema.LAUNCHER:
+            state.refuse("the sweep has no runs: a list or range of its overrides is empty; give it a value")
         if not state.requested:  # another Hydra launcher, whose runs are not known here
             state.created_folders = []
             sys.stdout.write(f"report    wgan-report {shell_path(Path(config.runs).absolute())}\n")

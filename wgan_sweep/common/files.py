@@ -54,8 +54,14 @@ def check_writable(folder: Path, key: str) -> None:
     Raises:
         InputError: if not. The message names `key`, the config key of the folder.
     """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:
+        raise InputError(
+            f"{key}={folder} cannot be a folder ({error.strerror}); set {key} to another folder"
+        ) from error
     if not existing.is_dir():
         raise InputError(f"{key}={folder} cannot be a folder: {existing} is a file; set {key} to another folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    is_of_kernel = existing.parts[1:2] in (("proc",), ("sys",))  # root may access it, but nobody can create a file
+    if is_of_kernel or not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{key}={folder} cannot be written to ({existing} is read-only); set {key} to another folder")

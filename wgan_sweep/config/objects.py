@@ -5,8 +5,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from hydra._internal.utils import _locate
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
 from wgan_sweep.common.ranges import check_value, shown
 from wgan_sweep.common.suggestions import did_you_mean
@@ -26,13 +27,18 @@ def target_of(node: Mapping[str, Any], key: str = "the option") -> Any:
     if not isinstance(name, str):
         raise InputError(f"{key}._target_ must be the name of a function or class, got {shown(name)}")
     try:
-        target = get_object(name)
+        target = _locate(name)  # `get_object` also logs the error
     except Exception as error:  # importing runs the module's code
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        problem = shown_error(error)
         raise InputError(f"{key}._target_={name} cannot be imported ({problem}): correct the name") from error
     if not callable(target):
         raise InputError(f"{key}._target_={name} is no function or class: correct the name")
     return target
+
+
+def shown_error(error: Exception) -> str:
+    """Return an exception on one line."""
+    return " ".join((str(error) or type(error).__name__).split())[:200]
 
 
 def make(node: Mapping[str, Any], key: str) -> Any:
@@ -74,6 +80,7 @@ def check_parameters(node: Any, key: str) -> None:
     if node.get("_target_") is not None:
         target = target_of(node, key)
         hints = _type_hints(target)
+        check_value(node.get("_partial_", False), bool, f"{key}._partial_")
         _check_names(node, target, key)
     for name, value in node.items():
         if name not in WIRING:

@@ -125,7 +125,6 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
         raise InputError(
             f"{error.full_key or 'the config'} is invalid or missing: {str(error).splitlines()[0]}"
         ) from error
-    _check_ranges(config, Config, "")
     config.choices = config.choices | {group: name for group, name in named.items() if group not in unused}
     config.runs = _absolute(config.runs, "runs")
     if isinstance(path := config.data.get("path"), str) and path:
@@ -143,12 +142,18 @@ def _resolve(composed: DictConfig, keys: list[str]) -> dict[str, Any]:
         own = OmegaConf.masked_copy(composed, keys)
         return cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
     except (OmegaConfBaseException, RecursionError) as error:
-        raw = OmegaConf.to_container(composed, resolve=False)
-        for key, value in leaves({name: cast("dict[str, Any]", raw)[name] for name in keys}):
-            if (problem := _interpolation_problem(composed, key, value)) is not None:
-                raise InputError(
-                    f"{key}={value} cannot be resolved ({problem}): give it a value, or correct the reference"
-                ) from error
+        raw = cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=False))
+        values = dict(leaves({name: raw[name] for name in keys}))
+        problems = {key: _interpolation_problem(composed, key, value) for key, value in values.items()}
+        bad = [key for key, problem in problems.items() if problem is not None]
+        # A key that refers to another bad one is not at fault itself.
+        faults = [
+            key for key in bad if not any(_related(r, o) for r in _references(values[key]) for o in bad if o != key)
+        ]
+        for key in faults or bad:
+            raise InputError(
+                f"{key}={values[key]} cannot be resolved ({problems[key]}): give it a value, or correct the reference"
+            ) from error
         raise InputError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
 
 
@@ -187,8 +192,13 @@ def _check_types(values: Any, schema: Any, above: str) -> None:
             check_value(value, hints[name], key)
 
 
-def _check_ranges(config: Any, schema: Any, above: str) -> None:
+def check_ranges(config: Any, schema: Any = Config, above: str = "") -> None:
     """Check the values of a typed config against the ranges of its schema.
+
+    Args:
+        config: The config, or a node of it.
+        schema: Its dataclass.
+        above: The dotted key of the node, with a dot at its end.
 
     Raises:
         InputError: for a value out of range.
@@ -196,12 +206,13 @@ def _check_ranges(config: Any, schema: Any, above: str) -> None:
     for name, hint in get_type_hints(schema, include_extras=True).items():
         value = getattr(config, name)
         if is_dataclass(hint):
-            _check_ranges(value, hint, f"{above}{name}.")
+            check_ranges(value, hint, f"{above}{name}.")
         else:
             check_value(value, hint, f"{above}{name}")
 
 
 def _absolute(path: str, key: str) -> str:
+    check_value(path, NonEmpty, key)
     try:
         return str(Path(path).expanduser().absolute())
     except RuntimeError as error:  # the home of an unknown user

@@ -14,7 +14,7 @@ from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.ranges import LARGEST_INT, Range, check_value, shown
 from wgan_sweep.config import objects
 from wgan_sweep.config.keys import KEYS
-from wgan_sweep.config.schema import Config
+from wgan_sweep.config.schema import Config, check_ranges
 from wgan_sweep.config.schema import replicas as replicas_of
 from wgan_sweep.errors import InputError
 from wgan_sweep.models.layers import Critic
@@ -168,6 +168,7 @@ class _Choices:
             InputError: for a value out of range.
         """
         check_options(config)
+        check_ranges(config)
         device = device or _device(config.device)
         return cls(
             device=device,

@@ -64,6 +64,11 @@ class Composer:
         return not (override.is_hydra_override() or self._loader.repository.group_exists(override.key_or_group))
 
 
+def task_overrides(hydra_config: DictConfig) -> list[str]:
+    """Return the overrides of a job or sweep as they were given: an interpolation in one is not resolved."""
+    return cast("list[str]", OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+
+
 def plain(node: DictConfig) -> dict[str, Any]:
     """Return a config node, resolved, as plain dictionaries."""
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))

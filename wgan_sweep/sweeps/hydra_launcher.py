@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher as HydraLauncher
@@ -18,13 +19,16 @@ from omegaconf import DictConfig
 from wgan_sweep.config import objects, schema
 from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.errors import InputError
-from wgan_sweep.sweeps.compose import Composer, plain
+from wgan_sweep.sweeps.compose import Composer, plain, task_overrides
 from wgan_sweep.sweeps.state import state
 
 if TYPE_CHECKING:
     from hydra.types import TaskFunction
 
     from wgan_sweep.sweeps.launching import Launcher, Outcome, RequestedRun
+
+GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+"""Hydra's sweeper of grids. Any other one searches for the lowest metric."""
 
 
 def run_config(composed: DictConfig, hydra_config: Any) -> schema.Config:
@@ -33,7 +37,7 @@ def run_config(composed: DictConfig, hydra_config: Any) -> schema.Config:
     Raises:
         InputError: if it is not complete, or an override has no effect.
     """
-    unused = schema.unused_overrides(composed, map(overridden_key, hydra_config.overrides.task))
+    unused = schema.unused_overrides(composed, map(overridden_key, task_overrides(hydra_config)))
     config = schema.finalise(composed, hydra_config.runtime.choices)
     if unused:
         chosen = ", ".join(f"{group}={config.choices[group]}" for group in ("loss", "constraint"))
@@ -81,6 +85,13 @@ class SweepLauncher(HydraLauncher):
     def setup(self, *, hydra_context: HydraContext, task_function: "TaskFunction", config: DictConfig) -> None:  # noqa: ARG002
         """Store what `launch` needs."""
         self._config, self._compose_job = config, Composer.install(hydra_context.config_loader)
+        self._searches = config.hydra.sweeper._target_ != GRID
+        parsed = OverridesParser.create().parse_overrides(task_overrides(config.hydra))
+        if self._searches and not config.hydra.sweeper.get("params") and not any(o.is_sweep_override() for o in parsed):
+            state.refuse(
+                f"{config.hydra.runtime.choices['hydra/sweeper']} has nothing to search: give a key a range, as in "
+                "'optimizer.lr=interval(1e-5,1e-3)'"
+            )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Complete all runs of a grid, or the next ones of a sweeper that searches.
@@ -100,6 +111,8 @@ class SweepLauncher(HydraLauncher):
             plan = describe_plan(requested, launcher.device)
             state.print(plan + "".join(f"refused: {problem}\n" for problem in problems.values()))
             sys.exit(1 if problems else 0)
+        if self._searches and any(run.config.scorer.get("_target_") is None for run in requested):
+            state.refuse("a search minimises a metric, but scorer=none gives none: choose a scorer")
         for run in requested:
             planned = plan_run(run, launcher.device)
             if planned.action is Action.REFUSE:
@@ -138,7 +151,7 @@ class SweepLauncher(HydraLauncher):
         """
         from wgan_sweep.sweeps.launching import RequestedRun
 
-        shared = set(self._config.hydra.overrides.task)  # also if a sweeper asks for one run at a time
+        shared = set(task_overrides(self._config.hydra))  # also if a sweeper asks for one run at a time
         shared |= set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
         sweep = Path(self._config.hydra.sweep.dir).name
         requested, problems = [], {}

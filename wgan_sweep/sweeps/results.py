@@ -12,7 +12,7 @@ from wgan_sweep.report.figures import make_figure
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
 from wgan_sweep.runs.record import Status
-from wgan_sweep.sweeps.compose import plain
+from wgan_sweep.sweeps.compose import plain, task_overrides
 from wgan_sweep.sweeps.launching import RequestedRun
 from wgan_sweep.sweeps.state import CommandState
 from wgan_sweep.tracking.tracker import FaultTolerantTracker
@@ -59,7 +59,7 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
         write(folder / "figure.png", summary.picture)
         lines.append(f"figure    {shell_path((folder / 'figure.png').absolute())}")
     if any((record.finished or "") >= state.started for record in records):  # else an earlier command has mirrored all
-        _mirror(state.requested, folder.absolute(), list(config.hydra.overrides.task))
+        _mirror(state.requested, folder.absolute(), task_overrides(config.hydra))
     lines.append(f"report    wgan-report {shell_path(runs)}")
     lines += state.problems
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
