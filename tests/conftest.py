@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from wgan_sweep.config import schema as configs
 from wgan_sweep.config.schema import Config
 from wgan_sweep.data import store
 from wgan_sweep.runs import build as build_module
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.writer import RunWriter, owned_run
 from wgan_sweep.scoring import weights
 
 from .helpers import PlannedScorer, Shell
@@ -110,6 +113,19 @@ def cache(network: weights.Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder.mkdir(parents=True)
     (folder / network.file.name).symlink_to(network.path)
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def owned() -> Iterator[Callable[[RunDir], RunWriter]]:
+    """A function that takes ownership of a run until the end of the test, and returns the open writer."""
+    with ExitStack() as stack:
+
+        def own(directory: RunDir) -> RunWriter:
+            writer = stack.enter_context(owned_run(directory))
+            writer.open()
+            return writer
+
+        yield own
 
 
 @pytest.fixture

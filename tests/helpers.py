@@ -6,13 +6,14 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 
+from wgan_sweep.common.files import write
 from wgan_sweep.common.progress import Display
 from wgan_sweep.config.schema import Config
 from wgan_sweep.runs import checkpoints, life
@@ -23,6 +24,24 @@ from wgan_sweep.runs.record import Record
 
 def directory_of(config: Config) -> RunDir:
     return identify(config).directory
+
+
+def write_record(directory: RunDir, record: Record) -> None:
+    """Write a record into a directory that no process owns."""
+    write(directory.record, json.dumps(asdict(record)))
+
+
+def append_metrics(directory: RunDir, line: dict[str, float]) -> None:
+    """Append a line of measurements in a directory that no process owns."""
+    directory.path.mkdir(parents=True, exist_ok=True)
+    with directory.metrics.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def lock_owners(runs: Path) -> dict[str, int]:
+    """Return the process of every lock that was not released, by run; also of processes that have ended."""
+    locks = {path.name: max(path.iterdir(), key=lambda token: int(token.name)) for path in (runs / ".locks").iterdir()}
+    return {name: json.loads(token.read_text())["pid"] for name, token in locks.items() if token.stat().st_size}
 
 
 def run(config: Config, **arguments) -> Record:
@@ -99,7 +118,8 @@ class Shell:
     processes: list["subprocess.Popen[str]"] = field(default_factory=list)
     """Commands that were started."""
 
-    def _command(self, *arguments: str, tiny: bool = True) -> list[str]:
+    def command(self, *arguments: str, tiny: bool = True) -> list[str]:
+        """Return the command line."""
         base = ["train.steps=3", "train.batch_size=8", "train.n_critic=1", "model.dim=4", "model.latent_dim=8"]
         base += ["scorer=none", "tracker=none", "device=cpu", "data=npz", f"data.path={self.npz}"]
         flags = [a for a in arguments if a.startswith("-")]  # argparse requires them before the overrides
@@ -111,7 +131,7 @@ class Shell:
     ) -> subprocess.CompletedProcess[str]:
         """Run the command to its end and check its exit code."""
         completed = subprocess.run(
-            self._command(*arguments, tiny=tiny),
+            self.command(*arguments, tiny=tiny),
             cwd=self.folder,
             env={**os.environ, **({"WGAN_SWEEP_RUNS": runs} if runs else {})},
             stdin=subprocess.DEVNULL,
@@ -127,7 +147,7 @@ class Shell:
     ) -> "subprocess.Popen[str]":
         """Start the command and return its process."""
         process = subprocess.Popen(
-            self._command(*arguments),
+            self.command(*arguments),
             cwd=self.folder,
             env={**os.environ, **(env or {})},
             stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from .helpers import PATIENCE_SECONDS, Shell, records
+from .helpers import PATIENCE_SECONDS, Shell, lock_owners, records
 
 
 def test_a_sweep_trains_its_grid_once_and_prints_its_table(sweep) -> None:
@@ -166,7 +166,7 @@ def test_a_site_can_set_keys_of_a_launcher_in_a_file(sweep) -> None:
 def test_training_does_not_load_unused_packages(sweep) -> None:
     program = "import sys; from wgan_sweep.commands.sweep import main; sys.argv[0] = 'wgan-sweep'; main(); "
     program += "print(sorted({'wandb', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"
-    arguments = sweep._command("seed=1")[3:]
+    arguments = sweep.command("seed=1")[3:]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=sweep.folder, capture_output=True, text=True, check=True
     )
@@ -207,7 +207,7 @@ def test_two_commands_with_overlapping_sweeps_train_every_run_once(sweep) -> Non
     for (table, _), count in zip(outputs, (3, 4), strict=True):
         assert f"{count} of them" in table
         assert "missing" not in table
-    assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
+    assert lock_owners(sweep.folder / "runs") == {}
 
 
 @pytest.mark.slow
@@ -280,7 +280,7 @@ def test_a_signal_saves_a_checkpoint_and_prints_the_table_of_the_sweep(sweep, la
     steps = [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert record["step"] >= max(steps) > 0
     assert (path / "checkpoint.pt").exists()
-    assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
+    assert lock_owners(sweep.folder / "runs") == {}
 
 
 @pytest.mark.slow
@@ -290,7 +290,7 @@ def test_a_run_saves_when_its_terminal_closes(sweep) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(sweep.folder)
-        command = sweep._command("train.steps=100000", "save_every=100000", "log_every=5")
+        command = sweep.command("train.steps=100000", "save_every=100000", "log_every=5")
         os.execv(command[0], command)  # noqa: S606
     os.set_blocking(terminal, False)
     deadline = time.monotonic() + PATIENCE_SECONDS

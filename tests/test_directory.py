@@ -10,6 +10,8 @@ from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.hashing import canonical, hash_of
 from wgan_sweep.runs.record import Record, Status
 
+from .helpers import append_metrics, write_record
+
 
 def test_equal_numbers_have_equal_hashes_and_types_are_distinguished() -> None:
     assert hash_of({"k": 2, "p": [1, 0.5]}) == hash_of({"p": (1.0, 0.5), "k": 2.0})
@@ -33,7 +35,7 @@ def test_a_written_record_is_read_back_unchanged(tmp_path: Path) -> None:
     directory = RunDir(tmp_path / "ab")
     assert directory.read_record() is None
     record = Record("ab", Status.DONE, ["seed=1"], {"seed": 1, "scorer": {}}, 5, 50, {"fid": 1.5, "step": 5}, error="é")
-    directory.write_record(record)
+    write_record(directory, record)
     assert directory.read_record() == record
     assert json.loads(directory.record.read_text())["status"] == "done"
 
@@ -57,20 +59,18 @@ def test_a_file_that_is_not_a_record_is_refused_by_name(tmp_path: Path, text: st
         RunDir(tmp_path).read_record()
 
 
-def test_truncation_removes_metrics_after_a_step_and_an_incomplete_line(tmp_path: Path) -> None:
+def test_lines_without_a_step_and_an_incomplete_line_are_not_measurements(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
-    for step in (1, 2, 3):
-        directory.append_metrics({"step": step, "fid": step / 3})
-    with directory.metrics.open("a") as file:
-        file.write('{"step": 4, "fi')
-    assert [line["step"] for line in directory.read_metrics()] == [1, 2, 3]
-    directory.truncate_metrics(2)
-    assert list(directory.read_metrics()) == [{"step": 1, "fid": 1 / 3}, {"step": 2, "fid": 2 / 3}]
+    directory.metrics.write_text(
+        '{"step": 1}\n{"fid": 3}\n[]\n{"step": "2"}\n{"step": true}\n{"step": 3}\n{"step": 4, "fi'
+    )
+    assert list(directory.read_metrics()) == [{"step": 1}, {"step": 3}]
+    assert directory.last_metrics() == {"step": 3}
 
 
 def test_runs_are_listed_by_start_time_and_other_files_are_ignored(tmp_path: Path) -> None:
     for name, started in (("b", "2026-01-01"), ("a", "2026-01-02"), ("c", "2025-01-01")):
-        RunDir(tmp_path / name).write_record(Record(name, config={"scorer": {}}, started=started))
+        write_record(RunDir(tmp_path / name), Record(name, config={"scorer": {}}, started=started))
     (tmp_path / ".sweeps" / "x").mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "d").mkdir()
@@ -93,7 +93,7 @@ def test_the_last_metrics_are_the_latest_value_of_each_metric_in_the_file(tmp_pa
     directory = RunDir(tmp_path)
     assert directory.last_metrics() == {}
     for step in range(2000):  # longer than the end of the file that is read first
-        directory.append_metrics({"step": step, "wasserstein": step / 3, **({"fid": 7.0} if step == 1990 else {})})
+        append_metrics(directory, {"step": step, "wasserstein": step / 3, **({"fid": 7.0} if step == 1990 else {})})
     with directory.metrics.open("a") as file:
         file.write('{"step": 2000, "wass')  # incomplete, as after a kill
     latest = {name: value for line in directory.read_metrics() for name, value in line.items()}

@@ -28,7 +28,7 @@ from wgan_sweep.runs.hashing import canonical, hash_of
 from wgan_sweep.runs.identity import run_id, science
 from wgan_sweep.runs.record import OutdatedRecordError, Record, Status
 
-from .helpers import directory_of, run, write_mnist_files
+from .helpers import directory_of, run, write_mnist_files, write_record
 
 
 def options(group: str) -> list[str]:
@@ -341,7 +341,7 @@ def write_outdated_record(folder: Path, name: str) -> bytes:
 
 def test_an_outdated_directory_is_listed_apart_from_the_runs(tmp_path: Path) -> None:
     write_outdated_record(tmp_path, "0123456789ab")
-    RunDir(tmp_path / "new").write_record(Record("new", Status.DONE, config={"scorer": {}}))
+    write_record(RunDir(tmp_path / "new"), Record("new", Status.DONE, config={"scorer": {}}))
     runs = find_runs(tmp_path)
     assert ([record.run_id for record in runs.records], runs.problems) == (["new"], [])
     assert runs.outdated == ["0123456789ab"]
@@ -360,7 +360,7 @@ def test_an_outdated_directory_is_not_resumed_or_overwritten(make) -> None:
 
 
 def test_a_record_of_a_newer_format_is_refused(tmp_path: Path) -> None:
-    RunDir(tmp_path).write_record(Record("x", config={"scorer": {}}, format=99))
+    write_record(RunDir(tmp_path), Record("x", config={"scorer": {}}, format=99))
     with pytest.raises(InputError, match="format is 99"):
         RunDir(tmp_path).read_record()
 

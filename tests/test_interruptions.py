@@ -12,8 +12,8 @@ import torch
 from wgan_sweep.config.schema import to_yaml
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import checkpoints
-from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.writer import RunWriter
 from wgan_sweep.training.trainer import Trainer
 
 from .helpers import PlannedScorer, assert_same_weights, directory_of, logged_fids, run, same_run_in_other_folder
@@ -167,19 +167,19 @@ def test_metric_values_written_before_an_interruption_are_not_written_twice(
 ) -> None:
     planned_fids(3.0, 3.0)
     config = make()
-    write_record = RunDir.write_record
+    write_record = RunWriter.write_record
 
-    def interrupt_if_scored(self: RunDir, record: Record) -> None:
+    def interrupt_if_scored(self: RunWriter, record: Record) -> None:
         if record.scores and record.status == Status.RUNNING:
             record.scores = {}
             record.best = {}
             raise KeyboardInterrupt
         write_record(self, record)
 
-    monkeypatch.setattr(RunDir, "write_record", interrupt_if_scored)
+    monkeypatch.setattr(RunWriter, "write_record", interrupt_if_scored)
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    monkeypatch.setattr(RunDir, "write_record", write_record)
+    monkeypatch.setattr(RunWriter, "write_record", write_record)
     assert run(config).scores["fid"] == 3.0
     assert logged_fids(config) == [(6, 3.0)]
 

@@ -18,12 +18,12 @@ from rich.console import Console
 from wgan_sweep.common import gpu_memory
 from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.writer import RunWriter
 from wgan_sweep.sweeps.launching import RequestedRun, complete_run
 from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
 
-from .helpers import PATIENCE_SECONDS, Shell, directory_of, records, run
+from .helpers import PATIENCE_SECONDS, Shell, directory_of, lock_owners, records, run
 
 PARALLEL = ["launch=parallel", "launch.jobs=2"]
 
@@ -112,25 +112,25 @@ def test_a_full_disk_fails_one_run_and_loses_nothing(make, monkeypatch: pytest.M
     """The record of the second run cannot be written: first at its start, then at its end."""
     configs = [make(f"seed={seed}") for seed in (0, 1, 2)]
     full = directory_of(configs[1]).record
-    write_record = RunDir.write_record
+    write_record = RunWriter.write_record
 
     for after in (0, 1):
         count = 0
 
-        def write(self: RunDir, record, after: int = after) -> None:
+        def write(self: RunWriter, record, after: int = after) -> None:
             nonlocal count
-            if self.record == full:
+            if self.directory.record == full:
                 count += 1
                 if count > after:
                     raise OSError(28, "No space left on device")
             write_record(self, record)
 
-        monkeypatch.setattr(RunDir, "write_record", write)
+        monkeypatch.setattr(RunWriter, "write_record", write)
         display = Display(Console(quiet=True))
         outcomes = Local()([RequestedRun(config, ("x",), "", None) for config in configs], display, lambda: False)
         assert [o.record.status if o.record else "problem" for o in outcomes] == ["done", "problem", "done"]
         assert "No space left" in outcomes[1].problem
-    monkeypatch.setattr(RunDir, "write_record", write_record)
+    monkeypatch.setattr(RunWriter, "write_record", write_record)
     assert run(configs[1]).status == "done"
 
 
@@ -145,13 +145,12 @@ def test_a_parallel_sweep_does_the_same_as_a_local_one(sweep: Shell) -> None:
         assert re.search(rf"{record['run_id']} .*{record['status']}", done.stderr)
     again = sweep("-m", "div.k=1,2.0,2", "optimizer.lr=1e-4", *PARALLEL)
     assert again.stderr.count("nothing left to do") == 3
-    assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
+    assert lock_owners(sweep.folder / "runs") == {}
 
 
 def owners(sweep: Shell) -> dict[str, int]:
     """Return the process that holds each run."""
-    claims = [p.read_text() for p in (sweep.folder / "runs" / ".locks").glob("*.lock")]
-    return {claim.split("/")[-1].split(".")[0]: int(re.split(r"[|^~#@]", claim)[2]) for claim in claims}
+    return lock_owners(sweep.folder / "runs")
 
 
 def wait_until_gone(processes: list[int]) -> None:
@@ -210,7 +209,7 @@ def test_workers_save_and_end_when_the_command_is_killed(sweep: Shell) -> None:
     command.communicate()
     wait_until_gone(list(processes.values()))
     assert [r["status"] for r in records(sweep.folder)] == ["running"] * 2  # interrupted: resumed next time
-    assert list((sweep.folder / "runs" / ".locks").iterdir()) == []
+    assert lock_owners(sweep.folder / "runs") == {}
 
 
 @pytest.mark.slow

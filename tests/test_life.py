@@ -15,14 +15,23 @@ from wgan_sweep.config.schema import read
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import build as build_module
 from wgan_sweep.runs import checkpoints, life
-from wgan_sweep.runs import state as state_module
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import identify, run_id
 from wgan_sweep.runs.record import Status
 from wgan_sweep.runs.state import RunState
+from wgan_sweep.runs.writer import RunWriter
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import PlannedScorer, assert_same_weights, directory_of, logged_fids, run, same_run_in_other_folder
+from .helpers import (
+    PlannedScorer,
+    assert_same_weights,
+    directory_of,
+    lock_owners,
+    logged_fids,
+    run,
+    same_run_in_other_folder,
+    write_record,
+)
 
 
 def test_a_finished_run_has_the_documented_files(make, tmp_path: Path, planned_fids) -> None:
@@ -32,7 +41,17 @@ def test_a_finished_run_has_the_documented_files(make, tmp_path: Path, planned_f
     directory = RunDir(tmp_path / "runs" / run_id(config))
     stored = json.loads(directory.record.read_text())
     keys = "run_id status overrides config step images_seen scores best error versions git host started finished"
-    assert list(stored) == [*keys.split(), "seconds", "scored_by", "sweep", "execution", "science", "code", "format"]
+    assert list(stored) == [
+        *keys.split(),
+        "seconds",
+        "scored_by",
+        "sweep",
+        "execution",
+        "science",
+        "code",
+        "metrics_lines",
+        "format",
+    ]
     assert stored["seconds"] > 0
     assert (stored["status"], stored["step"], stored["images_seen"]) == ("done", 6, 6 * 2 * 8)
     assert stored["overrides"] == ["typed=1"]
@@ -150,7 +169,7 @@ def test_a_refused_config_creates_no_files(make, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         run(make("train.batch_size=1000"))
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {".locks"}
-    assert not list((tmp_path / "runs" / ".locks").iterdir())
+    assert lock_owners(tmp_path / "runs") == {}
 
 
 def test_a_tracker_that_fails_causes_one_warning_and_does_not_stop_the_run(make, monkeypatch) -> None:
@@ -223,7 +242,7 @@ def test_scoring_a_run_again_keeps_its_record_of_how_it_was_trained(make, planne
     assert record is not None
     assert record.execution["precision"] == "fp32"
     record.execution = {"iterations": "a CUDA graph"}  # as if recorded on another machine
-    directory.write_record(record)
+    write_record(directory, record)
     planned_fids(30.0, 20.0)
     record = run(make("train.steps=2", "scorer=fid", "scorer.num_samples=2"))
     assert record.scores["fid"] == 30
@@ -239,10 +258,10 @@ def test_the_best_step_is_selected_again_if_its_checkpoint_could_not_be_written(
     config = make("scorer.every=3")
     save = checkpoints.save
 
-    def fail_for_best(path: Path, state: dict) -> None:
+    def fail_for_best(path: Path, state: dict, staging: Path) -> None:
         if path.name == "best.pt":
             raise OSError("disk full")
-        save(path, state)
+        save(path, state, staging)
 
     monkeypatch.setattr(checkpoints, "save", fail_for_best)
     failed = run(config)
@@ -257,10 +276,12 @@ def test_the_best_step_is_selected_again_if_its_checkpoint_could_not_be_written(
 
 @pytest.mark.parametrize("failing", ["config", "record", "checkpoint", "best"])
 def test_a_failed_write_leaves_the_record_unchanged_on_disk_and_in_memory(
-    tmp_path: Path, make, failing: str, monkeypatch
+    make, owned, failing: str, monkeypatch
 ) -> None:
     config = make()
-    state = RunState.start(identify(config), config, [], None)
+    identity = identify(config)
+    writer = owned(identity.directory)
+    state = RunState.start(writer, identity, config, [], None)
     state.score(3, {"fid": 5.0}, {}, lambda: {"weights": 1})
     record, content = state.record, state.directory.record.read_bytes()
 
@@ -268,8 +289,8 @@ def test_a_failed_write_leaves_the_record_unchanged_on_disk_and_in_memory(
         raise OSError("disk full")
 
     transitions = {
-        "config": (state_module, "write", lambda: RunState.start(identify(config), config, [], None)),
-        "record": (RunDir, "write_record", lambda: state.finish(1.0)),
+        "config": (RunWriter, "write", lambda: RunState.start(writer, identity, config, [], None)),
+        "record": (RunWriter, "write_record", lambda: state.finish(1.0)),
         "checkpoint": (checkpoints, "save", lambda: state.save({}, 4, 64, {})),
         "best": (checkpoints, "save", lambda: state.score(6, {"fid": 4.0}, {}, lambda: {"weights": 2})),
     }

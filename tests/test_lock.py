@@ -1,19 +1,23 @@
-"""The lock of a run: held by one process, taken over from an owner that is gone."""
+"""Ownership of a run: one process at a time, taken over from an owner that is gone, and from no other."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from wgan_sweep.errors import RunLockedError
+from wgan_sweep.errors import RunLockedError, RunTakenOverError
 from wgan_sweep.runs import lock as locks
-from wgan_sweep.runs.lock import run_lock
+from wgan_sweep.runs.lock import Process, lock_owner, run_lock
 
 HOLDER = """
     import sys, time
@@ -21,19 +25,19 @@ HOLDER = """
     from wgan_sweep.runs.lock import run_lock
     with run_lock(Path(sys.argv[1]), "run x"):
         print("held", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 """
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def holder(tmp_path: Path):
-    """A function that starts a process which holds the lock at a path."""
+def holder() -> Iterator[Start]:
+    """A function that starts a process which holds the lock at a path; `prefix` is a command that starts it."""
     processes = []
 
-    def start(path: Path) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(HOLDER), str(path)], stdout=subprocess.PIPE, text=True
-        )
+    def start(path: Path, *prefix: str) -> subprocess.Popen[str]:
+        command = [*prefix, sys.executable, "-c", textwrap.dedent(HOLDER), str(path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         processes.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -41,71 +45,229 @@ def holder(tmp_path: Path):
 
     yield start
     for process in processes:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
-@pytest.mark.parametrize("name", ["run.lock", "odd |^ name/run.lock"])
-def test_a_lock_is_held_by_one_process_and_the_error_names_its_owner(name: str, tmp_path: Path, holder) -> None:
-    path = tmp_path / name
-    owner = holder(path)
-    with pytest.raises(RunLockedError, match=f"process {owner.pid} on "), run_lock(path, "run x"):
+@pytest.fixture
+def short_lifetime(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A lifetime of 0.5 s."""
+    monkeypatch.setattr(locks, "LIFETIME_SECONDS", 0.5)
+    return 0.5
+
+
+def write_token(folder: Path, number: int, process: Process) -> Path:
+    """Create a token as a process that is not this one would."""
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / str(number)
+    token.write_text(json.dumps(asdict(process)))
+    return token
+
+
+def assert_locked(folder: Path, owner: str) -> None:
+    assert lock_owner(folder) == owner
+    with pytest.raises(RunLockedError, match=owner), run_lock(folder, "run x"):
         pytest.fail("held twice")
-    assert path.exists()
+
+
+def take_over(folder: Path, seconds: float) -> float:
+    """Lock a folder as soon as that is possible; return after how long it was, at most `seconds`."""
+    began = time.monotonic()
+    while True:
+        try:
+            with run_lock(folder, "run x"):
+                return time.monotonic() - began
+        except RunLockedError:
+            if time.monotonic() > began + seconds:
+                raise
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", ["run", "odd |^ name/run"])
+def test_a_lock_is_held_by_one_process_and_the_error_names_its_owner(name: str, tmp_path: Path, holder: Start) -> None:
+    owner = holder(tmp_path / name)
+    with pytest.raises(RunLockedError, match=f"process {owner.pid} on "), run_lock(tmp_path / name, "run x"):
+        pytest.fail("held twice")
 
 
 def test_a_lock_is_released_if_the_block_raises(tmp_path: Path) -> None:
-    path = tmp_path / "run.lock"
-    for _ in range(2):
-        with pytest.raises(KeyError), run_lock(path, "run x"):
+    for number in (1, 2):
+        with pytest.raises(KeyError), run_lock(tmp_path / "run", "run x"):
             raise KeyError
-    assert list(tmp_path.iterdir()) == []
+        assert lock_owner(tmp_path / "run") is None
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [str(number)]
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_at_once_and_logged(tmp_path: Path, holder, caplog) -> None:
-    path = tmp_path / "run.lock"
-    owner = holder(path)
+def test_the_lock_of_a_killed_process_is_taken_over_at_once_and_logged(tmp_path: Path, holder: Start, caplog) -> None:
+    owner = holder(tmp_path / "run")
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     caplog.set_level("INFO")
-    with run_lock(path, "run x"):
-        assert path.exists()
+    with run_lock(tmp_path / "run", "run x") as ownership:
+        assert ownership.number == 2
+        ownership.check()
     assert f"taking over run x from process {owner.pid}" in caplog.text
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_of_another_machine_is_taken_over_if_its_heartbeat_has_stopped(tmp_path: Path, caplog) -> None:
-    """A process on another machine cannot be checked: only its heartbeat shows whether it is alive."""
-    path = tmp_path / "run.lock"
-    claim = tmp_path / "run.lock|otherhost|1234|5"
-    claim.write_text(str(claim))
-    os.link(claim, path)
-    expiration = time.time() + locks.LIFETIME.total_seconds()
-    os.utime(path, (expiration, expiration))
-    with pytest.raises(RunLockedError, match="process 1234 on otherhost"), run_lock(path, "run x"):
-        pytest.fail("taken over although its last heartbeat was just now")
-    expiration = time.time() - locks.CLOCK_TOLERANCE.total_seconds() - 1
-    os.utime(path, (expiration, expiration))
-    caplog.set_level("INFO")
-    with run_lock(path, "run x"):
-        pass
-    assert "from process 1234 on otherhost" in caplog.text
-    assert list(tmp_path.iterdir()) == []
+def test_the_lock_of_a_process_with_the_same_id_that_started_later_is_taken_over(tmp_path: Path) -> None:
+    write_token(tmp_path / "run", 7, replace(Process(), started="1"))
+    with run_lock(tmp_path / "run", "run x") as ownership:
+        assert ownership.number == 8
 
 
-def test_a_heartbeat_extends_the_lock_beyond_its_lifetime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "LIFETIME", timedelta(seconds=2))
-    path = tmp_path / "run.lock"
-    with run_lock(path, "run x"):
-        first = path.stat().st_mtime
-        time.sleep(3)
-        assert path.stat().st_mtime >= first + 1  # file times may be whole seconds
+@pytest.mark.parametrize("offset", [-3600.0, 0.0, 3600.0])
+@pytest.mark.parametrize(
+    "elsewhere", [{"boot": "another machine"}, {"namespace": "pid:[1]"}, {"boot": "", "namespace": ""}]
+)
+def test_a_process_that_cannot_be_checked_is_judged_by_its_heartbeat_whatever_its_clock(
+    offset: float, elsewhere: dict[str, str], tmp_path: Path, short_lifetime: float
+) -> None:
+    """Another machine, or a container on this one; its pid is that of no process here. Its clock is an hour off."""
+    folder = tmp_path / "run"
+    token = write_token(folder, 1, replace(Process(), pid=2**22 + 1, host="node", **elsewhere))
+    for beat in range(6):  # more than a lifetime, with heartbeats
+        os.utime(token, (time.time() + offset + beat, time.time() + offset + beat))
+        assert_locked(folder, f"process {2**22 + 1} on node")
+        time.sleep(short_lifetime / 4)
+    waited = take_over(folder, 20)
+    assert waited > short_lifetime / 2
 
 
-def test_a_lost_lock_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    monkeypatch.setattr(locks, "LIFETIME", timedelta(seconds=0.2))
-    path = tmp_path / "run.lock"
-    with run_lock(path, "run x"):
-        path.unlink()
-        time.sleep(0.3)
-    assert "the lock of run x was lost" in caplog.text
+def test_a_stopped_process_keeps_its_lock_for_a_lifetime(tmp_path: Path, holder: Start, short_lifetime: float) -> None:
+    folder = tmp_path / "run"
+    owner = holder(folder)
+    owner.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while not replace(Process(), pid=owner.pid).is_stopped():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert take_over(folder, 20) > short_lifetime / 2
+
+
+def test_a_live_process_without_heartbeats_keeps_its_lock(tmp_path: Path, holder: Start, short_lifetime: float) -> None:
+    """Its heartbeats come every 15 s, which is later than this process waits for."""
+    owner = holder(tmp_path / "run")
+    with pytest.raises(RunLockedError, match=f"process {owner.pid} "):
+        take_over(tmp_path / "run", 3 * short_lifetime)
+
+
+def can_unshare() -> bool:
+    unshare = shutil.which("unshare")
+    command = [unshare or "", "--pid", "--fork", "--mount-proc", "true"]
+    return unshare is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_unshare(), reason="PID namespaces cannot be created here")
+def test_a_holder_in_another_pid_namespace_is_alive(tmp_path: Path, holder: Start, short_lifetime: float) -> None:
+    """Its pid is that of another process here, or of none."""
+    folder = tmp_path / "run"
+    process = holder(folder, "unshare", "--pid", "--fork", "--mount-proc")
+    named = json.loads((folder / "1").read_text())
+    assert named["namespace"] != Process().namespace
+    assert named["pid"] < process.pid
+    assert_locked(folder, f"process {named['pid']} on {named['host']}")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert take_over(folder, 20) > short_lifetime / 2
+
+
+def test_a_superseded_owner_is_told_at_its_next_check(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with run_lock(folder, "run x") as ownership:
+        ownership.check()
+        write_token(folder, 2, replace(Process(), host="node", pid=5))
+        with pytest.raises(RunTakenOverError, match="process 5 on node"):
+            ownership.check()
+        assert ownership.is_lost
+    assert json.loads((folder / "2").read_text())["host"] == "node"
+
+
+def test_a_heartbeat_changes_the_token_and_notices_a_takeover(tmp_path: Path, short_lifetime: float) -> None:
+    folder = tmp_path / "run"
+    with run_lock(folder, "run x") as ownership:
+        first = (folder / "1").stat().st_mtime_ns
+        time.sleep(short_lifetime)
+        assert (folder / "1").stat().st_mtime_ns > first
+        write_token(folder, 2, Process())
+        deadline = time.monotonic() + 10
+        while not ownership.is_lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_a_lock_that_was_removed_is_lost(tmp_path: Path) -> None:
+    with run_lock(tmp_path / "run", "run x") as ownership:
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(RunTakenOverError):
+            ownership.check()
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"pid": "x"}', "[" * 100_000, "\0"])
+def test_a_token_that_names_no_process_expires(text: str, tmp_path: Path, short_lifetime: float) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "1").write_text(text)
+    assert_locked(tmp_path / "run", "another process")
+    assert take_over(tmp_path / "run", 20) > short_lifetime / 2
+
+
+CONTENDER = """
+    import os, sys
+    from dataclasses import asdict, replace
+    from pathlib import Path
+    import json
+    from wgan_sweep.errors import RunLockedError
+    from wgan_sweep.runs.lock import Process, run_lock
+    folder, end = Path(sys.argv[1]), int(sys.argv[2])
+    inside = folder.with_name("inside")
+    taken = 0
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while True:
+        try:
+            with run_lock(folder, "run x") as ownership:
+                if ownership.number > end:
+                    break
+                os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if another process is inside
+                ownership.check()
+                taken += 1
+                inside.unlink()
+                # As if this process were killed: the token names a process that is gone, and is not released.
+                ownership.release = ownership._stop.set
+                (folder / str(ownership.number)).write_text(json.dumps(asdict(replace(Process(), started="1"))))
+        except RunLockedError:
+            pass
+    print(taken)
+"""
+
+
+def contend(tmp_path: Path, processes: int, takeovers: int) -> list[int]:
+    """Let processes take a lock over from each other; return how often each one did."""
+    command = [sys.executable, "-c", textwrap.dedent(CONTENDER), str(tmp_path / "run"), str(takeovers)]
+    contenders = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(processes)
+    ]
+    for process in contenders:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in contenders:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ends = [process.communicate(timeout=600) for process in contenders]
+    assert [(process.returncode, errors) for process, (_, errors) in zip(contenders, ends, strict=True)] == [
+        (0, "")
+    ] * processes
+    return [int(output) for output, _ in ends]
+
+
+def test_contended_takeovers_have_one_winner(tmp_path: Path) -> None:
+    """Each number is used by one process, and no two processes are inside at a time."""
+    assert sum(contend(tmp_path, 3, 60)) == 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_a_thousand_contended_takeovers_have_one_winner_each(processes: int, tmp_path: Path) -> None:
+    assert sum(contend(tmp_path, processes, 1000)) == 1000

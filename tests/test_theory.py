@@ -24,7 +24,7 @@ from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.theory import closed_forms, distances, linear_critic, lipschitz, modes, orbits, vanishing
 
-from .helpers import run
+from .helpers import append_metrics, run, write_record
 
 
 @pytest.mark.parametrize("theta", [-2.0, -0.75, 0.0, 0.25, 1.0, 1.5])
@@ -67,7 +67,7 @@ def record(runs: Path, name: str, scores: dict[str, float], loss: str = "wgan", 
             node = node.setdefault(group, {})
         node[leaf] = value
     finished = Record(name, Status.DONE, [f"loss={loss}"], config, scores={"step": 1.0, **scores})
-    RunDir(runs / name).write_record(finished)
+    write_record(RunDir(runs / name), finished)
     return finished
 
 
@@ -110,7 +110,7 @@ def test_estimates_are_tabulated_beside_the_closed_forms(tmp_path: Path) -> None
 def test_the_loss_of_the_generators_gradient_is_measured_from_its_peak_after_the_reset(tmp_path: Path) -> None:
     finished_run = record(tmp_path, "a", {}, "gan", train__freeze_generator_at=10)
     for step, norm in [(5, 1e9), (10, 1e9), (11, 0.5), (12, 20.0), *((step, 0.02) for step in range(13, 30))]:
-        RunDir(tmp_path / "a").append_metrics({"step": step, "generator_gradient_norm": norm})
+        append_metrics(RunDir(tmp_path / "a"), {"step": step, "generator_gradient_norm": norm})
     summary = vanishing.summarise([finished_run], tmp_path)
     assert rows(summary)[1] == ["gan", "10", "20.000", "0.0200", "3.0"]
     assert_has_picture(summary)
@@ -130,8 +130,8 @@ def test_the_growth_of_an_orbit_is_per_step(tmp_path: Path) -> None:
     finished_run = record(tmp_path, "a", {"w1": 1.0}, optimizer__lr=0.1, train__simultaneous=True)
     for step in (10, 20, 30):
         at = {"mean_0": 1.01**step * math.cos(step), "critic_slope_0": 1.01**step * math.sin(step)}
-        RunDir(tmp_path / "a").append_metrics({"step": step, "critic_loss": 1.0})
-        RunDir(tmp_path / "a").append_metrics({"step": step, **at})
+        append_metrics(RunDir(tmp_path / "a"), {"step": step, "critic_loss": 1.0})
+        append_metrics(RunDir(tmp_path / "a"), {"step": step, **at})
     summary = orbits.summarise([finished_run], tmp_path)
     assert rows(summary)[1][3:] == ["1.010000", "1.004988"]
     assert_has_picture(summary)

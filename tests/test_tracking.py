@@ -22,7 +22,7 @@ from wgan_sweep.tracking.tracker import FaultTolerantTracker, TrackedRun
 from wgan_sweep.tracking.wandb import key_is_configured
 from wgan_sweep.tracking.workspace import workspace
 
-from .helpers import Shell
+from .helpers import Shell, append_metrics, write_record
 
 
 @pytest.fixture
@@ -299,18 +299,18 @@ def test_a_run_is_uploaded_to_each_project_and_again_after_new_metrics(home: Pat
     monkeypatch.setenv("WANDB_MODE", "offline")
     directory = RunDir(tmp_path / "x")
     record = Record("x", Status.DONE, config={"scorer": {}})
-    directory.write_record(record)
+    write_record(directory, record)
     tracker = tracking.WandbTracker(run=mirroring.tracked_run(record, directory), project="one", entity=None)
     tracker.close("done", {})
     assert is_uploaded(record, directory, "one", None)
     assert not is_uploaded(record, directory, "other", None)
     assert not is_uploaded(record, directory, "one", "me")
-    directory.append_metrics({"step": 1, "images_seen": 2})
+    append_metrics(directory, {"step": 1, "images_seen": 2})
     assert not is_uploaded(record, directory, "one", None)
 
 
 def test_an_upload_without_a_key_is_refused_with_the_remedy(home: Path, tmp_path: Path) -> None:
-    RunDir(tmp_path / "x").write_record(Record("x", config={"scorer": {}}))
+    write_record(RunDir(tmp_path / "x"), Record("x", config={"scorer": {}}))
     for option in ("--wandb", "--dashboard"):
         with pytest.raises(SystemExit, match="wandb login"):
             reporting.main([str(tmp_path), option])

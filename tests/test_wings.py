@@ -41,7 +41,6 @@ LIBRARIES = {
     "joblib": {"report"},
     "matplotlib": {"common"},
     "rich": {"common", "report"},
-    "flufl": {"runs"},
     "submitit": {"sweeps"},
     "mlxtend": {"data"},
 }

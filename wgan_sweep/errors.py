@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class RunLockedError(Exception):
     """Another process holds the lock of a run. The message names that process."""
+
+
+class RunTakenOverError(RunLockedError):
+    """Another process has taken over a run that this process was working on. The message names that process."""

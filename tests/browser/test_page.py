@@ -12,6 +12,7 @@ from PIL import Image
 from wgan_sweep.commands import report as command
 from wgan_sweep.runs.directory import RunDir
 
+from ..helpers import append_metrics, write_record
 from ..report.test_report import record
 
 pytestmark = pytest.mark.browser
@@ -39,11 +40,11 @@ def write_runs(folder: Path, seeds: int) -> Path:
 
 def add(folder: Path, run, draw: np.random.Generator) -> None:
     directory = RunDir(folder / run.run_id)
-    directory.write_record(run)
+    write_record(directory, run)
     for step in range(0, 2000, 20):
         value = 100 / (step + 20) + draw.normal() / 50
         line = {"step": step, "images_seen": 64 * step, "wasserstein": value, "gradient_norm": 1.0}
-        directory.append_metrics(line | ({"fid": 50 * value} if step % 500 == 0 else {}))
+        append_metrics(directory, line | ({"fid": 50 * value} if step % 500 == 0 else {}))
     directory.samples(10).parent.mkdir()
     Image.fromarray(draw.integers(0, 255, (40, 40, 3), np.uint8)).save(directory.samples(10))
 

@@ -12,6 +12,7 @@ from wgan_sweep.report.claims import PUBLISHED, Verdict, judge, read_claims
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record
 
+from ..helpers import write_record
 from .test_report import record
 
 SCHEMES = ("real_fake", "within_source", "mixed_pairs", "mixture", "fake", "real")
@@ -148,7 +149,7 @@ def test_a_claim_without_runs_is_undecided() -> None:
 def write(folder: Path, records: list[Record]) -> Path:
     for item in records:
         item.config["scorer"] = {}
-        RunDir(folder / item.run_id).write_record(item)
+        write_record(RunDir(folder / item.run_id), item)
     return folder
 
 

@@ -17,6 +17,7 @@ from wgan_sweep.report.watch import view, watch
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record
 
+from ..helpers import append_metrics, write_record
 from .test_report import grid, record
 
 
@@ -27,10 +28,10 @@ def runs(tmp_path: Path) -> Path:
     for item in records:
         item.config["scorer"] = {}
         directory = RunDir(folder / item.run_id)
-        directory.write_record(item)
+        write_record(directory, item)
         for step in range(0, 1000, 2):
             line = {"step": step, "images_seen": 64 * step, "wasserstein": 1 / (step + 1)}
-            directory.append_metrics(line | ({"fid": 100 / (step + 1)} if step % 100 == 0 else {}))
+            append_metrics(directory, line | ({"fid": 100 / (step + 1)} if step % 100 == 0 else {}))
         directory.samples(10).parent.mkdir()
         Image.new("RGB", (900, 600), "red").save(directory.samples(10))
     return folder
@@ -122,7 +123,7 @@ def test_watching_shows_changes_until_ctrl_c(runs: Path, monkeypatch: pytest.Mon
             assert item is not None
             if item.status == "running":
                 item.status = "done"  # type: ignore[assignment]
-                RunDir(path).write_record(item)
+                write_record(RunDir(path), item)
 
     monkeypatch.setattr("wgan_sweep.report.watch.time.sleep", sleep)
     console = Console(file=io.StringIO(), width=200)
@@ -134,8 +135,8 @@ def test_values_that_are_not_finite_become_null(runs: Path, tmp_path: Path) -> N
     directory = RunDir(next(path for path in runs.iterdir() if RunDir(path).read_record().status == "done"))
     item = directory.read_record()
     item.scores["fid"] = float("nan")
-    directory.write_record(item)
-    directory.append_metrics({"step": 2000, "images_seen": 9, "wasserstein": float("inf")})
+    write_record(directory, item)
+    append_metrics(directory, {"step": 2000, "images_seen": 9, "wasserstein": float("inf")})
     page = run_command(runs, "html", tmp_path).decode()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1), parse_constant=pytest.fail)
     assert next(row for row in data["rows"] if row["run"] == item.run_id)["value"] is None

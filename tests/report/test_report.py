@@ -18,6 +18,8 @@ from wgan_sweep.runs.coordinates import MEASURED_WITH
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.record import Record, Status
 
+from ..helpers import write_record
+
 COUNT = 0
 
 
@@ -184,7 +186,7 @@ def test_csv_and_json_contain_the_same_cells() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for item in grid():
-        RunDir(tmp_path / "runs" / item.run_id).write_record(item)
+        write_record(RunDir(tmp_path / "runs" / item.run_id), item)
     return tmp_path / "runs"
 
 
@@ -248,7 +250,7 @@ def test_w1_is_the_default_metric_of_points_and_any_metric_can_be_shown(tmp_path
     for seed, (w1, modes) in enumerate([(0.5, 8), (0.7, 6)]):
         item = record(None, seed=seed)
         item.scores = {"w1": w1, "modes": modes, "exact_samples": 2000, "step": 10}
-        RunDir(tmp_path / item.run_id).write_record(item)
+        write_record(RunDir(tmp_path / item.run_id), item)
     command.main([str(tmp_path)])
     output = capsys.readouterr().out
     assert "0.6 ± 0.1414 (n=2)" in output
@@ -282,7 +284,7 @@ def test_runs_on_other_images_are_not_in_one_cell() -> None:
 def test_directories_of_version_0_1_are_named_and_left_out(tmp_path: Path, capsys) -> None:
     for item in grid():
         item.config["scorer"] = {}
-        RunDir(tmp_path / item.run_id).write_record(item)
+        write_record(RunDir(tmp_path / item.run_id), item)
     command.main([str(tmp_path)])
     expected = capsys.readouterr()
     old = RunDir(tmp_path / "0123456789ab")
@@ -300,6 +302,6 @@ def test_directories_of_version_0_1_are_named_and_left_out(tmp_path: Path, capsy
 def test_a_picture_of_runs_without_a_value_is_refused(tmp_path: Path) -> None:
     item = record(None, "failed")
     item.config["scorer"] = {}
-    RunDir(tmp_path / item.run_id).write_record(item)
+    write_record(RunDir(tmp_path / item.run_id), item)
     with pytest.raises(SystemExit, match="nothing to draw"):
         command.main([str(tmp_path), "--format", "png", "--output", str(tmp_path / "x.png")])

@@ -16,7 +16,7 @@ import torch
 
 from wgan_sweep.runs import checkpoints
 
-from ..helpers import Shell, records
+from ..helpers import Shell, lock_owners, records
 from ..test_tracking import Mirror, metric_lines, metric_rows
 
 pytestmark = pytest.mark.slurm
@@ -132,8 +132,7 @@ def test_a_failed_run_is_a_failed_job_with_its_traceback_and_does_not_affect_oth
 
 def owner(sweep: Shell, run: str) -> int:
     """Return the id of the process that holds a run."""
-    claim = (sweep.folder / "runs" / ".locks" / f"{run}.lock").read_text()
-    return int(re.split(r"[|^~#@]", claim)[2])
+    return lock_owners(sweep.folder / "runs")[run]
 
 
 def step(sweep: Shell, run: str) -> int:

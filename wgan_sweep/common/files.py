@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wgan_sweep.errors import InputError
@@ -16,14 +16,18 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; the file written there replaces `path` at the end of the block.
+def replacing(path: Path, staging: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; the file written there replaces `path` at the end of the block.
 
     Other processes see either the old file or the new one, even after a crash or a power failure. If the block raises,
     `path` is unchanged.
+
+    Args:
+        path: The file to replace; its folder is created.
+        staging: An existing folder of the same file system for the temporary file; by default, the folder of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=staging or path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -32,8 +36,19 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder survive a power failure, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -21,29 +21,35 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
+def save(path: Path, state: dict[str, Any], staging: Path | None = None) -> None:
     """Write a checkpoint atomically; the one that it replaces is kept as the previous one.
+
+    Args:
+        path: The checkpoint.
+        state: Its values.
+        staging: The folder for temporary files; by default, that of `path`.
 
     Raises:
         OSError: if it cannot be written; the old checkpoint stays.
     """
-    with replacing(path) as temporary:
+    with replacing(path, staging) as temporary:
         try:
             torch.save({**state, "digest": _digest(state)}, temporary)
         except RuntimeError as error:  # torch's zip writer does not give the reason
             free_bytes = shutil.disk_usage(path.parent).free
             raise OSError(f"{path} cannot be written ({free_bytes / 2**20:.1f} MiB are free there): {error}") from error
         if path.exists():
-            with replacing(previous(path)) as kept_path:
-                _link_or_copy(path, kept_path)
+            _keep(path, previous(path), staging)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    target.unlink()
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
+def _keep(path: Path, kept: Path, staging: Path | None) -> None:
+    """Make `kept` another name for the file at `path`."""
+    with replacing(kept, staging) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
 
 
 def _digest(state: Any) -> str:
@@ -102,7 +108,11 @@ def load(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, []
 
 
-def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint, so that saving the next one does not replace the intact previous one by it."""
+def set_aside(path: Path, staging: Path | None = None) -> None:
+    """Keep a damaged checkpoint under another name, and put the previous one in its place.
+
+    Saving the next checkpoint then does not replace the intact previous one by the damaged one.
+    """
     if path.exists():
-        path.replace(path.with_name(f"{path.stem}.corrupt{path.suffix}"))
+        _keep(path, path.with_name(f"{path.stem}.corrupt{path.suffix}"), staging)
+        _keep(previous(path), path, staging)

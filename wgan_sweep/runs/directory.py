@@ -1,12 +1,11 @@
-"""The directory of a run: the paths of its files, and how they are read and written."""
+"""The directory of a run: the paths of its files, and how they are read."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from wgan_sweep.common.files import write
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.record import NewerRecordError, OutdatedRecordError, Record
 
@@ -17,13 +16,13 @@ TAIL_BYTES = 16384
 
 
 def _complete_lines(text: str) -> Iterator[dict[str, float]]:
-    """Yield the JSON objects of complete lines."""
+    """Yield the JSON objects of complete lines that have a step."""
     for line in text.splitlines():
         try:
             values = json.loads(line)
         except ValueError:
             continue
-        if isinstance(values, dict):
+        if isinstance(values, dict) and type(values.get("step")) is int:
             yield values
 
 
@@ -60,8 +59,8 @@ class RunDir:
 
     @property
     def lock(self) -> Path:
-        """The run's lock: beside the directory, which does not exist for a run that is refused."""
-        return self.path.parent / ".locks" / f"{self.path.name}.lock"
+        """The folder of the run's lock: beside the directory, which does not exist for a run that is refused."""
+        return self.path.parent / ".locks" / self.path.name
 
     @property
     def log(self) -> Path:
@@ -99,15 +98,6 @@ class RunDir:
                 "move it away to start the run anew"
             ) from error
 
-    def write_record(self, record: Record) -> None:
-        """Replace the record, atomically."""
-        write(self.record, json.dumps(asdict(record), indent=2) + "\n")
-
-    def append_metrics(self, line: Mapping[str, float]) -> None:
-        """Append one line of measurements."""
-        with self.metrics.open("a") as out:
-            out.write(json.dumps(line) + "\n")
-
     def read_metrics(self) -> Iterator[dict[str, float]]:
         """Yield the lines of measurements; an incomplete last line, left by a kill, is skipped."""
         try:
@@ -125,11 +115,6 @@ class RunDir:
         except FileNotFoundError:
             return {}
         return {name: value for line in _complete_lines(text) for name, value in line.items()}
-
-    def truncate_metrics(self, step: int) -> None:
-        """Remove the measurements after `step`, at which a run resumes: it will repeat them."""
-        lines = [line for line in self.read_metrics() if line["step"] <= step]
-        write(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 class FoundRuns(NamedTuple):

@@ -4,20 +4,20 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.progress import ProgressReporter, RunProgress
 from wgan_sweep.config.schema import Config
-from wgan_sweep.errors import InputError
+from wgan_sweep.errors import InputError, RunTakenOverError
 from wgan_sweep.runs import mirroring
 from wgan_sweep.runs.identity import Identity, identify, run_id
-from wgan_sweep.runs.lock import run_lock
 from wgan_sweep.runs.loop import DivergedError, RunLoop
 from wgan_sweep.runs.mirroring import make_tracker
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import RunState, finished_record
+from wgan_sweep.runs.writer import owned_run
 from wgan_sweep.tracking.tracker import FaultTolerantTracker
 
 log = logging.getLogger("wgan_sweep")
@@ -53,7 +53,8 @@ def run(
     Raises:
         InputError: if the config cannot work, if data or user modules have changed since the run was requested, or
             if the run's directory belongs to another run; nothing is written.
-        RunLockedError: if another process holds the run; nothing is written.
+        RunLockedError: if another process holds the run; nothing is written. `RunTakenOverError` if another process
+            took it over after this one was stopped; nothing is written from then on.
     """
     identity = identity or identify(config)
     directory = identity.directory
@@ -62,12 +63,12 @@ def run(
         record = finished_record(identity, config)
         if record is None:
             check_writable(Path(config.runs), "runs")
-            with run_lock(directory.lock, f"run {identity.run_id}"):
+            with owned_run(directory) as writer:
                 record = finished_record(identity, config)  # another process may have finished it just now
                 if record is None:
                     began = time.monotonic()
                     loop = _make_loop(config, identity, stop)
-                    state = RunState.start(identity, config, overrides, group)
+                    state = RunState.start(writer, identity, config, overrides, group)
                     _work(loop, state, config, progress, began)
                     return state.record
         progress.summary = f"{summary(record)} ({_why_finished(record, config)})"
@@ -127,6 +128,9 @@ def _work(loop: RunLoop | str, state: RunState, config: Config, progress: RunPro
                 state.finish(spent())
         except DivergedError as error:
             state.diverge(str(error), spent())
+        except RunTakenOverError as owner:
+            log.warning("run %s was taken over by %s: this process stops working on it", state.record.run_id, owner)
+            raise
         except Exception:
             log.debug(problem := traceback.format_exc())
             state.fail(problem, spent())
@@ -134,7 +138,10 @@ def _work(loop: RunLoop | str, state: RunState, config: Config, progress: RunPro
             state.interrupt(spent())
             raise
         finally:
-            mirroring.close(state.record, state.directory, tracker)
+            if state.writer.is_lost:
+                tracker.abandon()
+            else:
+                mirroring.close(state.record, state.directory, tracker)
     progress.summary = f"{summary(state.record)}  {spent():.0f} s"
 
 
@@ -155,17 +162,41 @@ def record_lost_process(
         RunLockedError: if another process holds the run.
     """
     directory = identity.directory
-    with run_lock(directory.lock, f"run {identity.run_id}"):
+    with owned_run(directory) as writer:
         record = directory.read_record()
-        state = RunState.start(identity, config, overrides, group) if record is None else RunState(directory, record)
+        if record is None:
+            state = RunState.start(writer, identity, config, overrides, group)
+        else:
+            writer.open()
+            state = RunState(writer, record)
         if state.record.status == Status.RUNNING:
             state.fail(reason, seconds=0.0)
     return state.record
 
 
+class _RunLog(logging.FileHandler):
+    """Appends to a run's log. A line that cannot be written, as on a full disk, is left out without a message."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a line."""
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path)
+    handler = _RunLog(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
     log.addHandler(handler)

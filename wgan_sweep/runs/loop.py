@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgan_sweep.common.files import write
 from wgan_sweep.common.images import png
 from wgan_sweep.common.progress import RunProgress
 from wgan_sweep.config.schema import Config
@@ -68,6 +67,7 @@ class RunLoop:
 
         Raises:
             DivergedError: if a measurement is not finite.
+            RunTakenOverError: if another process has taken over the run.
             KeyboardInterrupt: if `stop` said so; the run is saved.
         """
         self._state, self._tracker, self._progress = state, tracker, progress
@@ -90,7 +90,7 @@ class RunLoop:
         """Bring directory, record and tracker to the step of the checkpoint."""
         trainer = self._trainer
         if self._damage:
-            checkpoints.set_aside(self._directory.checkpoint)
+            self._state.writer.set_aside_checkpoint()
         for problem in self._damage:
             log.warning("falling back to the previous checkpoint: %s", problem)
         for what, choice in trainer.execution.items():
@@ -133,6 +133,7 @@ class RunLoop:
             self._progress.working_on("compiling (a minute or more the first time)")
         for values in trainer.steps(steps):
             step = trainer.step
+            self._state.writer.leave_if_lost()
             if compiling:
                 self._progress.working_on("training")
                 compiling = False
@@ -170,7 +171,7 @@ class RunLoop:
 
     def _write(self, line: dict[str, float]) -> None:
         """Write a line of measurements to the directory, the tracker and the display."""
-        self._directory.append_metrics(line)
+        self._state.writer.append_metrics(line)
         self._tracker.log(self._trainer.step, mirroring.tracked_values(line))
         self._progress.update(self._trainer.step, line)
 
@@ -202,7 +203,7 @@ class RunLoop:
         if not self._directory.samples(step).exists():
             samples = self._trainer.sampler("picture")(self._real.num_pictured)
             picture = self._real.draw_samples(samples, self._trainer.critic_outputs)
-            write(self._directory.samples(step), png(picture))
+            self._state.writer.write(self._directory.samples(step), png(picture))
             self._tracker.images(step, picture)
         if scorer is None or scored_by is None:
             return
@@ -219,6 +220,7 @@ class RunLoop:
 
         def sample(count: int) -> Tensor:
             nonlocal generated
+            self._state.writer.leave_if_lost()
             if self._stop():
                 raise KeyboardInterrupt  # the step is saved; it is scored when the run is resumed
             generated += count

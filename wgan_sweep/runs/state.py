@@ -14,14 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Self
 
-from wgan_sweep.common.files import write
 from wgan_sweep.config.keys import Role, without_roles
 from wgan_sweep.config.schema import Config, to_yaml
-from wgan_sweep.runs import checkpoints, provenance
-from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs import provenance
 from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.identity import Identity
 from wgan_sweep.runs.record import CHOSEN_BY, Record, Status, chosen_by, selection_metric
+from wgan_sweep.runs.writer import RunWriter
 
 log = logging.getLogger("wgan_sweep")
 
@@ -66,30 +65,36 @@ def _up_to(step: int, scores: dict[str, float]) -> dict[str, float]:
 
 
 class RunState:
-    """The record of a run that is being worked on, and its directory. The run's lock is held.
+    """The record of a run that is being worked on, and the writer of its directory.
+
+    Every transition raises `RunTakenOverError` if another process has taken over the run.
 
     Args:
-        directory: The run's directory.
-        record: Its record.
+        writer: Writes to the run's directory.
+        record: The run's record.
     """
 
-    def __init__(self, directory: RunDir, record: Record) -> None:
-        self.directory = directory
+    def __init__(self, writer: RunWriter, record: Record) -> None:
+        self.writer = writer
+        self.directory = writer.directory
         self.record = record
+        writer.metrics_lines = record.metrics_lines
 
     @classmethod
-    def start(cls, identity: Identity, config: Config, overrides: list[str], sweep: str | None) -> Self:
+    def start(
+        cls, writer: RunWriter, identity: Identity, config: Config, overrides: list[str], sweep: str | None
+    ) -> Self:
         """Any status → running: write config and record."""
-        directory = identity.directory
-        record = directory.read_record()
+        record = writer.directory.read_record()
         if record is None:
             record = Record(identity.run_id, overrides=overrides, started=provenance.now(), sweep=sweep)
         elif _needs_other_scores(record, config):  # keep which step was chosen, and by which value
             chosen = chosen_by(record.best)
             best = {"step": record.best["step"], **chosen} if chosen else {}
             record = replace(record, scores={}, scored_by={}, best=best)
-        state = cls(directory, record)
-        write(directory.config, to_yaml(config))
+        writer.open()
+        state = cls(writer, record)
+        writer.write(writer.directory.config, to_yaml(config))
         state._update(
             status=Status.RUNNING,
             error=None,
@@ -112,8 +117,17 @@ class RunState:
             execution: What was chosen for the device.
             trains: Whether training continues; else the record keeps how the run was trained.
         """
-        self.directory.truncate_metrics(step)
         record = self.record
+        lines = list(self.directory.read_metrics())
+        if len(lines) < record.metrics_lines:
+            log.warning(
+                "%s has %d lines, %d fewer than were written: curves lack them",
+                self.directory.metrics,
+                len(lines),
+                record.metrics_lines - len(lines),
+            )
+        lines = [line for line in lines if line["step"] <= step]
+        self.writer.metrics_lines = len(lines)  # recorded first: the record never counts lines that are not there
         self._update(
             step=step,
             images_seen=images_seen,
@@ -121,10 +135,11 @@ class RunState:
             best=_up_to(step, record.best),
             execution=dict(execution) if trains else record.execution or dict(execution),
         )
+        self.writer.replace_metrics(lines)
 
     def save(self, checkpoint: Mapping[str, Any], step: int, images_seen: int, execution: Mapping[str, str]) -> None:
         """Running → running with a checkpoint of this step."""
-        checkpoints.save(self.directory.checkpoint, dict(checkpoint))
+        self.writer.save_checkpoint(self.directory.checkpoint, checkpoint)
         self._update(step=step, images_seen=images_seen, execution=dict(execution))
 
     def score(
@@ -146,7 +161,7 @@ class RunState:
         scores = {"step": step, **scores}
         best = self.record.best
         if make_checkpoint is not None and self._is_best(scores):
-            checkpoints.save(self.directory.best, dict(make_checkpoint()))
+            self.writer.save_checkpoint(self.directory.best, make_checkpoint())
             best = dict(scores)
         self._update(scores=scores, scored_by=dict(scored_by), best=best)
 
@@ -187,6 +202,6 @@ class RunState:
 
     def _update(self, **changes: Any) -> None:
         """Replace the record on disk, then here: a failed write leaves both as they were."""
-        record = replace(self.record, **changes)
-        self.directory.write_record(record)
+        record = replace(self.record, metrics_lines=self.writer.metrics_lines, **changes)
+        self.writer.write_record(record)
         self.record = record
