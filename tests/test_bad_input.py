@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from wgan_sweep.config import objects
 from wgan_sweep.config.catalogue import option_keys, options, schema_keys
@@ -76,7 +75,7 @@ class Case:
             return ["scorer=fid", f"+metric@scorer.metrics.x={self.option}"]
         if (data := OTHER_DATA.get((self.group, self.option))) is not None:
             return [f"data={data}", choice, "scorer=none"] if self.group == "model" else [f"data={data}", choice]
-        extra = {"label_smoothing": ["loss=nsgan"], "npz": ["data.path={npz}"]}
+        extra = {"label_smoothing": ["loss=nsgan"], "npz": ["data.path={npz}"], "image_folder": ["data.path=/"]}
         return [choice, *extra.get(self.option, [])]
 
 
@@ -107,7 +106,7 @@ def outcome(case: Case, make, npz: Path) -> tuple[str, Config | None]:
         objects.make(config.launch, "launch")
         make_figure(config.figure)
         if (case.group, case.option) not in NEEDS_FILES:
-            check(config, torch.device("cpu"))
+            check(config)
     except BAD_INPUT as error:
         return explain(error, [case.override]), None
     return "", config

@@ -23,7 +23,9 @@ def norm_layer(name: str, channels: int) -> nn.Module:
         InputError: If the name is unknown.
     """
     if name not in NORMS:
-        raise InputError(f"unknown norm {name!r}: choose one of {', '.join(NORMS)}")
+        raise InputError(
+            f"model.generator_norm and model.critic_norm have no norm {name!r}: choose one of {', '.join(NORMS)}"
+        )
     return NORMS[name](channels)
 
 

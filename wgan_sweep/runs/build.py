@@ -186,7 +186,9 @@ class _Choices:
         try:
             return self.make_optimizer(parameters)
         except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-            raise InputError(f"the optimizer cannot be made with the settings of `optimizer`: {error}") from error
+            settings = getattr(self.make_optimizer, "keywords", {})
+            given = ", ".join(f"optimizer.{name}={shown(value)}" for name, value in settings.items())
+            raise InputError(f"the optimizer cannot be made with {given} ({error}): correct them") from error
 
     def networks(self, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Make generator and critic, on torch's default device."""
