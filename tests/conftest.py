@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
@@ -26,6 +27,8 @@ configs.register()
 settings.register_profile("no deadline", deadline=None)  # on a busy machine, an example may take long
 settings.load_profile("no deadline")
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands started by a test: results do not depend on other commands
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 os.environ.pop("WGAN_SWEEP_RUNS", None)  # commands started by a test must write to that test's folder
 
 TINY = [

@@ -5,7 +5,9 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,9 @@ from rich.console import Console
 from wgan_sweep.common import gpu_memory
 from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs import provenance
 from wgan_sweep.runs.writer import RunWriter
+from wgan_sweep.sweeps import slurm
 from wgan_sweep.sweeps.launching import RequestedRun, complete_run
 from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
@@ -33,12 +37,11 @@ def request_runs(make, *devices: str) -> list[RequestedRun]:
     return [RequestedRun(replace(config, device=device), (), "", None) for device in devices]
 
 
-def test_cores_are_divided_among_no_more_workers_than_runs(make, monkeypatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-    assert [slot.threads for slot in Parallel(jobs=3).slots(request_runs(make, *["cpu"] * 9))] == [4] * 3
-    assert [slot.threads for slot in Parallel(jobs=8).slots(request_runs(make, "cpu", "cpu"))] == [6] * 2
-    assert [slot.threads for slot in Parallel().slots(request_runs(make, *["cpu"] * 9))] == [2] * 6
-    assert [slot.threads for slot in Parallel(jobs=24).slots(request_runs(make, *["cpu"] * 24))] == [1] * 24
+def test_cores_are_divided_among_no_more_workers_than_runs(make) -> None:
+    assert [slot.threads for slot in Parallel(jobs=3).slots(request_runs(make, *["cpu"] * 9), 12)] == [4] * 3
+    assert [slot.threads for slot in Parallel(jobs=8).slots(request_runs(make, "cpu", "cpu"), 12)] == [6] * 2
+    assert [slot.threads for slot in Parallel().slots(request_runs(make, *["cpu"] * 9), 12)] == [2] * 6
+    assert [slot.threads for slot in Parallel(jobs=24).slots(request_runs(make, *["cpu"] * 24), 12)] == [1] * 24
 
 
 def test_every_visible_gpu_gets_the_requested_number_of_runs(make, monkeypatch) -> None:
@@ -49,7 +52,7 @@ def test_every_visible_gpu_gets_the_requested_number_of_runs(make, monkeypatch) 
         runs = request_runs(make, "cpu", *["cpu"] * (len(devices) - 1))
         for requested, device in zip(runs, devices, strict=True):
             requested.config.device = device
-        return [slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in launch.slots(runs)]
+        return [slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in launch.slots(runs, 2)]
 
     assert gpus(Parallel(per_gpu=2), *["auto"] * 9) == ["3", "5", "3", "5"]
     assert gpus(Parallel(per_gpu=2), "auto", "auto") == ["3", "5"]
@@ -61,7 +64,7 @@ def test_every_visible_gpu_gets_the_requested_number_of_runs(make, monkeypatch) 
 def test_runs_on_one_gpu_divide_its_memory(make, monkeypatch) -> None:
     """The memory is divided by the number of workers that exist, which may be less than `per_gpu`."""
     runs = request_runs(make, *["cpu"] * 6)
-    assert {slot.processes_per_gpu for slot in Parallel(per_gpu=2, jobs=2).slots(runs)} == {1}
+    assert {slot.processes_per_gpu for slot in Parallel(per_gpu=2, jobs=2).slots(runs, 2)} == {1}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -69,7 +72,7 @@ def test_runs_on_one_gpu_divide_its_memory(make, monkeypatch) -> None:
         requested.config.device = "auto"
 
     def workers_per_gpu(launch: Parallel, count: int) -> list[int]:
-        return [slot.processes_per_gpu for slot in launch.slots(runs[:count])]
+        return [slot.processes_per_gpu for slot in launch.slots(runs[:count], 2)]
 
     assert workers_per_gpu(Parallel(), 6) == [1, 1]
     assert workers_per_gpu(Parallel(per_gpu=2), 6) == [2] * 4
@@ -243,3 +246,41 @@ def test_a_run_whose_data_changed_while_it_waited_is_refused(make, npz: Path, mn
     assert requested_id in outcome.problem
     assert RequestedRun(waiting.config, (), "", None).run_id in outcome.problem
     assert len(list(Path(waiting.config.runs).glob("[0-9a-f]*"))) == 1
+
+
+@pytest.mark.parametrize("requeues", [False, True])
+def test_a_job_saves_on_sigterm_and_waits_for_what_slurm_does(make, monkeypatch, requeues: bool) -> None:
+    """SLURM kills the job, requeues it, or does neither."""
+    config = make("train.steps=100000", "save_every=100000")
+    task = slurm.Task([RequestedRun(config, (), "", None)], provenance.code(), 1, 1, allow_other_code=False)
+    monkeypatch.setattr(slurm, "SECONDS_UNTIL_KILLED", PATIENCE_SECONDS if requeues else 0.5)
+    monkeypatch.setattr(slurm, "log_to_display", lambda _: None)
+    requeued: list[int] = []
+    handlers = {
+        signal.SIGTERM: signal.getsignal(signal.SIGTERM),
+        signal.SIGUSR2: signal.signal(signal.SIGUSR2, lambda number, _: requeued.append(number)),
+    }
+
+    def send_signals() -> None:
+        while not directory_of(config).metrics.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not directory_of(config).checkpoint.exists():
+            time.sleep(0.05)
+        if requeues:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    sender = threading.Thread(target=send_signals)
+    sender.start()
+    try:
+        with nullcontext() if requeues else pytest.raises(slurm.RunFailedError, match="SIGTERM"):
+            task()
+    finally:
+        sender.join()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert requeued == ([signal.SIGUSR2] if requeues else [])
+    record = directory_of(config).read_record()
+    assert record is not None
+    assert record.status == "running"
+    assert 0 < record.step < 100000

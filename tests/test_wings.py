@@ -38,7 +38,7 @@ LIBRARIES = {
     "scipy": {"scoring", "report"},
     "vl_convert": {"report"},
     "jinja2": {"report"},
-    "joblib": {"report"},
+    "joblib": {"common", "report"},
     "matplotlib": {"common"},
     "rich": {"common", "report"},
     "submitit": {"sweeps"},

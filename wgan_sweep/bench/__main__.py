@@ -18,6 +18,7 @@ from wgan_sweep.bench import accuracy, iterations, overhead, scoring
 from wgan_sweep.bench.implementations import Implementation, eager_double_backward, implementations, ours
 from wgan_sweep.bench.processes import concurrent_throughput
 from wgan_sweep.bench.workloads import N_CRITIC, Workload, scaled_workloads, workloads
+from wgan_sweep.common.cores import other_commands
 from wgan_sweep.common.files import write
 from wgan_sweep.scoring.features import LAYERS
 
@@ -190,6 +191,8 @@ def main() -> None:
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     )
     _print(f"{device_name}, torch {torch.__version__}")
+    if others := other_commands():
+        _print(f"warning: commands that train on this machine: {others}. The figures are not those of an idle machine.")
     if options.memory:
         _print(f"\nPeak memory of one process, InceptionV3 {options.feature} features.")
         peaks = scoring.measure_memory(options.device, options.memory, options.feature)

@@ -1,6 +1,5 @@
-"""Child processes that work for this one, and the CPU cores that this process may use."""
+"""Child processes that work for this one."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,13 +53,6 @@ class ChildProcess:
         self.process.kill()
         self.process.join()
         self.connection.close()
-
-
-def available_cores() -> int:
-    """Return how many CPU cores this process may use: SLURM's allocation, else the affinity mask."""
-    if allocated := os.environ.get("SLURM_CPUS_PER_TASK"):
-        return int(allocated)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -93,7 +93,7 @@ class RunLoop:
             self._state.writer.set_aside_checkpoint()
         for problem in self._damage:
             log.warning("falling back to the previous checkpoint: %s", problem)
-        for what, choice in trainer.execution.items():
+        for what, choice in self._execution().items():
             log.debug("%s: %s", what, choice)
         if trainer.batch_dependence:
             log.warning(
@@ -103,7 +103,7 @@ class RunLoop:
             )
         log.debug("starting at step %d", trainer.step)
         trains = trainer.step < self._config.train.steps
-        self._state.resume(trainer.step, trainer.images_seen, trainer.execution, trains=trains)
+        self._state.resume(trainer.step, trainer.images_seen, self._execution(), trains=trains)
         try:
             mirroring.replay(self._directory, self._tracker)
         except Exception as error:  # a tracker never ends a run
@@ -181,10 +181,14 @@ class RunLoop:
         if self._replicas.size > 1 and trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         self._check_followers()
-        for what, choice in trainer.execution.items():
+        for what, choice in self._execution().items():
             if record.execution.get(what) != choice:  # for example, a graph was captured
                 log.debug("%s: %s", what, choice)
-        self._state.save(self._checkpoint(), trainer.step, trainer.images_seen, trainer.execution)
+        self._state.save(self._checkpoint(), trainer.step, trainer.images_seen, self._execution())
+
+    def _execution(self) -> dict[str, str]:
+        """Return what was chosen for the device. Another number of threads rounds sums differently."""
+        return {**self._trainer.execution, "threads": str(torch.get_num_threads())}
 
     def _checkpoint(self) -> dict[str, Any]:
         return {"science": dict(self._science), "trainer": self._trainer.state_dict()}

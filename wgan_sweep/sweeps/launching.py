@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from wgan_sweep.common import cores
 from wgan_sweep.common.progress import Display, ProgressReporter
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError, RunLockedError
@@ -118,15 +119,16 @@ def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop
         RunLockedError: if another process holds the run.
     """
     try:
-        record = run(
-            requested.config,
-            overrides=list(requested.overrides),
-            display=display,
-            group=requested.sweep,
-            label=requested.label,
-            stop=should_stop,
-            identity=requested.identity,
-        )
+        with cores.limited_spinning_beside_others():
+            record = run(
+                requested.config,
+                overrides=list(requested.overrides),
+                display=display,
+                group=requested.sweep,
+                label=requested.label,
+                stop=should_stop,
+                identity=requested.identity,
+            )
     except (InputError, OSError) as error:  # OSError: not even the record could be written
         status = "refused" if isinstance(error, InputError) else "failed"
         problem = f"{status}: {' '.join(requested.overrides)}: {error}"

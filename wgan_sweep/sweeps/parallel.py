@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import torch
 
-from wgan_sweep.common import gpu_memory
-from wgan_sweep.common.processes import ChildProcess, available_cores
+from wgan_sweep.common import cores, gpu_memory
+from wgan_sweep.common.processes import ChildProcess
 from wgan_sweep.common.progress import Display, DisplayRelay, RemoteDisplay
 from wgan_sweep.errors import RunLockedError
 from wgan_sweep.sweeps.launching import (
@@ -45,7 +45,7 @@ class Parallel:
 
     Args:
         per_gpu: Concurrent runs on each GPU; each gets an equal part of its memory.
-        jobs: Concurrent runs if there is no GPU; they divide the CPU cores. None for one per two cores.
+        jobs: Concurrent runs if there is no GPU; they divide the CPU cores of this command. None for one per two.
         gpus_per_run: Number of processes that share each batch of a run, each on a separate GPU.
 
     Raises:
@@ -58,9 +58,13 @@ class Parallel:
         check_at_least_one(per_gpu=per_gpu, jobs=jobs, gpus_per_run=gpus_per_run)
         self._per_gpu, self._jobs, self._gpus_per_run = per_gpu, jobs, gpus_per_run
 
-    def slots(self, requested: Sequence[RequestedRun]) -> list[Slot]:
-        """Return the resources of each worker; there are at most as many workers as requested runs."""
-        cores = available_cores()
+    def slots(self, requested: Sequence[RequestedRun], num_cores: int) -> list[Slot]:
+        """Return the resources of each worker.
+
+        Args:
+            requested: The runs; there are at most as many workers.
+            num_cores: CPU cores that the workers divide.
+        """
         devices = {run.config.device for run in requested}
         if devices <= {"auto", "cuda"} and (count := torch.cuda.device_count()):
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
@@ -70,9 +74,9 @@ class Parallel:
         elif any(device.startswith("cuda") for device in devices):
             environments = [{}] * self._per_gpu  # all on the GPU that `device` names
         else:
-            environments = [{}] * (self._jobs or max(1, cores // (2 * self._gpus_per_run)))
+            environments = [{}] * (self._jobs or max(1, num_cores // (2 * self._gpus_per_run)))
         environments = environments[: len(requested)]
-        threads = max(1, cores // len(environments)) if environments else 1
+        threads = max(1, num_cores // len(environments)) if environments else 1
         on_gpus = devices != {"cpu"} and torch.cuda.is_available()
         return [
             Slot(threads, environment, environments.count(environment) if on_gpus else 1)
@@ -81,9 +85,19 @@ class Parallel:
 
     def __call__(self, requested: Sequence[RequestedRun], display: Display, should_stop: ShouldStop) -> list[Outcome]:
         """Complete the requested runs; return the outcome of each, in the same order."""
+        with cores.registered():
+            return self._complete_all(requested, display, should_stop)
+
+    def _complete_all(
+        self, requested: Sequence[RequestedRun], display: Display, should_stop: ShouldStop
+    ) -> list[Outcome]:
+        share = cores.core_share()
+        slots = self.slots(requested, share.cores)
+        if share.others and slots and not cores.user_chose_threads():
+            display.line(f"{share}: each run uses {cores.threads(slots[0].threads)}")
         outcomes = [Outcome()] * len(requested)
         queue = deque((index, False) for index in range(len(requested)))
-        workers = [_Worker(slot, display) for slot in self.slots(requested)]
+        workers = [_Worker(slot, display) for slot in slots]
         try:
             while True:
                 if should_stop():
@@ -179,7 +193,7 @@ class _Worker:
 def apply_limits(slot: Slot) -> None:
     """Limit this process to the resources of a slot."""
     os.environ.update(slot.environment)
-    torch.set_num_threads(slot.threads)
+    cores.use_threads(slot.threads)
     gpu_memory.limit_to_share(slot.processes_per_gpu)
 
 

@@ -17,7 +17,6 @@ import torch
 from filelock import FileLock
 
 from wgan_sweep.common.files import write
-from wgan_sweep.common.processes import available_cores
 from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import provenance
@@ -37,6 +36,8 @@ from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
 
 SECONDS_BETWEEN_QUERIES = 2.0
+SECONDS_UNTIL_KILLED = 60.0
+"""How long a job that got SIGTERM waits for what SLURM sends next."""
 ACCOUNTING_ATTEMPTS = 15
 """Number of `sacct` queries, one per second, for how a job ended: accounting lags behind the controller."""
 # fmt: off
@@ -66,31 +67,41 @@ class Task:
     def __call__(self) -> None:
         """Complete the runs. On SIGUSR2 (pre-emption, time limit) save at the next step; submitit requeues the job.
 
+        SLURM sends SIGTERM some seconds before SIGKILL, when it cancels, pre-empts or times out a job: the runs are
+        saved, and the job waits for SIGKILL, after which SLURM's record says how it ended, or for SIGUSR2.
+
         Raises:
-            RunFailedError: if a run failed, or the code has changed since submission. The job then ends as FAILED.
+            RunFailedError: if a run failed, the code has changed since submission, or nothing follows SIGTERM. The job
+                then ends as FAILED.
         """
         if provenance.code() != self.code and not self.allow_other_code:
             raise RunFailedError(
                 f"the installed wgan_sweep is {provenance.code()}, but {self.code} was submitted: submit again, or "
                 "allow it with launch.allow_other_code=true"
             )
-        torch.set_num_threads(available_cores())
-        stop_requested = False
+        received: set[int] = set()
 
-        def request_stop(*_: object) -> None:
-            nonlocal stop_requested
-            stop_requested = True
+        def request_stop(number: int, _: object) -> None:
+            received.add(number)
 
         requeue = signal.signal(signal.SIGUSR2, request_stop)  # submitit's handler, which would end the job at once
+        signal.signal(signal.SIGTERM, request_stop)
         display = Display()
         log_to_display(display)
         launcher: Launcher = Local()
         if self.side_by_side > 1:
             launcher = Parallel(per_gpu=self.side_by_side, jobs=self.side_by_side, gpus_per_run=self.gpus_per_run)
-        outcomes = launcher(self.requested, display, lambda: stop_requested)
+        outcomes = launcher(self.requested, display, lambda: bool(received))
         problems = [outcome.problem for outcome in outcomes if outcome.problem]
         records = [outcome.record for outcome in outcomes if outcome.record is not None]
-        if stop_requested and len(records) + len(problems) < len(self.requested):
+        if received and len(records) + len(problems) < len(self.requested):
+            if signal.SIGUSR2 not in received:
+                display.line("saved; waiting for SLURM to end or requeue the job")
+            deadline = time.monotonic() + SECONDS_UNTIL_KILLED
+            while signal.SIGUSR2 not in received:
+                if time.monotonic() > deadline:
+                    raise RunFailedError("SIGTERM ended the job; its runs are saved and can be resumed")
+                time.sleep(0.1)
             display.line("saved; asking SLURM to requeue the job")
             if callable(requeue):
                 requeue(signal.SIGUSR2, None)
