@@ -130,10 +130,17 @@ class Shell:
         self, *arguments: str, code: int = 0, tiny: bool = True, runs: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run the command to its end and check its exit code."""
+        return self._run(self.command(*arguments, tiny=tiny), code, {"WGAN_SWEEP_RUNS": runs} if runs else {})
+
+    def call(self, arguments: list[str], code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run the command with these arguments only."""
+        return self._run([sys.executable, "-m", "wgan_sweep", *arguments], code, {})
+
+    def _run(self, command: list[str], code: int, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
         completed = subprocess.run(
-            self.command(*arguments, tiny=tiny),
+            command,
             cwd=self.folder,
-            env={**os.environ, **({"WGAN_SWEEP_RUNS": runs} if runs else {})},
+            env={**os.environ, **env},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

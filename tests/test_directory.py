@@ -75,7 +75,7 @@ def test_runs_are_listed_by_start_time_and_other_files_are_ignored(tmp_path: Pat
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "record.json").mkdir()
-    records, (problem,), _ = find_runs(tmp_path)
+    records, (problem,), _, _ = find_runs(tmp_path)
     assert [record.run_id for record in records] == ["c", "b", "a"]
     assert str(tmp_path / "d" / "record.json") in problem
 

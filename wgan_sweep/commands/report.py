@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from wgan_sweep.common.files import check_output
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import Report, group_runs, shown_metric
 from wgan_sweep.report.text import to_csv, to_json, to_markdown
@@ -129,7 +130,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         watch(options.runs, options.metric)
         return
-    records, problems, _ = runs = find_runs(options.runs)
+    try:
+        if options.output is not None:
+            check_output(options.output, "--output")
+        runs = find_runs(options.runs)
+    except InputError as error:
+        sys.exit(f"wgan-report: {error}")
+    records, problems = runs.records, runs.problems
     for line in [*problems, *runs.notes]:
         sys.stderr.write(f"wgan-report: {line}\n")
     if not records:
@@ -148,7 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"wgan-report: {error}")
     if isinstance(output, bytes) and options.output is None and sys.stdout.isatty():
         sys.exit("wgan-report: a terminal cannot show a PNG: give --output FILE, or redirect the output")
-    _write(output, options.output)
+    try:
+        _write(output, options.output)
+    except OSError as error:
+        sys.exit(f"wgan-report: {options.output or 'standard output'} cannot be written to ({error})")
     if problems:
         sys.exit(1)
 

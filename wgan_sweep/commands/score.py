@@ -51,6 +51,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--neighbours", type=Path, metavar="PNG", help="draw generated images beside the nearest real ones"
     )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that a run's config names"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 
@@ -71,7 +74,9 @@ def _make_metrics(options: argparse.Namespace) -> dict[str, Metric]:
 
 def _open_source(path: Path, options: argparse.Namespace, device: torch.device) -> Source:
     if RunDir(path).record.is_file():
-        return run_source(path, num_samples=options.num_samples, seed=options.seed, device=device)
+        return run_source(
+            path, num_samples=options.num_samples, seed=options.seed, device=device, allowed=options.allow
+        )
     return open_source(path)
 
 

@@ -20,7 +20,7 @@ from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.ranges import NonEmpty, check_value
 from wgan_sweep.config import objects, refusals, schema
 from wgan_sweep.errors import InputError
-from wgan_sweep.sweeps import hydra_launcher
+from wgan_sweep.sweeps import config_of_run, hydra_launcher
 from wgan_sweep.sweeps.compose import task_overrides
 from wgan_sweep.sweeps.hydra_launcher import launch_single_run, objective_value, run_config
 from wgan_sweep.sweeps.state import state
@@ -115,6 +115,10 @@ def main() -> None:
     state.handle_signals()
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on
+    try:
+        sys.argv[1:] = config_of_run.expand(sys.argv[1:])
+    except refusals.BAD_INPUT as error:
+        state.refuse(refusals.explain(error))
     app = hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="config")
     try:
         cast("Any", app(cast("TaskFunction", _run_job)))()

@@ -80,3 +80,17 @@ def check_writable(folder: Path, key: str) -> None:
     is_of_kernel = existing.parts[1:2] in (("proc",), ("sys",))  # root may access it, but nobody can create a file
     if is_of_kernel or not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{key}={folder} cannot be written to ({existing} is read-only); set {key} to another folder")
+
+
+def check_output(path: Path, key: str) -> None:
+    """Check that a file can be written, in a folder that exists.
+
+    Raises:
+        InputError: if not. The message names `key`, the option of the file.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{key} {path}: there is no folder {path.parent}; create it, or give another file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{key} {path} is not a regular file; give another one")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{key} {path}: {path.parent} cannot be written to; give a file in another folder")

@@ -1,13 +1,17 @@
 """Conversion between uint8 images and the networks' range [-1, 1], image grids, and PNG encoding."""
 
 import io
+import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+log = logging.getLogger("wgan_sweep")
 
 
 def to_range(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -45,3 +49,15 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")
     return buffer.getvalue()
+
+
+def open_picture(path: Path) -> Image.Image | None:
+    """Return a picture in RGB; None, with a line in the log, if it is damaged or cannot be read."""
+    try:
+        if not path.is_file():  # not a pipe or a device
+            raise OSError("it is not a regular file")  # noqa: TRY301
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        log.warning("%s cannot be read and is left out: %s", path, error)
+        return None

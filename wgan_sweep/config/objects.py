@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 
 from wgan_sweep.common.ranges import check_value, shown
 from wgan_sweep.common.suggestions import did_you_mean
+from wgan_sweep.config import targets
 from wgan_sweep.errors import InputError
 
 WIRING = ("_target_", "_partial_")
@@ -21,11 +22,12 @@ def target_of(node: Mapping[str, Any], key: str = "the option") -> Any:
     """Return the function or class that a node's ``_target_`` names.
 
     Raises:
-        InputError: if it names none.
+        InputError: if it names none, or one that a config may not name.
     """
     name = node["_target_"]
     if not isinstance(name, str):
         raise InputError(f"{key}._target_ must be the name of a function or class, got {shown(name)}")
+    targets.check_name(name, key)
     try:
         target = _locate(name)  # `get_object` also logs the error
     except Exception as error:  # importing runs the module's code
@@ -33,6 +35,7 @@ def target_of(node: Mapping[str, Any], key: str = "the option") -> Any:
         raise InputError(f"{key}._target_={name} cannot be imported ({problem}): correct the name") from error
     if not callable(target):
         raise InputError(f"{key}._target_={name} is no function or class: correct the name")
+    targets.check_origin(target, name, key)
     return target
 
 
@@ -80,6 +83,8 @@ def check_parameters(node: Any, key: str) -> None:
     if node.get("_target_") is not None:
         target = target_of(node, key)
         hints = _type_hints(target)
+        if reserved := sorted(name for name in node if name in ("_args_", "_recursive_", "_convert_")):
+            raise InputError(f"{key}.{reserved[0]} is not supported: give parameters by their names")
         check_value(node.get("_partial_", False), bool, f"{key}._partial_")
         _check_names(node, target, key)
     for name, value in node.items():

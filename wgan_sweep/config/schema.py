@@ -8,11 +8,11 @@ from typing import Annotated, Any, cast, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from wgan_sweep.common.ranges import LARGEST_INT, Count, NonEmpty, Range, check_value, shown
 from wgan_sweep.config.catalogue import conf_dir as conf_dir
 from wgan_sweep.config.catalogue import unknown_key
+from wgan_sweep.config.documents import read_resolved_yaml
 from wgan_sweep.config.keys import KEYS, leaves, referenced_keys, science_keys
 from wgan_sweep.errors import InputError
 
@@ -219,25 +219,9 @@ def _absolute(path: str, key: str) -> str:
         raise InputError(f"{key}={path} cannot be a path ({error}): give another one") from error
 
 
-HYDRA = """\
-# For Hydra: `wgan-sweep --config-path <this folder> --config-name config` asks for this run.
-defaults:
-  - override hydra/launcher: sweep
-  - override hydra/job_logging: none
-  - override hydra/hydra_logging: none
-  - _self_
-hydra:
-  job: {name: wgan-sweep, chdir: false}
-  output_subdir: null
-  run: {dir: .}
-  sweep: {dir: "${runs}/.sweeps/${now:%Y-%m-%dT%H-%M-%S}-${now:%f}", subdir: .}
-  callbacks: {sweep: {_target_: wgan_sweep.commands.sweep.SweepCallback}}
-"""
-
-
 def to_yaml(config: Config) -> str:
-    """Return the resolved config as YAML; `read` and Hydra restore the config from it."""
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(config))) + "\n" + HYDRA
+    """Return the resolved config as YAML; `read` restores the config from it."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
 def read(path: Path) -> Config:
@@ -247,8 +231,8 @@ def read(path: Path) -> Config:
         InputError: if it does not fit the schema.
     """
     try:
-        return finalise(cast("DictConfig", OmegaConf.load(path)), {})
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        return finalise(OmegaConf.create(read_resolved_yaml(path, "hydra", "defaults")), {})
+    except (InputError, OmegaConfBaseException) as error:
         raise InputError(f"{path} is not a run's config: {error}") from error
 
 

@@ -7,10 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
+from wgan_sweep.config.documents import read_resolved_yaml
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import shown_metric
 from wgan_sweep.report.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, every_mean_lower, holm, spread_less
@@ -146,10 +143,10 @@ def read_claims(path: Path) -> list[Claim]:
         InputError: if the file or one of its entries does not have the form of `PUBLISHED`.
     """
     try:
-        entries = OmegaConf.to_container(OmegaConf.load(path), resolve=True)["claims"]  # type: ignore[index, call-overload]
+        entries = read_resolved_yaml(path)["claims"]
         if not isinstance(entries, list):
             raise TypeError("`claims` is not a list")  # noqa: TRY301
-    except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException, KeyError) as error:
+    except (TypeError, KeyError, InputError) as error:
         raise InputError(
             f"{path} is not a file of claims ({type(error).__name__}: {error}): see {PUBLISHED} for an example"
         ) from error

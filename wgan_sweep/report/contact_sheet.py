@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from wgan_sweep.common.images import open_picture
 from wgan_sweep.report.cells import METRIC_NAMES, Report, group_runs
 from wgan_sweep.report.text import SweepSummary, to_markdown
 from wgan_sweep.runs.coordinates import coordinates
@@ -56,11 +57,12 @@ def _draw(report: Report, runs: Path) -> bytes | None:
         left, top = MARGIN + index % columns * width, MARGIN + index // columns * height
         draw.text((left, top), title, fill="black", font=font)
         draw.text((left, top + LINE), subtitle, fill="dimgray", font=font)
-        with Image.open(path) as samples:
+        samples = open_picture(path)
+        if samples is not None:
             scale = PANEL / max(samples.size)
-            size = (round(samples.width * scale), round(samples.height * scale))
+            size = (max(1, round(samples.width * scale)), max(1, round(samples.height * scale)))
             resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BICUBIC
-            sheet.paste(samples.convert("RGB").resize(size, resample), (left, top + 2 * LINE + 4))
+            sheet.paste(samples.resize(size, resample), (left, top + 2 * LINE + 4))
     buffer = io.BytesIO()
     sheet.save(buffer, "png")
     return buffer.getvalue()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from PIL import Image
 
+from wgan_sweep.common.images import open_picture
 from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims
 from wgan_sweep.report.cells import METRIC_NAMES, Report
@@ -26,13 +26,12 @@ UNSHOWN_ROLES = (Role.PRESENTATION, Role.PLACE)
 
 def _thumbnail(path: Path | None) -> str | None:
     """Return a reduced image as a data URL."""
-    if path is None:
+    thumbnail = None if path is None else open_picture(path)
+    if thumbnail is None:
         return None
-    with Image.open(path) as image:
-        thumbnail = image.convert("RGB")
-        thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
-        buffer = io.BytesIO()
-        thumbnail.save(buffer, "WEBP", quality=75)
+    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    thumbnail.save(buffer, "WEBP", quality=75)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wgan_sweep.report.cells import METRIC_NAMES, Cell, Key, Report
+from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Cell, Key, Report
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN
 from wgan_sweep.runs.record import Record, Status
 
@@ -86,7 +86,10 @@ def to_markdown(report: Report) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterable[str]) -> str:
-    """Return a Markdown table with notes below it."""
+    """Return a Markdown table with notes below it. Values of runs cannot break its form or control a terminal."""
+    header = [_printable(cell).replace("|", "\\|") for cell in header]
+    rows = [[_printable(cell).replace("|", "\\|") for cell in row] for row in rows]
+    notes = [_printable(note) for note in notes]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -94,6 +97,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterab
 
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([line(header), rule, *map(line, rows), "", *notes]) + "\n"
+
+
+def _printable(text: str) -> str:
+    """Return a text on one line, without control characters."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def finite(value: Any) -> Any:
@@ -129,10 +137,21 @@ def to_csv(report: Report) -> str:
     """Return the cells as CSV, one line per cell."""
     entries = [{**entry, "runs": " ".join(entry["runs"])} for entry in _entries(report)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(entries[0]) if entries else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(entries)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_csv_cell(name) for name in (entries[0] if entries else [])])
+    writer.writerows([_csv_cell(value) for value in entry.values()] for entry in entries)
     return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """Return a value such that a spreadsheet does not read a text as a formula."""
+    if not isinstance(value, str) or value[:1] not in ("=", "+", "-", "@", "\t", "\r") or value == NO_VALUE:
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def to_json(report: Report) -> str:

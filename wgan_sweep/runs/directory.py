@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from wgan_sweep.common.reading import MAX_METRICS_BYTES, read_bytes, read_document
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.record import NewerRecordError, OutdatedRecordError, Record
 
@@ -20,10 +21,10 @@ def _complete_lines(text: str) -> Iterator[dict[str, float]]:
     for line in text.splitlines():
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(values, dict) and type(values.get("step")) is int:
-            yield values
+            yield {name: value for name, value in values.items() if type(value) in (int, float)}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class RunDir:
             InputError: if the file is not a record of this version (`OutdatedRecordError` for one of version 0.1).
         """
         try:
-            return Record.from_json(json.loads(self.record.read_text()))
+            return Record.from_json(json.loads(read_document(self.record)))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OutdatedRecordError as error:
@@ -92,7 +93,7 @@ class RunDir:
             ) from None
         except NewerRecordError as error:
             raise NewerRecordError(f"{self.path} is left as it is: {error}. Upgrade wgan-sweep to use it") from None
-        except (TypeError, AttributeError, ValueError, KeyError, OSError) as error:
+        except (TypeError, AttributeError, ValueError, KeyError, OSError, RecursionError) as error:
             raise InputError(
                 f"{self.record} is not a run's record ({type(error).__name__}: {error}): "
                 "move it away to start the run anew"
@@ -101,7 +102,7 @@ class RunDir:
     def read_metrics(self) -> Iterator[dict[str, float]]:
         """Yield the lines of measurements; an incomplete last line, left by a kill, is skipped."""
         try:
-            text = self.metrics.read_text()
+            text = read_bytes(self.metrics, MAX_METRICS_BYTES).decode(errors="replace")
         except FileNotFoundError:
             return
         yield from _complete_lines(text)
@@ -109,10 +110,12 @@ class RunDir:
     def last_metrics(self) -> dict[str, float]:
         """Return the latest value of each measurement, reading only the end of the file."""
         try:
+            if not self.metrics.is_file():
+                return {}
             with self.metrics.open("rb") as opened:
                 opened.seek(max(0, self.metrics.stat().st_size - TAIL_BYTES))
-                text = opened.read().decode(errors="replace")
-        except FileNotFoundError:
+                text = opened.read(TAIL_BYTES).decode(errors="replace")
+        except OSError:
             return {}
         return {name: value for line in _complete_lines(text) for name, value in line.items()}
 
@@ -126,31 +129,48 @@ class FoundRuns(NamedTuple):
     """A line for each record that cannot be read."""
     outdated: list[str]
     """The names of directories that were written by wgan-sweep 0.1."""
+    copies: list[str]
+    """The names of directories that hold a run of another name: it would count twice."""
 
     @property
     def notes(self) -> list[str]:
         """What a report says of the directories that it leaves out, beside the problems."""
-        if not self.outdated:
-            return []
-        return [
+        outdated = (
             f"left out, since wgan-sweep 0.1 wrote {'it' if len(self.outdated) == 1 else 'them'}: "
             f"{', '.join(self.outdated)}; read with that version, or move away"
-        ]
+        )
+        copies = (
+            f"left out, since a run counts only in the directory of its own name: {', '.join(self.copies)}; remove "
+            "copies, or move them away"
+        )
+        return [outdated] * bool(self.outdated) + [copies] * bool(self.copies)
 
 
 def find_runs(runs: Path) -> FoundRuns:
-    """Return the records of the runs in a folder."""
+    """Return the records of the runs in a folder.
+
+    Raises:
+        InputError: if the folder cannot be read.
+    """
     records: list[Record] = []
     problems: list[str] = []
     outdated: list[str] = []
-    for path in sorted(runs.iterdir()):
+    copies: list[str] = []
+    try:
+        paths = sorted(runs.iterdir())
+    except OSError as error:
+        raise InputError(f"{runs} cannot be read ({error.strerror}): give a folder of runs") from error
+    for path in paths:
         try:
             record = RunDir(path).read_record() if path.is_dir() else None
         except OutdatedRecordError:
             outdated.append(path.name)
-        except InputError as error:
+        except (InputError, OSError) as error:
             problems.append(str(error))
         else:
-            records += [record] if record else []
+            if record is not None and record.run_id == path.name:
+                records.append(record)
+            elif record is not None:
+                copies.append(path.name)
     records.sort(key=lambda record: (record.started or "", record.run_id))
-    return FoundRuns(records, problems, outdated)
+    return FoundRuns(records, problems, outdated, copies)

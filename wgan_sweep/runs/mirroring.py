@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image
 
+from wgan_sweep.common.images import open_picture
 from wgan_sweep.config import objects
 from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.config.schema import Config
@@ -100,9 +100,9 @@ def replay(directory: RunDir, tracker: Tracker) -> None:
     for index, line in enumerate(lines):
         step = int(line["step"])
         picture = directory.samples(step)
-        if last_of_step[step] == index and picture.exists():
-            with Image.open(picture) as opened:
-                tracker.images(step, np.asarray(opened))
+        image = open_picture(picture) if last_of_step[step] == index and picture.exists() else None
+        if image is not None:
+            tracker.images(step, np.asarray(image))
         tracker.log(step, tracked_values(line))
 
 

@@ -1,10 +1,12 @@
 """The record of a run (``record.json``): its status, config, scores, and what produced them."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
+from wgan_sweep.common.ranges import check_value
 from wgan_sweep.errors import InputError
 
 FORMAT = 1
@@ -115,13 +117,20 @@ class Record:
             NewerRecordError: for a record of a later version.
             TypeError, ValueError, KeyError, AttributeError: if the value is not a record.
         """
-        known = {f.name for f in fields(cls)}
-        record = cls(**{name: value for name, value in values.items() if name in known})
+        if not isinstance(values, dict):
+            raise TypeError("it holds no mapping")
+        hints = {name: hint for name, hint in get_type_hints(cls).items() if name in values}
+        record = cls(**{name: values[name] for name in hints})
         if "format" not in values:
             raise OutdatedRecordError("it was written by wgan-sweep 0.1, whose run ids mean something else")
+        check_value(record.format, int, "format")
         if record.format > FORMAT:
             raise NewerRecordError(f"its format is {record.format}, and this version reads formats up to {FORMAT}")
+        for name, hint in hints.items():
+            check_value(values[name], hint, name)
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", record.run_id):
+            raise ValueError(f"run_id={record.run_id!r} is no name of a directory")
         record.status = Status(record.status)
-        if not isinstance(record.config["scorer"], dict):
-            raise TypeError("config.scorer is not a group")
+        for group in {"scorer", *({"choices", "train"} & record.config.keys())}:
+            check_value(record.config[group], dict[str, Any], f"config.{group}")
         return record

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
+from wgan_sweep.common.images import open_picture
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.directory import RunDir
@@ -41,9 +40,9 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
     for ax, (label, members) in zip(axes[columns:], cells.items(), strict=False):
         picture = RunDir(runs / members[0].run_id).last_samples()
         ax.set_title(label)
-        if picture is not None:
-            with Image.open(picture) as image:
-                ax.imshow(image.convert("RGB"))
+        image = None if picture is None else open_picture(picture)
+        if image is not None:
+            ax.imshow(image)
     header = ["system", *METRIC_TITLES.values(), "runs"]
     rows = []
     for label, members in cells.items():

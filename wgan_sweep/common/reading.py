@@ -1,0 +1,50 @@
+"""Reading files that somebody else may have written: regular files of a limited size, as UTF-8."""
+
+import os
+import stat
+from pathlib import Path
+
+from wgan_sweep.errors import InputError
+
+MAX_DOCUMENT_BYTES = 16 * 2**20
+"""The largest record or config that is read. Real ones have some kilobytes."""
+MAX_METRICS_BYTES = 2 * 2**30
+"""The largest file of measurements that is read."""
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: if there is none.
+        InputError: if it is not a regular file, too large, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is not a regular file")
+        if status.st_size > max_bytes:
+            raise InputError(f"{path} has {status.st_size:,} bytes, more than the {max_bytes:,} that are read")
+        try:
+            return file.read(max_bytes)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def read_document(path: Path) -> str:
+    """Return the text of a record, a config or claims.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: if there is none.
+        InputError: if it is not a regular file, too large, not UTF-8, or cannot be read.
+    """
+    try:
+        return read_bytes(path, MAX_DOCUMENT_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error

@@ -1,0 +1,112 @@
+"""Which functions and classes a config may name: reading somebody else's run never runs somebody else's code.
+
+Options of this package and optimizers of torch may always be named. The command line and `--config-dir` may also name
+modules of the user. Libraries, and other functions of this package, may not be named.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Collection, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from sysconfig import get_paths
+from typing import Any
+
+from wgan_sweep.common.ranges import shown
+from wgan_sweep.errors import InputError
+
+PACKAGE = __name__.partition(".")[0]
+LIBRARIES = frozenset(
+    {
+        *("torch", "torchvision", "numpy", "scipy", "PIL", "matplotlib", "hydra", "omegaconf", "yaml", "wandb", "ot"),
+        *("wandb_workspaces", "torchmetrics", "torch_fidelity", "submitit", "cloudpickle", "rich", "jinja2", "joblib"),
+        *("vl_convert", "mlxtend", "pip", "setuptools", "pkg_resources", "sympy", "pandas"),
+    }
+)
+"""Installed packages of which a config names no function."""
+_TARGET = re.compile(r"_target_: *[\"']?([\w.]+)")
+
+
+@cache
+def registered() -> frozenset[str]:
+    """Return the names of the options of this package: the targets in its config files."""
+    from wgan_sweep.config.schema import conf_dir
+
+    return frozenset(name for file in conf_dir().rglob("*.yaml") for name in _TARGET.findall(file.read_text()))
+
+
+def is_option(name: str) -> bool:
+    """Return whether a name is that of an option of this package, or of an optimizer of torch."""
+    return name in registered() or re.fullmatch(r"torch\.optim\.[A-Za-z]+", name) is not None
+
+
+def _is_standard(module: str) -> bool:
+    """Return whether a top-level module is one of the standard library; a user's module may have the name of one."""
+    if module == "__main__" or module not in {*sys.stdlib_module_names, "builtins"}:
+        return False
+    try:
+        spec = find_spec(module)
+    except ValueError:  # it has none
+        return True
+    if spec is None or spec.origin in (None, "built-in", "frozen"):
+        return True
+    return Path(spec.origin or "").resolve().is_relative_to(Path(get_paths()["stdlib"]).resolve())
+
+
+def check_name(name: str, key: str) -> None:
+    """Check that a config may name a target, before its module is imported.
+
+    Raises:
+        InputError: for a function of the standard library, of a library, or one of this package that is no option.
+    """
+    top = name.partition(".")[0]
+    if not is_option(name) and (top in LIBRARIES or top == PACKAGE or _is_standard(top)):
+        raise InputError(
+            f"{key}._target_={name} is no option: name an option of wgan-sweep, an optimizer of torch.optim, or a "
+            "function or class of a module of yours"
+        )
+
+
+def check_origin(target: Any, name: str, key: str) -> None:
+    """Check that a target was not reached through the imports of a user's module.
+
+    Raises:
+        InputError: if the standard library defines it.
+    """
+    if is_option(name) or not (inspect.isroutine(target) or inspect.isclass(target)):
+        return
+    if _is_standard(str(getattr(target, "__module__", "") or "builtins").partition(".")[0]):
+        raise InputError(f"{key}._target_={name} belongs to the standard library: name a function or class of yours")
+
+
+def check_untrusted(
+    node: Any, where: str, allowed: Collection[str] = (), key: str = "", *, remedy: str = "allow it, by --allow MODULE"
+) -> None:
+    """Check that a config which somebody else may have written names only options, at any depth.
+
+    Args:
+        node: The config, or a part of it.
+        where: What it belongs to, for the message.
+        allowed: Names of modules, functions or classes of the user that may be named, too.
+        key: The dotted key of the part.
+        remedy: How the user allows a name.
+
+    Raises:
+        InputError: naming the first other target.
+    """
+    if isinstance(node, list | tuple):
+        for index, item in enumerate(node):
+            check_untrusted(item, where, allowed, f"{key}[{index}]", remedy=remedy)
+    if not isinstance(node, Mapping):
+        return
+    name = node.get("_target_")
+    is_allowed = isinstance(name, str) and any(name == item or name.startswith(f"{item}.") for item in allowed)
+    if name is not None and not is_allowed and not (isinstance(name, str) and is_option(name)):
+        raise InputError(
+            f"{where} names {key}._target_={shown(name)}, which is not part of wgan-sweep; its code is not run. If you "
+            f"trust it, {remedy}"
+        )
+    for child, value in node.items():
+        check_untrusted(value, where, allowed, f"{key}.{child}" if key else str(child), remedy=remedy)

@@ -1,0 +1,104 @@
+"""Asking for a run again from its directory: its config becomes overrides of this package's own config.
+
+Hydra does not read the file itself. It could name callbacks and log handlers, whose code Hydra would run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from wgan_sweep.config import schema
+from wgan_sweep.config.keys import leaves, overridden_key
+from wgan_sweep.config.targets import check_untrusted
+from wgan_sweep.errors import InputError
+
+PATH_FLAGS, NAME_FLAGS = ("--config-path", "-cp"), ("--config-name", "-cn")
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command with overrides in the place of ``--config-path`` if it names a run.
+
+    Args:
+        arguments: The command line, without the program.
+
+    Raises:
+        InputError: if the run's config cannot be read, or names code that the command line does not name.
+    """
+    others = list(arguments)
+    path = _take(others, PATH_FLAGS)
+    if path is None or not (Path(path) / "record.json").exists():
+        return list(arguments)
+    name = _take(others, NAME_FLAGS)
+    if name not in (None, "config", "config.yaml"):
+        raise InputError(f"--config-name={name} with a run's directory: its config is named config; leave it out")
+    given = [argument for argument in others if not argument.startswith("-") and "=" in argument]
+    flags = [argument for argument in others if argument not in given]
+    return [*flags, *_overrides(Path(path), given), *given]
+
+
+def _take(arguments: list[str], flags: tuple[str, ...]) -> str | None:
+    """Remove an option with its value from the arguments, and return the value; None if it is not given."""
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in flags and equals:
+            del arguments[index]
+            return value
+        if flag in flags and index + 1 < len(arguments):
+            value = arguments[index + 1]
+            del arguments[index : index + 2]
+            return value
+    return None
+
+
+def _overrides(directory: Path, given: Sequence[str]) -> list[str]:
+    """Return the overrides that lead to the config of a run, except those of groups that are chosen anew."""
+    config = schema.read(directory / "config.yaml")
+    chosen = {overridden_key(override) for override in given}
+    named = [override.partition("=")[2] for override in given if "_target_=" in override]
+    check_untrusted(asdict(config), str(directory), named, remedy="name it on the command line, by KEY._target_=NAME")
+    groups = [f"{group}={name}" for group, name in config.choices.items() if group not in chosen]
+    wanted = {
+        key: value
+        for key, value in leaves(asdict(config))
+        if key.partition(".")[0] not in chosen | {"choices"} and key not in chosen
+    }
+    values: dict[str, str] = {}
+    # A key may refer to another one: those that do not are set first.
+    for skips_references in (True, False):
+        composed = _compose([*groups, *values.values()])
+        resolved = dict(leaves(asdict(schema.finalise(composed, config.choices))))
+        for key, value in wanted.items():
+            if resolved.get(key, _MISSING) != value and not (skips_references and _is_reference(composed, key)):
+                values[key] = f"++{key}={_literal(value)}"
+    return [*groups, *values.values()]
+
+
+_MISSING = object()
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def _is_reference(composed: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(composed, parent) if parent else composed
+    return isinstance(node, DictConfig) and name in node and OmegaConf.is_interpolation(node, name)
+
+
+def _literal(value: Any) -> str:
+    """Return a value in the grammar of Hydra's overrides."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}:{_literal(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_literal, value)) + "]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if value else "''"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else repr(value)
