@@ -1,6 +1,7 @@
 """The directory of a run: the paths of its files, and how they are read."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import NamedTuple
 from wgan_sweep.common.reading import MAX_METRICS_BYTES, read_bytes, read_document
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.record import NewerRecordError, OutdatedRecordError, Record
+
+log = logging.getLogger("wgan_sweep")
 
 FINAL = "final"
 """Key of a line of ``metrics.jsonl`` that the final scorer wrote, where another scorer is used during training."""
@@ -100,10 +103,13 @@ class RunDir:
             ) from error
 
     def read_metrics(self) -> Iterator[dict[str, float]]:
-        """Yield the lines of measurements; an incomplete last line, left by a kill, is skipped."""
+        """Yield the lines of measurements; lines that are incomplete, as after a kill, or damaged are skipped."""
         try:
             text = read_bytes(self.metrics, MAX_METRICS_BYTES).decode(errors="replace")
         except FileNotFoundError:
+            return
+        except InputError as error:
+            log.warning("%s: its measurements are left out", error)
             return
         yield from _complete_lines(text)
 

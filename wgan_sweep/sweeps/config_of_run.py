@@ -6,7 +6,7 @@ Hydra does not read the file itself. It could name callbacks and log handlers, w
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -60,21 +60,19 @@ def _overrides(directory: Path, given: Sequence[str]) -> list[str]:
     chosen = {overridden_key(override) for override in given}
     named = [override.partition("=")[2] for override in given if "_target_=" in override]
     check_untrusted(asdict(config), str(directory), named, remedy="name it on the command line, by KEY._target_=NAME")
-    groups = [f"{group}={name}" for group, name in config.choices.items() if group not in chosen]
-    wanted = {
-        key: value
-        for key, value in leaves(asdict(config))
-        if key.partition(".")[0] not in chosen | {"choices"} and key not in chosen
-    }
+    groups = {group: f"{group}={name}" for group, name in config.choices.items()}
+    wanted = {key: value for key, value in leaves(asdict(config)) if key.partition(".")[0] != "choices"}
     values: dict[str, str] = {}
     # A key may refer to another one: those that do not are set first.
     for skips_references in (True, False):
-        composed = _compose([*groups, *values.values()])
-        resolved = dict(leaves(asdict(schema.finalise(composed, config.choices))))
+        composed = _compose([*groups.values(), *values.values()])
+        own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "defaults"])
+        resolved = dict(leaves(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=not skips_references))))
         for key, value in wanted.items():
             if resolved.get(key, _MISSING) != value and not (skips_references and _is_reference(composed, key)):
                 values[key] = f"++{key}={_literal(value)}"
-    return [*groups, *values.values()]
+    kept = {key: override for key, override in values.items() if not chosen & {key, key.partition(".")[0]}}
+    return [override for key, override in {**groups, **kept}.items() if key not in chosen]
 
 
 _MISSING = object()
@@ -86,9 +84,15 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 
 def _is_reference(composed: DictConfig, key: str) -> bool:
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(composed, parent) if parent else composed
-    return isinstance(node, DictConfig) and name in node and OmegaConf.is_interpolation(node, name)
+    """Return whether a key, or a group that it belongs to, refers to another key."""
+    node: Any = composed
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or name not in node.keys():  # noqa: SIM118 (`in` resolves references)
+            return False
+        if OmegaConf.is_interpolation(node, name):
+            return True
+        node = node[name] if not OmegaConf.is_missing(node, name) else None
+    return False
 
 
 def _literal(value: Any) -> str:
