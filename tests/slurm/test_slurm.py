@@ -156,6 +156,7 @@ def test_killed_cancelled_requeued_and_preempted_runs_resume_without_loss(sweep:
     job_of = jobs(sweep)
     killed, cancelled, requeued, preempted = range(4)
     os.kill(owner(sweep, run_of[killed]), signal.SIGKILL)
+    cancelled_at = step(sweep, run_of[cancelled])
     query("scancel", job_of[cancelled])
     query("scontrol", "requeue", job_of[requeued])
     query("scancel", "--signal=TERM", job_of[preempted])
@@ -178,6 +179,7 @@ def test_killed_cancelled_requeued_and_preempted_runs_resume_without_loss(sweep:
         assert mirror.run.run_id == run_of[seed]
         assert metric_rows(mirror.history) == metric_lines(directory)
     sweep(*arguments, *LAUNCH)  # the same command resumes all of them
+    assert starts(sweep, run_of[cancelled])[1] >= cancelled_at  # SIGTERM, which precedes SIGKILL, saved it
     assert {r["status"] for r in records(sweep.folder)} == {"done"}
     assert_same_as_local_sweep(sweep, tmp_path, *arguments[1:])
 

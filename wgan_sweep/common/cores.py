@@ -86,11 +86,14 @@ def registered() -> Iterator[None]:
 
 
 def other_commands() -> int:
-    """Return how many other commands train on cores that this process may use. Workers belong to their command."""
+    """Return how many other commands train on cores that this process may use.
+
+    Workers belong to their command. The cores of a SLURM job are not those of other jobs, whatever they may use.
+    """
     folder, parent, ours = _folder(), parent_process(), _affinity()
     own = {str(os.getpid()), str(parent.pid if parent else "")}
     entries = [] if folder is None else [path for path in folder.glob("[0-9]*") if path.name.split("-")[0] not in own]
-    return sum(bool(ours & _cores_of(path)) for path in entries)
+    return sum(bool(ours & _cores_of(path)) and path.name.split("-")[1] == _job() for path in entries)
 
 
 @contextmanager
@@ -158,12 +161,8 @@ def _affinity() -> set[int]:
 
 
 def _folder() -> Path | None:
-    """Return the folder of this user's commands on this machine, or in this SLURM job, which has cores of its own.
-
-    None if it cannot be made, or is not this user's alone.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    folder = Path(tempfile.gettempdir()) / f"wgan-sweep-{os.getuid()}{f'-{job}' if job else ''}"
+    """Return the folder of this user's commands on this machine, or None if it cannot be made or is not private."""
+    folder = Path(tempfile.gettempdir()) / f"wgan-sweep-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
@@ -173,10 +172,15 @@ def _folder() -> Path | None:
     return folder if is_private else None
 
 
+def _job() -> str:
+    """Return the id of the SLURM job that this process belongs to, or 0."""
+    return os.environ.get("SLURM_JOB_ID", "0")
+
+
 @contextmanager
 def _entry(folder: Path) -> Iterator[None]:
     """Hold a file with the cores of this process. Its name is never used twice, and it is locked before it has it."""
-    with tempfile.NamedTemporaryFile("w", prefix=f".{os.getpid()}-", dir=folder, delete=False) as file:
+    with tempfile.NamedTemporaryFile("w", prefix=f".{os.getpid()}-{_job()}-", dir=folder, delete=False) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(" ".join(map(str, _affinity())))
         file.flush()
