@@ -26,8 +26,8 @@ TINY += ["device=cpu", "log_every=1", "save_every=3", "runs=runs"]
 POINTS = [*TINY, "data=gaussians8", "model.depth=1", "tracker=none"]
 SCORED = ["scorer=exact", "scorer.every=3", "scorer.num_samples=20", "scorer.projections=2"]
 IMAGES = [*TINY, "data.size=32", "loss=wgan", "model.latent_dim=2"]
-VOLATILE = ("started", "finished", "seconds", "host")
-"""Fields of a record that differ between two executions of a run."""
+VOLATILE = ("started", "finished", "seconds", "host", "git", "code")
+"""Fields of a record that may differ between two executions of a run; someone may edit the source in between."""
 
 
 @dataclass(frozen=True)
