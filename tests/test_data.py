@@ -8,6 +8,7 @@ from PIL import Image
 
 from wgan_sweep.data import ImageFolder, ImageSet, Mnist5k, Npz, Torchvision, crop_and_resize, pad
 from wgan_sweep.data.batches import Batches
+from wgan_sweep.data.pictures import PictureReader
 from wgan_sweep.data.store import cached_images
 from wgan_sweep.errors import InputError
 
@@ -161,8 +162,8 @@ def test_a_folder_of_pictures_is_read_once_and_cached(
         Image.open(folder / "1.png").convert("RGB").crop((6, 0, 34, 28)).resize((16, 16), Image.BICUBIC)
     )
     assert np.array_equal(images.array[1], expected)
-    assert len(list((cache / "images").iterdir())) == 1
-    monkeypatch.setattr(ImageFolder, "_read", lambda *_: pytest.fail("read again"))
+    assert {path.suffix for path in (cache / "images").iterdir()} == {".npy", ".json", ".lock"}
+    monkeypatch.setattr(PictureReader, "__call__", lambda *_: pytest.fail("read again"))
     assert np.array_equal(ImageFolder(str(folder), 16, 3).load().array, images.array)
 
 
@@ -176,10 +177,10 @@ def test_the_error_names_an_unreadable_picture(folder: Path, cache: Path) -> Non
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:60])
     with pytest.raises(InputError, match=r"2\.png cannot be read"):
         ImageFolder(str(folder), 16, 3).load()
-    assert list((cache / "images").iterdir()) == []
+    assert cached_arrays(cache) == []
 
 
-@pytest.mark.parametrize(("path", "words"), [("none", "there is no folder"), (".", "holds no pictures")])
+@pytest.mark.parametrize(("path", "words"), [("none", "is not a folder"), (".", "holds no pictures")])
 def test_a_folder_without_pictures_is_refused(tmp_path: Path, path: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         ImageFolder(str(tmp_path / path), 16, 3).load()
@@ -234,6 +235,79 @@ def test_nothing_is_cached_if_decoding_fails(cache: Path) -> None:
         yield np.zeros((2, 2, 1), np.uint8)
         raise OSError("disk")
 
-    with pytest.raises(OSError, match="disk"):
+    with pytest.raises(InputError, match=r"cannot be read \(disk\)"):
         cached_images("key", lambda: [1, 2], decode)
-    assert list((cache / "images").iterdir()) == []
+    assert cached_arrays(cache) == []
+
+
+def cached_arrays(cache: Path) -> list[Path]:
+    """Return the files in the cache of images, without locks."""
+    return [path for path in (cache / "images").iterdir() if path.suffix != ".lock"]
+
+
+IMAGES = [np.full((2, 3, 1), level, np.uint8) for level in (7, 8, 9)]
+
+
+def load_cached(images: list[np.ndarray] = IMAGES, notes: list[str] | None = None) -> ImageSet:
+    return cached_images("key", lambda: images, iter, lambda: notes or [])
+
+
+def damage_a_pixel(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        (".npy", damage_a_pixel),
+        (".npy", lambda path: path.write_bytes(path.read_bytes()[:-1])),
+        (".npy", lambda path: path.write_bytes(path.read_bytes()[:40])),
+        (".npy", lambda path: path.write_bytes(b"")),
+        (".npy", lambda path: np.save(path, np.zeros((3, 2, 3, 1)))),
+        (".npy", Path.unlink),
+        (".json", Path.unlink),
+        (".json", lambda path: path.write_bytes(b"\xff")),
+        (".json", lambda path: path.write_text("[]")),
+        (".json", lambda path: path.write_text('{"digest": null, "notes": 3}')),
+        (".json", lambda path: path.write_text(path.read_text().replace("0", "1"))),
+    ],
+)
+def test_damaged_images_in_the_cache_are_decoded_again(cache: Path, suffix: str, damage) -> None:
+    assert np.array_equal(load_cached().array, np.stack(IMAGES))
+    assert np.array_equal(load_cached([]).array, np.stack(IMAGES))  # from the cache
+    (file,) = (path for path in cached_arrays(cache) if path.suffix == suffix)
+    damage(file)
+    again = load_cached()
+    assert np.array_equal(again.array, np.stack(IMAGES))
+    assert again.digest == ImageSet(np.stack(IMAGES)).digest
+    assert len(cached_arrays(cache)) == 2
+
+
+def test_notes_about_images_are_cached_with_them() -> None:
+    for notes in (["one is odd"], []):
+        assert load_cached(notes=notes).notes == ("one is odd",)
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed(cache: Path) -> None:
+    load_cached()
+    for path in cached_arrays(cache):
+        path.with_name(f".{path.name}.x1y2").write_bytes(b"incomplete")
+        path.unlink()
+    load_cached()
+    assert len(cached_arrays(cache)) == 2
+
+
+@pytest.mark.parametrize("images", [[*IMAGES[:2], np.zeros((2, 2, 1), np.uint8)], [np.zeros((2, 2, 1))] * 2, []])
+def test_images_of_unequal_shapes_or_types_are_refused(cache: Path, images: list[np.ndarray]) -> None:
+    with pytest.raises(InputError, match=r"image 2 is uint8|float64|no images"):
+        load_cached(images)
+    assert cached_arrays(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"cannot be cached in .*set WGAN_SWEEP_CACHE"):
+        load_cached()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep.common.files import cache_dir, replacing, write
+from wgan_sweep.common.cache import cache_dir
+from wgan_sweep.common.files import replacing, write
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:

@@ -278,9 +278,13 @@ def test_a_damaged_digest_in_the_cache_is_replaced(npz: Path, tmp_path: Path, mo
     monkeypatch.setattr(store, "digest_folder", lambda: tmp_path / "digests")
     digest = Npz(str(npz)).fingerprint()
     (cached,) = (tmp_path / "digests").iterdir()
-    cached.write_text("not a digest")
+    sound = cached.read_text()
+    for damaged in ("not a digest", "", sound[:64], sound[:-1], ("1" if sound[0] == "0" else "0") + sound[1:]):
+        cached.write_text(damaged)
+        assert Npz(str(npz)).fingerprint() == digest
+        assert cached.read_text() == sound
+    cached.write_bytes(b"\xff")
     assert Npz(str(npz)).fingerprint() == digest
-    assert cached.read_text() == digest
 
 
 def test_a_missing_data_file_is_refused(make) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from wgan_sweep.common import rng
+from wgan_sweep.config import objects
 from wgan_sweep.data import GaussianGrid, GaussianRing, ParallelLines, PointMass, Points, ShiftedUniform, SwissRoll
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives import sampling
@@ -71,11 +72,18 @@ def test_batches_are_new_points_and_can_be_resumed() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [GaussianRing(0, 1, 1), GaussianGrid(2, 0, 1), GaussianRing(2, 1, -1), SwissRoll(0, 1)]
+    ("option", "values", "words"),
+    [
+        (GaussianRing, {"modes": 0, "radius": 1, "std": 1}, r"data\.modes must be 1 or more .*, got 0"),
+        (GaussianRing, {"modes": 2, "radius": 1, "std": -1}, r"data\.std must be above 0 .*, got -1"),
+        (GaussianGrid, {"side": 10**6, "spacing": 1, "std": 1}, r"data\.side must be .* at most 100, got 1000000"),
+        (SwissRoll, {"scale": 0, "noise": 1}, r"data\.scale must be above 0"),
+        (PointMass, {"at": [1, 1e30]}, r"data\.at\[1\] must be -10000 or more and at most 10000, got 1e\+30"),
+    ],
 )
-def test_numbers_that_are_not_positive_are_refused(option) -> None:
-    with pytest.raises(InputError, match="must be above 0"):
-        option.load()
+def test_numbers_out_of_range_are_refused(option, values: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        objects.make({"_target_": f"wgan_sweep.data.{option.__name__}", **values}, "data")
 
 
 class QuadraticPlayers:

@@ -15,7 +15,7 @@ from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring import collect, weights
 from wgan_sweep.scoring.features import InceptionV3
-from wgan_sweep.scoring.frechet import Accumulator, Statistics, frechet_distance
+from wgan_sweep.scoring.frechet import Accumulator, Statistics, frechet_distance, read_statistics
 from wgan_sweep.scoring.images import ImageScorer
 from wgan_sweep.scoring.metrics import FID
 
@@ -86,7 +86,7 @@ def test_statistics_that_are_not_finite_or_of_different_dimensions_raise_an_erro
 def test_saved_statistics_are_read_back_unchanged(tmp_path: Path) -> None:
     saved = statistics(features(20, 4, 0))
     saved.save(tmp_path / "s.npz")
-    read = Statistics.read(tmp_path / "s.npz")
+    read = read_statistics(tmp_path / "s.npz")
     assert torch.equal(read.covariance, saved.covariance)
     assert torch.equal(read.root, saved.root)
     assert frechet_distance(read, saved) == frechet_distance(saved, saved)
@@ -147,9 +147,29 @@ def test_real_statistics_are_computed_once_and_keyed_by_content(cache: Path, mni
     ):
         different.prepare()
     assert len(list((cache / "statistics").glob("*.npz"))) == 4
-    stored.write_bytes(b"damaged")
-    scorer(mnist[:16], feature=64).prepare()
-    assert Statistics.read(stored).count == 16
+    sound = read_statistics(stored)
+    content = stored.read_bytes()
+    for damaged in (
+        b"damaged",
+        b"",
+        content[:-1],
+        content.replace(b"mean", b"nean"),
+        content[:200] + b"x" + content[201:],
+    ):
+        stored.write_bytes(damaged)
+        scorer(mnist[:16], feature=64).prepare()
+        assert torch.equal(read_statistics(stored).covariance, sound.covariance)
+
+
+def test_statistics_that_cannot_be_cached_are_computed_anyway(
+    tmp_path: Path, mnist: np.ndarray, monkeypatch, caplog
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(collect, "cache_dir", lambda: tmp_path / "file")
+    computed = scorer(mnist[:16], feature=64)
+    computed.prepare()
+    assert computed._real_features.statistics.count == 16
+    assert "cannot be cached" in caplog.text
 
 
 def test_a_subset_of_the_real_images_is_a_fixed_random_choice(cache: Path, mnist: np.ndarray) -> None:
@@ -217,7 +237,7 @@ def test_if_all_downloads_fail_the_error_lists_all_remedies(tmp_path: Path, monk
         "no network here",
     ]:
         assert word in str(refused.value)
-    assert list((tmp_path / "networks").iterdir()) == []
+    assert {path.suffix for path in (tmp_path / "networks").iterdir()} == {".lock"}
 
 
 def test_a_download_with_a_wrong_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +247,7 @@ def test_a_download_with_a_wrong_hash_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(weights, "SOURCES", (wrong,))
     with pytest.raises(InputError, match="is not the FID network"):
         weights.find()
-    assert list((tmp_path / "networks").iterdir()) == []
+    assert {path.suffix for path in (tmp_path / "networks").iterdir()} == {".lock"}
 
 
 def test_a_damaged_file_in_the_cache_is_downloaded_again(

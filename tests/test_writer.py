@@ -238,3 +238,16 @@ def test_a_stopped_command_that_continues_after_a_takeover_changes_nothing(sweep
     assert state is not None
     assert state["trainer"]["step"] == 1500
     assert not list(path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", [".staging-1", ".removed-2-staging-1"])
+def test_what_a_killed_process_left_of_a_finished_run_is_removed(make, name: str) -> None:
+    config = make()
+    record = run(config)
+    directory = directory_of(config)
+    before = contents(directory.path)
+    (directory.path / name).mkdir()
+    (directory.path / name / ".record.json.x1y2").write_text("incomplete")
+    assert run(config) == record
+    assert not (directory.path / name).exists()
+    assert contents(directory.path) == before

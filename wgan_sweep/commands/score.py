@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from wgan_sweep.common.files import write
+from wgan_sweep.common.devices import find_device
+from wgan_sweep.common.files import check_output, write
 from wgan_sweep.common.images import png
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.samples import run_source
-from wgan_sweep.scoring.compare import compare, space_identity
+from wgan_sweep.scoring.compare import Comparison, check_counts, compare, space_identity
 from wgan_sweep.scoring.features import LAYERS, FeatureSpace, InceptionV3, TorchFidelity
 from wgan_sweep.scoring.metrics import KID, METRICS, Metric
 from wgan_sweep.scoring.nearest_images import draw_nearest_images
@@ -30,14 +31,18 @@ SPACES: dict[str, tuple[str, str]] = {
 """Feature spaces other than InceptionV3: torch-fidelity's names of the extractor and the layer."""
 
 
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "wgan-score",
         description="Metrics of FAKE against REAL. Each is an npz file (an array `images` of uint8 [N, H, W, C], or "
         "statistics), a folder of pictures, or a run's directory (its moving-average generator makes the images).",
     )
-    parser.add_argument("real", type=Path)
-    parser.add_argument("fake", type=Path)
+    parser.add_argument("real", type=_path)
+    parser.add_argument("fake", type=_path)
     parser.add_argument("--metrics", default="fid", help=f"a list of {','.join(METRICS)} (default: fid)")
     parser.add_argument("--features", default="inception", choices=["inception", *SPACES], help="the feature space")
     parser.add_argument("--feature", type=int, default=2048, choices=LAYERS, help="InceptionV3's layer (default: 2048)")
@@ -46,10 +51,10 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise that a run generates from (default: 0)")
     parser.add_argument("--kid-subset-size", type=int, help="images per subset of KID (default: 1000)")
     parser.add_argument("--batch-size", type=int, default=50, help="images per forward pass (default: 50)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--save", type=Path, metavar="NPZ", help="save REAL's statistics, which can be REAL next time")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
+    parser.add_argument("--save", type=_path, metavar="NPZ", help="save REAL's statistics, which can be REAL next time")
     parser.add_argument(
-        "--neighbours", type=Path, metavar="PNG", help="draw generated images beside the nearest real ones"
+        "--neighbours", type=_path, metavar="PNG", help="draw generated images beside the nearest real ones"
     )
     parser.add_argument(
         "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that a run's config names"
@@ -80,28 +85,39 @@ def _open_source(path: Path, options: argparse.Namespace, device: torch.device) 
     return open_source(path)
 
 
-def _run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> None:
+    """Check everything that can be checked without the network, score, print, and write the files asked for."""
     if options.batch_size < 1 or options.num_samples < 2:
         raise InputError(
             f"--batch-size must be 1 or more and --num-samples 2 or more, got {options.batch_size} and "
             f"{options.num_samples}"
         )
-    device = torch.device(options.device)
+    device = find_device(options.device, "--device")
+    for path, key in ((options.save, "--save"), (options.neighbours, "--neighbours")):
+        if path is not None:
+            check_output(path, key)
     metrics = _make_metrics(options)
+    if options.neighbours is not None:
+        metrics.setdefault("memorisation", METRICS["memorisation"]())
+    real, fake = (_open_source(path, options, device) for path in (options.real, options.fake))
+    check_counts(real, fake, metrics)
     space: FeatureSpace = (
         InceptionV3(options.feature, options.weights)
         if options.features == "inception"
         else TorchFidelity(*SPACES[options.features], options.weights)
     )
-    real, fake = (_open_source(path, options, device) for path in (options.real, options.fake))
-    if options.neighbours is not None:
-        metrics.setdefault("memorisation", METRICS["memorisation"]())
     comparison = compare(real, fake, metrics, space, device, options.batch_size)
+    sys.stdout.write(_to_text(_result(real, fake, comparison, space), as_json=options.json))
+    sys.stdout.flush()  # a file that cannot be written loses no scores
     if options.save is not None:
         replace(comparison.real.statistics, space=space_identity(space)).save(options.save)
     if options.neighbours is not None:
         picture = draw_nearest_images(real, fake, comparison.real, comparison.fake, options.batch_size)
         write(options.neighbours, png(picture))
+
+
+def _result(real: Source, fake: Source, comparison: Comparison, space: FeatureSpace) -> dict[str, Any]:
+    """Return the scores and what they depend on."""
     return {
         "scores": comparison.scores,
         "real": real.name,
@@ -112,12 +128,15 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         "dimensions": comparison.real.statistics.mean.numel(),
         "network": space.network,
         "resize": space.resize,
+        "notes": [f"{source.name}: {note}" for source in (real, fake) for note in source.notes()],
     }
 
 
-def _to_table(result: Mapping[str, Any]) -> str:
+def _to_text(result: Mapping[str, Any], *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(result, indent=2) + "\n"
     notes = [f"{key}: {result[key]}" for key in ("real", "fake", "features", "resize")]
-    notes.append(f"network: sha256 {result['network']}...")
+    notes += [f"network: sha256 {result['network']}...", *result["notes"]]
     rows = [[name, f"{value:.6g}"] for name, value in result["scores"].items()]
     return markdown(["metric", "value"], rows, notes)
 
@@ -126,10 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``wgan-score``."""
     options = _parse_arguments(arguments)
     try:
-        result = _run(options)
+        _run(options)
     except InputError as error:
         sys.exit(f"wgan-score: {error}")
-    sys.stdout.write(json.dumps(result, indent=2) + "\n" if options.json else _to_table(result))
+    except OSError as error:
+        sys.exit(f"wgan-score: {error}: nothing more was written")
 
 
 if __name__ == "__main__":

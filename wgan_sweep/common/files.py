@@ -1,4 +1,4 @@
-"""Atomic file writes, the cache folder, and checks of folders."""
+"""Atomic file writes, and checks of folders."""
 
 import os
 import tempfile
@@ -7,12 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wgan_sweep.errors import InputError
-
-
-def cache_dir() -> Path:
-    """Return the folder of cached files: ``$WGAN_SWEEP_CACHE``, else ``wgan-sweep`` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wgan-sweep"
-    return Path(os.environ.get("WGAN_SWEEP_CACHE") or default).expanduser()
 
 
 @contextmanager

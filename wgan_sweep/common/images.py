@@ -3,6 +3,8 @@
 import io
 import logging
 import math
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 log = logging.getLogger("wgan_sweep")
+
+PICTURE_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
+    *(NotImplementedError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow raises for files that are no pictures, or damaged ones."""
 
 
 def to_range(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -55,9 +63,9 @@ def open_picture(path: Path) -> Image.Image | None:
     """Return a picture in RGB; None, with a line in the log, if it is damaged or cannot be read."""
     try:
         if not path.is_file():  # not a pipe or a device
-            raise OSError("it is not a regular file")  # noqa: TRY301
+            raise OSError("it is not a regular file")
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except PICTURE_ERRORS as error:
         log.warning("%s cannot be read and is left out: %s", path, error)
         return None

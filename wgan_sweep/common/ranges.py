@@ -72,6 +72,9 @@ def check_value(value: Any, hint: Any, key: str) -> None:
         raise InputError(f"{key} must be {describe(hint)}, got {shown(value)}")
     _check_finite(value, key)
     for part in _parts(hint):
+        if isinstance(value, list) and typing.get_origin(part) is list:
+            for index, item in enumerate(value):
+                check_value(item, typing.get_args(part)[0], f"{key}[{index}]")
         if typing.get_origin(part) is not Annotated:
             continue
         base, *metadata = typing.get_args(part)

@@ -1,36 +1,17 @@
 """A folder of pictures, cropped and resized to one size."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from wgan_sweep.data.store import MODES, ImageSet, as_array, cached_digest, cached_images, crop_and_resize
+from wgan_sweep.common.ranges import Range
+from wgan_sweep.data.pictures import MODES, PictureReader, as_array, log_notes, pictures_in
+from wgan_sweep.data.store import MAX_SIZE, ImageSet, cached_images, crop_and_resize
 from wgan_sweep.errors import InputError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Return the picture files below a folder, its subfolders included, sorted by path."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-
-
-def read_picture(file: Path, mode: str) -> Image.Image:
-    """Read a picture and convert it to a mode of Pillow, such as ``RGB``.
-
-    Raises:
-        InputError: if the file cannot be read; the message names it.
-    """
-    try:
-        with Image.open(file) as opened:
-            return opened.convert(mode)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(
-            f"{file} cannot be read as a picture ({error}): repair it or remove it from the folder"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -44,7 +25,7 @@ class ImageFolder:
     """
 
     path: str
-    size: int
+    size: Annotated[int, Range(1, MAX_SIZE)]
     channels: int
 
     def load(self) -> ImageSet:
@@ -57,23 +38,20 @@ class ImageFolder:
         folder = Path(self.path).expanduser()
         if self.channels not in MODES:
             raise InputError(f"data.channels must be 1 (grey) or 3 (colour), got {self.channels}")
-        if self.size < 1:
-            raise InputError(f"data.size must be 1 or more, got {self.size}")
         if not folder.is_dir():
-            raise InputError(f"there is no folder {folder}: set data.path to a folder of pictures")
+            raise InputError(f"data.path={folder} is not a folder: set data.path to a folder of pictures")
         files = pictures_in(folder)
-        if not files:
-            raise InputError(
-                f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): set data.path to a folder that does"
-            )
         listing = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         key = ("folder", str(folder.resolve()), self.size, self.channels, listing)
-        return cached_images(key, lambda: files, lambda paths: map(self._read, paths))
+        reader = PictureReader(self.channels)
+
+        def decode(files: list[Path]) -> Iterator[NDArray[np.uint8]]:
+            return (as_array(crop_and_resize(reader(file), self.size)) for file in files)
+
+        images = cached_images(key, lambda: files, decode, reader.notes)
+        log_notes(folder, images.notes)
+        return images
 
     def fingerprint(self) -> str:
         """Return the digest of the images; raises the errors of `load`."""
-        images = self.load()
-        return images.digest if images.file is None else cached_digest(images.file, lambda: images)
-
-    def _read(self, file: Path) -> NDArray[np.uint8]:
-        return as_array(crop_and_resize(read_picture(file, MODES[self.channels]), self.size))
+        return self.load().digest

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from wgan_sweep.data.store import ImageSet, cached_digest
+from wgan_sweep.common.ranges import Range
+from wgan_sweep.data.store import MAX_SIZE, ImageSet, cached_digest
 from wgan_sweep.errors import InputError
 
 
@@ -14,7 +16,7 @@ from wgan_sweep.errors import InputError
 class Mnist5k:
     """Grey images of 28 x 28 pixels, padded with black to size x size."""
 
-    size: int
+    size: Annotated[int, Range(1, MAX_SIZE)]
 
     def load(self) -> ImageSet:
         """Return the images, uint8 ``[5000, size, size, 1]``.

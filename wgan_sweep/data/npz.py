@@ -1,16 +1,65 @@
 """Images stored as the array ``images`` of an npz file."""
 
+import struct
+import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
 
 from wgan_sweep.data.store import ImageSet, cached_digest
 from wgan_sweep.errors import InputError
 
 EXPECTED = "data=npz reads a file with an array 'images' of uint8 [N, H, W, C]"
+NPZ_ERRORS = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, tokenize.TokenError),
+    *(OSError, ValueError, TypeError, EOFError, KeyError, AttributeError, IndexError, SyntaxError),
+    *(MemoryError, OverflowError, NotImplementedError, RuntimeError),
+)
+"""What NumPy and zipfile raise for damaged files, and for files that are not npz."""
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[NpzFile]:
+    """Open an npz file; arrays of Python objects, which would run code, are refused.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        InputError: if it is not an npz file, or damaged; also for errors in the block.
+    """
+    if path.exists() and not path.is_file():  # opening a pipe would wait
+        raise InputError(f"{path} is not a regular file: give an npz file")
+    try:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, NpzFile):
+                raise InputError(f"{path} holds a single array (npy): save it with numpy.savez")  # noqa: TRY301
+            with arrays:
+                yield arrays
+    except (FileNotFoundError, InputError):
+        raise
+    except NPZ_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} cannot be read as npz ({reason}): give another file, or save it again") from error
+
+
+def array_names(path: Path) -> set[str]:
+    """Return the names of the arrays of an npz file; raises the errors of `open_npz`."""
+    with open_npz(path) as arrays:
+        return set(arrays.files)
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return arrays of an npz file by name; their checksums are verified. Raises the errors of `open_npz`."""
+    with open_npz(path) as arrays:
+        return {name: arrays[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -27,16 +76,12 @@ class Npz:
         """
         path = Path(self.path).expanduser()
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if "images" not in arrays:
-                    raise InputError(f"{path} holds {sorted(arrays)} and no 'images': {EXPECTED}")
-                images = arrays["images"]
+            names = array_names(path)
+            if "images" not in names:
+                raise InputError(f"{path} holds {sorted(names)} and no 'images': {EXPECTED}")
+            images = read_arrays(path, ["images"])["images"]
         except FileNotFoundError:
             raise InputError(f"there is no file {path}: set data.path to an existing npz file; {EXPECTED}") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} cannot be read as npz ({error}): {EXPECTED}") from error
         if images.dtype != np.uint8:
             raise InputError(
                 f"'images' in {path} is {images.dtype}, not uint8: {EXPECTED}; scale to 0..255 and convert"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -12,8 +12,13 @@ from torch import Tensor
 
 from wgan_sweep.common import rng
 from wgan_sweep.common.plots import draw_points
+from wgan_sweep.common.ranges import Range
 from wgan_sweep.errors import InputError
 
+MAX_SIDE = 100
+"""The most modes along a side of a grid."""
+Length = Annotated[float, Range(above=0, maximum=1e4, remedy="points have coordinates of up to 10,000")]
+Coordinate = Annotated[float, Range(-1e4, 1e4, remedy="points have coordinates of up to 10,000")]
 Draw = Callable[[int, torch.Generator], Tensor]
 
 
@@ -97,27 +102,16 @@ def _mixture(modes: Tensor, std: float) -> Points:
     return Points((modes.shape[1],), draw, modes, std)
 
 
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise InputError(f"data.{name} must be above 0, got {value:g}")
-
-
 @dataclass(frozen=True)
 class GaussianRing:
     """A mixture of Gaussians with centres evenly spaced on a circle in the plane."""
 
-    modes: int
-    radius: float
-    std: float
+    modes: Annotated[int, Range(1, MAX_SIDE**2)]
+    radius: Length
+    std: Length
 
     def load(self) -> Points:
-        """Return the mixture.
-
-        Raises:
-            InputError: for a number that is not positive.
-        """
-        _positive(modes=self.modes, radius=self.radius, std=self.std)
+        """Return the mixture."""
         angle = 2 * math.pi * torch.arange(self.modes) / self.modes
         return _mixture(self.radius * torch.stack([angle.cos(), angle.sin()], 1), self.std)
 
@@ -126,17 +120,12 @@ class GaussianRing:
 class GaussianGrid:
     """A mixture of side x side Gaussians with centres on a grid in the plane, centred at 0."""
 
-    side: int
-    spacing: float
-    std: float
+    side: Annotated[int, Range(1, MAX_SIDE)]
+    spacing: Length
+    std: Length
 
     def load(self) -> Points:
-        """Return the mixture.
-
-        Raises:
-            InputError: for a number that is not positive.
-        """
-        _positive(side=self.side, spacing=self.spacing, std=self.std)
+        """Return the mixture."""
         axis = (torch.arange(self.side) - (self.side - 1) / 2) * self.spacing
         return _mixture(torch.cartesian_prod(axis, axis), self.std)
 
@@ -145,16 +134,11 @@ class GaussianGrid:
 class SwissRoll:
     """A spiral in the plane, t (cos t, sin t) / scale for t uniform in [1.5 pi, 4.5 pi], with Gaussian noise."""
 
-    scale: float
-    noise: float
+    scale: Length
+    noise: Length
 
     def load(self) -> Points:
-        """Return the distribution.
-
-        Raises:
-            InputError: for a number that is not positive.
-        """
-        _positive(scale=self.scale, noise=self.noise)
+        """Return the distribution."""
 
         def draw(count: int, generator: torch.Generator) -> Tensor:
             t = 1.5 * math.pi * (1 + 2 * torch.rand(count, generator=generator))
@@ -168,7 +152,7 @@ class SwissRoll:
 class ShiftedUniform:
     """The uniform distribution on [theta, theta + 1], on the line."""
 
-    theta: float
+    theta: Coordinate
 
     def load(self) -> Points:
         """Return the distribution."""
@@ -179,7 +163,7 @@ class ShiftedUniform:
 class PointMass:
     """A point mass (the Dirac-GAN of Mescheder et al. 2018)."""
 
-    at: list[float]
+    at: list[Coordinate]
 
     def load(self) -> Points:
         """Return the distribution.
@@ -197,7 +181,7 @@ class PointMass:
 class ParallelLines:
     """The uniform distribution on the segment {theta} x [0, 1] in the plane (Arjovsky et al. 2017, example 1)."""
 
-    theta: float
+    theta: Coordinate
 
     def load(self) -> Points:
         """Return the distribution."""

@@ -1,11 +1,13 @@
 """Sets of images as uint8 arrays, and their cache on disk."""
 
 import hashlib
-import re
+import json
+import logging
 from collections.abc import Callable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,10 +17,28 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from wgan_sweep.common.files import cache_dir, replacing, write
+from wgan_sweep.common.cache import cache_dir, making
+from wgan_sweep.common.files import replacing, write
 from wgan_sweep.common.images import grid, to_uint8
+from wgan_sweep.common.progress import log_progress
+from wgan_sweep.common.reading import read_document
 from wgan_sweep.data.batches import Batches
 from wgan_sweep.errors import InputError
+
+log = logging.getLogger("wgan_sweep")
+
+NPY_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+)
+"""What NumPy and JSON raise for damaged files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +48,8 @@ class ImageSet:
     array: NDArray[np.uint8]
     num_pictured: int = 64
     """Number of images in a picture of samples."""
-    file: Path | None = None
-    """The cached file that the array is mapped from, if any."""
+    notes: tuple[str, ...] = ()
+    """What there is to say about how the images were read."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -81,7 +101,8 @@ def digest_folder() -> Path:
 def cached_digest(file: Path, load: Callable[[], ImageSet], *parameters: object) -> str:
     """Return the digest of the images that are read from a file; it is computed once and cached on disk.
 
-    The key of the cache is the file's path, size, modification time and inode, and the parameters.
+    The key of the cache is the file's path, size, inode and times of change, and the parameters. A damaged entry is
+    replaced.
 
     Args:
         file: The file that the images are read from.
@@ -89,17 +110,31 @@ def cached_digest(file: Path, load: Callable[[], ImageSet], *parameters: object)
         *parameters: Parameters of `load` that the images depend on.
     """
     status = file.stat()
-    key = (str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ino, parameters)
-    path = digest_folder() / hashlib.sha256(repr(key).encode()).hexdigest()[:24]
-    with suppress(OSError):
-        if re.fullmatch("[0-9a-f]{64}", cached := path.read_text()):
-            return cached
+    times = status.st_mtime_ns, status.st_ctime_ns
+    key = repr((str(file.resolve()), status.st_size, *times, status.st_ino, parameters))
+    path = digest_folder() / _name(key)
+    with suppress(OSError, UnicodeDecodeError):
+        digest, _, checksum = path.read_text().partition(" ")
+        if checksum == _checksum(digest, key):
+            return digest
     digest = load().digest
-    with suppress(OSError):  # a cache that cannot be written costs time only
-        write(path, digest)
+    with suppress(OSError):  # a cache that cannot be written costs time only; the checksum tells an incomplete entry
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{digest} {_checksum(digest, key)}")
     return digest
 
 
+def _name(key: str) -> str:
+    """Return the name of a cached file: a hash of its key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:24]
+
+
+def _checksum(digest: str, key: str) -> str:
+    return hashlib.sha256(f"{digest} {key}".encode()).hexdigest()
+
+
+MAX_SIZE = 4096
+"""The largest side of images, in pixels."""
 Prepare = Callable[[Image.Image, int], Image.Image]
 
 
@@ -126,39 +161,105 @@ def crop_and_resize(image: Image.Image, size: int, crop: int | None = None) -> I
     return square if side == size else square.resize((size, size), Image.Resampling.BICUBIC)
 
 
-MODES = {1: "L", 3: "RGB"}
-"""Modes of Pillow by number of channels."""
-
-
-def as_array(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert a grey or colour picture to uint8 ``[H, W, C]``."""
-    pixels = np.asarray(image, np.uint8)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
 Items = TypeVar("Items", bound=Sized)
 
 
 def cached_images(
-    key: object, open_items: Callable[[], Items], decode: Callable[[Items], Iterator[NDArray[np.uint8]]]
+    key: object,
+    open_items: Callable[[], Items],
+    decode: Callable[[Items], Iterator[NDArray[np.uint8]]],
+    notes: Callable[[], list[str]] = list,
 ) -> ImageSet:
     """Return a set of images, memory-mapped from the cache; if it is not cached, decode it image by image.
+
+    Their digest is stored beside them. A file with another digest, which is damaged, is made again.
 
     Args:
         key: Everything that the images depend on; the name of the cached file is a hash of its ``repr``.
         open_items: Returns the items to decode, one per image; not called if the images are cached.
         decode: Yields one uint8 array ``[H, W, C]`` per item, all of one shape.
+        notes: Returns what there is to say about the images after they were decoded; it is cached with them.
+
+    Raises:
+        InputError: if an item cannot be read, or the cache cannot be written.
     """
-    path = cache_dir() / "images" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.npy"
-    if not path.exists():
+    path = cache_dir() / "images" / f"{_name(repr(key))}.npy"
+    if (cached := _read_cached(path)) is not None:
+        return cached
+    with making(path, "the same images"):
+        if (cached := _read_cached(path)) is not None:
+            return cached
         items = open_items()
-        with replacing(path) as temporary:
-            target: NDArray[np.uint8] | None = None
-            for index, image in enumerate(decode(items)):
-                if target is None:
-                    shape = (len(items), *image.shape)
-                    target = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-                target[index] = image
-            del target
-    # Copy on write, because torch needs a writable array and the file must not change.
-    return ImageSet(np.load(path, mmap_mode="c"), file=path)
+        log.info("decoding %d images (once per machine)", len(items))
+        try:
+            digest = _write_cached(path, _decoded(decode, items), len(items))
+            description = json.dumps({"digest": digest, "notes": notes()})
+            write(_description_path(path), description)
+        except OSError as error:
+            raise InputError(
+                f"the images cannot be cached in {path.parent} ({error.strerror or error}): make room there, or set "
+                "WGAN_SWEEP_CACHE to another folder"
+            ) from error
+        if (cached := _read_cached(path)) is None:
+            raise InputError(f"the images that were cached in {path} read back differently: check the disk")
+        return cached
+
+
+def _description_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _read_cached(path: Path) -> ImageSet | None:
+    """Return the images of a cached file, or None if it is missing or damaged."""
+    try:
+        description = json.loads(read_document(_description_path(path)))
+        # Copy on write, because torch needs a writable array and the file must not change.
+        pixels = np.load(path, mmap_mode="c", allow_pickle=False)
+        images = ImageSet(pixels, notes=tuple(map(str, description["notes"])))
+        if pixels.dtype != np.uint8 or pixels.ndim != 4:
+            raise ValueError(f"it holds {pixels.dtype} {list(pixels.shape)}")
+        digest = cached_digest(path, lambda: images)
+        if digest != description["digest"]:
+            raise ValueError("the checksum differs")
+    except FileNotFoundError:
+        return None
+    except NPY_ERRORS as error:
+        log.warning("decoding the images of %s again, which is damaged (%s)", path, error)
+        return None
+    images.__dict__["digest"] = digest
+    return images
+
+
+def _decoded(decode: Callable[[Items], Iterator[NDArray[np.uint8]]], items: Items) -> Iterator[NDArray[np.uint8]]:
+    try:
+        single = ((image,) for image in decode(items))
+        for (image,) in log_progress(single, len(items), lambda text: log.info("decoding images: %s", text)):
+            yield image
+    except OSError as error:
+        raise InputError(f"the images cannot be read ({error}): check their files") from error
+
+
+def _write_cached(path: Path, images: Iterator[NDArray[np.uint8]], count: int) -> str:
+    """Write images as one array, one after the other; return their digest.
+
+    A memory map would kill the process if the disk were full.
+    """
+    first = next(images, None)
+    if first is None:
+        raise InputError("the data set has no images: choose another one")
+    shape = (count, *first.shape)
+    hasher = hashlib.sha256(repr(shape).encode())
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+    written = 0
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in chain([first], images):
+            if image.dtype != np.uint8 or image.shape != first.shape:
+                raise InputError(f"image {written} is {image.dtype} {image.shape}, the first is uint8 {first.shape}")
+            pixels = image.tobytes()
+            hasher.update(pixels)
+            file.write(pixels)
+            written += 1
+    if written != count:
+        raise InputError(f"{written} images were decoded instead of {count}")
+    return hasher.hexdigest()

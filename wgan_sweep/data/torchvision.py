@@ -4,14 +4,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wgan_sweep.common.ranges import Range
 from wgan_sweep.common.source import user_source
-from wgan_sweep.data.store import MODES, ImageSet, Prepare, as_array, cached_digest, cached_images
+from wgan_sweep.data.pictures import MODES, as_array
+from wgan_sweep.data.store import MAX_SIZE, ImageSet, Prepare, cached_images
 from wgan_sweep.errors import InputError
 
 
@@ -40,7 +42,7 @@ class Torchvision:
     downloads: bool
     root: str
     files: Sequence[str]
-    size: int
+    size: Annotated[int, Range(1, MAX_SIZE)]
     prepare: Prepare
     channels: int
 
@@ -58,8 +60,7 @@ class Torchvision:
 
     def fingerprint(self) -> str:
         """Return the digest of the images; raises the errors of `load`."""
-        images = self.load()
-        return images.digest if images.file is None else cached_digest(images.file, lambda: images)
+        return self.load().digest
 
     def _key(self, root: Path) -> tuple[Any, ...]:
         functions = [_function_key(function) for function in (self.dataset, self.prepare)]

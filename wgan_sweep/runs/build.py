@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wgan_sweep.common import rng
+from wgan_sweep.common.devices import find_device
 from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.ranges import LARGEST_INT, Range, check_value, shown
 from wgan_sweep.config import objects
@@ -58,17 +59,6 @@ class Scorer(Protocol):
 
     def __call__(self, sample: Callable[[int], Tensor], players: "Players") -> dict[str, float]:
         """Return metric values; `sample` generates the next N samples (uint8 images, or points)."""
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device={name} cannot be used ({error}): use auto, cpu or cuda") from error
-    return device
 
 
 def check_options(config: Config) -> None:
@@ -169,7 +159,7 @@ class _Choices:
         """
         check_options(config)
         check_ranges(config)
-        device = device or _device(config.device)
+        device = device or find_device(config.device)
         return cls(
             device=device,
             precision=precision(config.train.precision, device),
@@ -261,7 +251,7 @@ def build(config: Config, replicas: Replicas | None = None) -> Parts:
         InputError: if the config cannot work.
     """
     replicas = replicas or Replicas()
-    device = replicas.device(_device(config.device))
+    device = replicas.device(find_device(config.device))
     choices = _Choices.of(config, device)
     # Initialised on the CPU, so that every device starts from the same weights.
     generator, critic = choices.networks(config.seed)

@@ -17,7 +17,7 @@ from wgan_sweep.runs.loop import DivergedError, RunLoop
 from wgan_sweep.runs.mirroring import make_tracker
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import RunState, finished_record
-from wgan_sweep.runs.writer import owned_run
+from wgan_sweep.runs.writer import owned_run, remove_leftovers
 from wgan_sweep.tracking.tracker import FaultTolerantTracker
 
 log = logging.getLogger("wgan_sweep")
@@ -71,6 +71,7 @@ def run(
                     state = RunState.start(writer, identity, config, overrides, group)
                     _work(loop, state, config, progress, began)
                     return state.record
+        remove_leftovers(directory)
         progress.summary = f"{summary(record)} ({_why_finished(record, config)})"
         return record
 

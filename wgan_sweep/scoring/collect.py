@@ -2,20 +2,21 @@
 
 import hashlib
 import logging
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from wgan_sweep.common.files import cache_dir, replacing
+from wgan_sweep.common.cache import cache_dir, making
+from wgan_sweep.common.files import replacing
 from wgan_sweep.common.progress import log_progress
 from wgan_sweep.data import ImageSet
+from wgan_sweep.data.npz import read_arrays
+from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.features import Extract, Extracted, FeatureSpace
-from wgan_sweep.scoring.frechet import Accumulator, Statistics
+from wgan_sweep.scoring.frechet import Accumulator, read_statistics
 from wgan_sweep.scoring.metrics import FeatureSet
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def real_features(
 ) -> FeatureSet:
     """Return statistics, and features on request, of real images: read from the cache, or computed and cached.
 
-    A file lock ensures that only one of several concurrent processes computes them.
+    One of several concurrent processes computes them. If they cannot be cached, each does.
 
     Args:
         images: The real images.
@@ -93,40 +94,37 @@ def real_features(
     """
     key = repr((images.digest, space.name, space.network, space.resize, count))
     path = cache_dir() / "statistics" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process, which computes the statistics of the same real images")
-        lock.acquire()
-    try:
+    if (cached := _read_cached(path, features=features)) is not None:
+        return cached
+    with making(path, "the statistics of the same real images"):
         if (cached := _read_cached(path, features=features)) is not None:
             return cached
         log.info("computing statistics of %d real images in %s (once per machine)", count, space.name)
         batches = image_batches(images, reference_indices(images, count), batch_size)
         logged_batches = log_progress(batches, count, lambda text: log.info("statistics of real images: %s", text))
         computed = collect(logged_batches, space.extract(device), features=features)
-        if computed.features is not None:
-            with replacing(_features_path(path)) as temporary, temporary.open("wb") as out:
-                np.save(out, computed.features.numpy())
-        computed.statistics.save(path)
+        try:
+            if computed.features is not None:
+                with replacing(_features_path(path)) as temporary, temporary.open("wb") as out:
+                    np.savez(out, features=computed.features.numpy())
+            computed.statistics.save(path)
+        except OSError as error:
+            log.warning("the statistics of the real images cannot be cached in %s: %s", path.parent, error)
         return computed
-    finally:
-        lock.release()
 
 
 def _features_path(path: Path) -> Path:
-    return path.with_suffix(".features.npy")
+    return path.with_suffix(".features.npz")
 
 
 def _read_cached(path: Path, *, features: bool) -> FeatureSet | None:
+    """Return cached statistics, whose files contain checksums; None if they are missing or damaged."""
     try:
-        statistics = Statistics.read(path)
-        values = torch.from_numpy(np.load(_features_path(path))) if features else None
+        statistics = read_statistics(path)
+        values = read_arrays(_features_path(path), ["features"])["features"] if features else None
     except FileNotFoundError:
         return None
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
-        log.warning("recomputing %s, which cannot be read (%s)", path, error)
+    except InputError as error:
+        log.warning("recomputing cached statistics: %s", error)
         return None
-    return FeatureSet(statistics, values)
+    return FeatureSet(statistics, None if values is None else torch.from_numpy(values))

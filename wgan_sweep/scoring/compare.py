@@ -49,14 +49,11 @@ def compare(
     Raises:
         InputError: if a metric cannot be computed from these sources.
     """
-    features = any(metric.needs_features for metric in metrics.values())
-    logits = any(metric.needs_logits for metric in metrics.values())
+    check_counts(real, fake, metrics)
+    features, logits = _needs(metrics)
     space.check(logits=logits)
-    for metric in metrics.values():
-        if None not in (real.count, fake.count):
-            metric.check(fake.count or 0, real.count or 0)
     for label, source in (("REAL", real), ("FAKE", fake)):
-        _check(label, source, space, needs_images=features or (logits and source is fake))
+        _check_space(label, source, space)
     real_features, fake_features = (
         _feature_set(source, label, space, device, batch_size, features=features, logits=logits and source is fake)
         for label, source in (("real", real), ("fake", fake))
@@ -71,17 +68,38 @@ def compare(
     return Comparison(scores, real_features, fake_features)
 
 
-def _check(label: str, source: Source, space: FeatureSpace, *, needs_images: bool) -> None:
-    """Raise InputError if a source lacks what the metrics need."""
-    if source.batches is None and needs_images:
-        raise InputError(f"{label} is {source.name}: that is enough for fid only, give the images for other metrics")
+def check_counts(real: Source, fake: Source, metrics: Mapping[str, Metric]) -> None:
+    """Check that metrics can be computed from two sources; this needs no network.
+
+    Raises:
+        InputError: if there are too few images, or statistics where images are needed.
+    """
+    features, logits = _needs(metrics)
+    for label, source, needs_images in (("REAL", real, features), ("FAKE", fake, features or logits)):
+        if source.batches is None and needs_images:
+            raise InputError(
+                f"{label} is {source.name}: that is enough for fid only, give the images for other metrics"
+            )
+        if source.batches is not None and source.count is not None and source.count < 2:
+            raise InputError(f"{label} is {source.name}: two images or more are needed")
+    for metric in metrics.values():
+        if None not in (real.count, fake.count):
+            metric.check(fake.count or 0, real.count or 0)
+
+
+def _needs(metrics: Mapping[str, Metric]) -> tuple[bool, bool]:
+    """Return whether metrics need features, and whether they need logits of the generated images."""
+    features = any(metric.needs_features for metric in metrics.values())
+    return features, any(metric.needs_logits for metric in metrics.values())
+
+
+def _check_space(label: str, source: Source, space: FeatureSpace) -> None:
+    """Raise InputError if a source has statistics of another feature space."""
     if source.statistics is not None and source.statistics.space not in ("", space_identity(space)):
         raise InputError(
             f"{label} is {source.name}, computed in {source.statistics.space}, but the chosen feature space is "
             f"{space_identity(space)}: scores are comparable within one feature space only"
         )
-    if source.batches is not None and source.count is not None and source.count < 2:
-        raise InputError(f"{label} is {source.name}: two images or more are needed")
 
 
 def _feature_set(

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wgan_sweep.common.files import replacing
+from wgan_sweep.data.npz import array_names, read_arrays
+from wgan_sweep.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +41,63 @@ class Statistics:
                 out, mean=self.mean, covariance=self.covariance, root=self.root, count=self.count, space=self.space
             )
 
-    @classmethod
-    def read(cls, path: Path) -> "Statistics":
-        """Read a file written by `save`."""
-        with np.load(path, allow_pickle=False) as arrays:
-            mean, covariance = (torch.from_numpy(arrays[name]) for name in ("mean", "covariance"))
-            statistics = cls(mean, covariance, int(arrays["count"]), str(arrays["space"]))
-            statistics.__dict__["root"] = torch.from_numpy(arrays["root"])
-        return statistics
+
+SYMMETRY = 1e-5
+"""How far a covariance may be from symmetric, and a square root from the covariance, relative to its largest value."""
+NEGATIVE = -1e-4
+"""The lowest eigenvalue of a covariance, relative to the highest: files in float32 have values below 0 by rounding."""
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Read statistics that `Statistics.save` wrote, or ``mu`` ``[D]`` and ``sigma`` ``[D, D]`` of another program.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        InputError: for another file, or arrays that are no statistics.
+    """
+    names = array_names(path)
+    if {"mu", "sigma"} <= names:
+        arrays = read_arrays(path, ["mu", "sigma"])
+        mean, covariance = (_numbers(arrays[name], name, path) for name in ("mu", "sigma"))
+        count, space, root = 0, "", None
+    else:
+        if missing := sorted({"mean", "covariance", "root", "count", "space"} - names):
+            raise InputError(f"{path} lacks {', '.join(missing)}: statistics are written by wgan-score --save")
+        arrays = read_arrays(path, ["mean", "covariance", "root", "count", "space"])
+        mean, covariance, root = (_numbers(arrays[name], name, path) for name in ("mean", "covariance", "root"))
+        if arrays["count"].shape or arrays["count"].dtype.kind not in "iu" or arrays["count"] < 2:
+            raise InputError(f"count in {path} must be an integer of 2 or more")
+        if arrays["space"].shape or arrays["space"].dtype.kind != "U":
+            raise InputError(f"space in {path} must be a text, the name of the feature space")
+        count, space = int(arrays["count"]), str(arrays["space"])
+    if mean.dim() != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
+        raise InputError(
+            f"the mean and the covariance in {path} have shapes {list(mean.shape)} and {list(covariance.shape)}: "
+            "statistics have [D] and [D, D]"
+        )
+    statistics = Statistics(mean, covariance, count, space)
+    largest = covariance.abs().max()
+    if (covariance - covariance.T).abs().max() > SYMMETRY * largest:
+        raise InputError(f"the covariance in {path} is not symmetric: it is damaged, or no covariance")
+    if root is None:
+        eigenvalues = torch.linalg.eigvalsh(covariance)
+        if eigenvalues[0] < NEGATIVE * eigenvalues[-1].abs():
+            raise InputError(f"the covariance in {path} has negative eigenvalues: it is damaged, or no covariance")
+    elif root.shape != covariance.shape or not (root @ root - covariance).abs().max() <= SYMMETRY * largest:
+        raise InputError(f"root in {path} is not the square root of the covariance: save the statistics again")
+    else:
+        statistics.__dict__["root"] = root
+    return statistics
+
+
+def _numbers(values: NDArray[Any], name: str, path: Path) -> Tensor:
+    """Return finite real numbers as float64."""
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"{name} in {path} is {values.dtype}: statistics are real numbers")
+    numbers = torch.from_numpy(values.astype(np.float64))
+    if not numbers.isfinite().all():
+        raise InputError(f"{name} in {path} has values that are not finite: compute the statistics again")
+    return numbers
 
 
 class Accumulator:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from wgan_sweep.data import Npz
-from wgan_sweep.data.folder import pictures_in, read_picture
+from wgan_sweep.data.npz import array_names
+from wgan_sweep.data.pictures import PictureReader, pictures_in
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.collect import image_batches
-from wgan_sweep.scoring.frechet import Statistics
+from wgan_sweep.scoring.frechet import Statistics, read_statistics
 
 Batches = Callable[[int], Iterator[Tensor]]
 
@@ -29,6 +30,8 @@ class Source:
     batches: Batches | None = None
     """Function from a batch size to uint8 batches ``[N, 3 or 1, H, W]``; None for statistics."""
     statistics: Statistics | None = None
+    notes: Callable[[], list[str]] = list
+    """Returns what there is to say about the images after the batches were read."""
 
 
 def open_source(path: Path) -> Source:
@@ -39,7 +42,7 @@ def open_source(path: Path) -> Source:
     """
     if path.is_dir():
         return folder_source(path)
-    if path.is_file():
+    if path.exists():
         return npz_source(path)
     raise InputError(f"there is no {path}: give a run's directory, a folder of pictures or an npz file")
 
@@ -54,63 +57,45 @@ def npz_source(path: Path) -> Source:
     Raises:
         InputError: for a file with other contents.
     """
-    names = _array_names(path)
+    names = array_names(path)
     if "images" in names:
         images = Npz(str(path)).load()
         if images.shape[0] not in (1, 3):
             raise InputError(f"'images' in {path} has {images.shape[0]} channels: 1 (grey) or 3 (colour) can be scored")
         batches = partial(image_batches, images, range(len(images)))
         return Source(f"{len(images)} images of {path}", len(images), batches)
-    if {"mean", "covariance", "root", "count"} <= names:
-        statistics = Statistics.read(path)
-        return Source(f"statistics of {statistics.count} images in {path}", statistics.count, statistics=statistics)
-    if {"mu", "sigma"} <= names:
-        with np.load(path, allow_pickle=False) as arrays:
-            mean, covariance = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("mu", "sigma"))
-        if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)):
-            raise InputError(
-                f"mu and sigma in {path} have shapes {list(mean.shape)} and {list(covariance.shape)}: a file of "
-                "statistics has shapes [D] and [D, D]"
-            )
-        return Source(
-            f"statistics in {path}, which does not give the number of images",
-            None,
-            None,
-            Statistics(mean, covariance, 0),
+    if not names & {"mean", "mu"}:
+        raise InputError(
+            f"{path} holds {', '.join(sorted(names)) or 'nothing'}: an array `images` (uint8 [N, H, W, C]), or "
+            "statistics, `mu` and `sigma` or what wgan-score --save writes, can be scored"
         )
-    raise InputError(
-        f"{path} holds {', '.join(sorted(names)) or 'nothing'}: an array `images` (uint8 [N, H, W, C]), or statistics, "
-        "`mu` and `sigma` or what wgan-score --save writes, can be scored"
-    )
-
-
-def _array_names(path: Path) -> set[str]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return set(arrays.files)
-    except (ValueError, OSError, EOFError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is no npz file ({error}): give one, a folder of pictures, or a run") from error
+    statistics = read_statistics(path)
+    if not statistics.count:
+        return Source(f"statistics in {path}, which does not give the number of images", None, None, statistics)
+    return Source(f"statistics of {statistics.count} images in {path}", statistics.count, statistics=statistics)
 
 
 def folder_source(path: Path) -> Source:
     """Open a folder of pictures, its subfolders included; each picture keeps its own size.
 
     Raises:
-        InputError: if there are no pictures. A picture that cannot be read raises it when the batches are iterated.
+        InputError: if there are no pictures, or they are grids of samples of runs. A picture that cannot be read raises
+            it when the batches are iterated.
     """
     files = pictures_in(path)
-    if not files:
-        raise InputError(f"{path} holds no pictures and no record.json: give a folder of pictures or a run's directory")
+    reader = PictureReader(3)
 
     def batches(size: int) -> Iterator[Tensor]:
         """Yield batches of consecutive pictures with equal shapes."""
+        nonlocal reader
+        reader = PictureReader(3)
         batch: list[Tensor] = []
         for file in files:
-            picture = torch.from_numpy(np.array(read_picture(file, "RGB"))).permute(2, 0, 1)
+            picture = torch.from_numpy(np.array(reader(file))).permute(2, 0, 1)
             if batch and (len(batch) == size or batch[0].shape != picture.shape):
                 yield torch.stack(batch)
                 batch = []
             batch.append(picture)
         yield torch.stack(batch)
 
-    return Source(f"{len(files)} pictures in {path}", len(files), batches)
+    return Source(f"{len(files)} pictures in {path}", len(files), batches, notes=lambda: reader.notes())

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgan_sweep.common.files import cache_dir, replacing
+from wgan_sweep.common.cache import cache_dir, making
+from wgan_sweep.common.files import replacing
 from wgan_sweep.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -171,16 +172,25 @@ def find(path: str | None = None) -> Weights:
         return cached
     problems = []
     for name, file, download in SOURCES:
-        log.info("downloading the FID network (about 90 MB) from %s", name)
         target = network_folder() / file.name
-        try:
-            with replacing(target) as temporary:
-                download(temporary)
-                _verify(temporary)
-        except (OSError, InputError, subprocess.SubprocessError, zipfile.BadZipFile, KeyError, StopIteration) as error:
-            problems.append(f"{name}: {error}")
-        else:
-            return _verify(target)
+        with making(target, "the FID network"):
+            if cached := _cached():
+                return cached
+            log.info("downloading the FID network (about 90 MB) from %s", name)
+            try:
+                with replacing(target) as temporary:
+                    download(temporary)
+                    _verify(temporary)
+                return _verify(target)
+            except (
+                OSError,
+                InputError,
+                subprocess.SubprocessError,
+                zipfile.BadZipFile,
+                KeyError,
+                StopIteration,
+            ) as error:
+                problems.append(f"{name}: {error}")
     raise InputError(
         "the FID network is unavailable (" + "; ".join(problems) + "). Do one of these: "
         f"(1) set features.weights to a copy of it; (2) copy it to {network_folder() / RELEASE.name} "

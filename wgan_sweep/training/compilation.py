@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wgan_sweep.common.files import cache_dir
+from wgan_sweep.common.cache import cache_dir
 from wgan_sweep.training.aliases import Metrics, Network
 from wgan_sweep.training.cuda_graphs import relative_difference
 

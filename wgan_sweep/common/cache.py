@@ -1,0 +1,52 @@
+"""The cache: the folder of files that are computed or downloaded once per machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger("wgan_sweep")
+
+
+def cache_dir() -> Path:
+    """Return the folder of cached files: ``$WGAN_SWEEP_CACHE``, else ``wgan-sweep`` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wgan-sweep"
+    return Path(os.environ.get("WGAN_SWEEP_CACHE") or default).expanduser()
+
+
+@contextmanager
+def making(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock of a cached file while it is made, so that one of several processes makes it.
+
+    What killed processes left of the file is removed. If the folder cannot be written to, there is no lock.
+
+    Args:
+        path: The file; its folder is created.
+        what: The content, for a line in the log while another process makes it.
+    """
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_lock(path, what))
+            for left in path.parent.glob(f".{path.stem}.*"):
+                left.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("the cache cannot be written to: %s", error)
+        yield
+
+
+@contextmanager
+def _lock(path: Path, what: str) -> Iterator[None]:
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process, which makes %s", what)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

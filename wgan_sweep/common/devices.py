@@ -1,0 +1,26 @@
+"""The device that a config or a command line names."""
+
+import torch
+
+from wgan_sweep.errors import InputError
+
+
+def find_device(name: str, key: str = "device") -> torch.device:
+    """Return a device that this machine has; ``auto`` is a GPU if there is one.
+
+    Args:
+        name: ``auto``, or torch's name of a device.
+        key: The option that names it, for error messages.
+
+    Raises:
+        InputError: if it cannot be used.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{key}={name} cannot be used ({reason}): use auto, cpu or cuda") from error
+    return device
