@@ -31,6 +31,8 @@ from . import shim
 
 PATIENCE_SECONDS = 120.0
 """How long a command may take."""
+SECONDS_BETWEEN_LINES = 60.0
+"""How often the progress is printed."""
 NOISE = ("Traceback", "--- Logging error ---", "Exception ignored")
 """What standard error must not contain."""
 STATEMENTS = ("failed", "refused", "wgan-sweep:")
@@ -240,7 +242,12 @@ def campaign(name: str, folder: Path, kinds: list[str], most: int | None, seed: 
     outcomes: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in kinds}
     problems = []
     tried = 0
+    shown = began
     for kind, at in planned:
+        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            sys.stdout.write(f"{tried} of {len(planned)} trials after {shown - began:.0f} s\n")
+            sys.stdout.flush()
         if time.monotonic() - began > seconds:
             break
         outcome, wrong = work.trial(kind, at)
