@@ -19,6 +19,7 @@ from rich.console import Console
 
 from wgan_sweep.common import gpu_memory
 from wgan_sweep.common.progress import Display
+from wgan_sweep.config import objects
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import provenance
 from wgan_sweep.runs.writer import RunWriter
@@ -99,16 +100,17 @@ def test_a_process_is_limited_to_its_part_of_the_memory(monkeypatch) -> None:
         gpu_memory.limit_to_share(1)
 
 
-@pytest.mark.parametrize("setting", ["per_gpu", "jobs", "gpus_per_run"])
-def test_settings_out_of_range_are_refused(setting: str) -> None:
-    with pytest.raises(InputError, match=f"launch.{setting} must be 1 or more, got 0"):
-        Parallel(**{setting: 0})
-
-
-def test_the_local_launcher_checks_the_setting_that_its_runs_read() -> None:
-    Local(gpus_per_run=2)
-    with pytest.raises(InputError, match=r"launch\.gpus_per_run must be 1 or more, got 0"):
-        Local(gpus_per_run=0)
+@pytest.mark.parametrize(
+    ("launcher", "setting"),
+    [("parallel.Parallel", name) for name in ("per_gpu", "jobs", "gpus_per_run")]
+    + [("local.Local", "gpus_per_run"), ("slurm.Slurm", "runs_per_job"), ("slurm.Slurm", "timeout_min")],
+)
+def test_settings_out_of_range_are_refused(launcher: str, setting: str) -> None:
+    node = {"_target_": f"wgan_sweep.sweeps.{launcher}"}
+    objects.make({**node, setting: 3}, "launch")
+    for value in (0, 10**9):
+        with pytest.raises(InputError, match=f"launch.{setting} must be 1 or more and at most 100000, got {value}"):
+            objects.make({**node, setting: value}, "launch")
 
 
 def test_a_full_disk_fails_one_run_and_loses_nothing(make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from wgan_sweep.config import objects
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.build import build
@@ -272,12 +273,20 @@ def test_a_metric_refuses_statistics_if_it_needs_images(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "make_metric",
-    [lambda: KID(subsets=0), lambda: FIDInfinity(2), lambda: PrecisionRecall(0), lambda: InceptionScore(0)],
+    ("metric", "setting", "value"),
+    [
+        ("KID", "subsets", 0),
+        ("KID", "subset_size", 1),
+        ("FIDInfinity", "points", 2),
+        ("PrecisionRecall", "neighbours", 0),
+        ("InceptionScore", "splits", 0),
+    ],
 )
-def test_settings_out_of_range_are_refused(make_metric) -> None:
-    with pytest.raises(InputError):
-        make_metric()
+def test_settings_out_of_range_are_refused(metric: str, setting: str, value: int) -> None:
+    node = {"_target_": f"wgan_sweep.scoring.metrics.{metric}"}
+    objects.make({**node, setting: value + 1}, "scorer.metrics.x")
+    with pytest.raises(InputError, match=rf"scorer\.metrics\.x\.{setting} must be {value + 1} or more .*, got {value}"):
+        objects.make({**node, setting: value}, "scorer.metrics.x")
 
 
 class Pixels:

@@ -191,7 +191,7 @@ def test_a_killed_leader_ends_its_followers(sweep: Shell) -> None:
     [
         (["train.batch_size=9"], "train.batch_size=9 is shared by launch.gpus_per_run=2 processes"),
         (["stabiliser=minibatch_discrimination"], "compares each example with the whole batch"),
-        (["launch.gpus_per_run=0"], "launch.gpus_per_run must be 1 or more, got 0"),
+        (["launch.gpus_per_run=0"], "launch.gpus_per_run must be 1 or more and at most 100000, got 0"),
     ],
 )
 def test_a_run_that_processes_cannot_share_is_refused(make, overrides: list[str], message: str) -> None:

@@ -184,9 +184,6 @@ def test_a_subset_of_the_real_images_is_a_fixed_random_choice(cache: Path, mnist
     ("settings", "words"),
     [
         ({"feature": 100}, ["features.layer=100", "2048"]),
-        ({"num_samples": 1}, ["scorer.num_samples", "1"]),
-        ({"num_real": 1}, ["scorer.num_real", "1"]),
-        ({"batch_size": 0}, ["scorer.batch_size"]),
         ({"weights": "/nowhere.pth"}, ["/nowhere.pth", "features.weights"]),
     ],
 )

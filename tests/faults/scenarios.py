@@ -25,7 +25,7 @@ TINY = ["train.steps=6", "train.batch_size=8", "train.n_critic=1", "model.dim=4"
 TINY += ["device=cpu", "log_every=1", "save_every=3", "runs=runs"]
 POINTS = [*TINY, "data=gaussians8", "model.depth=1", "tracker=none"]
 SCORED = ["scorer=exact", "scorer.every=3", "scorer.num_samples=20", "scorer.projections=2"]
-IMAGES = [*TINY, "data.size=32", "loss=wgan", "model.latent_dim=2"]
+IMAGES = [*TINY, "loss=wgan", "model.latent_dim=2"]
 VOLATILE = ("started", "finished", "seconds", "host", "git", "code")
 """Fields of a record that may differ between two executions of a run; someone may edit the source in between."""
 
@@ -156,6 +156,7 @@ SCENARIOS = {
             "data=image_folder",
             "data.path=../inputs/folder",
             "data.channels=1",
+            "data.size=32",
             "tracker=none",
             "scorer=none",
             "train.steps=1",
@@ -182,6 +183,8 @@ def snapshot(folder: Path) -> Snapshot:
         if ".locks" in parts and path.name.isdigit():
             name = str(Path(name).with_name("token"))
             result[name] = "tokens: 1" if name not in result else "several tokens"
+        elif path.parent.name == "digests":  # named after the times of files
+            result[str(Path(name).with_name("digests"))] = "file"
         elif path.is_dir():
             result[name] = "folder"
         elif ".sweeps" in parts or path.name == "table.md":

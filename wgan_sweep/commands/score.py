@@ -6,20 +6,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from wgan_sweep.common.devices import find_device
 from wgan_sweep.common.files import check_output, write
 from wgan_sweep.common.images import png
+from wgan_sweep.common.ranges import LARGEST_INT, Count, Range, check_value
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.samples import run_source
 from wgan_sweep.scoring.compare import Comparison, check_counts, compare, space_identity
 from wgan_sweep.scoring.features import LAYERS, FeatureSpace, InceptionV3, TorchFidelity
-from wgan_sweep.scoring.metrics import KID, METRICS, Metric
+from wgan_sweep.scoring.metrics import KID, METRICS, Metric, SubsetSize
 from wgan_sweep.scoring.nearest_images import draw_nearest_images
 from wgan_sweep.scoring.sources import Source, open_source
 
@@ -73,6 +74,7 @@ def _make_metrics(options: argparse.Namespace) -> dict[str, Metric]:
         raise InputError(f"--metrics names none: choose from {', '.join(METRICS)}")
     metrics = {name: METRICS[name]() for name in names}
     if options.kid_subset_size is not None and "kid" in metrics:
+        check_value(options.kid_subset_size, SubsetSize, "--kid-subset-size")
         metrics["kid"] = KID(subset_size=options.kid_subset_size)
     return metrics
 
@@ -87,11 +89,8 @@ def _open_source(path: Path, options: argparse.Namespace, device: torch.device) 
 
 def _run(options: argparse.Namespace) -> None:
     """Check everything that can be checked without the network, score, print, and write the files asked for."""
-    if options.batch_size < 1 or options.num_samples < 2:
-        raise InputError(
-            f"--batch-size must be 1 or more and --num-samples 2 or more, got {options.batch_size} and "
-            f"{options.num_samples}"
-        )
+    check_value(options.batch_size, Count, "--batch-size")
+    check_value(options.num_samples, Annotated[int, Range(2, LARGEST_INT)], "--num-samples")
     device = find_device(options.device, "--device")
     for path, key in ((options.save, "--save"), (options.neighbours, "--neighbours")):
         if path is not None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from wgan_sweep.errors import InputError
 from wgan_sweep.models.layers import Critic, check_sizes
-from wgan_sweep.models.mlp import MLP
+from wgan_sweep.models.mlp import MLP, Depth
 
 
 class UniformBox(nn.Module):
@@ -51,7 +51,7 @@ class Location:
     sides: list[float]
     place: list[float]
     dim: int
-    depth: int
+    depth: Depth
 
     def __post_init__(self) -> None:
         if len(self.sides) != len(self.place):
@@ -59,16 +59,11 @@ class Location:
                 f"model.sides and model.place must have the same length, got {self.sides} and {self.place}"
             )
         check_sizes(dim=self.dim)
-        _ = self._critic_model  # checks `depth`
 
     @property
     def latent_dim(self) -> int:
         """Size of z: one value per coordinate."""
         return len(self.sides)
-
-    @property
-    def _critic_model(self) -> MLP:
-        return MLP(self.dim, self.depth, 1)
 
     def generator(self, shape: tuple[int, ...]) -> nn.Module:
         """Return the box, a network from ``[N, D]`` to ``[N, D]``.
@@ -82,4 +77,4 @@ class Location:
 
     def critic(self, shape: tuple[int, ...]) -> Critic:
         """Return a network from ``[N, D]`` to ``[N]`` outputs."""
-        return self._critic_model.critic(shape)
+        return MLP(self.dim, self.depth, 1).critic(shape)

@@ -3,11 +3,15 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 from torch import nn
 
-from wgan_sweep.errors import InputError
+from wgan_sweep.common.ranges import Range
 from wgan_sweep.models.layers import Critic, check_sizes
+
+Depth = Annotated[int, Range(0, 1000)]
+"""Number of hidden layers."""
 
 
 @dataclass(frozen=True)
@@ -20,17 +24,15 @@ class MLP:
         latent_dim: Size of z.
 
     Raises:
-        InputError: If `dim` or `latent_dim` is below 1, or `depth` below 0.
+        InputError: If `dim` or `latent_dim` is below 1.
     """
 
     dim: int
-    depth: int
+    depth: Depth
     latent_dim: int
 
     def __post_init__(self) -> None:
         check_sizes(dim=self.dim, latent_dim=self.latent_dim)
-        if self.depth < 0:
-            raise InputError(f"model.depth must be 0 or more, got {self.depth}")
 
     def _hidden_layers(self, in_features: int) -> tuple[list[nn.Module], int]:
         """Return the hidden layers and the width of their output."""

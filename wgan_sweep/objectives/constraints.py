@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm as parametrize_spectral_norm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from wgan_sweep.common.ranges import Range
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives.gradient_terms import Centred, GradientTerm, OneSided
 from wgan_sweep.objectives.sampling import Sampling
@@ -72,17 +73,12 @@ def weight_clip(c: float) -> Constraint:
     return Constraint(project=clip)
 
 
-def spectral_norm(n_power_iterations: int) -> Constraint:
+def spectral_norm(n_power_iterations: Annotated[int, Range(1, 1000)]) -> Constraint:
     """Divide linear and convolution weights, as ``[out, in * kernel]`` matrices, by their largest singular value.
 
     The singular value is estimated by power iteration (Miyato et al. 2018, algorithm 1): `n_power_iterations` after
     each step of the critic and none in between, so that all forward passes between two steps use the same weights.
-
-    Raises:
-        InputError: Unless n_power_iterations >= 1.
     """
-    if n_power_iterations < 1:
-        raise InputError(f"constraint.n_power_iterations must be 1 or more, got {n_power_iterations}")
 
     def wrap(critic: nn.Module) -> nn.Module:
         for module in list(critic.modules()):

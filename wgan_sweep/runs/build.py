@@ -74,9 +74,10 @@ def check_options(config: Config) -> None:
         if key.name == "scorer":
             check_value(node.get("every", 0), Annotated[int, Range(0, LARGEST_INT, remedy=EVERY)], "scorer.every")
             check_value(node.get("during"), dict[str, Any] | None, "scorer.during")
-            objects.check_parameters(_scorer_node(config, during=True), "scorer")
-            node = _scorer_node(config)
-        if node.get("_target_") is None and key.name != "scorer":
+            objects.check_parameters(_scorer_node(config), "scorer")
+            objects.check_parameters(_scorer_node(config, during=True), "scorer.during")
+            continue
+        if node.get("_target_") is None:
             raise InputError(f"{key.name} has no _target_: choose one of its options, {key.name}=NAME")
         objects.check_parameters(node, key.name)
     if config.train.batch_size % (count := replicas_of(config)):

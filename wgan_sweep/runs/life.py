@@ -186,9 +186,6 @@ class _RunLog(logging.FileHandler):
         with suppress(OSError):
             super().emit(record)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
-        """Do nothing."""
-
     def close(self) -> None:
         """Close the file."""
         with suppress(OSError):
@@ -200,11 +197,14 @@ def _logging_to(path: Path) -> Iterator[None]:
     handler = _RunLog(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
+    raises = logging.raiseExceptions
+    logging.raiseExceptions = False  # no handler, of W&B for example, prints a traceback when the disk is full
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     try:
         yield
     finally:
+        logging.raiseExceptions = raises
         log.removeHandler(handler)
         log.setLevel(level)
         handler.close()

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from wgan_sweep.common import rng
+from wgan_sweep.common.ranges import LARGEST_INT, Count, Range
 from wgan_sweep.data import Points
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives.gradient_terms import input_gradient, per_example_norm
@@ -43,7 +45,7 @@ class ExactScorer:
         sampling: Sampling scheme r(x) at which the critic's gradient is measured.
 
     Raises:
-        InputError: for images, or a number out of range.
+        InputError: for images.
     """
 
     def __init__(
@@ -51,17 +53,12 @@ class ExactScorer:
         *,
         real: Points,
         device: torch.device,  # noqa: ARG002
-        num_samples: int,
-        projections: int,
+        num_samples: Annotated[int, Range(NEIGHBOURS + 1, LARGEST_INT)],
+        projections: Count,
         sampling: Sampling,
     ) -> None:
         if not isinstance(real, Points):
             raise InputError("scorer=exact is for points (data=gaussians8 and the like): use scorer=fid for images")
-        if num_samples <= NEIGHBOURS or projections < 1:
-            raise InputError(
-                f"scorer.num_samples must be {NEIGHBOURS + 1} or more and scorer.projections 1 or more, "
-                f"got {num_samples} and {projections}"
-            )
         self._real = real
         self._count = num_samples
         self._projections = projections

@@ -3,10 +3,12 @@
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from wgan_sweep.common.ranges import LARGEST_INT, Count, Range
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.collect import collect, real_features
@@ -31,7 +33,8 @@ class ImageScorer:
         batch_size: Images per forward pass of the feature network.
 
     Raises:
-        InputError: if a setting is out of range, or the feature network's weights are unavailable.
+        InputError: for points, images that are not grey or colour, or too few of them for a metric; if no metric is
+            named, or the feature network's weights are unavailable.
     """
 
     def __init__(
@@ -41,20 +44,14 @@ class ImageScorer:
         device: torch.device,
         features: FeatureSpace,
         metrics: Mapping[str, Metric],
-        num_samples: int,
-        num_real: int | None,
+        num_samples: Annotated[int, Range(2, LARGEST_INT)],
+        num_real: Annotated[int, Range(2, LARGEST_INT, remedy="null takes all")] | None,
         split: str,
-        repeats: int,
-        batch_size: int,
+        repeats: Count,
+        batch_size: Count,
     ) -> None:
         if not isinstance(real, ImageSet):
             raise InputError("FID is for images, this data is points: use scorer=exact")
-        if num_samples < 2:
-            raise InputError(f"scorer.num_samples must be 2 or more, got {num_samples}")
-        if num_real is not None and num_real < 2:
-            raise InputError(f"scorer.num_real must be 2 or more, or null for all, got {num_real}")
-        if batch_size < 1 or repeats < 1:
-            raise InputError(f"scorer.batch_size and scorer.repeats must be 1 or more, got {batch_size} and {repeats}")
         if not metrics:
             raise InputError("scorer.metrics names no metric: give one, or use scorer=none")
         if real.shape[0] not in (1, 3):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from wgan_sweep.common.ranges import LARGEST_INT, Range
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.frechet import Statistics, frechet_distance, statistics_of
 
@@ -76,18 +77,11 @@ class FIDInfinity:
 
     Args:
         points: Number of subset sizes, evenly spaced from a tenth of the images to all of them.
-
-    Raises:
-        InputError: unless points >= 3.
     """
 
-    points: int = 15
+    points: Annotated[int, Range(3, 1000)] = 15
     needs_features = True
     needs_logits = False
-
-    def __post_init__(self) -> None:
-        if self.points < 3:
-            raise InputError(f"the extrapolated FID needs 3 points or more, got {self.points}")
 
     def check(self, generated: int, real: int) -> None:  # noqa: ARG002
         """Check the number of images.
@@ -111,6 +105,9 @@ class FIDInfinity:
         return {"fid_infinity": float(fit[1]), "fid_infinity_error": math.sqrt(covariance[1, 1])}
 
 
+SubsetSize = Annotated[int, Range(2, LARGEST_INT)]
+
+
 @dataclass(frozen=True)
 class KID:
     """Unbiased squared MMD with the cubic kernel (Binkowski et al. 2018), by torch-fidelity; lower is better.
@@ -118,19 +115,12 @@ class KID:
     Args:
         subsets: Number of random subsets; KID is the mean over them.
         subset_size: Real images, and generated images, per subset.
-
-    Raises:
-        InputError: unless subsets >= 1 and subset_size >= 2.
     """
 
-    subsets: int = 100
-    subset_size: int = 1000
+    subsets: Annotated[int, Range(1, 10**6)] = 100
+    subset_size: SubsetSize = 1000
     needs_features = True
     needs_logits = False
-
-    def __post_init__(self) -> None:
-        if self.subsets < 1 or self.subset_size < 2:
-            raise InputError(f"KID needs subsets >= 1 and subset_size >= 2, got {self.subsets} and {self.subset_size}")
 
     def check(self, generated: int, real: int) -> None:
         """Check the number of images.
@@ -162,18 +152,11 @@ class PrecisionRecall:
 
     Args:
         neighbours: Index k; the radius of a ball is the distance to the k-th nearest neighbour in the same set.
-
-    Raises:
-        InputError: unless neighbours >= 1.
     """
 
-    neighbours: int = 3
+    neighbours: Annotated[int, Range(1, LARGEST_INT)] = 3
     needs_features = True
     needs_logits = False
-
-    def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise InputError(f"precision and recall need 1 neighbour or more, got {self.neighbours}")
 
     def check(self, generated: int, real: int) -> None:
         """Check the number of images.
@@ -209,18 +192,11 @@ class InceptionScore:
 
     Args:
         splits: Number of parts that the images are split into; the Inception Score is the mean over them.
-
-    Raises:
-        InputError: unless splits >= 1.
     """
 
-    splits: int = 10
+    splits: Annotated[int, Range(1, LARGEST_INT)] = 10
     needs_features = False
     needs_logits = True
-
-    def __post_init__(self) -> None:
-        if self.splits < 1:
-            raise InputError(f"the Inception Score needs 1 split or more, got {self.splits}")
 
     def check(self, generated: int, real: int) -> None:  # noqa: ARG002
         """Check the number of images.

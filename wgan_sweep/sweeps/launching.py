@@ -4,12 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 
 from wgan_sweep.common import cores
 from wgan_sweep.common.progress import Display, ProgressReporter
+from wgan_sweep.common.ranges import Range
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError, RunLockedError
 from wgan_sweep.runs.build import check_options
@@ -83,15 +84,8 @@ class Launcher(Protocol):
         """Complete the requested runs; return the outcome of each, in the same order."""
 
 
-def check_at_least_one(**settings: int | None) -> None:
-    """Check settings of a launcher, given by their keys; None is not checked.
-
-    Raises:
-        InputError: if a setting is less than 1.
-    """
-    for name, value in settings.items():
-        if value is not None and value < 1:
-            raise InputError(f"launch.{name} must be 1 or more, got {value}")
+AtLeastOne = Annotated[int, Range(1, 100_000)]
+"""A setting of a launcher."""
 
 
 class DisplayHandler(logging.Handler):

@@ -8,10 +8,10 @@ from wgan_sweep.common import cores
 from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import RunLockedError
 from wgan_sweep.sweeps.launching import (
+    AtLeastOne,
     Outcome,
     RequestedRun,
     ShouldStop,
-    check_at_least_one,
     complete_run,
     report_deferred,
     run_when_unlocked,
@@ -24,15 +24,12 @@ class Local:
     Args:
         gpus_per_run: Number of processes that share each batch of a run. The launcher only checks it: each run reads
             it from its config and starts these processes itself.
-
-    Raises:
-        InputError: if `gpus_per_run` is less than 1.
     """
 
     device: torch.device | None = None
 
-    def __init__(self, gpus_per_run: int = 1) -> None:
-        check_at_least_one(gpus_per_run=gpus_per_run)
+    def __init__(self, gpus_per_run: AtLeastOne = 1) -> None:
+        """Do nothing: see `gpus_per_run`."""
 
     def __call__(self, requested: Sequence[RequestedRun], display: Display, should_stop: ShouldStop) -> list[Outcome]:
         """Complete the requested runs; return the outcome of each, in the same order."""

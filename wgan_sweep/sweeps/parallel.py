@@ -15,10 +15,10 @@ from wgan_sweep.common.processes import ChildProcess
 from wgan_sweep.common.progress import Display, DisplayRelay, RemoteDisplay
 from wgan_sweep.errors import RunLockedError
 from wgan_sweep.sweeps.launching import (
+    AtLeastOne,
     Outcome,
     RequestedRun,
     ShouldStop,
-    check_at_least_one,
     complete_run,
     log_to_display,
     record_failure,
@@ -47,15 +47,11 @@ class Parallel:
         per_gpu: Concurrent runs on each GPU; each gets an equal part of its memory.
         jobs: Concurrent runs if there is no GPU; they divide the CPU cores of this command. None for one per two.
         gpus_per_run: Number of processes that share each batch of a run, each on a separate GPU.
-
-    Raises:
-        InputError: for a number below 1.
     """
 
     device: torch.device | None = None
 
-    def __init__(self, per_gpu: int = 1, jobs: int | None = None, gpus_per_run: int = 1) -> None:
-        check_at_least_one(per_gpu=per_gpu, jobs=jobs, gpus_per_run=gpus_per_run)
+    def __init__(self, per_gpu: AtLeastOne = 1, jobs: AtLeastOne | None = None, gpus_per_run: AtLeastOne = 1) -> None:
         self._per_gpu, self._jobs, self._gpus_per_run = per_gpu, jobs, gpus_per_run
 
     def slots(self, requested: Sequence[RequestedRun], num_cores: int) -> list[Slot]:

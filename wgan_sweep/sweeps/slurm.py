@@ -24,11 +24,11 @@ from wgan_sweep.runs.life import summary
 from wgan_sweep.runs.record import Status
 from wgan_sweep.runs.state import is_finished
 from wgan_sweep.sweeps.launching import (
+    AtLeastOne,
     Launcher,
     Outcome,
     RequestedRun,
     ShouldStop,
-    check_at_least_one,
     log_to_display,
     record_failure,
 )
@@ -162,28 +162,20 @@ class Slurm:
         qos: str | None = None,
         constraint: str | None = None,
         gpus_per_node: int | None = 1,
-        cpus_per_task: int = 8,
+        cpus_per_task: AtLeastOne = 8,
         mem_gb: float | None = 32,
-        timeout_min: int = 1440,
-        array_parallelism: int = 256,
+        timeout_min: AtLeastOne = 1440,
+        array_parallelism: AtLeastOne = 256,
         setup: Sequence[str] = (),
         signal_delay_s: int = 120,
         max_num_timeout: int = 100,
         additional_parameters: Mapping[str, Any] | None = None,
-        runs_per_job: int = 1,
-        gpus_per_run: int = 1,
-        side_by_side: int = 1,
+        runs_per_job: AtLeastOne = 1,
+        gpus_per_run: AtLeastOne = 1,
+        side_by_side: AtLeastOne = 1,
         wait: bool = True,
         allow_other_code: bool = False,
     ) -> None:
-        check_at_least_one(
-            timeout_min=timeout_min,
-            runs_per_job=runs_per_job,
-            side_by_side=side_by_side,
-            array_parallelism=array_parallelism,
-            cpus_per_task=cpus_per_task,
-            gpus_per_run=gpus_per_run,
-        )
         if signal_delay_s >= timeout_min * 60:
             raise InputError(
                 f"launch.signal_delay_s must be less than the {timeout_min * 60} seconds of "
