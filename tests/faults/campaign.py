@@ -135,6 +135,8 @@ class Campaign:
         code = 1
         try:
             os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background commands
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
             os.chdir(self._trial)
             out = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
