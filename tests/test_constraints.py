@@ -85,7 +85,6 @@ def test_spectral_norm_does_not_change_the_weights_between_steps(critic: nn.Modu
 @pytest.mark.parametrize(
     ("create", "name"),
     [
-        (lambda: weight_clip(0.0), "constraint.c"),
         (lambda: gradient_penalty(0, 1, 2, sampling.real), "weight"),
         (lambda: gradient_penalty(1, -1, 2, sampling.real), "centre"),
         (lambda: gradient_penalty(1, 1, 1, sampling.real), "exponent"),

@@ -37,7 +37,7 @@ SECONDS_BETWEEN_LINES = 60.0
 NOISE = ("Traceback", "--- Logging error ---", "Exception ignored")
 """What standard error must not contain."""
 STATEMENTS = ("failed", "refused", "wgan-sweep:")
-"""One of these must be on standard error if a command ends with an error."""
+"""One of these must be printed if a command ends with an error."""
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -48,6 +48,7 @@ class Ended:
     code: int
     """Its exit code; the negative number of the signal that ended it."""
     stderr: str
+    stdout: str
     calls: int
     """Number of its calls below the watched folders."""
     fired: int
@@ -107,10 +108,10 @@ class Campaign:
         """Run the command in the folder of the trial, with a fault from the call of a number on, to its end."""
         folders = [self._trial / name for name in self.scenario.watched]
         control = shim.Control(self._folder / "control", folders, fault, at)
-        stderr = self._folder / "stderr.txt"
+        stdout, stderr = self._folder / "stdout.txt", self._folder / "stderr.txt"
         sys.stdout.flush()
         if (child := os.fork()) == 0:
-            self._be_the_command(control, stderr)
+            self._be_the_command(control, stdout, stderr)
         problems = []
         deadline = time.monotonic() + PATIENCE_SECONDS
         code: int | None = None
@@ -129,19 +130,20 @@ class Campaign:
                 time.sleep(0.002)
         text = stderr.read_text(errors="replace")
         problems += [f"prints {noise!r}" for noise in NOISE if noise in text]
-        return Ended(code or 0, text, control.count, control.fired, control.trace(), problems)
+        return Ended(
+            code or 0, text, stdout.read_text(errors="replace"), control.count, control.fired, control.trace(), problems
+        )
 
-    def _be_the_command(self, control: shim.Control, stderr: Path) -> NoReturn:
+    def _be_the_command(self, control: shim.Control, stdout: Path, stderr: Path) -> NoReturn:
         code = 1
         try:
             os.setsid()
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background commands
             signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
             os.chdir(self._trial)
-            out = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.dup2(out, 2)
+            for number, path in ((1, stdout), (2, stderr)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644), number)
             os.environ.update(self._scenarios.environment(self.scenario, self._trial))
             sys.argv = ["wgan-sweep", *self.scenario.arguments]
             from wgan_sweep.commands.sweep import main
@@ -160,6 +162,7 @@ class Campaign:
             if not self._modules.exists():
                 modules = (name for name, module in sys.modules.items() if getattr(module, "__spec__", None))
                 self._modules.write_text("\n".join(modules))
+            sys.stdout.flush()
             threading._shutdown()  # type: ignore[attr-defined]
             atexit._run_exitfuncs()
             sys.stderr.flush()
@@ -178,7 +181,7 @@ class Campaign:
         outcome = self._outcome(first, fault)
         if outcome == "done":  # the next start removes a staging folder that could not be removed
             problems += [line for line in self._compare("disturbed") if not line.endswith(STAGING_IS_LEFT)]
-        elif outcome == "error" and not any(statement in first.stderr for statement in STATEMENTS):
+        elif outcome == "error" and not any(statement in first.stderr + first.stdout for statement in STATEMENTS):
             problems.append(f"disturbed: exit code {first.code} without a statement: {first.stderr[-500:]!r}")
         second = self.launch()
         problems += [f"restarted: it {problem}" for problem in second.problems]

@@ -68,13 +68,13 @@ def check_value(value: Any, hint: Any, key: str) -> None:
     Raises:
         InputError: for a value of another type, out of its range, or not finite.
     """
+    _check_items(value, hint, key)
     if not _fits(value, hint):
+        if isinstance(value, Mapping) and "_target_" in value:
+            raise InputError(f"{key}._target_ must be the name of a function or class, got {shown(value['_target_'])}")
         raise InputError(f"{key} must be {describe(hint)}, got {shown(value)}")
     _check_finite(value, key)
     for part in _parts(hint):
-        if isinstance(value, list) and typing.get_origin(part) is list:
-            for index, item in enumerate(value):
-                check_value(item, typing.get_args(part)[0], f"{key}[{index}]")
         if typing.get_origin(part) is not Annotated:
             continue
         base, *metadata = typing.get_args(part)
@@ -83,6 +83,18 @@ def check_value(value: Any, hint: Any, key: str) -> None:
                 remedy = f"; {allowed.remedy}" if allowed.remedy else ""
                 what = "have a length of " if isinstance(value, str) else "be "
                 raise InputError(f"{key} must {what}{allowed}, got {shown(value)}{remedy}")
+
+
+def _check_items(value: Any, hint: Any, key: str) -> None:
+    """Check the items of a list or a mapping, if a hint gives their type."""
+    for part in _parts(hint):
+        origin, arguments = typing.get_origin(part), typing.get_args(part)
+        if isinstance(value, list) and origin is list:
+            for index, item in enumerate(value):
+                check_value(item, arguments[0], f"{key}[{index}]")
+        elif isinstance(value, Mapping) and origin in (dict, Mapping, collections.abc.Mapping):
+            for name, item in value.items():
+                check_value(item, arguments[1], f"{key}.{name}")
 
 
 def _check_finite(value: Any, key: str) -> None:

@@ -25,7 +25,7 @@ def target_of(node: Mapping[str, Any], key: str = "the option") -> Any:
         InputError: if it names none, or one that a config may not name.
     """
     name = node["_target_"]
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         raise InputError(f"{key}._target_ must be the name of a function or class, got {shown(name)}")
     targets.check_name(name, key)
     try:
@@ -104,7 +104,7 @@ def _check_names(node: Mapping[str, Any], target: Any, key: str) -> None:
     takes_any = inspect.Parameter.VAR_KEYWORD in kinds
     if (unknown := sorted(given - parameters.keys())) and not takes_any:
         raise InputError(
-            f"{key} has no {', '.join(unknown)}{did_you_mean(unknown[0], parameters)} "
+            f"{key} has no {', '.join(unknown)}{did_you_mean(unknown[0], parameters) or ';'} "
             f"{name} takes {', '.join(parameters) or 'nothing'}"
         )
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)

@@ -29,7 +29,7 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
         if not slash or error.options is None:
             return _one_line(error)
         names = error.options
-        return f"{group}={option}: no such option{did_you_mean(option, names)} options: {', '.join(names)}"
+        return f"{group}={option}: no such option{did_you_mean(option, names) or ';'} options: {', '.join(names)}"
     if isinstance(error, OverrideParseException):
         return (
             f"the override {error.override!r} cannot be read ({_first_line(error.message)}): "

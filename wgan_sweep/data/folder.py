@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from wgan_sweep.common.ranges import Range
+from wgan_sweep.common.ranges import NonEmpty, Range
 from wgan_sweep.data.pictures import MODES, PictureReader, as_array, log_notes, pictures_in
 from wgan_sweep.data.store import MAX_SIZE, ImageSet, cached_images, crop_and_resize
 from wgan_sweep.errors import InputError
@@ -24,7 +24,7 @@ class ImageFolder:
         channels: 3 (colour) or 1 (grey).
     """
 
-    path: str
+    path: NonEmpty
     size: Annotated[int, Range(1, MAX_SIZE)]
     channels: int
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from wgan_sweep.common.ranges import NonEmpty
 from wgan_sweep.data.store import ImageSet, cached_digest
 from wgan_sweep.errors import InputError
 
@@ -66,7 +67,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
 class Npz:
     """The array ``images`` (uint8 ``[N, H, W, C]``) of the npz file at `path`."""
 
-    path: str
+    path: NonEmpty
 
     def load(self) -> ImageSet:
         """Return the images.

@@ -10,9 +10,12 @@ from torch.nn.utils.parametrizations import spectral_norm as parametrize_spectra
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from wgan_sweep.common.ranges import Range
-from wgan_sweep.errors import InputError
 from wgan_sweep.objectives.gradient_terms import Centred, GradientTerm, OneSided
 from wgan_sweep.objectives.sampling import Sampling
+
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(0)]
+Exponent = Annotated[float, Range(above=1)]
 
 
 def _no_wrapping(critic: nn.Module) -> nn.Module:
@@ -40,7 +43,7 @@ def none() -> Constraint:
     return Constraint()
 
 
-def gradient_penalty(weight: float, centre: float, exponent: float, sampling: Sampling) -> Constraint:
+def gradient_penalty(weight: Positive, centre: NotNegative, exponent: Exponent, sampling: Sampling) -> Constraint:
     """Two-sided penalty weight |n - centre|^exponent of the gradient norm n.
 
     Gulrajani et al. 2017, equation 3: weight 10, centre 1, exponent 2.
@@ -48,7 +51,7 @@ def gradient_penalty(weight: float, centre: float, exponent: float, sampling: Sa
     return Constraint(terms=(GradientTerm(Centred(weight, centre, exponent), sampling),))
 
 
-def lipschitz_penalty(weight: float, bound: float, sampling: Sampling) -> Constraint:
+def lipschitz_penalty(weight: Positive, bound: NotNegative, sampling: Sampling) -> Constraint:
     """One-sided penalty weight max(0, n - bound)^2 of the gradient norm n.
 
     WGAN-LP, Petzka et al. 2018: weight 10, bound 1.
@@ -56,14 +59,8 @@ def lipschitz_penalty(weight: float, bound: float, sampling: Sampling) -> Constr
     return Constraint(terms=(GradientTerm(OneSided(weight, bound), sampling),))
 
 
-def weight_clip(c: float) -> Constraint:
-    """Clamp every parameter of the critic to [-c, c] after each step (Arjovsky et al. 2017, algorithm 1).
-
-    Raises:
-        InputError: Unless c > 0.
-    """
-    if not c > 0:
-        raise InputError(f"constraint.c (the clipping bound) must be above 0, got {c:g}")
+def weight_clip(c: Positive) -> Constraint:
+    """Clamp every parameter of the critic to [-c, c] after each step (Arjovsky et al. 2017, algorithm 1)."""
 
     def clip(critic: nn.Module) -> None:
         with torch.no_grad():

@@ -78,7 +78,7 @@ def check_options(config: Config) -> None:
             objects.check_parameters(_scorer_node(config, during=True), "scorer.during")
             continue
         if node.get("_target_") is None:
-            raise InputError(f"{key.name} has no _target_: choose one of its options, {key.name}=NAME")
+            raise InputError(f"{key.name}._target_ must not be null: choose one of its options, {key.name}=NAME")
         objects.check_parameters(node, key.name)
     if config.train.batch_size % (count := replicas_of(config)):
         raise InputError(

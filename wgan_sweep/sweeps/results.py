@@ -49,23 +49,29 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     labels = {run.run_id: run.label for run in state.requested}
     records = [record for run_id in labels if (record := RunDir(runs / run_id).read_record())]
     summary = make_figure(plain(config.figure))(records, runs)
-    write(folder / "table.md", summary.table)
     lines = ["", summary.table, f"runs      {shell_path(runs)}/<id>, {len(records)} of them"]
     for record in records if len(records) <= MAX_SAMPLE_PATHS else []:
         image = RunDir(runs / record.run_id).last_samples()
         lines.append(f"samples   {shell_path(image) if image else 'none'}  ({labels[record.run_id]})")
-    lines.append(f"table     {shell_path((folder / 'table.md').absolute())}")
-    if summary.picture:
-        write(folder / "figure.png", summary.picture)
-        lines.append(f"figure    {shell_path((folder / 'figure.png').absolute())}")
+    problems = list(state.problems)
+    for kind, path, content in (
+        ("table", folder / "table.md", summary.table),
+        ("figure", folder / "figure.png", summary.picture),
+    ):
+        try:
+            if content:
+                write(path, content)
+                lines.append(f"{kind:<9} {shell_path(path.absolute())}")
+        except OSError as error:
+            problems.append(f"failed    the {kind} of the sweep cannot be written: {error}")
     if any((record.finished or "") >= state.started for record in records):  # else an earlier command has mirrored all
         _mirror(state.requested, folder.absolute(), task_overrides(config.hydra))
     lines.append(f"report    wgan-report {shell_path(runs)}")
-    lines += state.problems
+    lines += problems
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
         lines += ["", optimum.read_text().strip()]
     done = {record.run_id for record in records if record.status == Status.DONE}
-    is_complete = not state.problems and labels.keys() <= done | state.continuing
+    is_complete = not problems and labels.keys() <= done | state.continuing
     return SweepResults("\n".join(lines) + "\n", is_complete)
 
 
