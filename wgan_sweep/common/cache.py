@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from wgan_sweep.common.files import remove_leftovers
+
 log = logging.getLogger("wgan_sweep")
 
 
@@ -31,8 +33,7 @@ def making(path: Path, what: str) -> Iterator[None]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(_lock(path, what))
-            for left in path.parent.glob(f".{path.stem}.*"):
-                left.unlink(missing_ok=True)
+            remove_leftovers(path)
         except OSError as error:
             log.warning("the cache cannot be written to: %s", error)
         yield

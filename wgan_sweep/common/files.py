@@ -35,6 +35,15 @@ def replacing(path: Path, staging: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that killed processes left of `path` and of files with other suffixes.
+
+    No other process may be writing them.
+    """
+    for left in path.parent.glob(f".{path.stem}.*"):
+        left.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in a folder survive a power failure, where the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from wgan_sweep.common.files import write
+from wgan_sweep.common.files import remove_leftovers, write
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
@@ -60,10 +60,11 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     ):
         try:
             if content:
+                remove_leftovers(path)
                 write(path, content)
                 lines.append(f"{kind:<9} {shell_path(path.absolute())}")
         except OSError as error:
-            problems.append(f"failed    the {kind} of the sweep cannot be written: {error}")
+            problems.append(f"failed: the {kind} of the sweep cannot be written: {error}")
     if any((record.finished or "") >= state.started for record in records):  # else an earlier command has mirrored all
         _mirror(state.requested, folder.absolute(), task_overrides(config.hydra))
     lines.append(f"report    wgan-report {shell_path(runs)}")
