@@ -57,6 +57,7 @@ def test_a_gpu_has_the_initial_weights_and_batches_of_a_cpu(make) -> None:
     assert torch.equal(on_cpu._batches(), on_gpu._batches().cpu())
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_step_does_not_synchronise_with_the_gpu(make) -> None:
     steps = trainer(make, "loss=wgan_div", "train.steps=100").steps(100)
     for _ in range(10):  # past the first epochs, whose orders are copied to the GPU

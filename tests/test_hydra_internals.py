@@ -79,6 +79,7 @@ def test_submitit_accepts_every_parameter_of_the_launcher(executor: submitit.Aut
         qos="high",
         constraint="a100",
         gpus_per_node=2,
+        runs_per_job=2,
         setup=["module load cuda"],
         signal_delay_s=77,
         additional_parameters={"begin": "now+1hour"},

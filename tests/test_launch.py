@@ -286,3 +286,11 @@ def test_a_job_saves_on_sigterm_and_waits_for_what_slurm_does(make, monkeypatch,
     assert record is not None
     assert record.status == "running"
     assert 0 < record.step < 100000
+
+
+def test_a_job_that_would_leave_gpus_idle_is_refused() -> None:
+    node = {"_target_": "wgan_sweep.sweeps.slurm.Slurm", "gpus_per_node": 4}
+    with pytest.raises(InputError, match=r"gpus_per_node=4 is enough for 4 runs at once.*runs_per_job=4 or more"):
+        objects.make(node, "launch")
+    for settings in ({"runs_per_job": 4}, {"gpus_per_run": 4}, {"gpus_per_run": 2, "runs_per_job": 2}):
+        objects.make({**node, **settings}, "launch")

@@ -19,7 +19,11 @@ def find_device(name: str, key: str = "device") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()
+        if device.type == "cuda":  # without a CUDA context, which an exclusive GPU gives to one process only
+            if (device.index or 0) >= torch.cuda.device_count():
+                raise ValueError(f"there are {torch.cuda.device_count()} CUDA devices")  # noqa: TRY301
+        else:
+            torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{key}={name} cannot be used ({reason}): use auto, cpu or cuda") from error

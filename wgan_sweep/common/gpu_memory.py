@@ -1,5 +1,7 @@
 """The part of a GPU's memory that this process may use, if several processes share the GPU."""
 
+import gc
+
 import torch
 
 CUDA_CONTEXT_BYTES = 3 * 2**28
@@ -22,6 +24,13 @@ def limit_to_share(processes_per_gpu: int) -> None:
     for device in range(torch.cuda.device_count()) if processes_per_gpu > 1 else ():
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(_limit(total) / total, device)
+
+
+def release() -> None:
+    """Return the memory of a finished run to the GPUs, so that the next run starts as in a new process."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def processes_per_gpu() -> int:

@@ -23,8 +23,11 @@ PICTURE_ERRORS = (
 
 
 def to_range(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Map uint8 images to [-1, 1]: 0 to -1, 255 to 1."""
-    return images.to(dtype).div_(127.5).sub_(1)
+    """Map uint8 images to [-1, 1]: 0 to -1, 255 to 1.
+
+    The divisor is a tensor, by which CPU and GPU divide alike: by a number, CUDA multiplies with its rounded inverse.
+    """
+    return images.to(dtype).div_(torch.full((), 127.5, dtype=dtype, device=images.device)).sub_(1)
 
 
 def to_uint8(values: Tensor) -> Tensor:

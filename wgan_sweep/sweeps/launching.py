@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 
 import torch
 
-from wgan_sweep.common import cores
+from wgan_sweep.common import cores, gpu_memory
 from wgan_sweep.common.progress import Display, ProgressReporter
 from wgan_sweep.common.ranges import Range
 from wgan_sweep.config.schema import Config
@@ -132,6 +132,8 @@ def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop
         if should_stop():
             return Outcome()
         raise
+    finally:
+        gpu_memory.release()
     return Outcome(record)
 
 

@@ -89,7 +89,7 @@ class Task:
         display = Display()
         log_to_display(display)
         launcher: Launcher = Local()
-        if self.side_by_side > 1:
+        if self.side_by_side > 1 or torch.cuda.device_count() > self.gpus_per_run:
             launcher = Parallel(per_gpu=self.side_by_side, jobs=self.side_by_side, gpus_per_run=self.gpus_per_run)
         outcomes = launcher(self.requested, display, lambda: bool(received))
         problems = [outcome.problem for outcome in outcomes if outcome.problem]
@@ -185,6 +185,11 @@ class Slurm:
             raise InputError(
                 f"launch.gpus_per_run={gpus_per_run} needs launch.gpus_per_node={gpus_per_run} or more, "
                 f"got {gpus_per_node}"
+            )
+        if (groups := (gpus_per_node or 0) // gpus_per_run) > runs_per_job:
+            raise InputError(
+                f"launch.gpus_per_node={gpus_per_node} is enough for {groups} runs at once, and a job has "
+                f"launch.runs_per_job={runs_per_job}: set launch.runs_per_job={groups} or more, or take fewer GPUs"
             )
         self.device = torch.device("cuda" if gpus_per_node else "cpu")
         """Where the runs will compute; the machine that submits them need not have it."""

@@ -29,7 +29,6 @@ class Probes:
         critic: ``[N, ...]`` to ``[N]``.
         averaged: The moving average of `generator`.
         objective: The critic's objective.
-        generator_loss: The generator's loss.
         precision: The precision of training.
         to_samples: From the generator's output to samples as they are shown and scored.
         latent_dim: Size of z.
@@ -44,7 +43,6 @@ class Probes:
         critic: nn.Module,
         averaged: nn.Module,
         objective: CriticObjective,
-        generator_loss: GeneratorLoss,
         precision: Precision,
         to_samples: Callable[[Tensor], Tensor],
         latent_dim: int,
@@ -52,8 +50,7 @@ class Probes:
         device: torch.device,
     ) -> None:
         self._generator, self._critic, self._averaged = generator, critic, averaged
-        self._objective, self._generator_loss = objective, generator_loss
-        self._precision, self._to_samples = precision, to_samples
+        self._objective, self._precision, self._to_samples = objective, precision, to_samples
         self._latent_dim, self._seed, self._device = latent_dim, seed, device
 
     def gradient_norm(self, real: Tensor, fake: Tensor, step: int) -> Tensor:
@@ -63,12 +60,13 @@ class Probes:
             gradient = gradient_terms.input_gradient(self._apply_critic, points)
         return gradient_terms.per_example_norm(gradient).mean()
 
-    def generator_gradient_norm(self, real: Tensor, step: int) -> Tensor:
+    def generator_gradient_norm(self, generator_loss: GeneratorLoss, real: Tensor, step: int) -> Tensor:
         """Return the norm of the gradient of the generator's loss with respect to all of its parameters (scalar).
 
         It is computed on a copy, so that neither gradients nor BatchNorm's running statistics of the generator change.
 
         Args:
+            generator_loss: The generator's loss.
             real: Real examples ``[N, ...]``, which are paired with N generated ones.
             step: The current step.
         """
@@ -76,7 +74,7 @@ class Probes:
         z = draw_z(len(real), self._latent_dim, generator, self._stream("probe z", step))
         with self._precision.step():
             fake = self._precision.apply(generator, z)
-            loss = self._generator_loss(real.to(self._device, z.dtype), fake)
+            loss = generator_loss(real.to(self._device, z.dtype), fake)
             gradient = torch.autograd.grad(loss * self._precision.scale, list(generator.parameters()))
         return torch.nn.utils.get_total_norm(gradient) / self._precision.scale
 

@@ -132,7 +132,7 @@ class Trainer:
         self._graphed: GraphedIteration | None = None
         if make_graph and self._graph_obstacle is None:
             streams = list(self._streams.values())
-            self._graphed = GraphedIteration(lambda: make_graph(streams), self._iteration_state, streams)
+            self._graphed = GraphedIteration(lambda: make_graph(streams), streams)
 
         self._compiled: dict[str, CompiledNetwork | CompiledGradient] = {}
         self._compiled_gradient: CompiledGradient | None = None
@@ -164,7 +164,6 @@ class Trainer:
             critic=critic,
             averaged=self._average.network,
             objective=self._objective,
-            generator_loss=self._generator_loss,
             precision=precision,
             to_samples=to_samples,
             latent_dim=settings.latent_dim,
@@ -216,7 +215,7 @@ class Trainer:
             self._restart_critic()
         self._load_batches()
         self._respect_step_hooks()
-        metrics = self._graphed(self._iterate) if self._graphed else self._iterate()
+        metrics = self._graphed(self._iterate, self._iteration_state) if self._graphed else self._iterate()
         self.step += 1
         self._average.update(self.step)
         return metrics
@@ -365,7 +364,7 @@ class Trainer:
             if self._last_batch is None:
                 raise RuntimeError("generator_gradient_norm() uses the last batch: take a step first, or pass one")
             real = self._last_batch[0]
-        return self._probes.generator_gradient_norm(real, self.step)
+        return self._probes.generator_gradient_norm(self._generator_loss, real, self.step)
 
     def critic_outputs(self, points: Tensor) -> Tensor:
         """Return the critic's outputs ``[N]`` for examples ``[N, ...]``, both on the CPU; differentiable."""
