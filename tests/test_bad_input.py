@@ -123,7 +123,7 @@ def outcome(case: Case, make, npz: Path) -> tuple[str, Config | None]:
 
 SHOWN = {
     "bool": "true",
-    "list": "[7",
+    "list": "7",
     "mapping": "{'a': 7}",
     "empty": "''",
     "unicode": "ünï ☃",
