@@ -9,6 +9,7 @@ import pytest
 import torch
 
 INTERNALS = [
+    ("torch", "_C._are_functorch_transforms_active", "objectives/fast_double_backward.py"),
     ("torch", "_foreach_clamp_max_", "objectives/constraints.py"),
     ("torch", "_foreach_clamp_min_", "objectives/constraints.py"),
     ("torch", "_foreach_copy_", "training/averaging.py, training/replicas.py"),

@@ -5,7 +5,10 @@ With :math:`g_i = \nabla_x T(x_i)`, a term is :math:`\frac1N \sum_i \psi(\lVert 
 :func:`critic_pass` runs the critic with layers that are cheap to differentiate twice (`fast_double_backward`), and
 :func:`evaluate_term` computes :math:`g` by a backward pass to the input, with a graph. The backward pass of the
 critic's objective goes through that graph. If r(x) is the real or the fake batch, the same forward pass also gives the
-critic outputs for the loss. :func:`double_backward` is the textbook implementation: the reference for tests.
+critic outputs for the loss. :func:`plain_critic_pass` runs the critic with PyTorch's own layers instead, for critics
+that the fast layers do not fit. :func:`double_backward` is the textbook implementation: the reference for tests.
+
+In all of them, ``scaled_dot_product_attention`` uses plain operations: its fused kernels have no second derivative.
 """
 
 from collections.abc import Callable
@@ -14,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives.fast_double_backward import FastDoubleBackward, skip_parameter_gradients
@@ -137,7 +141,14 @@ class CriticPass(NamedTuple):
 def critic_pass(critic: Critic, points: Tensor) -> CriticPass:
     """Apply a critic to `points` (``[N, ...]``), with layers that are cheap to differentiate twice."""
     points = points.detach().requires_grad_()
-    with torch.enable_grad(), FastDoubleBackward():
+    with torch.enable_grad(), FastDoubleBackward(points):
+        return CriticPass(points, critic(points))
+
+
+def plain_critic_pass(critic: Critic, points: Tensor) -> CriticPass:
+    """Apply a critic to `points` (``[N, ...]``), with the layers and the autograd rules of PyTorch."""
+    points = points.detach().requires_grad_()
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         return CriticPass(points, critic(points))
 
 
@@ -152,7 +163,7 @@ def evaluate_term(forward_pass: CriticPass, psi: Psi) -> TermValue:
 def double_backward(critic: Critic, points: Tensor, psi: Psi) -> TermValue:
     """Evaluate the same term as :func:`evaluate_term`, with the layers and the autograd rules of PyTorch."""
     points = points.detach().requires_grad_()
-    with torch.enable_grad():
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
         return _term_of_gradient(gradient, psi)
 
