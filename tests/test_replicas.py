@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
 
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
+from wgan_sweep.objectives.fast_double_backward import REPLACEMENTS
 from wgan_sweep.runs.build import build, check
 from wgan_sweep.runs.record import Status
 from wgan_sweep.training.followers import with_followers
@@ -88,6 +90,23 @@ def test_two_processes_compute_the_weights_of_one_with_the_whole_batch(make, mon
             for player, updates in (("critic", STEPS * config.train.n_critic), ("generator", STEPS)):
                 size = sum(p.numel() for p in getattr(single, player).parameters())
                 assert exchanged_sizes.count(size) == updates
+
+
+def follow_with_a_wrong_rule(replicas: Replicas, config: Config) -> None:
+    """Train with a broken rule, in this process only."""
+    REPLACEMENTS[F.leaky_relu] = lambda _, x, negative_slope=0.01, inplace=False: F.leaky_relu(x, 2 * negative_slope)
+    next(build(config, replicas).trainer.steps(1))
+
+
+def test_all_processes_choose_the_same_rules_for_gradient_terms(make) -> None:
+    config = make("train.n_critic=1")
+    with with_followers(2, CPU, follow_with_a_wrong_rule, config):
+        pair = build(config, Replicas(0, 2)).trainer
+        metrics = next(pair.steps(1))
+    reason = "the fast rules disagree with it in another process"
+    assert pair.execution["gradient term"] == f"double backward ({reason})"
+    expected = next(build(config).trainer.steps(1))
+    assert float(metrics["gradient_term"]) == pytest.approx(float(expected["gradient_term"]), rel=1e-4)
 
 
 def test_one_process_can_continue_a_run_of_two(make, tmp_path) -> None:

@@ -4,7 +4,7 @@ If a sampling scheme r(x) selects examples from the batch without changing them,
 also gives the critic outputs of the loss: two passes per update instead of three.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,10 +48,19 @@ class CriticObjective:
         replicas: The processes that share each batch.
         per_example: Whether the critic's output for an example is independent of the rest of its batch, so that real
             and fake examples may be mixed in one batch.
+        critic_pass: Applies the critic to the points of gradient terms.
     """
 
-    def __init__(self, loss: Loss, terms: Sequence[GradientTerm], replicas: Replicas, *, per_example: bool) -> None:
-        self._loss, self._replicas = loss.critic, replicas
+    def __init__(
+        self,
+        loss: Loss,
+        terms: Sequence[GradientTerm],
+        replicas: Replicas,
+        *,
+        per_example: bool,
+        critic_pass: Callable[[Critic, Tensor], CriticPass] = gradient_terms.critic_pass,
+    ) -> None:
+        self._loss, self._replicas, self._critic_pass = loss.critic, replicas, critic_pass
         self.terms = (*loss.terms, *terms)
         self._may_mix_examples = per_example
 
@@ -89,7 +98,7 @@ class CriticObjective:
         for index in batches.term_batches:
             if index not in passes:
                 shard = self._replicas.local_shard(batches.batches[index])
-                passes[index] = gradient_terms.critic_pass(eager_critic, shard)
+                passes[index] = self._critic_pass(eager_critic, shard)
         outputs = [
             self._replicas.all_gather(
                 passes[i].outputs if i in passes else critic(self._replicas.local_shard(batches.batches[i]))

@@ -55,6 +55,15 @@ class Replicas:
         finally:
             self._is_sharding = False
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let each process work alone inside this context, also inside `sharded`."""
+        was_sharding, self._is_sharding = self._is_sharding, False
+        try:
+            yield
+        finally:
+            self._is_sharding = was_sharding
+
     @property
     def is_sharding(self) -> bool:
         """Whether batches are sharded now."""
@@ -80,6 +89,14 @@ class Replicas:
     def all_reduce_mean(self, value: Tensor) -> Tensor:
         """Return the mean over all processes; gradients flow to all of them."""
         return cast("Tensor", _AllReduceSum.apply(value)) / self.size if self._is_sharding else value
+
+    def any(self, value: bool, device: torch.device) -> bool:
+        """Return whether `value` is true in any process; `device` is that of this process."""
+        if not self._is_sharding:
+            return value
+        count = torch.tensor(int(value), device=device)
+        dist.all_reduce(count)
+        return bool(count)
 
     def per_replica(self, loss: Tensor) -> Tensor:
         """Return this process's part of a loss that each process computes in full."""

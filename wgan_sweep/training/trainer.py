@@ -20,6 +20,7 @@ from wgan_sweep.training.averaging import MovingAverage
 from wgan_sweep.training.compilation import CompiledGradient, CompiledNetwork
 from wgan_sweep.training.critic_objective import CriticBatches, CriticObjective
 from wgan_sweep.training.cuda_graphs import Graph, GraphedIteration
+from wgan_sweep.training.gradient_rules import GradientRules
 from wgan_sweep.training.player import MakeOptimizer, Player
 from wgan_sweep.training.precision import Precision
 from wgan_sweep.training.probes import Probes, draw_z
@@ -122,7 +123,14 @@ class Trainer:
             for purpose in ("noise", "points", "stabiliser")
         }
         dependence = gradient_terms.batch_dependence(critic)
-        self._objective = CriticObjective(self._loss, constraint.terms, replicas, per_example=dependence is None)
+        self._rules = GradientRules()
+        self._objective = CriticObjective(
+            self._loss,
+            constraint.terms,
+            replicas,
+            per_example=dependence is None,
+            critic_pass=self._rules.critic_pass,
+        )
         self.batch_dependence = dependence if self._objective.terms else None
         """Why gradient terms do not see each example's own gradient; None if they do, or if there are none."""
 
@@ -185,7 +193,7 @@ class Trainer:
 
     @property
     def execution(self) -> dict[str, str]:
-        """How iterations run on this device, and why: precision, CUDA graph, and the state of each compiled part."""
+        """How iterations run, and why: precision, CUDA graph, rules of gradient terms, state of each compiled part."""
         iterations = "a CUDA graph"
         if self._graphed is None or not self._graphed.is_replaying:
             reason = self._graphed.fallback_reason if self._graphed else self._graph_obstacle
@@ -193,6 +201,7 @@ class Trainer:
         return {
             "precision": ", ".join(filter(None, (self._precision.name, self._precision.reason))),
             "iterations": iterations,
+            **({"gradient term": self._rules.status} if self._objective.terms else {}),
             **{name: compilation.status for name, compilation in self._compiled.items()},
         }
 
@@ -239,6 +248,7 @@ class Trainer:
         with torch.no_grad():
             fake = self._augment(self._generate())
         batches = self._objective.prepare(real, fake, self._streams["points"])
+        self._choose_gradient_rules(batches)
         metrics = self._compute_compiled_critic_gradient(batches)
         if metrics is None:
             loss, metrics = self._objective.loss_and_metrics(batches, self._apply_critic, self._apply_eager_critic)
@@ -247,6 +257,13 @@ class Trainer:
         self._constraint.project(self.critic)
         self._keep_last_batch(real, fake)
         return metrics
+
+    def _choose_gradient_rules(self, batches: CriticBatches) -> None:
+        """At the run's first critic update, choose the rules that differentiate gradient terms."""
+        if not self._rules.is_chosen and batches.term_batches:
+            points = batches.batches[batches.term_batches[0]]
+            noise = rng.generator(self._settings.seed, "gradient rules", device=self.device)
+            self._rules.choose(self.critic, points, noise, self._replicas)
 
     def _compute_generator_gradient(self) -> Metrics:
         """Set the gradient of the generator's parameters, but of no other; return the metrics."""
@@ -395,6 +412,7 @@ class Trainer:
             "batches": self._batches.state_dict(),
             "past": [history.state_dict() for history in histories if history is not None],
             "streams": {purpose: stream.get_state() for purpose, stream in self._streams.items()},
+            "gradient_rules": self._rules.state_dict(),
             # The generator's gradient is computed before the step's first batch is loaded.
             "last": self._last_batch if self._settings.simultaneous else None,
         }
@@ -412,6 +430,8 @@ class Trainer:
             history.load_state_dict(stored)
         for purpose, stream in self._streams.items():
             stream.set_state(state["streams"][purpose].cpu())
+        if "gradient_rules" in state:  # checkpoints of earlier versions lack them
+            self._rules.load_state_dict(state["gradient_rules"])
         if state["last"] is not None:
             self._last_batch = state["last"][0].to(self.device), state["last"][1].to(self.device)
         self.step = int(state["step"])
