@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
 from wgan_sweep.models import DCGAN, MLP, ResNet
 from wgan_sweep.models.layers import NORMS
+from wgan_sweep.objectives import fast_double_backward as rules
 from wgan_sweep.objectives import sampling
 from wgan_sweep.objectives.constraints import spectral_norm
 from wgan_sweep.objectives.gradient_terms import (
@@ -317,3 +319,47 @@ def test_layers_without_a_replacement_have_the_same_gradient(layer: nn.Module, l
 def test_k_and_p_that_give_no_divergence_are_refused(k: float, p: float, key: str) -> None:
     with pytest.raises(InputError, match=key):
         Power(k, p)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("psi", [Power(2, 6), Centred(10, 1, 2)])
+def test_a_layer_norm_of_any_layout_has_the_same_gradient_and_keeps_the_layout(
+    monkeypatch, layout: torch.memory_format, psi: Psi
+) -> None:
+    """As on CUDA, where PyTorch's group norm would raise or copy channels-last tensors."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(5, 3, 8, 8, dtype=torch.float64, generator=generator).to(memory_format=layout)
+    critic = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.GroupNorm(1, 6),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(6, 4, 3),
+        nn.GroupNorm(1, 4),
+        nn.Flatten(),
+        nn.Linear(144, 1),
+        nn.Flatten(0),
+    )
+    critic = critic.to(torch.float64).to(memory_format=layout)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
+    expected = parameter_gradient(double_backward, critic, points, psi)
+    monkeypatch.setattr(rules, "_has_group_norm_of_any_layout", lambda device: False)
+    outputs = []
+    for index in (1, 4):
+        critic[index].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    assert relative_error(parameter_gradient(fast_double_backward, critic, points, psi), expected) < 1e-12
+    assert len(outputs) == 2
+    for output in outputs:
+        assert output.is_contiguous(memory_format=layout)
+
+
+def test_a_layer_norm_of_any_layout_is_accurate_at_a_large_mean(monkeypatch) -> None:
+    monkeypatch.setattr(rules, "_has_group_norm_of_any_layout", lambda device: False)
+    x = 1e3 + torch.randn(4, 6, 16, 16, generator=torch.Generator().manual_seed(0))
+    weight, bias = torch.linspace(0.5, 2, 6), torch.linspace(-1, 1, 6)
+    expected = F.group_norm(x.double(), 1, weight.double(), bias.double())
+    actual, mean, scale = rules._layer_norm(x, weight, bias, 1e-5)
+    native, _, _ = torch.ops.aten.native_group_norm(x, weight, bias, 4, 6, 256, 1, 1e-5)
+    assert float((actual - expected).abs().max()) < 2 * float((native - expected).abs().max()) + 1e-6
+    assert mean.shape == scale.shape == (4, 1)

@@ -1,11 +1,14 @@
+from collections.abc import Callable
+
 import pytest
 import scipy.stats
 import torch
-from torch import nn
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
 
 from wgan_sweep.errors import InputError
 from wgan_sweep.models import DCGAN, MLP, Location, ResNet
-from wgan_sweep.models.layers import NORMS, MeanPool, norm_layer
+from wgan_sweep.models.layers import NORMS, MeanPool, conv_and_pool, norm_layer, upsample, upsample_and_conv
 
 
 @pytest.mark.parametrize("size", [16, 32, 64, 128])
@@ -107,3 +110,43 @@ def test_an_unknown_norm_is_refused_and_the_message_lists_the_known_norms() -> N
 def test_mean_pool_equals_average_pooling() -> None:
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(MeanPool()(images), nn.functional.avg_pool2d(images, 2))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_mean_pool_has_the_derivatives_of_avg_pool2d_bitwise(layout: torch.memory_format) -> None:
+    x = torch.randn(3, 5, 8, 6, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
+
+    def results(pool: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        point = x.clone().requires_grad_()
+        output = pool(point)
+        (gradient,) = torch.autograd.grad(output.pow(3).sum(), point, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.pow(2).sum(), point)
+        return [output.detach(), gradient.detach(), second]
+
+    for actual, expected in zip(results(MeanPool()), results(lambda x: F.avg_pool2d(x, 2)), strict=True):
+        assert torch.equal(actual, expected)
+        assert actual.is_contiguous(memory_format=layout)
+
+
+def test_mean_pool_can_be_mapped_over_examples() -> None:
+    x = torch.randn(4, 5, 8, 6)
+    assert torch.equal(torch.vmap(lambda example: MeanPool()(example[None])[0])(x), F.avg_pool2d(x, 2))
+    torch.autograd.gradgradcheck(MeanPool(), torch.randn(2, 1, 4, 2, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_convolution_with_pooling_or_upsampling_equals_the_two_layers(kernel: int) -> None:
+    conv = nn.Conv2d(3, 5, kernel, padding=kernel // 2).double()
+    x = torch.randn(2, 3, 8, 6, dtype=torch.float64)
+    for fused, plain in (
+        (conv_and_pool, lambda conv, x: F.avg_pool2d(conv(x), 2)),
+        (upsample_and_conv, lambda conv, x: conv(upsample(x))),
+    ):
+        results = []
+        for layer in (fused, plain):
+            point = x.clone().requires_grad_()
+            output = layer(conv, point)
+            results.append([output, *torch.autograd.grad(output.pow(3).sum(), [point, *conv.parameters()])])
+        for actual, expected in zip(*results, strict=True):
+            assert actual.shape == expected.shape
+            torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)

@@ -5,7 +5,16 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from wgan_sweep.models.layers import Critic, MeanPool, check_sizes, image_channels_and_size, norm_layer, upsample
+from wgan_sweep.models.layers import (
+    Critic,
+    MeanPool,
+    check_sizes,
+    conv_and_pool,
+    image_channels_and_size,
+    norm_layer,
+    upsample,
+    upsample_and_conv,
+)
 
 SIZES = (32, 64, 128)
 
@@ -50,7 +59,7 @@ class UpBlock(_Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample before the first convolution, and after the shortcut's (a 1x1 convolution: same result, cheaper)."""
-        y = self.conv1(upsample(self.relu(self.norm1(x))))
+        y = upsample_and_conv(self.conv1, self.relu(self.norm1(x)))
         y = self.conv2(self.relu(self.norm2(y)))
         result: Tensor = y + upsample(self.shortcut(x))
         return result
@@ -66,7 +75,7 @@ class DownBlock(_Block):
     def forward(self, x: Tensor) -> Tensor:
         """Pool after the second convolution, and before the shortcut's convolution."""
         y = self.conv1(self.relu(self.norm1(x)))
-        y = self.pool(self.conv2(self.relu(self.norm2(y))))
+        y = conv_and_pool(self.conv2, self.relu(self.norm2(y)))
         result: Tensor = y + self.shortcut(self.pool(x))
         return result
 

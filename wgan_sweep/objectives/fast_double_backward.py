@@ -221,10 +221,9 @@ class _LayerNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        count, channels = x.shape[:2]
-        output, mean, scale = aten.native_group_norm(x, weight, bias, count, channels, x[0, 0].numel(), 1, eps)
+        output, mean, scale = _layer_norm(x, weight, bias, eps)
         ctx.save_for_backward(x, weight, mean, scale)
-        return cast("Tensor", output)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
@@ -234,15 +233,47 @@ class _LayerNorm(Function):
         return *_layer_norm_backward(grad_output, x, weight, mean, scale, [True, True, True]), None
 
 
+def _has_group_norm_of_any_layout(device: torch.device) -> bool:
+    """Return whether PyTorch's group norm takes channels-last tensors. On CUDA it raises, or copies them (2.14)."""
+    return device.type != "cuda"
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output, and the mean and the inverse standard deviation of each example ``[N, 1]``."""
+    count, channels = x.shape[:2]
+    if _has_group_norm_of_any_layout(x.device):
+        results = aten.native_group_norm(x, weight, bias, count, channels, x[0, 0].numel(), 1, eps)
+        return cast("tuple[Tensor, Tensor, Tensor]", results)
+    variance, mean = torch.var_mean(_flatten_examples(x), 1, correction=0, keepdim=True)
+    scale = (variance + eps).rsqrt()
+    gain = scale * weight
+    return _scale_and_shift(x, gain, bias - mean * gain), mean, scale
+
+
+def _scale_and_shift(x: Tensor, factors: Tensor, offsets: Tensor) -> Tensor:
+    """Return x times factors ``[N, 1 or C]`` plus offsets ``[N, 1 or C]``, in the layout of x ``[N, C, ...]``."""
+    ones = (1,) * (x.dim() - 2)
+    return torch.addcmul(offsets.view(*offsets.shape, *ones), x, factors.view(*factors.shape, *ones))
+
+
 def _layer_norm_backward(
     grad_output: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients with respect to input, weight and bias, where `mask` asks for them."""
     count, channels = x.shape[:2]
-    gradients = aten.native_group_norm_backward(
-        grad_output, x, mean, scale, weight, count, channels, x[0, 0].numel(), 1, mask
-    )
-    return cast("tuple[Tensor, Tensor, Tensor]", gradients)
+    if _has_group_norm_of_any_layout(x.device):
+        gradients = aten.native_group_norm_backward(
+            grad_output, x, mean, scale, weight, count, channels, x[0, 0].numel(), 1, mask
+        )
+        return cast("tuple[Tensor, Tensor, Tensor]", gradients)
+    pixels = tuple(range(2, x.dim()))
+    sums, products = grad_output.sum(pixels), (grad_output * x).sum(pixels)  # [N, C]
+    mean_u = (sums * weight).mean(1, keepdim=True) / x[0, 0].numel()
+    mean_ux = scale * ((products * weight).mean(1, keepdim=True) / x[0, 0].numel() - mean * mean_u)
+    factor = -scale * scale * mean_ux  # of x
+    grad_x = _scale_and_shift(grad_output, scale * weight, -scale * mean_u - factor * mean)
+    grad_x.addcmul_(x, factor.view(-1, *(1,) * (x.dim() - 1)))
+    return grad_x, (scale * (products - mean * sums)).sum(0), sums.sum(0)
 
 
 class _LayerNormInputGradient(Function):
