@@ -246,7 +246,9 @@ def test_compiled_code_is_reused_by_other_processes(tmp_path, monkeypatch) -> No
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("overrides", [["loss=wgan_div"], ["loss=wgan_gp", "sampling=mixture"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides", [["loss=wgan_div"], ["loss=wgan_gp", "model=resnet", "sampling=mixture"]], ids=" ".join
+)
 def test_compiled_training_agrees_with_eager_training_and_resumes_bitwise(make, overrides: list[str]) -> None:
     eager, uninterrupted, interrupted, resumed = (
         build(make(*overrides, *more)).trainer for more in ([], *3 * [["train.compile=true"]])
