@@ -38,9 +38,20 @@ InputGradient = Callable[[Tensor, Tensor], Tensor]
 
 
 class _BackwardMode:
-    """Whether backward passes skip parameter gradients: `needs_input_grad` of a Function does not tell."""
+    """Whether backward passes skip parameter gradients, which `needs_input_grad` does not tell, and are traced."""
 
     skip_parameter_gradients = False
+    is_traced = False
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Within this context, the rules consist of operations that a compiler can fuse."""
+    _BackwardMode.is_traced = True
+    try:
+        yield
+    finally:
+        _BackwardMode.is_traced = False
 
 
 @contextmanager
@@ -332,6 +343,8 @@ def _flatten_examples(x: Tensor) -> Tensor:
 
 def _row_products(a: Tensor, b: Tensor) -> Tensor:
     """Return the ``[N]`` scalar products of the rows of two ``[N, D]`` matrices."""
+    if _BackwardMode.is_traced:
+        return (a * b).sum(1)
     return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)
 
 

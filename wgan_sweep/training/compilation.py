@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_sweep.common.cache import cache_dir
+from wgan_sweep.objectives.fast_double_backward import traced
 from wgan_sweep.training.aliases import Metrics, Network
 from wgan_sweep.training.cuda_graphs import relative_difference
 
@@ -153,7 +154,8 @@ class CompiledGradient(_Compilation):
 
         tensors = [*weights, *batches]
         try:
-            operations = make_fx(eager, tracing_mode="fake")(*tensors)
+            with traced():
+                operations = make_fx(eager, tracing_mode="fake")(*tensors)
             self._compiled = torch.compile(operations, dynamic=False, fullgraph=True)
             with torch.no_grad():
                 actual = self._compiled(*tensors)

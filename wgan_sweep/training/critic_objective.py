@@ -1,10 +1,11 @@
 """The critic's objective: its loss and gradient terms, computed with as few forward passes as possible.
 
 If a sampling scheme r(x) selects examples from the batch without changing them, the forward pass of its gradient term
-also gives the critic outputs of the loss: two passes per update instead of three.
+also gives the critic outputs of the loss. Otherwise, real and fake examples take one pass together, unless the critic's
+outputs depend on the rest of the batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -99,12 +100,7 @@ class CriticObjective:
             if index not in passes:
                 shard = self._replicas.local_shard(batches.batches[index])
                 passes[index] = self._critic_pass(eager_critic, shard)
-        outputs = [
-            self._replicas.all_gather(
-                passes[i].outputs if i in passes else critic(self._replicas.local_shard(batches.batches[i]))
-            )
-            for i in range(2)
-        ]
+        outputs = [self._replicas.all_gather(shard) for shard in self._outputs(batches, passes, critic)]
         if batches.order is not None:
             outputs = list(torch.cat(outputs)[batches.order].chunk(2))
         real_outputs, fake_outputs = outputs
@@ -121,6 +117,16 @@ class CriticObjective:
             metrics["gradient_term"] = metrics["gradient_term"] + term_value.value
             metrics["gradient_norm"] = term_value.norms.mean()
         return loss, metrics
+
+    def _outputs(self, batches: CriticBatches, passes: Mapping[int, CriticPass], critic: Critic) -> list[Tensor]:
+        """Return the critic's outputs for this process's shards of the first two batches.
+
+        Outputs of gradient terms are used again; else both batches take one pass if they may be mixed.
+        """
+        shards = [self._replicas.local_shard(batch) for batch in batches.batches[:2]]
+        if self._may_mix_examples and not passes.keys() & {0, 1}:
+            return list(critic(torch.cat(shards)).split([len(shard) for shard in shards]))
+        return [passes[i].outputs if i in passes else critic(shard) for i, shard in enumerate(shards)]
 
     def evaluate(self, real: Tensor, fake: Tensor, critic: Critic, stream: torch.Generator) -> Tensor:
         """Return the value of the objective (scalar, detached), in this process alone.
