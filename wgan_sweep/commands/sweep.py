@@ -126,6 +126,10 @@ def main() -> None:
         if wants_traceback or state.requested:  # not of the input
             raise
         state.refuse(refusals.explain(error, [argument for argument in sys.argv[1:] if "=" in argument]))
+    except OSError as error:  # of the sweep's folders; those of a run are recorded
+        if wants_traceback:
+            raise
+        state.refuse(f"the command ends, its runs are saved: {error}")
     except KeyboardInterrupt:
         state.close()
         sys.stderr.write(INTERRUPTED)
