@@ -16,9 +16,13 @@ INTERNALS = [
     ("torch", "_foreach_div_", "training/trainer.py"),
     ("torch", "_foreach_lerp_", "objectives/stabilisers.py, training/averaging.py"),
     ("torch._inductor.runtime.cache_dir_utils", "default_cache_dir", "training/compilation.py"),
+    ("torch._subclasses.fake_tensor", "FakeTensorMode", "bench/kernels.py"),
     ("torch.cuda", "CUDAGraph.register_generator_state", "training/cuda_graphs.py"),
+    ("torch.cuda", "amp.common.amp_definitely_not_available", "bench/kernels.py"),
     ("torch.distributed", "ProcessGroup.abort", "training/followers.py"),
     ("torch.fx.experimental.proxy_tensor", "make_fx", "training/compilation.py"),
+    ("torch.ops", "prim.device.default", "bench/kernels.py"),
+    ("torch.utils.flop_counter", "flop_registry", "bench/iterations.py, bench/kernels.py"),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "objectives/gradient_terms.py"),
 ]
 

@@ -14,8 +14,14 @@ from typing import Any
 
 import torch
 
-from wgan_sweep.bench import accuracy, iterations, overhead, scoring
-from wgan_sweep.bench.implementations import Implementation, eager_double_backward, implementations, ours
+from wgan_sweep.bench import accuracy, iterations, kernels, overhead, scoring
+from wgan_sweep.bench.implementations import (
+    Implementation,
+    eager_double_backward,
+    gradient_penalty_loss,
+    implementations,
+    ours,
+)
 from wgan_sweep.bench.processes import concurrent_throughput
 from wgan_sweep.bench.workloads import N_CRITIC, Workload, scaled_workloads, workloads
 from wgan_sweep.common.cores import other_commands
@@ -23,7 +29,7 @@ from wgan_sweep.common.files import write
 from wgan_sweep.scoring.features import LAYERS
 
 COST_COLUMNS = ("ms", "images/s", "ratio", "spread", "utilisation", "first s", "cached", "peak MiB")
-PARTS = ("iterations", "scaling", "accuracy", "scoring", "sweeps")
+PARTS = ("kernels", "iterations", "scaling", "accuracy", "scoring", "sweeps")
 
 
 def _print(line: str) -> None:
@@ -58,6 +64,36 @@ def _parse() -> argparse.Namespace:
     on_gpu = options.device.type == "cuda"
     options.precision = options.precision or (["fp32", "tf32", "bf16", "fp16"] if on_gpu else ["fp32"])
     return options
+
+
+def _kernels(options: argparse.Namespace) -> list[dict[str, Any]]:  # noqa: ARG001
+    gpus = kernels.H100, kernels.H200
+    _print(
+        "\nKernels and memory traffic of one update of ours, on a simulated GPU. `roofline` is the time of an "
+        "iteration if each of its kernels ran at the peak rate of the memory or of matrix products."
+    )
+    rows: list[dict[str, Any]] = []
+    for workload in workloads(torch.device("cuda")):
+        for precision in ("fp32", "tf32", "bf16", "fp16"):
+            counts = kernels.count_update(
+                workload.model, workload.shape, workload.batch, precision, loss=gradient_penalty_loss()
+            )
+            rooflines = {gpu.name: 1000 * counts.roofline_seconds(gpu, precision, N_CRITIC) for gpu in gpus}
+            for player, part in (("critic", counts.critic), ("generator", counts.generator)):
+                name = f"{workload.name}, batch {workload.batch}, {precision}"
+                rows.append({"workload": name, "update": player, **part.totals(), "roofline_ms": rooflines})
+    _print_table(
+        ["", "update", "kernels", "GB read", "GB written", "TFLOP", "layout copies", "host syncs", "device mixes"]
+        + [f"roofline {gpu.name}, ms" for gpu in gpus],
+        (
+            [row["workload"], row["update"], str(row["kernels"])]
+            + [f"{row['bytes_read'] / 1e9:.1f}", f"{row['bytes_written'] / 1e9:.1f}", f"{row['operations'] / 1e12:.2f}"]
+            + [str(row[name]) for name in ("layout_copies", "host_syncs", "device_mixes")]
+            + [f"{ms:.1f}" for ms in row["roofline_ms"].values()]
+            for row in rows
+        ),
+    )
+    return rows
 
 
 def _iterations(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -199,6 +235,7 @@ def main() -> None:
         _print_table(["images", "MiB"], ([str(count), f"{peak:.0f}"] for count, peak in peaks))
         return
     parts = {
+        "kernels": _kernels,
         "iterations": _iterations,
         "scaling": _scaling,
         "accuracy": _accuracy,

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from wgan_sweep.bench.workloads import IMAGES, N_CRITIC, Workload
 from wgan_sweep.common.images import to_range
-from wgan_sweep.data import ImageSet
 from wgan_sweep.objectives.constraints import none as no_constraint
 from wgan_sweep.objectives.gradient_terms import Centred, GradientTerm
 from wgan_sweep.objectives.losses import Loss, wasserstein
@@ -30,6 +29,46 @@ Implementation = Callable[[Workload, torch.device, str], Steps]
 _Adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.0, 0.9))
 
 
+def gradient_penalty_loss(sampling: Sampling = real_fake) -> Loss:
+    """Return the Wasserstein loss with a gradient penalty at the points of r(x)."""
+    return Loss(wasserstein().critic, wasserstein().generator, (GradientTerm(Centred(10, 1, 2), sampling),))
+
+
+def our_trainer(
+    workload: Workload,
+    device: torch.device,
+    precision_name: str,
+    loss: Loss,
+    *,
+    compile_networks: bool = False,
+    graphs: bool = True,
+    seed: int = 0,
+) -> Trainer:
+    """Return this package's `Trainer`, configured as `wgan-sweep` configures it."""
+    generator, critic = (n.to(memory_format=torch.channels_last) for n in workload.networks(device))
+    settings = TrainerSettings(
+        latent_dim=workload.model.latent_dim,
+        n_critic=N_CRITIC,
+        ema=0.999,
+        seed=seed,
+        compile_networks=compile_networks,
+    )
+    return Trainer(
+        settings,
+        generator=generator,
+        critic=critic,
+        loss=loss,
+        constraint=no_constraint(),
+        stabiliser=no_stabiliser(),
+        generator_optimizer=_Adam,
+        critic_optimizer=_Adam,
+        batches=workload.batches(device),
+        device=device,
+        precision=precision(precision_name, device),
+        make_graph=CudaGraph if graphs and device.type == "cuda" else None,
+    )
+
+
 def ours(
     workload: Workload,
     device: torch.device,
@@ -38,25 +77,9 @@ def ours(
     *,
     compile_networks: bool = False,
 ) -> Steps:
-    """Train WGAN-GP with this package's `Trainer`, configured as `wgan-sweep` configures it."""
-    generator, critic = (n.to(memory_format=torch.channels_last) for n in workload.networks(device))
-    settings = TrainerSettings(
-        latent_dim=workload.model.latent_dim, n_critic=N_CRITIC, ema=0.999, seed=0, compile_networks=compile_networks
-    )
-    return Trainer(
-        settings,
-        generator=generator,
-        critic=critic,
-        loss=Loss(wasserstein().critic, wasserstein().generator, (GradientTerm(Centred(10, 1, 2), sampling),)),
-        constraint=no_constraint(),
-        stabiliser=no_stabiliser(),
-        generator_optimizer=_Adam,
-        critic_optimizer=_Adam,
-        batches=ImageSet(workload.pixels()).batches(workload.batch, 0, device),
-        device=device,
-        precision=precision(precision_name, device),
-        make_graph=CudaGraph if device.type == "cuda" else None,
-    ).steps(sys.maxsize)
+    """Train WGAN-GP with this package's `Trainer`."""
+    loss = gradient_penalty_loss(sampling)
+    return our_trainer(workload, device, precision_name, loss, compile_networks=compile_networks).steps(sys.maxsize)
 
 
 def _real_batches(workload: Workload, device: torch.device) -> Iterator[Tensor]:

@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from wgan_sweep.common import rng
-from wgan_sweep.models import DCGAN, ResNet
+from wgan_sweep.data import GaussianRing, ImageSet
+from wgan_sweep.models import DCGAN, MLP, Location, ResNet
+from wgan_sweep.training.trainer import RealExamples
 
 N_CRITIC = 4
 """Critic updates per iteration."""
 IMAGES = 1024
 """Images in the synthetic training set."""
-Model = DCGAN | ResNet
+Model = DCGAN | ResNet | MLP | Location
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,40 @@ class Workload:
         """Return a copy with another batch size."""
         return replace(self, batch=batch)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an example."""
+        return 3, self.size, self.size
+
     def networks(self, device: torch.device) -> tuple[nn.Module, nn.Module]:
         """Return the generator and the critic, with the same initial weights at every call."""
-        shape = (3, self.size, self.size)
         with rng.seeded(0, "bench"):
-            generator, critic = self.model.generator(shape), self.model.critic(shape)
+            generator, critic = self.model.generator(self.shape), self.model.critic(self.shape)
         return generator.to(device), critic.to(device)
 
     def pixels(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return the training set, uint8 ``[IMAGES, size, size, 3]``."""
         return np.random.default_rng(0).integers(0, 256, (IMAGES, self.size, self.size, 3), dtype=np.uint8)
+
+    def batches(self, device: torch.device) -> RealExamples:
+        """Return endless batches of the training set."""
+        return ImageSet(self.pixels()).batches(self.batch, 0, device)
+
+
+@dataclass(frozen=True)
+class PointsWorkload(Workload):
+    """A GAN to train on points in the plane."""
+
+    size: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an example."""
+        return (2,)
+
+    def batches(self, device: torch.device) -> RealExamples:
+        """Return endless batches of points."""
+        return GaussianRing(8, 2.0, 0.02).load().batches(self.batch, 0, device)
 
 
 def _dcgan(dim: int) -> DCGAN:

@@ -90,6 +90,7 @@ class Trainer:
         to_samples: From the generator's output to samples as they are shown and scored.
         replicas: The processes that share each batch; by default, this one alone.
         make_graph: Returns an empty graph, in which iterations are captured if possible; None: they stay eager.
+        rules: The rules of gradient terms; by default, they are chosen at the first critic update.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Trainer:
         to_samples: Callable[[Tensor], Tensor] = to_uint8,
         replicas: Replicas | None = None,
         make_graph: MakeGraph | None = None,
+        rules: GradientRules | None = None,
     ) -> None:
         self._settings = settings
         self._replicas = replicas = replicas or Replicas()
@@ -123,7 +125,7 @@ class Trainer:
             for purpose in ("noise", "points", "stabiliser")
         }
         dependence = gradient_terms.batch_dependence(critic)
-        self._rules = GradientRules()
+        self._rules = rules or GradientRules()
         self._objective = CriticObjective(
             self._loss,
             constraint.terms,
