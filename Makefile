@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slurm-test check check-slow lint types bench wheel-smoke clean
+.PHONY: help install demo test slurm-test check check-slow lint types bench gpu-check wheel-smoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 
 bench: $(VENV)/.installed-bench ## Measure the cost of iterations, scoring and sweeps, next to other implementations
 	PYTHONPATH=$(VENV)/others $(BIN)/python -m wgan_sweep.bench
+
+gpu-check: $(VENV)/.installed-bench $(VENV)/.installed-dev ## Check on a GPU all that only a GPU can show (ten minutes at most)
+	PYTHONPATH=$(VENV)/others $(BIN)/python -m wgan_sweep.bench.gpu_check
 
 wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it into a new environment, and use it elsewhere
 	BUILD_PYTHON=$(BIN)/python tests/wheel_smoke.sh
