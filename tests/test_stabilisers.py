@@ -62,6 +62,30 @@ def test_virtual_batch_norm_of_an_example_depends_on_the_reference_and_the_examp
     torch.testing.assert_close(outputs[0], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mean", [10, 1e4])
+def test_virtual_batch_norm_is_accurate_where_the_mean_is_large(mean: float, dtype: torch.dtype) -> None:
+    """Compared with the statistics of each example and the reference, in float64, of the same rounded input."""
+    layer = VirtualBatchNorm(nn.BatchNorm2d(2), 6)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.5, -0.5]))
+        layer.bias.copy_(torch.tensor([0.2, -0.1]))
+    x = torch.randn(9, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (x + mean).to(dtype).requires_grad_()
+    outputs = layer(x)
+    (gradient,) = torch.autograd.grad(outputs.tanh().sum(), x)
+    wide = x.detach().double().requires_grad_()
+    weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
+    groups = [wide[:6]] + [torch.cat([wide[:6], wide[i : i + 1]]) for i in range(6, 9)]
+    normalised = [torch.nn.functional.batch_norm(g, None, None, weight, bias, training=True) for g in groups]
+    expected = torch.cat([normalised[0], *(group[6:] for group in normalised[1:])])
+    (expected_gradient,) = torch.autograd.grad(expected.tanh().sum(), wide)
+    assert outputs.dtype == torch.float32
+    torch.testing.assert_close(outputs.double(), expected, rtol=1e-5, atol=1e-5)
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=max(2 * rounding, 1e-4), atol=1e-4)
+
+
 def test_virtual_batch_norm_replaces_every_batch_norm_of_the_generator() -> None:
     replace_batch_norm = stabilisers.virtual_batch_norm(4).adapt_generator
     with rng.seeded(0):

@@ -169,7 +169,9 @@ def minibatch_discrimination(kernels: int, dim: int) -> Stabiliser:
 class VirtualBatchNorm(nn.Module):
     """BatchNorm with the statistics of a fixed reference batch and the example itself.
 
-    The first `reference_size` examples of the input ``[reference_size + N, C, H, W]`` are the reference batch.
+    The first `reference_size` examples of the input ``[reference_size + N, C, H, W]`` are the reference batch. All
+    computations are in float32 or wider, about the mean of the reference batch: a mean square minus a squared mean
+    cancels where the mean is large.
 
     Args:
         batch_norm: The layer whose weight, bias and eps are used.
@@ -182,16 +184,21 @@ class VirtualBatchNorm(nn.Module):
         self.reference_size = reference_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised input; the reference examples use the statistics of the reference batch only."""
+        """Return the normalised input, in float32 or wider.
+
+        The reference examples use the statistics of the reference batch only.
+        """
         count = self.reference_size
-        mean, square = x.mean((2, 3)), x.square().mean((2, 3))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = wide - wide[:count].detach().mean((0, 2, 3), keepdim=True)  # any constant gives the same output
+        mean, square = centred.mean((2, 3)), centred.square().mean((2, 3))
         reference_mean, reference_square = mean[:count].mean(0), square[:count].mean(0)
         mean = torch.cat([reference_mean.expand(count, -1), (count * reference_mean + mean[count:]) / (count + 1)])
         square = torch.cat(
             [reference_square.expand(count, -1), (count * reference_square + square[count:]) / (count + 1)]
         )
-        scale = self.weight * torch.rsqrt(square - mean.square() + self.eps)
-        return x * scale[:, :, None, None] + (self.bias - mean * scale)[:, :, None, None]
+        scale = self.weight * torch.rsqrt((square - mean.square()).clamp_min(0) + self.eps)
+        return centred * scale[:, :, None, None] + (self.bias - mean * scale)[:, :, None, None]
 
 
 class _GeneratorWithReference(nn.Module):
