@@ -15,6 +15,7 @@ from wgan_sweep.objectives import sampling
 from wgan_sweep.objectives.gradient_terms import GradientTerm, Power, double_backward
 from wgan_sweep.objectives.losses import Loss, wasserstein
 from wgan_sweep.runs.build import build
+from wgan_sweep.training import loss_scaling
 from wgan_sweep.training.compilation import CompiledGradient
 from wgan_sweep.training.critic_objective import CriticBatches, CriticObjective
 from wgan_sweep.training.player import Player
@@ -93,6 +94,20 @@ def test_training_with_a_traced_gradient_agrees_with_eager_training(
     assert trainer.execution["critic's gradient"] == "compiled"
     for metrics, eager_metrics in zip(actual, expected, strict=True):
         assert metrics == pytest.approx(eager_metrics, rel=1e-3 if precision == "fp32" else 5e-2, abs=1e-4)
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_a_traced_gradient_uses_the_current_loss_scale(make, monkeypatch) -> None:
+    """The first gradients overflow, and the scale doubles after every second one that does not."""
+    monkeypatch.setattr(loss_scaling, "INITIAL_SCALE", loss_scaling.MAX_SCALE)
+    monkeypatch.setattr(loss_scaling, "GROWTH_INTERVAL", 2)
+    eager, trainer = (build(make("train.precision=fp16", *more)).trainer for more in ([], ["train.compile=true"]))
+    actual, expected = run(trainer, 10), run(eager, 10)
+    assert trainer.execution["critic's gradient"] == "compiled"
+    assert expected[0]["skipped_updates"] > 0
+    assert len({metrics["critic_loss_scale"] for metrics in expected}) > 1
+    for metrics, eager_metrics in zip(actual, expected, strict=True):
+        assert metrics == pytest.approx(eager_metrics, rel=5e-2, abs=1e-4)
 
 
 def only_for(expected: Player, backward: Callable[..., None]) -> Callable[..., None]:

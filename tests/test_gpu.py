@@ -30,7 +30,7 @@ def trainer(make, *overrides: str) -> Trainer:
     return build(make("device=cuda", *overrides)).trainer
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 @pytest.mark.parametrize(
     "overrides",
     [["loss=wgan_div"], ["loss=wgan_gp", "model=resnet"], ["loss=wgan"], ["loss=nsgan", "constraint=spectral_norm"]],
@@ -58,8 +58,9 @@ def test_a_gpu_has_the_initial_weights_and_batches_of_a_cpu(make) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_a_step_does_not_synchronise_with_the_gpu(make) -> None:
-    steps = trainer(make, "loss=wgan_div", "train.steps=100").steps(100)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_does_not_synchronise_with_the_gpu(make, precision: str) -> None:
+    steps = trainer(make, "loss=wgan_div", "train.steps=100", f"train.precision={precision}").steps(100)
     for _ in range(10):  # past the first epochs, whose orders are copied to the GPU
         next(steps)
     torch.cuda.set_sync_debug_mode("error")

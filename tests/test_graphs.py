@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgan_sweep.runs import build as experiment
 from wgan_sweep.runs.build import build
+from wgan_sweep.training import loss_scaling
 from wgan_sweep.training.aliases import Metrics
 from wgan_sweep.training.cuda_graphs import WARM_UP_ITERATIONS, Graph, GraphedIteration, Iteration
 from wgan_sweep.training.trainer import Trainer
@@ -154,6 +155,51 @@ def test_replayed_iterations_equal_eager_ones_or_the_record_gives_a_reason(make,
         assert "no CUDA graph: " in trainer.execution["iterations"]
         obstacles = {"train.simultaneous=true", "stabiliser=instance_noise", "stabiliser=historical_averaging"}
         assert obstacles & set(overrides) or any("freeze" in override for override in overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["optimizer=sgd"], ["loss=wgan"], ["model=mlp", "model.depth=1"]], ids=" ".join
+)
+def test_replayed_iterations_skip_the_updates_that_eager_ones_skip(
+    make, build_with_graph, overrides: list[str], monkeypatch
+) -> None:
+    monkeypatch.setattr(loss_scaling, "GROWTH_INTERVAL", 2)
+    overrides = ["train.precision=fp16", *overrides]
+    trainer, graphs = build_with_graph(SimulatedGraph, *overrides)
+    eager = build(make(*overrides)).trainer
+    for untrained in (trainer, eager):
+        for player in untrained._players:
+            player.loss_scale.value.fill_(loss_scaling.MAX_SCALE)
+    metrics = run(trainer, 4 * STEPS)
+    assert metrics == run(eager, 4 * STEPS)
+    assert_bitwise_equal(trainer.state_dict(), eager.state_dict())
+    (graph,) = graphs
+    skipped = [step["skipped_updates"] for step in metrics]
+    assert graph.replays > STEPS
+    assert skipped[-graph.replays] < skipped[-1] < skipped[-graph.replays] + 3 * graph.replays
+    assert trainer.execution["iterations"] == "a CUDA graph"
+
+
+class CountsInPython(torch.optim.SGD):
+    """Keeps a state that is no tensor."""
+
+    def step(self, closure: object = None) -> None:
+        super().step()
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["count"] = self.state[parameter].get("count", 0) + 1
+
+
+def test_an_optimizer_that_cannot_skip_on_the_device_ends_the_use_of_a_graph(
+    make, build_with_graph, monkeypatch
+) -> None:
+    monkeypatch.setattr(loss_scaling, "GROWTH_INTERVAL", 2)
+    monkeypatch.setattr(torch.optim, "SGD", CountsInPython)
+    overrides = ["train.precision=fp16", "optimizer=sgd"]
+    trainer, _ = build_with_graph(SimulatedGraph, *overrides)
+    eager = build(make(*overrides)).trainer
+    assert run(trainer, STEPS) == run(eager, STEPS)
+    assert "an optimizer's state is not on the device" in trainer.execution["iterations"]
+    assert_bitwise_equal(trainer.state_dict(), eager.state_dict())
 
 
 def test_a_resumed_training_captures_a_new_graph(make, build_with_graph) -> None:

@@ -10,10 +10,11 @@ import torch
 
 INTERNALS = [
     ("torch", "_C._are_functorch_transforms_active", "objectives/fast_double_backward.py"),
+    ("torch", "_amp_foreach_non_finite_check_and_unscale_", "training/loss_scaling.py"),
+    ("torch", "_amp_update_scale_", "training/loss_scaling.py"),
     ("torch", "_foreach_clamp_max_", "objectives/constraints.py"),
     ("torch", "_foreach_clamp_min_", "objectives/constraints.py"),
     ("torch", "_foreach_copy_", "training/averaging.py, training/replicas.py"),
-    ("torch", "_foreach_div_", "training/trainer.py"),
     ("torch", "_foreach_lerp_", "objectives/stabilisers.py, training/averaging.py"),
     ("torch._inductor.runtime.cache_dir_utils", "default_cache_dir", "training/compilation.py"),
     ("torch._subclasses.fake_tensor", "FakeTensorMode", "bench/kernels.py"),

@@ -1,5 +1,4 @@
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 from wgan_sweep.common import rng
 from wgan_sweep.runs.build import build
 from wgan_sweep.training.gradient_rules import EXAMPLES
+from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.probes import draw_z
 from wgan_sweep.training.trainer import Trainer
 
@@ -258,9 +258,12 @@ def test_the_precision_applies_to_forward_and_backward_passes(
 def test_the_loss_scale_does_not_change_float32_gradients(trainer) -> None:
     """A power of two does not round."""
     unscaled, scaled = (trainer("train.n_critic=1") for _ in range(2))
-    scaled._precision = replace(scaled._precision, scale=1024.0)
-    assert run(unscaled, 3) == run(scaled, 3)
-    assert_bitwise_equal(unscaled.state_dict(), scaled.state_dict())
+    for player in scaled._players:
+        player.loss_scale = LossScale(torch.device("cpu"))
+    for expected, metrics in zip(run(unscaled, 3), run(scaled, 3), strict=True):
+        assert metrics["skipped_updates"] == 0
+        assert {name: metrics[name] for name in expected} == expected
+    assert_bitwise_equal(unscaled.state_dict(), scaled.state_dict() | {"loss_scales": []})
 
 
 @pytest.mark.parametrize("stabiliser", ["none", "historical_averaging", "instance_noise"])

@@ -348,6 +348,13 @@ def _row_products(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)
 
 
+def _is_normalised_in_float32(device_type: str) -> bool:
+    """Return whether normalisations compute in float32: under autocast on CUDA and, here, also for float16 on a CPU."""
+    if not torch.is_autocast_enabled(device_type):
+        return False
+    return device_type == "cuda" or torch.get_autocast_dtype(device_type) == torch.float16
+
+
 def _group_norm(
     points: Tensor,
     input: Tensor,  # noqa: A002
@@ -356,7 +363,7 @@ def _group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    if input.is_cuda and torch.is_autocast_enabled("cuda"):  # autocast computes normalisations in float32
+    if _is_normalised_in_float32(input.device.type):
         input = input.float()  # noqa: A001
     if (
         num_groups != 1

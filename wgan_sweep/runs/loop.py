@@ -23,13 +23,14 @@ from wgan_sweep.runs.record import chosen_by, selection_metric
 from wgan_sweep.runs.state import RunState
 from wgan_sweep.tracking.tracker import Tracker
 from wgan_sweep.training.followers import Check, with_followers
+from wgan_sweep.training.loss_scaling import MIN_SCALE
 from wgan_sweep.training.replicas import Replicas
 
 log = logging.getLogger("wgan_sweep")
 
 
 class DivergedError(Exception):
-    """A measurement that is not finite."""
+    """A measurement that is not finite, or gradients that overflow at any loss scale."""
 
 
 class RunLoop:
@@ -66,7 +67,7 @@ class RunLoop:
         """Resume, train, score and confirm the best step.
 
         Raises:
-            DivergedError: if a measurement is not finite.
+            DivergedError: if a measurement is not finite, or gradients overflow at any loss scale.
             RunTakenOverError: if another process has taken over the run.
             KeyboardInterrupt: if `stop` said so; the run is saved.
         """
@@ -159,6 +160,9 @@ class RunLoop:
             if not row.isfinite().all():
                 values = ", ".join(f"{name}={value:g}" for name, value in zip(names, row.tolist(), strict=True))
                 raise DivergedError(f"not finite at step {step}: {values}")
+            for name, value in zip(names, row.tolist(), strict=True):
+                if name.endswith("_loss_scale") and value < MIN_SCALE:
+                    raise DivergedError(f"gradients overflow at step {step} at any loss scale: {name}={value:g}")
         self._unlogged.clear()
         measured = dict(zip(names, table[-1].tolist(), strict=True))
         if "gradient_norm" not in measured:

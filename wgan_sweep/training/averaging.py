@@ -24,7 +24,8 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Update the average after generator update `step`, counted from 1.
 
-        The decay is at most (1 + step) / (10 + step), so that the initial weights are soon forgotten.
+        The decay is at most (1 + step) / (10 + step), so that the initial weights are soon forgotten. A step whose
+        update was skipped counts: the average moves towards the unchanged weights.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.network.parameters())

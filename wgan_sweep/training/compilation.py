@@ -19,6 +19,7 @@ from wgan_sweep.common.cache import cache_dir
 from wgan_sweep.objectives.fast_double_backward import traced
 from wgan_sweep.training.aliases import Metrics, Network
 from wgan_sweep.training.cuda_graphs import relative_difference
+from wgan_sweep.training.loss_scaling import MIN_SCALE, LossScale
 
 log = logging.getLogger(__name__)
 
@@ -98,13 +99,19 @@ class CompiledGradient(_Compilation):
     Args:
         name: Name for messages.
         network: A network without buffers.
-        scale: Loss scale: factor of the loss in the backward pass, divided out of the gradient.
+        loss_scale: If given, the gradient is that of the loss times its current value.
         fallback_reason: If given, why the gradient must not be compiled.
     """
 
-    def __init__(self, name: str, network: nn.Module, scale: float = 1.0, fallback_reason: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        loss_scale: LossScale | None = None,
+        fallback_reason: str | None = None,
+    ) -> None:
         super().__init__(name)
-        self._network, self._scale = network, scale
+        self._network, self._loss_scale = network, loss_scale
         self._compiled: Callable[..., Sequence[Tensor]] | None = None
         self._metric_names: list[str] = []
         if fallback_reason is None and any(True for _ in network.buffers()):
@@ -129,7 +136,7 @@ class CompiledGradient(_Compilation):
         if self.fallback_reason or self._compiled is None:
             return None
         with torch.no_grad():
-            outputs = self._compiled(*weights, *batches)
+            outputs = self._compiled(*weights, *batches, *([self._loss_scale.value] if self._loss_scale else []))
         for weight, gradient in zip(weights, outputs, strict=False):
             weight.grad = gradient
         return dict(zip(self._metric_names, outputs[len(weights) :], strict=True))
@@ -143,16 +150,16 @@ class CompiledGradient(_Compilation):
 
         def eager(*tensors: Tensor) -> list[Tensor]:
             leaves = [tensor.detach().requires_grad_() for tensor in tensors[: len(names)]]
+            inputs, scale = tensors[len(names) : len(names) + len(batches)], tensors[len(names) + len(batches) :]
             with torch.enable_grad():
-                loss, metrics = torch.func.functional_call(
-                    module, dict(zip(names, leaves, strict=True)), tensors[len(names) :]
-                )
-                scaled = torch.autograd.grad(loss * self._scale, leaves, allow_unused=True)
+                loss, metrics = torch.func.functional_call(module, dict(zip(names, leaves, strict=True)), inputs)
+                gradients = torch.autograd.grad(loss * scale[0] if scale else loss, leaves, allow_unused=True)
             self._metric_names = list(metrics)
-            gradients = [g if g is None or self._scale == 1 else g / self._scale for g in scaled]
             return [*gradients, *metrics.values()]
 
         tensors = [*weights, *batches]
+        if self._loss_scale:
+            tensors.append(_largest_scale_without_overflow(eager, tensors, self._loss_scale.value))
         try:
             with traced():
                 operations = make_fx(eager, tracing_mode="fake")(*tensors)
@@ -168,6 +175,16 @@ class CompiledGradient(_Compilation):
         difference = relative_difference([actual[index] for index in used], [expected[index] for index in used])
         self._is_compiled = difference <= MAX_RELATIVE_DIFFERENCE
         return None if self._is_compiled else f"the compiled gradient differs by {difference:.1e}"
+
+
+def _largest_scale_without_overflow(
+    gradient: Callable[..., Sequence[Tensor | None]], tensors: Sequence[Tensor], scale: Tensor
+) -> Tensor:
+    """Return a loss scale (scalar), `scale` or smaller, at which a gradient of `tensors` and a scale is finite."""
+    scale = scale.clone()
+    while scale > MIN_SCALE and not all(g is None or g.isfinite().all() for g in gradient(*tensors, scale)):
+        scale /= 2
+    return scale
 
 
 class _ObjectiveModule(nn.Module):

@@ -3,13 +3,17 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wgan_sweep.objectives.stabilisers import HistoricalAverage
 from wgan_sweep.training.aliases import Network
+from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.optimizers import configure_for_device
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+FUSED_OPTIMIZERS = torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad
+"""Optimizers whose fused implementation can skip an update on the device."""
 
 
 class Player:
@@ -21,6 +25,7 @@ class Player:
         make_optimizer: Returns an optimizer of the given parameters.
         keeps_history: Whether to keep the historical average of the parameters, for a stabiliser.
         capturable: Whether a CUDA graph may record the optimizer's steps.
+        loss_scale: The scale of the player's loss; None if its precision needs none.
     """
 
     def __init__(
@@ -31,10 +36,11 @@ class Player:
         make_optimizer: MakeOptimizer,
         keeps_history: bool,
         capturable: bool,
+        loss_scale: LossScale | None = None,
     ) -> None:
         self.network, self.forward = network, forward
         self._make_optimizer, self._capturable = make_optimizer, capturable
-        self._keeps_history = keeps_history
+        self._keeps_history, self.loss_scale = keeps_history, loss_scale
         self.restart()
 
     def restart(self) -> None:
@@ -42,19 +48,87 @@ class Player:
         optimizer = self._make_optimizer(self.network.parameters())
         self.optimizer = configure_for_device(optimizer, capturable=self._capturable)
         self.history = HistoricalAverage(self.network.parameters()) if self._keeps_history else None
+        self.has_optimizer_state = False
+        """Whether the optimizer has taken a step, and with it has allocated its state."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that the optimizer updates."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def update(self) -> None:
-        """Update the parameters along their gradient, and the history with them."""
+    def backward(self, loss: Tensor) -> None:
+        """Set the gradient of the parameters, times the loss scale if there is one."""
+        self.optimizer.zero_grad()
+        (self.loss_scale.scale(loss) if self.loss_scale else loss).backward()
+
+    def unscale_gradient(self) -> None:
+        """Divide the gradient by the loss scale, if there is one, and find out whether it has overflowed."""
+        if self.loss_scale:
+            self.loss_scale.unscale([p.grad for p in self.parameters if p.grad is not None])
+
+    def update(self, *, may_wait: bool = True) -> None:
+        """Update the parameters along their gradient, and the history with them.
+
+        If the gradient has overflowed, the update is skipped: parameters, optimizer and history stay as they are.
+
+        Args:
+            may_wait: Whether a player with a loss scale waits for the device to know whether the gradient has
+                overflowed. If not, a skipped update is computed and undone on the device, as a CUDA graph needs it.
+        """
+        if self.loss_scale is None:
+            self._step()
+            return
+        if not may_wait and self.has_optimizer_state:
+            self._step_unless(self.loss_scale.overflow > 0)
+        elif not self.loss_scale.overflow.item():
+            self._step()
+        self.loss_scale.update()
+
+    def _step(self) -> None:
         self.optimizer.step()
+        self.has_optimizer_state = True
         if self.history is not None:
             self.history.update()
+
+    @torch.no_grad()
+    def _step_unless(self, is_skipped: Tensor) -> None:
+        """Take a step of the optimizer, and undo it on the device if `is_skipped` (scalar, bool) is true."""
+        if self._skips_by_itself:
+            self.optimizer.found_inf = is_skipped.float()  # type: ignore[attr-defined]
+            try:
+                self.optimizer.step()
+            finally:
+                del self.optimizer.found_inf  # type: ignore[attr-defined]
+            return
+        before = {key: tensor.clone() for key, tensor in self._updated_tensors().items()}
+        self.optimizer.step()
+        for key, tensor in self._updated_tensors().items():
+            if key in before:
+                tensor.copy_(torch.where(is_skipped, before[key], tensor))
+
+    @property
+    def _skips_by_itself(self) -> bool:
+        """Whether the optimizer's kernels do nothing if its attribute `found_inf` is 1, as GradScaler uses them."""
+        return type(self.optimizer) in FUSED_OPTIMIZERS and all(g.get("fused") for g in self.optimizer.param_groups)
+
+    def _updated_tensors(self) -> dict[object, Tensor]:
+        """Return the parameters and the tensors of the optimizer's state, by keys that stay the same."""
+        tensors: dict[object, Tensor] = dict(enumerate(self.parameters))
+        for index, parameter in enumerate(self.parameters):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[index, name] = value
+        return tensors
+
+    @property
+    def can_skip_on_device(self) -> bool:
+        """Whether an update can be undone on the device: the optimizer's state consists of tensors there."""
+        device = self.parameters[0].device
+        values = [value for state in self.optimizer.state.values() for value in state.values() if value is not None]
+        return self.history is None and all(isinstance(v, Tensor) and v.device == device for v in values)
 
     def load_optimizer(self, state: dict[str, object]) -> None:
         """Load the optimizer's state, which may come from another device."""
         self.optimizer.load_state_dict(state)
+        self.has_optimizer_state = bool(self.optimizer.state)
         configure_for_device(self.optimizer, capturable=self._capturable)

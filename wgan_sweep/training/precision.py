@@ -23,8 +23,8 @@ class Precision:
     """Context of forward and backward passes."""
     forward: Context
     """Context of a network's forward pass, inside `step`."""
-    scale: float = 1.0
-    """Loss scale: factor of the loss in the backward pass, divided out of the gradients."""
+    scales_loss: bool = False
+    """Whether gradients need a loss scale (`LossScale`): their range is smaller than that of float32."""
     reason: str = ""
     """Why ``auto`` chose this precision; empty if the user chose it."""
 
@@ -35,16 +35,13 @@ class Precision:
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
-FP16_SCALE = 1024.0
-"""Loss scale of fp16: without it, small gradients underflow. A power of two, so that scaling does not round."""
-
-
 def precision(name: str, device: torch.device) -> Precision:
     """Return a precision by name.
 
     Args:
         name: ``fp32`` (without TF32), ``tf32`` (CUDA only), ``bf16`` or ``fp16`` (autocast; weights, gradient norms,
-            gradient terms and losses stay float32), or ``auto`` (tf32 on CUDA, otherwise fp32).
+            gradient terms and losses stay float32; fp16 has a dynamic loss scale), or ``auto`` (tf32 on CUDA, otherwise
+            fp32).
         device: Device of the networks.
 
     Raises:
@@ -60,7 +57,7 @@ def precision(name: str, device: torch.device) -> Precision:
         "fp32": Precision("fp32", lambda: tf32(allowed=False), nullcontext),
         "tf32": Precision("tf32", lambda: tf32(allowed=True), nullcontext),
         "bf16": Precision("bf16", lambda: tf32(allowed=True), autocast(torch.bfloat16)),
-        "fp16": Precision("fp16", lambda: tf32(allowed=True), autocast(torch.float16), FP16_SCALE),
+        "fp16": Precision("fp16", lambda: tf32(allowed=True), autocast(torch.float16), scales_loss=True),
     }
     if name == "auto":
         if device.type == "cuda":

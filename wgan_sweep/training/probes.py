@@ -10,6 +10,7 @@ from wgan_sweep.common import rng
 from wgan_sweep.objectives import gradient_terms
 from wgan_sweep.objectives.sampling import real_fake
 from wgan_sweep.training.critic_objective import CriticObjective
+from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.precision import Precision
 
 Z_BLOCK = 256
@@ -30,6 +31,7 @@ class Probes:
         averaged: The moving average of `generator`.
         objective: The critic's objective.
         precision: The precision of training.
+        generator_loss_scale: The loss scale of the generator, if `precision` needs one.
         to_samples: From the generator's output to samples as they are shown and scored.
         latent_dim: Size of z.
         seed: The run's seed.
@@ -44,6 +46,7 @@ class Probes:
         averaged: nn.Module,
         objective: CriticObjective,
         precision: Precision,
+        generator_loss_scale: LossScale | None,
         to_samples: Callable[[Tensor], Tensor],
         latent_dim: int,
         seed: int,
@@ -51,6 +54,7 @@ class Probes:
     ) -> None:
         self._generator, self._critic, self._averaged = generator, critic, averaged
         self._objective, self._precision, self._to_samples = objective, precision, to_samples
+        self._generator_loss_scale = generator_loss_scale
         self._latent_dim, self._seed, self._device = latent_dim, seed, device
 
     def gradient_norm(self, real: Tensor, fake: Tensor, step: int) -> Tensor:
@@ -75,8 +79,9 @@ class Probes:
         with self._precision.step():
             fake = self._precision.apply(generator, z)
             loss = generator_loss(real.to(self._device, z.dtype), fake)
-            gradient = torch.autograd.grad(loss * self._precision.scale, list(generator.parameters()))
-        return torch.nn.utils.get_total_norm(gradient) / self._precision.scale
+            parameters, loss_scale = list(generator.parameters()), self._generator_loss_scale
+            gradient = loss_scale.gradient(loss, parameters) if loss_scale else torch.autograd.grad(loss, parameters)
+        return torch.nn.utils.get_total_norm(gradient)
 
     def critic_outputs(self, points: Tensor) -> Tensor:
         """Return the critic's outputs ``[N]`` for examples ``[N, ...]``, both on the CPU; differentiable."""

@@ -21,6 +21,7 @@ from wgan_sweep.training.compilation import CompiledGradient, CompiledNetwork
 from wgan_sweep.training.critic_objective import CriticBatches, CriticObjective
 from wgan_sweep.training.cuda_graphs import Graph, GraphedIteration
 from wgan_sweep.training.gradient_rules import GradientRules
+from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.player import MakeOptimizer, Player
 from wgan_sweep.training.precision import Precision
 from wgan_sweep.training.probes import Probes, draw_z
@@ -146,6 +147,7 @@ class Trainer:
 
         self._compiled: dict[str, CompiledNetwork | CompiledGradient] = {}
         self._compiled_gradient: CompiledGradient | None = None
+        critic_scale, generator_scale = (LossScale(device) if precision.scales_loss else None for _ in range(2))
         generator_forward: Network = generator
         critic_forward: Network = critic
         if settings.compile_networks:
@@ -153,20 +155,23 @@ class Trainer:
             self._compiled["critic"] = critic_forward = CompiledNetwork("the critic", critic)
             if self._objective.terms:
                 self._compiled["critic's gradient"] = self._compiled_gradient = CompiledGradient(
-                    "the critic's gradient", critic, precision.scale, _compilation_obstacle(replicas, stabiliser)
+                    "the critic's gradient", critic, critic_scale, _compilation_obstacle(replicas, stabiliser)
                 )
 
-        def make_player(network: nn.Module, forward: Network, make_optimizer: MakeOptimizer) -> Player:
+        def make_player(
+            network: nn.Module, forward: Network, make_optimizer: MakeOptimizer, loss_scale: LossScale | None
+        ) -> Player:
             return Player(
                 network,
                 forward=forward,
                 make_optimizer=make_optimizer,
                 keeps_history=bool(stabiliser.history_weight),
                 capturable=self._graphed is not None,
+                loss_scale=loss_scale,
             )
 
-        self._generator_player = make_player(generator, generator_forward, generator_optimizer)
-        self._critic_player = make_player(critic, critic_forward, critic_optimizer)
+        self._generator_player = make_player(generator, generator_forward, generator_optimizer, generator_scale)
+        self._critic_player = make_player(critic, critic_forward, critic_optimizer, critic_scale)
         self._initial_critic = None if settings.freeze_generator_at is None else copy.deepcopy(critic.state_dict())
         self._average = MovingAverage(generator, settings.ema)
         self._probes = Probes(
@@ -175,6 +180,7 @@ class Trainer:
             averaged=self._average.network,
             objective=self._objective,
             precision=precision,
+            generator_loss_scale=generator_scale,
             to_samples=to_samples,
             latent_dim=settings.latent_dim,
             seed=settings.seed,
@@ -200,8 +206,9 @@ class Trainer:
         if self._graphed is None or not self._graphed.is_replaying:
             reason = self._graphed.fallback_reason if self._graphed else self._graph_obstacle
             iterations = f"eager (no CUDA graph: {reason or 'not captured yet'})"
+        scaling = "dynamic loss scaling" if self._precision.scales_loss else ""
         return {
-            "precision": ", ".join(filter(None, (self._precision.name, self._precision.reason))),
+            "precision": ", ".join(filter(None, (self._precision.name, self._precision.reason, scaling))),
             "iterations": iterations,
             **({"gradient term": self._rules.status} if self._objective.terms else {}),
             **{name: compilation.status for name, compilation in self._compiled.items()},
@@ -213,7 +220,9 @@ class Trainer:
         Yields:
             Metrics of the step's last updates, scalars on the device: critic_loss (with its gradient terms),
             generator_loss, wasserstein (E_real[T] - E_fake[T]), gradient_term, and, if there are gradient terms,
-            gradient_norm (at the points of the last term).
+            gradient_norm (at the points of the last term). In fp16 also critic_loss_scale and generator_loss_scale
+            (below `loss_scaling.MIN_SCALE`, the player has diverged), and skipped_updates: the number of updates that
+            both players have skipped so far, because the gradient overflowed.
         """
         while self.step < until:
             with self._precision.step(), self._replicas.sharded():
@@ -225,8 +234,11 @@ class Trainer:
         if self.step == self._settings.freeze_generator_at:
             self._restart_critic()
         self._load_batches()
-        self._respect_step_hooks()
-        metrics = self._graphed(self._iterate, self._iteration_state) if self._graphed else self._iterate()
+        self._respect_optimizers()
+        if self._graphed and self._is_ready_for_graph:
+            metrics = self._graphed(self._iterate, self._iteration_state)
+        else:
+            metrics = self._iterate()
         self.step += 1
         self._average.update(self.step)
         return metrics
@@ -241,8 +253,8 @@ class Trainer:
         if not self._settings.simultaneous:
             metrics |= self._compute_generator_gradient()
         if not self._is_generator_frozen:
-            self._generator_player.update()
-        return metrics
+            self._generator_player.update(may_wait=self._may_wait)
+        return metrics | self._scaling_metrics()
 
     def _update_critic(self, real: Tensor) -> Metrics:
         """Update the critic on a real batch ``[N, ...]`` and as many generated examples; return the metrics."""
@@ -255,7 +267,7 @@ class Trainer:
         if metrics is None:
             loss, metrics = self._objective.loss_and_metrics(batches, self._apply_critic, self._apply_eager_critic)
             self._backward(self._critic_player, loss)
-        self._critic_player.update()
+        self._critic_player.update(may_wait=self._may_wait)
         self._constraint.project(self.critic)
         self._keep_last_batch(real, fake)
         return metrics
@@ -290,12 +302,9 @@ class Trainer:
         if player.history is not None:
             history_term = self._stabiliser.history_weight * player.history.squared_distance()
             loss = loss + self._replicas.per_replica(history_term)
-        player.optimizer.zero_grad()
-        (loss * self._precision.scale).backward()
+        player.backward(loss)
         self._replicas.all_reduce_gradients(player.parameters)
-        if self._precision.scale != 1:
-            gradients = [parameter.grad for parameter in player.parameters if parameter.grad is not None]
-            torch._foreach_div_(gradients, self._precision.scale)
+        player.unscale_gradient()
 
     def _compute_compiled_critic_gradient(self, batches: CriticBatches) -> Metrics | None:
         """Set the gradient of the critic's parameters with compiled code and return the metrics; None if eager."""
@@ -306,7 +315,10 @@ class Trainer:
             critic = self._apply_eager_critic
             return self._objective.loss_and_metrics(batches.with_tensors(tensors), critic, critic)
 
-        return self._compiled_gradient(objective, batches.tensors)
+        metrics = self._compiled_gradient(objective, batches.tensors)
+        if metrics is not None:
+            self._critic_player.unscale_gradient()
+        return metrics
 
     def _generate(self) -> Tensor:
         """Return a generated batch ``[N, ...]``."""
@@ -346,23 +358,53 @@ class Trainer:
         real, fake = _store(self._last_batch or (), (real, fake), in_place=self._graphed is not None)
         self._last_batch = real, fake
 
-    def _respect_step_hooks(self) -> None:
-        """Leave CUDA graphs if Python code observes optimizer steps: a replay would not call it."""
-        players = self._critic_player, self._generator_player
-        if self._graphed and any(optimizers.has_step_hooks(player.optimizer) for player in players):
+    @property
+    def _players(self) -> tuple[Player, Player]:
+        return self._critic_player, self._generator_player
+
+    def _scaling_metrics(self) -> Metrics:
+        """Return the loss scales and the number of skipped updates, if there are loss scales."""
+        critic, generator = (player.loss_scale for player in self._players)
+        if critic is None or generator is None:
+            return {}
+        metrics = {
+            "critic_loss_scale": critic.value,
+            "generator_loss_scale": generator.value,
+            "skipped_updates": critic.skipped_updates + generator.skipped_updates,
+        }
+        return {name: value.to(self._dtype, copy=True) for name, value in metrics.items()}
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether an iteration may wait for the device: not if a CUDA graph records it."""
+        return self._graphed is None or self._graphed.fallback_reason is not None
+
+    @property
+    def _is_ready_for_graph(self) -> bool:
+        """Whether optimizers have allocated the state that skipped updates restore."""
+        return not self._precision.scales_loss or all(player.has_optimizer_state for player in self._players)
+
+    def _respect_optimizers(self) -> None:
+        """Leave CUDA graphs for optimizers that a replay would not step as an eager iteration does."""
+        if self._graphed is None:
+            return
+        if any(optimizers.has_step_hooks(player.optimizer) for player in self._players):
             self._graphed.fall_back("an optimizer has step hooks or a learning rate scheduler")
+        elif self._precision.scales_loss and not all(player.can_skip_on_device for player in self._players):
+            self._graphed.fall_back("an optimizer's state is not on the device, where updates would be skipped")
 
     def _iteration_state(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return all tensors that an iteration changes and the next one reads: weights, and others."""
         weights: list[Tensor] = [*self.critic.parameters(), *self.generator.parameters()]
+        scales = [tensor for player in self._players if player.loss_scale for tensor in player.loss_scale.state]
         optimizer_states = [
             value
-            for player in (self._critic_player, self._generator_player)
+            for player in self._players
             for state in player.optimizer.state.values()
             for value in state.values()
             if isinstance(value, Tensor)
         ]
-        return weights, [*self.critic.buffers(), *self.generator.buffers(), *optimizer_states]
+        return weights, [*self.critic.buffers(), *self.generator.buffers(), *optimizer_states, *scales]
 
     def gradient_norm(self) -> Tensor:
         """Return the mean norm of the critic's gradient between the last batch's real and fake examples (scalar).
@@ -403,7 +445,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later steps depend on: tensors, numbers and containers of them."""
-        histories = [player.history for player in (self._critic_player, self._generator_player)]
+        histories = [player.history for player in self._players]
+        scales = [player.loss_scale for player in self._players]
         return {
             "step": self.step,
             "generator": self.generator.state_dict(),
@@ -413,6 +456,7 @@ class Trainer:
             "critic_optimizer": self._critic_player.optimizer.state_dict(),
             "batches": self._batches.state_dict(),
             "past": [history.state_dict() for history in histories if history is not None],
+            "loss_scales": [scale.state_dict() for scale in scales if scale is not None],
             "streams": {purpose: stream.get_state() for purpose, stream in self._streams.items()},
             "gradient_rules": self._rules.state_dict(),
             # The generator's gradient is computed before the step's first batch is loaded.
@@ -427,9 +471,13 @@ class Trainer:
         self._generator_player.load_optimizer(state["generator_optimizer"])
         self._critic_player.load_optimizer(state["critic_optimizer"])
         self._batches.load_state_dict(state["batches"])
-        histories = [player.history for player in (self._critic_player, self._generator_player)]
+        histories = [player.history for player in self._players]
         for history, stored in zip(filter(None, histories), state["past"], strict=True):
             history.load_state_dict(stored)
+        scales = [player.loss_scale for player in self._players]
+        if state.get("loss_scales"):  # checkpoints of earlier versions lack them
+            for scale, stored in zip(filter(None, scales), state["loss_scales"], strict=True):
+                scale.load_state_dict(stored)
         for purpose, stream in self._streams.items():
             stream.set_state(state["streams"][purpose].cpu())
         if "gradient_rules" in state:  # checkpoints of earlier versions lack them
