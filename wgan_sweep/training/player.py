@@ -48,8 +48,8 @@ class Player:
         optimizer = self._make_optimizer(self.network.parameters())
         self.optimizer = configure_for_device(optimizer, capturable=self._capturable)
         self.history = HistoricalAverage(self.network.parameters()) if self._keeps_history else None
-        self.has_optimizer_state = False
-        """Whether the optimizer has taken a step, and with it has allocated its state."""
+        self.has_optimizer_state = bool(self.optimizer.state)
+        """Whether the optimizer has allocated its state, which it does in its first step."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -104,7 +104,7 @@ class Player:
         self.optimizer.step()
         for key, tensor in self._updated_tensors().items():
             if key in before:
-                tensor.copy_(torch.where(is_skipped, before[key], tensor))
+                torch.where(is_skipped, before[key], tensor, out=tensor)
 
     @property
     def _skips_by_itself(self) -> bool:

@@ -147,7 +147,10 @@ class Trainer:
 
         self._compiled: dict[str, CompiledNetwork | CompiledGradient] = {}
         self._compiled_gradient: CompiledGradient | None = None
-        critic_scale, generator_scale = (LossScale(device) if precision.scales_loss else None for _ in range(2))
+        critic_scale, generator_scale = (
+            LossScale(next(network.parameters()).device) if precision.scales_loss else None
+            for network in (critic, generator)
+        )
         generator_forward: Network = generator
         critic_forward: Network = critic
         if settings.compile_networks:
