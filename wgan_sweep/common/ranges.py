@@ -92,7 +92,7 @@ def _check_items(value: Any, hint: Any, key: str) -> None:
         if isinstance(value, list) and origin is list:
             for index, item in enumerate(value):
                 check_value(item, arguments[0], f"{key}[{index}]")
-        elif isinstance(value, Mapping) and origin in (dict, Mapping, collections.abc.Mapping):
+        elif isinstance(value, Mapping) and origin is collections.abc.Mapping:  # a dict may hold any numbers
             for name, item in value.items():
                 check_value(item, arguments[1], f"{key}.{name}")
 
