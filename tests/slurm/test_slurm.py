@@ -348,9 +348,10 @@ def test_a_full_disk_fails_the_runs_and_loses_nothing(sweep: Shell, tmp_path: Pa
         with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
             while True:
                 filler.write(bytes(4096))
-        _, errors = command.communicate(timeout=240)
+        output, errors = command.communicate(timeout=240)
         assert command.returncode == 1, errors
-        assert "No space left on device" in errors
+        assert "No space left on device" in output
+        assert "Traceback" not in errors
         assert {state for job in jobs(sweep).values() for state in final_states(job)} == {"FAILED"}
         (disk / "filler").unlink()
         sweep(*arguments, *LAUNCH)
