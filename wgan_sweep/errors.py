@@ -1,8 +1,18 @@
-"""Exceptions that several parts of the package raise and catch."""
+"""Exceptions that several parts of the package raise and catch, and how errors are shown."""
 
 
 class InputError(ValueError):
     """Input that cannot work. The message states what is wrong, the value, and the remedy."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error on one line, or the name of its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def summary(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
 
 
 class RunLockedError(Exception):

@@ -5,7 +5,6 @@ CUDA are skipped.
 """
 
 import argparse
-import gc
 import importlib.util
 import json
 import os
@@ -131,7 +130,6 @@ def _train(trainer: Trainer, until: int = STEPS) -> list[Tensor]:
 
 def _mib_allocated(device: torch.device) -> float:
     """Return the memory of tensors and graphs, after unused memory was returned."""
-    gc.collect()
     if device.type != "cuda":
         return 0.0
     gpu_memory.release()

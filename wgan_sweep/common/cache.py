@@ -2,15 +2,17 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from wgan_sweep.common.files import remove_leftovers
 
 log = logging.getLogger("wgan_sweep")
+Content = TypeVar("Content")
 
 
 def cache_dir() -> Path:
@@ -39,13 +41,28 @@ def making(path: Path, what: str) -> Iterator[None]:
         yield
 
 
+def cached(path: Path, what: str, read: Callable[[], Content | None], make: Callable[[], Content]) -> Content:
+    """Return the content of a cached file; if it is missing or damaged, make it, in one of several processes.
+
+    Args:
+        path: The file.
+        what: The content, for a line in the log.
+        read: Returns the content, or None if the file is missing or damaged.
+        make: Makes the content and, where possible, the file.
+    """
+    if (content := read()) is not None:
+        return content
+    with making(path, what):
+        return make() if (content := read()) is None else content
+
+
 @contextmanager
 def _lock(path: Path, what: str) -> Iterator[None]:
     lock = FileLock(path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("waiting for another process, which makes %s", what)
+        log.info("waiting for another process, which prepares %s", what)
         lock.acquire()
     try:
         yield

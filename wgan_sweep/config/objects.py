@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from wgan_sweep.common.ranges import check_value, shown
 from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config import targets
-from wgan_sweep.errors import InputError
+from wgan_sweep.errors import InputError, one_line
 
 WIRING = ("_target_", "_partial_")
 """Keys of a node that say how to call, not with what."""
@@ -40,8 +40,8 @@ def target_of(node: Mapping[str, Any], key: str = "the option") -> Any:
 
 
 def shown_error(error: Exception) -> str:
-    """Return an exception on one line."""
-    return " ".join((str(error) or type(error).__name__).split())[:200]
+    """Return an exception on one line that is not too long."""
+    return one_line(error)[:200]
 
 
 def make(node: Mapping[str, Any], key: str) -> Any:

@@ -1,5 +1,6 @@
 """A folder of pictures, cropped and resized to one size."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wgan_sweep.common.ranges import NonEmpty, Range
-from wgan_sweep.data.pictures import MODES, PictureReader, as_array, log_notes, pictures_in
+from wgan_sweep.data.pictures import MODES, PictureReader, as_array, pictures_in
 from wgan_sweep.data.store import MAX_SIZE, ImageSet, cached_images, crop_and_resize
 from wgan_sweep.errors import InputError
+
+log = logging.getLogger("wgan_sweep")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class ImageFolder:
             return (as_array(crop_and_resize(reader(file), self.size)) for file in files)
 
         images = cached_images(key, lambda: files, decode, reader.notes)
-        log_notes(folder, images.notes)
+        for note in images.notes:
+            log.warning("%s: %s", folder, note)
         return images
 
     def fingerprint(self) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wgan_sweep.common.ranges import NonEmpty
 from wgan_sweep.data.store import ImageSet, cached_digest
-from wgan_sweep.errors import InputError
+from wgan_sweep.errors import InputError, one_line
 
 EXPECTED = "data=npz reads a file with an array 'images' of uint8 [N, H, W, C]"
 NPZ_ERRORS = (
@@ -47,8 +47,9 @@ def open_npz(path: Path) -> Iterator[NpzFile]:
     except (FileNotFoundError, InputError):
         raise
     except NPZ_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} cannot be read as npz ({reason}): give another file, or save it again") from error
+        raise InputError(
+            f"{path} cannot be read as npz ({one_line(error)}): give another file, or save it again"
+        ) from error
 
 
 def array_names(path: Path) -> set[str]:
@@ -77,10 +78,10 @@ class Npz:
         """
         path = Path(self.path).expanduser()
         try:
-            names = array_names(path)
-            if "images" not in names:
-                raise InputError(f"{path} holds {sorted(names)} and no 'images': {EXPECTED}")
-            images = read_arrays(path, ["images"])["images"]
+            with open_npz(path) as arrays:
+                if "images" not in arrays:
+                    raise InputError(f"{path} holds {sorted(arrays)} and no 'images': {EXPECTED}")
+                images = arrays["images"]
         except FileNotFoundError:
             raise InputError(f"there is no file {path}: set data.path to an existing npz file; {EXPECTED}") from None
         if images.dtype != np.uint8:

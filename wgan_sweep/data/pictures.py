@@ -1,9 +1,7 @@
 """Picture files as 8-bit images; what a conversion drops is counted."""
 
-import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wgan_sweep.common.images import PICTURE_ERRORS
-from wgan_sweep.errors import InputError
-
-log = logging.getLogger("wgan_sweep")
+from wgan_sweep.errors import InputError, one_line
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 MODES = {1: "L", 3: "RGB"}
@@ -64,9 +60,8 @@ class PictureReader:
         except InputError:
             raise
         except PICTURE_ERRORS as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
-                f"{file} cannot be read as a picture ({reason}): repair it or remove it from the folder"
+                f"{file} cannot be read as a picture ({one_line(error)}): repair it or remove it from the folder"
             ) from error
         self._read += 1
         self._dropped.update(dropped)
@@ -91,12 +86,6 @@ class PictureReader:
     def notes(self) -> list[str]:
         """Return a line for each thing that was dropped, with the number of pictures."""
         return [f"{count} of {self._read} pictures have {what}" for what, count in sorted(self._dropped.items())]
-
-
-def log_notes(name: object, notes: Sequence[str]) -> None:
-    """Write notes about the pictures of a folder to the log."""
-    for note in notes:
-        log.warning("%s: %s", name, note)
 
 
 def as_array(image: Image.Image) -> NDArray[np.uint8]:

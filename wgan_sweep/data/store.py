@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from wgan_sweep.common.cache import cache_dir, making
+from wgan_sweep.common.cache import cache_dir, cached
 from wgan_sweep.common.files import replacing, write
 from wgan_sweep.common.images import grid, to_uint8
 from wgan_sweep.common.progress import log_progress
@@ -184,11 +184,8 @@ def cached_images(
         InputError: if an item cannot be read, or the cache cannot be written.
     """
     path = cache_dir() / "images" / f"{_name(repr(key))}.npy"
-    if (cached := _read_cached(path)) is not None:
-        return cached
-    with making(path, "the same images"):
-        if (cached := _read_cached(path)) is not None:
-            return cached
+
+    def make() -> ImageSet:
         items = open_items()
         log.info("decoding %d images (once per machine)", len(items))
         try:
@@ -200,9 +197,11 @@ def cached_images(
                 f"the images cannot be cached in {path.parent} ({error.strerror or error}): make room there, or set "
                 "WGAN_SWEEP_CACHE to another folder"
             ) from error
-        if (cached := _read_cached(path)) is None:
+        if (images := _read_cached(path)) is None:
             raise InputError(f"the images that were cached in {path} read back differently: check the disk")
-        return cached
+        return images
+
+    return cached(path, "the same images", lambda: _read_cached(path), make)
 
 
 def _description_path(path: Path) -> Path:

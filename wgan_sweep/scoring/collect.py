@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_sweep.common.cache import cache_dir, making
+from wgan_sweep.common.cache import cache_dir, cached
 from wgan_sweep.common.files import replacing
 from wgan_sweep.common.progress import log_progress
 from wgan_sweep.data import ImageSet
@@ -94,11 +94,8 @@ def real_features(
     """
     key = repr((images.digest, space.name, space.network, space.resize, count))
     path = cache_dir() / "statistics" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    if (cached := _read_cached(path, features=features)) is not None:
-        return cached
-    with making(path, "the statistics of the same real images"):
-        if (cached := _read_cached(path, features=features)) is not None:
-            return cached
+
+    def make() -> FeatureSet:
         log.info("computing statistics of %d real images in %s (once per machine)", count, space.name)
         batches = image_batches(images, reference_indices(images, count), batch_size)
         logged_batches = log_progress(batches, count, lambda text: log.info("statistics of real images: %s", text))
@@ -111,6 +108,8 @@ def real_features(
         except OSError as error:
             log.warning("the statistics of the real images cannot be cached in %s: %s", path.parent, error)
         return computed
+
+    return cached(path, "the statistics of the same real images", lambda: _read_cached(path, features=features), make)
 
 
 def _features_path(path: Path) -> Path:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_sweep.common.cache import cache_dir
+from wgan_sweep.errors import summary
 from wgan_sweep.objectives.fast_double_backward import traced
 from wgan_sweep.training.aliases import Metrics, Network
 from wgan_sweep.training.cuda_graphs import relative_difference
@@ -87,7 +88,7 @@ class CompiledNetwork(_Compilation):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the compiler raises many types; an error of the network recurs in eager execution
-            self._fall_back(_summary(error))
+            self._fall_back(summary(error))
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -169,7 +170,7 @@ class CompiledGradient(_Compilation):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the compiler raises many types
-            return _summary(error)
+            return summary(error)
         expected = eager(*tensors)
         used = [index for index in range(len(weights)) if actual[index] is not None]
         difference = relative_difference([actual[index] for index in used], [expected[index] for index in used])
@@ -196,10 +197,6 @@ class _ObjectiveModule(nn.Module):
 
     def forward(self, *batches: Tensor) -> tuple[Tensor, Metrics]:
         return self._objective(batches)
-
-
-def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
 
 
 def _use_package_cache() -> None:

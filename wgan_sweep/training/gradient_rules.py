@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_sweep.common.tf32 import tf32
+from wgan_sweep.errors import summary
 from wgan_sweep.objectives.gradient_terms import (
     Critic,
     CriticPass,
@@ -116,7 +117,7 @@ def disagreement(critic: nn.Module, points: Tensor, noise: torch.Generator) -> s
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # a critic may raise any type; an error of the critic recurs in training
-                return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+                return summary(error)
         for name, actual, expected in zip(_Results._fields, *results, strict=True):
             difference = relative_difference(actual, expected)
             if not difference <= MAX_RELATIVE_DIFFERENCE:  # also if it is not a number
