@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wgan_sweep.common.images import grid, png, to_range, to_uint8
+from wgan_sweep.common.images import grid, png, to_range, to_uint8, with_description
 
 
 def test_converting_every_level_to_the_range_and_back_changes_nothing() -> None:
@@ -37,3 +37,11 @@ def test_a_png_is_read_back_unchanged(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 6, channels), dtype=np.uint8)
     read = np.asarray(Image.open(io.BytesIO(png(pixels))))
     assert np.array_equal(read.reshape(pixels.shape), pixels)
+
+
+def test_a_description_is_read_back_and_changes_no_pixel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    text = "| mean ± sd |\n| λ: 1.00 ± 0.10 |"
+    with Image.open(io.BytesIO(with_description(png(pixels), text))) as picture:
+        assert picture.info["Description"] == text
+        assert np.array_equal(np.asarray(picture), pixels)

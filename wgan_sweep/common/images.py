@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 log = logging.getLogger("wgan_sweep")
@@ -59,6 +60,15 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def with_description(picture: bytes, text: str) -> bytes:
+    """Return a PNG with a text in its metadata, under ``Description``."""
+    metadata, buffer = PngInfo(), io.BytesIO()
+    metadata.add_text("Description", text)
+    with Image.open(io.BytesIO(picture)) as image:
+        image.save(buffer, "png", pnginfo=metadata)
     return buffer.getvalue()
 
 

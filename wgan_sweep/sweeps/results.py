@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from wgan_sweep.common.files import remove_leftovers, write
+from wgan_sweep.common.images import with_description
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
@@ -40,6 +41,8 @@ def shell_path(path: Path) -> str:
 def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     """Write the table and the figure of a sweep to its folder and to the tracker.
 
+    The figure carries the table in its metadata.
+
     Args:
         state: The state of the command, which has requested at least one run.
         config: The config of the sweep as Hydra composed it.
@@ -54,9 +57,10 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
         image = RunDir(runs / record.run_id).last_samples()
         lines.append(f"samples   {shell_path(image) if image else 'none'}  ({labels[record.run_id]})")
     problems = list(state.problems)
+    picture = with_description(summary.picture, summary.table) if summary.picture else None
     for kind, path, content in (
         ("table", folder / "table.md", summary.table),
-        ("figure", folder / "figure.png", summary.picture),
+        ("figure", folder / "figure.png", picture),
     ):
         try:
             if content:
