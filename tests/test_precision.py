@@ -149,7 +149,7 @@ BOUNDS = {"fp32": 5e-5, "bf16": 0.1, "fp16": 0.03}
 
 @pytest.mark.parametrize("name", ["dcgan", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_errors_along_a_trajectory_are_bounded(name: str, mnist: np.ndarray) -> None:
-    """The table in the README."""
+    """The table in the guide to benchmarks."""
     images = torch.from_numpy(np.pad(mnist[:16], ((0, 0), (2, 2), (2, 2), (0, 0)))).permute(0, 3, 1, 2)
     real = images / 127.5 - 1
     fake = torch.rand(real.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1

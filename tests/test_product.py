@@ -1,4 +1,4 @@
-"""Combinations of options: each one trains and resumes bitwise, or is refused as the table in the README says."""
+"""Combinations of options: each one trains and resumes bitwise, or is refused as the table in the guide says."""
 
 import copy
 import itertools
@@ -11,7 +11,7 @@ from wgan_sweep.config.schema import Config, conf_dir
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.build import build, check
 
-README = Path(__file__).parent.parent / "README.md"
+GUIDE = Path(__file__).parent.parent / ".github" / "guide" / "choices.md"
 
 
 def options(group: str) -> list[str]:
@@ -128,12 +128,12 @@ def test_all_combinations(configs, stabiliser: str) -> None:
         assert trains == is_allowed(loss, stabiliser), (loss, constraint, sampling)
 
 
-def test_the_table_in_the_readme_shows_the_refused_combinations(configs) -> None:
+def test_the_table_in_the_guide_shows_the_refused_combinations(configs) -> None:
     losses, stabilisers = OPTIONS["loss"], [name for name in OPTIONS["stabiliser"] if name != "none"]
     lines = ["| | " + " | ".join(f"`{loss}`" for loss in losses) + " |", "|---" * (len(losses) + 1) + "|"]
     for stabiliser in stabilisers:
         accepted = [error_message(combine(configs, loss, None, "real_fake", stabiliser)) is None for loss in losses]
         if not all(accepted):
             lines.append(f"| `{stabiliser}` | " + " | ".join("yes" if a else "refused" for a in accepted) + " |")
-    table = README.read_text().split("<!-- compatibility")[1].split("-->")[1].split("<!--")[0].strip()
+    table = GUIDE.read_text().split("<!-- compatibility")[1].split("-->")[1].split("<!--")[0].strip()
     assert table == "\n".join(lines)

@@ -25,6 +25,16 @@ for path in (pathlib.Path(wgan_sweep.__file__), conf_dir()):
     assert not path.is_relative_to(sys.argv[1]), path
 assert (conf_dir() / "config.yaml").exists()
 PY
+"$work/venv/bin/python" - <<'PY'
+import re
+from importlib.metadata import metadata
+description = metadata("wgan-sweep").json["description"]
+assert "make demo" in description and ".github/guide/choices.md" in description
+lost = re.findall(r"!\[.*|\]\((?!https?:).*", description)
+assert not lost, f"a package index cannot show {lost}"
+PY
+tar -tzf "$work"/dist/*.tar.gz >"$work/sdist.txt"
+for file in README.md tests/test_docs.py .github/guide/choices.md .github/demo.png; do grep -q "/$file\$" "$work/sdist.txt"; done
 tiny="train.steps=2 train.batch_size=8 train.n_critic=1 model.dim=4 scorer=none tracker=none device=cpu"
 "$work/venv/bin/wgan-sweep" --help >/dev/null
 "$work/venv/bin/wgan-sweep" -m div.k=1,2 $tiny
