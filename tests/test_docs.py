@@ -135,8 +135,9 @@ COMMANDS = [
     *(command for block in BLOCKS if block.language in ("console", "bash") for command in commands_of(block)),
     *(command for document in DOCUMENTS for command in commands_in_text(document)),
 ]
-SWEEPS = [command for command in COMMANDS if command.words[0] == "wgan-sweep"]
-OTHERS = [command for command in COMMANDS if command.words[0] != "wgan-sweep"]
+UNIQUE = list({command.words: command for command in reversed(COMMANDS)}.values())[::-1]
+SWEEPS = [command for command in UNIQUE if command.words[0] == "wgan-sweep"]
+OTHERS = [command for command in UNIQUE if command.words[0] != "wgan-sweep"]
 
 
 def rows(document: Path) -> Iterator[tuple[str, list[Token]]]:
@@ -163,20 +164,23 @@ def codes(cell: Token) -> list[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, make, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory with a run under each of the names that documents use; its parent is the home directory."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory, whose parent is the home directory."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(folder)
-    config = schema.to_yaml(make())
-    for name in RUN_NAMES:
-        directory = RunDir(folder / "runs" / name)
-        directory.path.mkdir(parents=True)
-        directory.config.write_text(config)
-        write_record(directory, Record(name.strip("<>")))
     yield folder
     GlobalHydra.instance().clear()
+
+
+def write_runs(runs: Path, config: schema.Config) -> None:
+    """Write directories of runs with the names that the documents use."""
+    for name in RUN_NAMES:
+        directory = RunDir(runs / name)
+        directory.path.mkdir(parents=True)
+        directory.config.write_text(schema.to_yaml(config))
+        write_record(directory, Record(name.strip("<>")))
 
 
 def write_files(document: Path) -> None:
@@ -194,8 +198,8 @@ def jobs_of(master: DictConfig, overrides: list[str]) -> list[list[str]]:
     if master.hydra.sweeper._target_ != GRID:
         parsed = parser.parse_overrides(overrides)
         return [[o.input_line for o in parsed if not o.is_sweep_override()]]
-    sweeper = BasicSweeper(max_batch_size=None, params=master.hydra.sweeper.params)
-    (jobs,) = sweeper.split_arguments(parser.parse_overrides([*sweeper._parse_config(), *overrides]), None)
+    grid = [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*grid, *overrides]), None)
     return [list(job) for job in jobs]
 
 
@@ -215,13 +219,16 @@ def compose(arguments: list[str]) -> list[schema.Config]:
             jobs = jobs_of(master, task_overrides(master.hydra))
             composed = [loader.load_sweep_config(master, job) for job in (jobs[0], jobs[-1])]
         else:
-            composed = [loader.load_configuration("config", overrides, RunMode.RUN)]
+            assert not any(o.is_sweep_override() for o in OverridesParser.create().parse_overrides(overrides))
+            composed = [master]
         return [run_config(config, config.hydra) for config in composed]
 
 
 @pytest.mark.parametrize("command", SWEEPS, ids=str)
-def test_a_sweep_composes(command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_composes(command: Command, workplace: Path, make, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(command.document)
+    if "--config-path" in command.words:
+        write_runs(workplace / "runs", make())
     if command.sets_path:
         monkeypatch.syspath_prepend(str(workplace))
         for file in workplace.glob("*.py"):
@@ -362,10 +369,10 @@ def test_choices_lists_every_option_of_every_group() -> None:
 
 
 def test_choices_lists_every_key() -> None:
-    documented = [key for title, (names, _) in rows(GUIDES / "choices.md") if title == "key" for key in codes(names)]
+    documented = [key for title, (names, *_) in rows(GUIDES / "choices.md") if title == "key" for key in codes(names)]
     groups = {key.name for key in KEYS if key.is_group}
     keys = {
-        key for key in schema.schema_keys(schema.Config) if key.partition(".")[0] not in groups | {"div", "choices"}
+        key for key in catalogue.schema_keys(schema.Config) if key.partition(".")[0] not in groups | {"div", "choices"}
     }
     assert sorted(documented) == sorted(keys - {"train"})
 
