@@ -55,9 +55,8 @@ def test_the_papers_claims_are_supported_by_matching_runs_and_contradicted_by_op
 def test_close_means_are_undecided_until_there_are_enough_seeds() -> None:
     (judgement, *_) = judge([LOWEST], kp_grid(20.6, 20))
     assert judgement.verdict == Verdict.UNDECIDED
-    assert judgement.evidence is not None
-    assert judgement.evidence.seeds is not None
-    seeds = judgement.evidence.seeds
+    seeds = judgement.seeds_to_decide
+    assert seeds is not None
     assert seeds > 3
     assert judge([LOWEST], kp_grid(20.6, 20, NOISE * seeds))[0].verdict == Verdict.SUPPORTED
 
@@ -73,7 +72,7 @@ def test_one_seed_is_never_enough() -> None:
 
 
 def test_p_values_are_adjusted_for_the_number_of_judgements() -> None:
-    close = kp_grid(19.3, 20)
+    close = kp_grid(18.6, 20)
     (alone,) = judge([LOWEST], close)
     assert alone.verdict == Verdict.SUPPORTED
     assert alone.p_for is not None
@@ -87,7 +86,7 @@ def test_a_claim_whose_own_runs_diverged_is_not_supported() -> None:
     good = kp_grid(10, 20)
     (judgement,) = judge([LOWEST], [*good, record(None, status="diverged", loss="wgan_div", k=2.0, p=6.0, seed=8)])
     assert judgement.verdict == Verdict.UNDECIDED
-    assert judgement.lost == 1
+    assert judgement.lost == (1, 0)
     assert "diverged" in judgement.why
     assert "(1 lost)" in claims.to_markdown([judgement], "fid")
     (judgement,) = judge([LOWEST], [*good, record(None, status="diverged", loss="wgan_div", k=1.0, p=6.0, seed=8)])

@@ -10,7 +10,17 @@ from typing import Any, cast
 from wgan_sweep.config.documents import read_resolved_yaml
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import shown_metric
-from wgan_sweep.report.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, every_mean_lower, holm, spread_less
+from wgan_sweep.report.evidence import (
+    LEVEL,
+    MAX_SEEDS,
+    POWER,
+    Evidence,
+    every_mean_lower,
+    holm,
+    seeds_for_means,
+    seeds_for_spreads,
+    spread_less,
+)
 from wgan_sweep.report.text import finite, markdown
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN, as_text, coordinates
 from wgan_sweep.runs.record import Record, Status
@@ -49,14 +59,18 @@ class Judgement:
     """Ids of the compared runs."""
     seeds: int = 0
     """Seeds of the cell with the fewest."""
-    lost: int = 0
-    """Diverged and failed runs in the claim's own cells, whose means are too favourable without them."""
+    lost: tuple[int, int] = (0, 0)
+    """Diverged and failed runs of the claim's own cells and of those that they are compared with. The means of these
+    cells are too favourable without them."""
     evidence: Evidence | None = None
     """Result of the test; None if the claim could not be tested."""
     p_for: float | None = None
     """`Evidence.p_for`, adjusted for the number of tests (Holm)."""
     p_against: float | None = None
     """`Evidence.p_against`, adjusted for the number of tests (Holm)."""
+    seeds_to_decide: int | None = None
+    """Seeds per cell at which an undecided claim would be decided with power `POWER`; None if it is decided, cannot be
+    tested, or would take more than `MAX_SEEDS`."""
 
 
 def _matches(coordinates: Mapping[str, str], selector: Selector) -> bool:
@@ -89,11 +103,23 @@ class Lower:
         rivals = {key: records for key, records in _selected(cells, self.than).items() if key not in own}
         return own, rivals
 
-    def test(self, own: list[list[float]], rivals: list[list[float]], level: float) -> Evidence:
+    def _signed(self, side: list[list[float]]) -> list[list[float]]:
+        return [[-value if self.higher else value for value in cell] for cell in side]
+
+    def test(self, own: list[list[float]], rivals: list[list[float]]) -> Evidence:
         """Compare the means of the metric values."""
-        sign = -1 if self.higher else 1
-        lower, higher = ([[sign * value for value in cell] for cell in side] for side in (own, rivals))
-        return every_mean_lower(lower, higher, level)
+        return every_mean_lower(self._signed(own), self._signed(rivals))
+
+    def seeds_to_decide(self, own: list[list[float]], rivals: list[list[float]], level: float) -> int | None:
+        """Return how many seeds per cell would decide the claim at an error rate."""
+        return seeds_for_means(self._signed(own), self._signed(rivals), level)
+
+    def withheld(self, lost: tuple[int, int]) -> tuple[bool, bool]:
+        """Return whether lost runs of own and compared cells forbid to support, and to contradict, the claim.
+
+        A lost run counts as worse than all others. The means of cells that lost runs are therefore too good.
+        """
+        return lost[0] > 0, lost[1] > 0
 
 
 @dataclass(frozen=True)
@@ -119,9 +145,20 @@ class SpreadsLess:
         )
         return cast("Sides", tuple(sides if len(common) > 1 else ({}, {})))
 
-    def test(self, own: list[list[float]], rivals: list[list[float]], level: float) -> Evidence:
+    def test(self, own: list[list[float]], rivals: list[list[float]]) -> Evidence:
         """Compare the spreads of the means of the metric values."""
-        return spread_less(own, rivals, level)
+        return spread_less(own, rivals)
+
+    def seeds_to_decide(self, own: list[list[float]], rivals: list[list[float]], level: float) -> int | None:
+        """Return how many seeds per cell would decide the claim at an error rate."""
+        return seeds_for_spreads(own, rivals, level)
+
+    def withheld(self, lost: tuple[int, int]) -> tuple[bool, bool]:
+        """Return whether lost runs of own and compared cells forbid to support, and to contradict, the claim.
+
+        A mean without its lost runs may be nearer to the others or farther from them.
+        """
+        return any(lost), any(lost)
 
 
 Claim = Lower | SpreadsLess
@@ -218,27 +255,30 @@ def judge(claims: Sequence[Claim], records: Sequence[Record], metric: str | None
     """
     metric = shown_metric(records, metric)
     settings = _settings(records, metric)
-    prepared = [
-        [comparison for setting in settings if (comparison := _prepare(claim, setting, metric))] for claim in claims
-    ]
-    count = sum(1 for comparisons in prepared for comparison in comparisons if not comparison.judgement.why)
-    judgements: list[Judgement] = []
-    for claim, comparisons in zip(claims, prepared, strict=True):
-        judgements += [_tested(claim, comparison, LEVEL / max(1, count)) for comparison in comparisons]
-        if not comparisons:
-            judgements.append(Judgement(claim.claim, "", Verdict.UNDECIDED, "no runs on both sides of the comparison"))
-    return _with_verdicts(judgements)
+    comparisons: list[_Comparison] = []
+    for claim in claims:
+        found = [comparison for setting in settings if (comparison := _prepare(claim, setting, metric))]
+        nothing = Judgement(claim.claim, "", Verdict.UNDECIDED, "no runs on both sides of the comparison")
+        comparisons += found or [_Comparison(claim, nothing, [], [])]
+    return _with_verdicts([comparison.tested() for comparison in comparisons])
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A claim in one setting, before its test."""
+    """A claim in one setting."""
 
+    claim: Claim
     judgement: Judgement
     own: list[list[float]]
     """Metric values of the claim's own cells."""
     rivals: list[list[float]]
     """Metric values of the cells that they are compared with."""
+
+    def tested(self) -> "_Comparison":
+        """Return the comparison with the result of its test, if it can be tested."""
+        if self.judgement.why:
+            return self
+        return replace(self, judgement=replace(self.judgement, evidence=self.claim.test(self.own, self.rivals)))
 
 
 def _prepare(claim: Claim, setting: _Setting, metric: str) -> _Comparison | None:
@@ -248,7 +288,8 @@ def _prepare(claim: Claim, setting: _Setting, metric: str) -> _Comparison | None
         return None
     records = [record for side in (own, rivals) for cell in side.values() for record in cell]
     fewest = min(len(cell) for side in (own, rivals) for cell in side.values())
-    lost = sum(1 for values in setting.lost if _matches(values, claim.claimed))
+    others = [values for values in setting.lost if not _matches(values, claim.claimed)]
+    lost = _lost(setting.lost, claim.claimed, own), _lost(others, claim.than, rivals)
     why = ""
     if fewest < MIN_SEEDS:
         why = f"a cell has only one seed: {MIN_SEEDS} or more are needed in each cell"
@@ -257,7 +298,19 @@ def _prepare(claim: Claim, setting: _Setting, metric: str) -> _Comparison | None
     run_ids = tuple(record.run_id for record in records)
     judgement = Judgement(claim.claim, setting.name, Verdict.UNDECIDED, why, run_ids, fewest, lost)
     values = ([[record.scores[metric] for record in cell] for cell in side.values()] for side in (own, rivals))
-    return _Comparison(judgement, *values)
+    return _Comparison(claim, judgement, *values)
+
+
+def _lost(lost: Sequence[Mapping[str, str]], selector: Selector, cells: Cells) -> int:
+    """Return how many lost runs belong to one side of a comparison.
+
+    They match its selector and share with its cells the axes on which those do not differ: a run that failed at another
+    learning rate than all compared ones says nothing about them.
+    """
+    compared = [dict(key) for key in cells]
+    same = {axis: value for axis, value in compared[0].items() if all(cell.get(axis) == value for cell in compared)}
+    common = {axis: value for axis, value in same.items() if axis not in SCORING_AXES}
+    return sum(1 for values in lost if _matches(values, selector) and common.items() <= values.items())
 
 
 def _repeated_value(axis: str, *sides: Cells) -> str:
@@ -269,28 +322,30 @@ def _repeated_value(axis: str, *sides: Cells) -> str:
     return ""
 
 
-def _tested(claim: Claim, comparison: _Comparison, level: float) -> Judgement:
-    if comparison.judgement.why:
-        return comparison.judgement
-    return replace(comparison.judgement, evidence=claim.test(comparison.own, comparison.rivals, level))
-
-
-def _with_verdicts(judgements: list[Judgement]) -> list[Judgement]:
+def _with_verdicts(comparisons: list[_Comparison]) -> list[Judgement]:
     """Return the judgements with verdicts, from p-values that are adjusted for the number of tests."""
-    with_evidence = [(index, judgement.evidence) for index, judgement in enumerate(judgements) if judgement.evidence]
-    adjusted_for = holm([evidence.p_for for _, evidence in with_evidence])
-    adjusted_against = holm([evidence.p_against for _, evidence in with_evidence])
-    result = list(judgements)
-    for (index, _), p_for, p_against in zip(with_evidence, adjusted_for, adjusted_against, strict=True):
-        judgement, verdict, why = judgements[index], Verdict.UNDECIDED, ""
-        if p_for < LEVEL and judgement.lost:
-            why = f"{judgement.lost} runs of the claim's own cells diverged or failed: the cells' means leave them out"
-        elif p_for < LEVEL:
-            verdict = Verdict.SUPPORTED
-        elif p_against < LEVEL:
-            verdict = Verdict.CONTRADICTED
-        result[index] = replace(judgement, verdict=verdict, why=why, p_for=p_for, p_against=p_against)
-    return result
+    evidence = [comparison.judgement.evidence for comparison in comparisons if comparison.judgement.evidence]
+    adjusted = iter(zip(holm([e.p_for for e in evidence]), holm([e.p_against for e in evidence]), strict=True))
+    return [
+        _decided(comparison, *next(adjusted), LEVEL / len(evidence))
+        if comparison.judgement.evidence
+        else comparison.judgement
+        for comparison in comparisons
+    ]
+
+
+def _decided(comparison: _Comparison, p_for: float, p_against: float, level: float) -> Judgement:
+    judgement = replace(comparison.judgement, p_for=p_for, p_against=p_against)
+    if min(p_for, p_against) >= LEVEL / 2:
+        seeds = comparison.claim.seeds_to_decide(comparison.own, comparison.rivals, level)
+        return replace(judgement, seeds_to_decide=seeds)
+    supports = p_for < LEVEL / 2
+    if comparison.claim.withheld(judgement.lost)[0 if supports else 1]:
+        own, rivals = judgement.lost
+        lost = f"{own} runs of the claim's own cells and {rivals} of the others diverged or failed"
+        verdict = "supported" if supports else "contradicted"
+        return replace(judgement, why=f"without lost runs it would be {verdict}, but {lost}")
+    return replace(judgement, verdict=Verdict.SUPPORTED if supports else Verdict.CONTRADICTED)
 
 
 def _seeds_to_decide(judgement: Judgement) -> str:
@@ -300,7 +355,7 @@ def _seeds_to_decide(judgement: Judgement) -> str:
         return "decided"
     if judgement.why:
         return ""
-    seeds = judgement.evidence.seeds
+    seeds = judgement.seeds_to_decide
     return f"about {max(seeds, judgement.seeds + 1)}" if seeds else f"over {MAX_SEEDS}"
 
 
@@ -313,7 +368,7 @@ def table(judgements: Sequence[Judgement]) -> tuple[list[str], list[list[str]]]:
         effect = "; ".join(part for part in (effect, judgement.why) if part)
         test = f"{evidence.measure}; {evidence.test}" if evidence else ""
         p = f"{judgement.p_for:.3f} / {judgement.p_against:.3f}" if judgement.p_for is not None else ""
-        seeds = f"{judgement.seeds or ''}" + (f" ({judgement.lost} lost)" if judgement.lost else "")
+        seeds = f"{judgement.seeds or ''}" + (f" ({sum(judgement.lost)} lost)" if any(judgement.lost) else "")
         rows.append(
             [
                 judgement.claim,
@@ -336,8 +391,8 @@ def notes(judgements: Sequence[Judgement], metric: str) -> list[str]:
     return [
         f"Metric: {metric}. A positive effect agrees with the claim. p for: the probability of such evidence for the "
         f"claim if it is false; p against: of such evidence against it if it is true. Both are adjusted for {count} "
-        f"tests (Holm); level {LEVEL:g}. Seeds to decide: per cell, for a power of {POWER:g}, if the estimates equal "
-        "the true values.",
+        f"tests (Holm), and decide below {LEVEL / 2:g}: verdicts are false with a probability of at most {LEVEL:g}. "
+        f"Seeds to decide: per cell, for a power of {POWER:g}, if the estimates equal the true values.",
         *(
             f"{judgement.claim} ({judgement.setting}): based on {', '.join(judgement.runs)}"
             for judgement in judgements
