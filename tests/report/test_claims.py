@@ -7,6 +7,7 @@ import pytest
 
 from wgan_sweep.commands import report as command
 from wgan_sweep.errors import InputError
+from wgan_sweep.report import claim_kinds as kinds
 from wgan_sweep.report import claims
 from wgan_sweep.report.claims import PUBLISHED, Verdict, judge, read_claims
 from wgan_sweep.runs.directory import RunDir
@@ -76,7 +77,7 @@ def test_p_values_are_adjusted_for_the_number_of_judgements() -> None:
     (alone,) = judge([LOWEST], close)
     assert alone.verdict == Verdict.SUPPORTED
     assert alone.p_for is not None
-    others = [claims.Lower(f"no {n}", {"div.k": 1, "div.p": 2}, {"div.k": 1, "div.p": 6}) for n in range(30)]
+    others = [kinds.Lower(f"no {n}", {"div.k": 1, "div.p": 2}, {"div.k": 1, "div.p": 6}) for n in range(30)]
     first, *_ = judge([LOWEST, *others], close)
     assert first.p_for == pytest.approx(min(1, 31 * alone.p_for))
     assert first.verdict == Verdict.UNDECIDED
@@ -109,7 +110,7 @@ def test_a_spread_needs_one_cell_for_each_value_of_its_axis() -> None:
         for s, mean in zip(SCHEMES, FLAT, strict=True)
         for n, e in enumerate(NOISE)
     ]
-    loose = claims.SpreadsLess("x", "sampling", {"loss": "wgan_div"}, {"loss": "wgan_gp"})
+    loose = kinds.SpreadsLess("x", "sampling", {"loss": "wgan_div"}, {"loss": "wgan_gp"})
     (judgement,) = judge([loose], records)
     assert judgement.verdict == Verdict.UNDECIDED
     assert "name more axes" in judgement.why
@@ -143,6 +144,107 @@ def test_a_claim_without_runs_is_undecided() -> None:
     (judgement,) = judge([SPREAD], kp_grid(10, 20))
     assert judgement.verdict == Verdict.UNDECIDED
     assert "no runs on both sides" in judgement.why
+
+
+def of_loss(loss: str, values: list[float], **choices) -> list[Record]:
+    return [record(value, loss=loss, seed=seed, **choices) for seed, value in enumerate(values)]
+
+
+def ask(entry: dict, records: list[Record], tmp_path: Path) -> claims.Judgement:
+    path = tmp_path / "claims.yaml"
+    path.write_text(json.dumps({"claims": [{"claim": "c", **entry}]}))
+    (judgement,) = judge(read_claims(path), records)
+    return judgement
+
+
+def test_lost_runs_count_as_worse_on_either_side() -> None:
+    """They forbid the verdict that they may have made possible, and only that."""
+    lost_rival = record(None, status="failed", loss="wgan_div", k=1.0, p=6.0, seed=8)
+    worse = kp_grid(30, 20)
+    assert judge([LOWEST], worse)[0].verdict == Verdict.CONTRADICTED
+    (judgement,) = judge([LOWEST], [*worse, lost_rival])
+    assert judgement.verdict == Verdict.UNDECIDED
+    assert judgement.lost == (0, 1)
+    assert "would be contradicted" in judgement.why
+    lost_own = record(None, status="failed", loss="wgan_div", k=2.0, p=6.0, seed=8)
+    assert judge([LOWEST], [*worse, lost_own])[0].verdict == Verdict.CONTRADICTED
+
+
+def test_lost_runs_at_a_learning_rate_that_is_not_compared_do_not_count() -> None:
+    lost = record(None, status="diverged", loss="wgan_div", k=2.0, p=6.0, lr=1e30)
+    (judgement,) = judge([LOWEST], [*kp_grid(10, 20), lost])
+    assert judgement.lost == (0, 0)
+    assert judgement.verdict == Verdict.SUPPORTED
+
+
+def test_the_lowest_cell_and_all_that_may_be_it(tmp_path: Path) -> None:
+    records = kp_grid(10, 20)  # k=2, p=6 at 10, others at 20 + k
+    judgement = ask({"lowest": {"div.k": 2, "div.p": 6}, "among": {"loss": "wgan_div"}}, records, tmp_path)
+    assert judgement.verdict == Verdict.SUPPORTED
+    assert judgement.details == ("cells that may be the best (95%): div.k=2 div.p=6",)
+    judgement = ask({"lowest": {"div.k": 1, "div.p": 6}, "among": {"loss": "wgan_div"}}, records, tmp_path)
+    assert judgement.verdict == Verdict.CONTRADICTED
+    assert judgement.details == ("cells that may be the best (95%): div.k=2 div.p=6",)
+    judgement = ask({"highest": {"div.k": 2, "div.p": 2}, "among": {"loss": "wgan_div"}}, records, tmp_path)
+    assert judgement.verdict == Verdict.UNDECIDED  # k=2, p=2 and k=2, p=6 differ; k=1 is 1 lower, and noisy
+    assert "div.k=2 div.p=2" in judgement.details[0]
+    assert "div.k=2 div.p=6" not in judgement.details[0]
+
+
+def test_means_are_equal_within_a_margin_or_not(tmp_path: Path) -> None:
+    records = rx_grid(FLAT, WIDE, NOISE * 2)
+    equal = {"equal": {"loss": "wgan_div"}}
+    assert ask({**equal, "within": 6}, records, tmp_path).verdict == Verdict.SUPPORTED
+    assert ask({**equal, "within": 1}, records, tmp_path).verdict == Verdict.UNDECIDED
+    assert ask({"equal": {"loss": "wgan_gp"}, "within": 6}, records, tmp_path).verdict == Verdict.CONTRADICTED
+    lost = record(None, status="diverged", loss="wgan_div", sampling="fake")
+    assert ask({**equal, "within": 6}, [*records, lost], tmp_path).verdict == Verdict.UNDECIDED
+
+
+def test_means_rise_or_fall_along_an_axis(tmp_path: Path) -> None:
+    records = [record(10 * k + e, k=k, seed=seed) for k in (0.5, 1.0, 2.0, 10.0) for seed, e in enumerate(NOISE)]
+    within = {"in": {"loss": "wgan_div"}}
+    assert ask({"rises_with": "div.k", **within}, records, tmp_path).verdict == Verdict.SUPPORTED
+    assert ask({"falls_with": "div.k", **within}, records, tmp_path).verdict == Verdict.CONTRADICTED
+    more = [record(70 + e, k=1.0, p=2.0, seed=seed) for seed, e in enumerate(NOISE)]
+    judgement = ask({"rises_with": "div.k", **within}, records + more, tmp_path)
+    assert "several cells have div.k=1" in judgement.why
+
+
+def test_an_event_is_rarer_among_runs_of_one_kind(tmp_path: Path) -> None:
+    """With 0 of 8 against 6 of 8 lost, Fisher's one-sided p is C(8, 2) C(8, 0).../C(16, 6) = 28 / 8008."""
+    good = of_loss("wgan_div", [1.0] * 8)
+    bad = of_loss("wgan_gp", [1.0, 1.0]) + [
+        record(None, status="diverged", loss="wgan_gp", seed=seed) for seed in range(2, 8)
+    ]
+    entry = {"event": "lost", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    judgement = ask(entry, good + bad, tmp_path)
+    assert judgement.verdict == Verdict.SUPPORTED
+    assert judgement.p_for == pytest.approx(28 / 8008)
+    assert judgement.evidence is not None
+    assert judgement.evidence.effect == float("inf")
+    assert ask({**entry, "event": "failed"}, good + bad, tmp_path).verdict == Verdict.UNDECIDED
+    high = of_loss("wgan_gp", [9.0] * 8)
+    assert ask({**entry, "event": "fid > 5"}, good + high, tmp_path).verdict == Verdict.SUPPORTED
+    assert ask({**entry, "event": "fid < 5"}, good + high, tmp_path).verdict == Verdict.CONTRADICTED
+    with pytest.raises(InputError, match=r"event 'fid ~ 5' is none of"):
+        ask({**entry, "event": "fid ~ 5"}, good, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"lower": {"los": "wgan"}, "than": {"loss": "wgan"}}, "'los' is no axis; did you mean loss"),
+        ({"lower": {"div.k": 1, "train.batch": 3}, "than": {"k": 2}}, "'k' is no axis; did you mean div.k"),
+        ({"equal": {"loss": "wgan"}, "within": 0}, "within=0 is not a positive number"),
+        ({"equal": {"loss": "wgan"}, "within": True}, "within=True is not a positive number"),
+        ({"rises_with": "divk", "in": {"loss": "wgan"}}, "rises_with: 'divk' is no axis; did you mean div"),
+        ({"lower": {}, "than": {"loss": "wgan"}}, "lower={} is not a mapping of axes to values"),
+    ],
+)
+def test_a_wrong_claim_is_refused_with_the_key_and_the_value(tmp_path: Path, entry: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ask(entry, [], tmp_path)
 
 
 def write(folder: Path, records: list[Record]) -> Path:

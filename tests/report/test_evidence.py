@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wgan_sweep.report.evidence import (
-    LEVEL,
-    POWER,
+from wgan_sweep.report.inference.evidence import LEVEL, POWER, holm
+from wgan_sweep.report.inference.means import (
     behrens_fisher_sf,
     every_mean_lower,
-    holm,
+    means_rise,
+    means_within,
+    possibly_lowest,
+    seeds_for_equivalence,
     seeds_for_means,
-    seeds_for_spreads,
-    spread_less,
 )
+from wgan_sweep.report.inference.rates import rarer, seeds_for_rates
+from wgan_sweep.report.inference.spreads import seeds_for_spreads, spread_less
 
 
 def test_holm_matches_its_definition() -> None:
@@ -106,3 +108,69 @@ def test_the_spread_of_means_without_noise_is_their_standard_deviation() -> None
     assert evidence.low == pytest.approx(evidence.effect, rel=0.02)
     assert evidence.high == pytest.approx(evidence.effect, rel=0.02)
     assert spread_less(wide, narrow).effect == pytest.approx(-evidence.effect, rel=3e-3)
+
+
+def test_rising_means_are_compared_with_their_neighbours() -> None:
+    noise = [-0.1, 0.0, 0.1]
+    cells = [[mean + e for e in noise] for mean in (1.0, 2.0, 5.0)]
+    evidence = means_rise(cells)
+    assert evidence.effect == pytest.approx(1.0, abs=0.02)
+    assert evidence.p_for == pytest.approx(every_mean_lower(cells[:1], cells[1:2]).p_for)
+    assert means_rise(cells[::-1]).p_against < LEVEL / 2
+    assert means_rise([cells[0], cells[2], cells[1]]).p_for > 0.5
+
+
+def test_means_within_a_margin_are_two_one_sided_tests() -> None:
+    """Against SciPy's one-sided t-tests, which are the same for equal noise but for their degrees of freedom."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, 200), rng.normal(0.3, 1, 200)
+    evidence = means_within([list(first), list(second)], 0.6)
+    upper = stats.ttest_ind(second, first + 0.6, alternative="less").pvalue
+    lower = stats.ttest_ind(second, first - 0.6, alternative="greater").pvalue
+    assert evidence.p_for == pytest.approx(max(upper, lower), rel=0.05)
+    assert evidence.effect == pytest.approx(0.6 - abs(np.mean(second) - np.mean(first)), abs=0.06)  # shrunken
+    far = means_within([list(first), list(second + 2)], 0.6)
+    assert far.p_for > 0.999
+    assert far.p_against == pytest.approx(2 * stats.ttest_ind(second + 2, first + 0.6, alternative="greater").pvalue)
+
+
+def test_equivalence_needs_more_seeds_for_a_narrower_margin() -> None:
+    cells = [[0.0, 1.0, -1.0], [0.1, 1.1, -0.9]]
+    narrow, wide = seeds_for_equivalence(cells, 0.5), seeds_for_equivalence(cells, 2.0)
+    assert narrow is not None
+    assert wide is not None
+    assert narrow > wide > 3
+    rng = np.random.default_rng(0)
+    trials = [means_within([list(rng.normal(mean, 1, wide)) for mean in (0.0, 0.1)], 2.0) for _ in range(200)]
+    assert np.mean([trial.p_for < LEVEL / 2 for trial in trials]) == pytest.approx(POWER, abs=0.1)
+
+
+def test_the_lowest_cell_is_almost_never_excluded_and_distant_cells_are() -> None:
+    rng = np.random.default_rng(0)
+    kept = np.array([possibly_lowest([list(rng.normal(m, 1, 5)) for m in (0.0, 0.0, 0.2, 8.0)]) for _ in range(300)])
+    assert kept[:, 0].mean() > 1 - LEVEL - 2 * np.sqrt(LEVEL / 300)
+    assert kept[:, 3].mean() < 0.05
+    assert possibly_lowest([[1.0, 1.0], [2.0, 2.0]]) == [True, True]
+
+
+def test_rarer_events_are_compared_by_fishers_test() -> None:
+    """Fisher's tea: 3 of 4 against 1 of 4, one-sided p = 17/70 (Fisher 1935)."""
+    assert rarer((1, 4), (3, 4)).p_for == pytest.approx(17 / 70)
+    assert rarer((3, 4), (1, 4)).p_against == pytest.approx(17 / 70)
+    nothing = rarer((0, 4), (0, 9))
+    assert nothing.p_for == nothing.p_against == 1
+    for first, second in (((0, 9), (7, 9)), ((2, 9), (4, 9)), ((9, 9), (1, 9))):
+        evidence = rarer(first, second)
+        assert (evidence.low > 0) == (evidence.p_for < LEVEL / 2)
+        assert (evidence.high < 0) == (evidence.p_against < LEVEL / 2)
+
+
+def test_the_runs_that_decide_a_rate_have_the_nominal_power() -> None:
+    runs = seeds_for_rates((1, 10), (6, 10))
+    assert runs is not None
+    rng = np.random.default_rng(0)
+    draws = zip(rng.binomial(runs, 0.1, 400), rng.binomial(runs, 0.6, 400), strict=True)
+    power = np.mean([rarer((int(a), runs), (int(b), runs)).p_for < LEVEL / 2 for a, b in draws])
+    assert power == pytest.approx(POWER, abs=0.08)
+    assert seeds_for_rates((1, 10), (1, 10)) is None
+    assert seeds_for_rates((10, 100), (11, 100)) is None

@@ -14,6 +14,7 @@ from wgan_sweep.common.images import open_picture
 from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims
 from wgan_sweep.report.cells import METRIC_NAMES, Report
+from wgan_sweep.report.claim_kinds import Claim
 from wgan_sweep.report.text import finite, footnotes, table
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record, Status
@@ -80,7 +81,7 @@ def _for_script(value: Mapping[str, Any]) -> str:
     return json.dumps(finite(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def to_html(report: Report, runs: Path, tested_claims: Sequence[claims.Claim]) -> str:
+def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim]) -> str:
     """Return the page.
 
     Args:
