@@ -139,3 +139,17 @@ def sweep(tmp_path: Path, npz: Path) -> Iterator[Shell]:
     shell = Shell(folder, npz)
     yield shell
     shell.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home folder without settings or an API key of W&B, and an environment without its variables."""
+    for name in {*(name for name in os.environ if name.startswith("WANDB_")), "WANDB_MODE", "WANDB_SILENT", "NETRC"}:
+        monkeypatch.setenv(name, "")  # so that it is restored if the test sets it
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    yield tmp_path
+    import wandb
+
+    wandb.teardown()  # it reads its environment once

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,6 +190,26 @@ def write_mnist_files(folder: Path, images: np.ndarray, split: str = "train") ->
     (folder / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
     labels = struct.pack(">II", 0x801, len(images)) + bytes(len(images))
     (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
+
+
+def metric_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Return the metrics of each row, without W&B's own columns."""
+    return [
+        {k: v for k, v in row.items() if isinstance(v, int | float) and not k.startswith(("_", "samples/"))}
+        for row in history
+    ]
+
+
+def metric_lines(directory: Path) -> list[dict[str, float]]:
+    """Return the lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def run_directories(sweep: Shell, count: int = 1) -> list[Path]:
+    """Return the directories of all runs, which must be `count`."""
+    directories = sorted(p.parent for p in (sweep.folder / "runs").glob("[0-9a-f]*/record.json"))
+    assert len(directories) == count
+    return directories
 
 
 def records(folder: Path) -> list[dict]:

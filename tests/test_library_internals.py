@@ -1,4 +1,4 @@
-"""Names outside the public interface of torch that modules here use.
+"""Names outside the public interface of torch and W&B that modules here use.
 
 A failure means that the installed version has moved or removed such a name, and says which modules have to change.
 """
@@ -25,6 +25,8 @@ INTERNALS = [
     ("torch.ops", "prim.device.default", "bench/kernels.py"),
     ("torch.utils.flop_counter", "flop_registry", "bench/iterations.py, bench/kernels.py"),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "objectives/gradient_terms.py"),
+    ("wandb", "Settings.update_from_env_vars", "tracking/wandb.py"),
+    ("wandb", "Settings.update_from_system_settings", "tracking/wandb.py"),
 ]
 
 

@@ -1,49 +1,57 @@
 """Tracking with W&B: what is mirrored online and offline, uploads of finished runs, and the dashboard."""
 
 import json
+import os
 import re
 import struct
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
 from wgan_sweep.commands import report as reporting
-from wgan_sweep.report.upload import is_uploaded
+from wgan_sweep.errors import InputError
+from wgan_sweep.report.upload import destination_of, is_uploaded
 from wgan_sweep.runs import mirroring
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import science
 from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.sweeps.results import offline_note
 from wgan_sweep.tracking import wandb as tracking
 from wgan_sweep.tracking.tracker import FaultTolerantTracker, TrackedRun
-from wgan_sweep.tracking.wandb import key_is_configured
+from wgan_sweep.tracking.wandb import destination, key_is_configured
 from wgan_sweep.tracking.workspace import workspace
 
-from .helpers import Shell, append_metrics, write_record
+from .helpers import Shell, append_metrics, metric_lines, metric_rows, run_directories, write_record
+
+NETRC = "machine {} login user password {}\n"
+KEY = "0" * 40
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder without an API key of W&B."""
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path
-
-
-def test_a_key_is_read_from_the_environment_or_from_netrc_for_the_right_host(home: Path, monkeypatch) -> None:
+def test_a_key_is_read_from_the_environment_or_from_netrc_for_the_right_server(home: Path, monkeypatch) -> None:
+    netrc, settings = home / ".netrc", home / ".config" / "wandb" / "settings"
     assert not key_is_configured()
-    (home / ".netrc").write_text("machine example.org login user password x\n")
+    netrc.write_text(NETRC.format("example.org", KEY))
+    netrc.chmod(0o600)
     assert not key_is_configured()
-    (home / ".netrc").write_text("machine api.wandb.ai login user password x\n")
-    (home / ".netrc").chmod(0o600)
+    netrc.write_text(NETRC.format("api.wandb.ai", KEY))
     assert key_is_configured()
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://wandb.example.org:8080")
     assert not key_is_configured()
-    monkeypatch.setenv("WANDB_API_KEY", "x")
+    netrc.write_text(NETRC.format("wandb.example.org:8080", KEY))  # as `wandb login` writes it
+    assert key_is_configured()
+    monkeypatch.delenv("WANDB_BASE_URL")
+    assert not key_is_configured()
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[default]\nbase_url = http://wandb.example.org:8080\n")  # as `wandb login --host` writes it
+    assert key_is_configured()
+    assert destination(None, None).server == "http://wandb.example.org:8080"
+    netrc.unlink()
+    assert not key_is_configured()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert key_is_configured()
 
 
@@ -103,33 +111,14 @@ class Mirror:
         )
 
 
-def metric_rows(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Return the metrics of each row, without W&B's own columns."""
-    return [
-        {k: v for k, v in row.items() if isinstance(v, int | float) and not k.startswith(("_", "samples/"))}
-        for row in history
-    ]
-
-
-def metric_lines(directory: Path) -> list[dict[str, float]]:
-    """Return the lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-
-
-def run_directories(sweep: Shell, count: int = 1) -> list[Path]:
-    """Return the directories of all runs, which must be `count`."""
-    directories = sorted(p.parent for p in (sweep.folder / "runs").glob("[0-9a-f]*/record.json"))
-    assert len(directories) == count
-    return directories
-
-
 TRACKED = ["tracker=wandb", "train.steps=40", "log_every=5", "save_every=10"]
 SCORED = ["data=gaussians8", "model=mlp", "scorer=exact", "scorer.num_samples=50", "scorer.every=20"]
 
 
 def test_an_offline_mirror_has_the_content_of_the_run_directory(sweep: Shell, home: Path) -> None:
     points = ["train.steps=40", "log_every=5", "train.batch_size=8", "model.dim=4", "device=cpu", "tracker=wandb"]
-    sweep("-m", *SCORED, *points, "div.k=2", "seed=3", tiny=False)
+    output = sweep("-m", *SCORED, *points, "div.k=2", "seed=3", tiny=False).stdout
+    assert output.count("1 run is mirrored offline; to upload: `wandb login`, then wgan-report runs --wandb") == 1
     (directory,) = run_directories(sweep)
     record = json.loads((directory / "record.json").read_text())
     mirror = Mirror.read(directory)
@@ -177,7 +166,7 @@ def test_a_killed_and_resumed_run_is_mirrored_as_one_curve_with_every_step_once(
     sweep.wait_for("checkpoint.pt")
     process.kill()
     process.communicate()
-    sweep(*arguments)
+    assert sweep(*arguments).stdout.count("mirrored offline") == 1
     (directory,) = run_directories(sweep)
     mirror = Mirror.read(directory)
     assert metric_rows(mirror.history) == metric_lines(directory)
@@ -192,10 +181,53 @@ def test_without_a_key_online_mode_falls_back_to_offline(home: Path, monkeypatch
     assert tracking.mode() == "offline"
     monkeypatch.setenv("WANDB_MODE", "online")
     assert tracking.mode() == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "x")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert tracking.mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert tracking.mode() == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    assert tracking.mode() == "offline"
+    monkeypatch.delenv("WANDB_MODE")
+    assert tracking.mode() == "online"
+    monkeypatch.chdir(home)
+    (home / "wandb").mkdir()
+    (home / "wandb" / "settings").write_text("[default]\nmode = offline\n")  # as `wandb offline` writes it
+    assert tracking.mode() == "offline"
+
+
+def test_an_environment_that_wandb_refuses_is_bad_input(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(InputError, match="sometimes"):
+        tracking.mode()
+
+
+@pytest.mark.parametrize("sweep", [None, "a-sweep"])
+@pytest.mark.parametrize("given", [{}, {"project": "mine", "entity": "me"}])
+def test_the_environment_holds_where_the_config_gives_nothing(
+    given: dict[str, str], sweep: str | None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tags are added; the name is that of a single run, since the runs of a sweep would all have it."""
+    variables = {"PROJECT": "theirs", "ENTITY": "them", "TAGS": "first,second one", "NOTES": "a note", "NAME": "a name"}
+    for name, value in {**variables, "RUN_GROUP": "a group", "DIR": str(home / "elsewhere")}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    run = TrackedRun("x", home / "x", sweep, {}, axes={"loss": "wgan"}, name="own name")
+    tracking.WandbTracker(run=run, **given).close("done", {})
+    assert not list(home.glob("x/wandb/offline-run-*"))
+    sent = Mirror.read(home / "elsewhere").run
+    expected = ("mine", "me") if given else ("theirs", "them")
+    assert (sent.project, sent.entity) == expected
+    assert set(sent.tags) == {"first", "second one", "loss:wgan"}
+    assert (sent.run_group, sent.notes) == ("a group", "a note")
+    assert sent.display_name == ("own name" if sweep else "a name")
+    closed = tracking.last_close(home / "x")
+    assert closed is not None
+    assert (closed.where.project, closed.where.entity) == expected
+
+
+def test_without_variables_the_project_and_the_group_are_those_of_the_package_and_the_sweep(home: Path) -> None:
+    tracking.WandbTracker(run=TrackedRun("x", home / "x", "a-sweep", {})).close("done", {})
+    sent = Mirror.read(home / "x").run
+    assert (sent.project, sent.entity, sent.run_group, list(sent.tags)) == ("wgan-sweep", "", "a-sweep", [])
 
 
 def test_a_fault_tolerant_tracker_logs_the_first_failure_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -235,64 +267,18 @@ def test_runs_without_a_tracker_are_uploaded_once_and_completely(sweep: Shell, h
     points = ["train.steps=40", "log_every=5", "train.batch_size=8", "model.dim=4", "device=cpu", "tracker=none"]
     sweep("-m", *SCORED, *points, "seed=0,1", "optimizer.lr=1e-3,1e30", "sampling=real", tiny=False, code=1)
     directories = run_directories(sweep, 4)
-    runs = str(sweep.folder / "runs")
+    monkeypatch.chdir(sweep.folder)
+    runs = Path("runs")
 
-    def upload(*options: str) -> list[str]:
-        with pytest.raises(SystemExit) as exit_info:
-            reporting.main([runs, "--wandb", "--jobs", "2", *options])
-        assert exit_info.value.code == 0
-        return [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()]
-
-    assert upload("--project", "mine", "--entity", "me") == ["written offline"] * 4
+    assert upload(runs, capsys, "--jobs", "2", "--project", "mine", "--entity", "me") == ["written offline"] * 4
     for directory in directories:
         mirror = Mirror.read(directory)
         assert metric_rows(mirror.history) == metric_lines(directory)
         record = json.loads((directory / "record.json").read_text())
         assert mirror.summary["status"] == record["status"]
-        assert mirror.run.run_group == record["sweep"] == next((Path(runs) / ".sweeps").iterdir()).name
+        assert mirror.run.run_group == record["sweep"] == next((runs / ".sweeps").iterdir()).name
         assert (mirror.run.project, mirror.run.entity) == ("mine", "me")
-    assert upload("--project", "mine", "--entity", "me") == ["there already"] * 4
-
-
-class FakeWandb:
-    """A replacement of the module wandb with a server in memory: a resumed run starts after the rows it received."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, list[dict[str, Any]]] = {}
-        self.Settings = lambda **_: None
-        self.Image = lambda grid: "image"
-        self.Error = ConnectionError
-        self.Run = object
-
-    def init(self, **settings: Any) -> Any:
-        rows = self.rows.setdefault(settings["id"], [])
-        assert settings["reinit"] == "create_new"  # otherwise W&B would return another run of this process
-        run = type("Run", (), {})()
-        run.id, run.starting_step, run.summary = settings["id"], len(rows), {}
-        run.log, run.define_metric, run.finish = rows.append, lambda *_, **__: None, lambda **_: None
-        return run
-
-
-def test_online_rows_that_the_server_has_are_skipped_and_lost_rows_are_sent_again(home, tmp_path, monkeypatch) -> None:
-    server = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", server)
-    monkeypatch.setenv("WANDB_API_KEY", "x")
-    lines = [{"images_seen": n, "wasserstein": n / 2} for n in range(6)] + [{"images_seen": 6, "fid": 3.0, "final": 1}]
-
-    def track(count: int) -> None:
-        tracker = tracking.WandbTracker(run=TrackedRun("x", tmp_path, None, {}), project="p", entity=None)
-        for step, line in enumerate(lines[:count]):
-            tracker.log(step, mirroring.tracked_values(line))
-        tracker.close("done", {})
-
-    track(4)
-    assert len(server.rows["x"]) == 4
-    del server.rows["x"][3]  # as after a kill: the last row was not received
-    track(7)
-    assert [row["step"] for row in server.rows["x"]] == list(range(7))
-    assert server.rows["x"][-1] == {"step": 6, "images_seen": 6, "final_fid": 3.0}
-    track(7)
-    assert len(server.rows["x"]) == 7
+    assert upload(runs, capsys, "--jobs", "2", "--project", "mine", "--entity", "me") == ["there already"] * 4
 
 
 def test_a_run_is_uploaded_to_each_project_and_again_after_new_metrics(home: Path, tmp_path: Path, monkeypatch) -> None:
@@ -300,13 +286,97 @@ def test_a_run_is_uploaded_to_each_project_and_again_after_new_metrics(home: Pat
     directory = RunDir(tmp_path / "x")
     record = Record("x", Status.DONE, config={"scorer": {}})
     write_record(directory, record)
+
+    def is_there(project: str | None, entity: str | None) -> bool:
+        return is_uploaded(record, directory, destination_of(record, directory, project, entity))
+
+    assert not is_there("one", None)
     tracker = tracking.WandbTracker(run=mirroring.tracked_run(record, directory), project="one", entity=None)
     tracker.close("done", {})
-    assert is_uploaded(record, directory, "one", None)
-    assert not is_uploaded(record, directory, "other", None)
-    assert not is_uploaded(record, directory, "one", "me")
+    assert is_there("one", None)
+    assert is_there(None, None)  # it stays in the project in which it is
+    assert not is_there("other", None)
+    assert not is_there("one", "me")
+    monkeypatch.setenv("WANDB_PROJECT", "third")
+    assert is_there("one", None)
+    assert not is_there(None, None)
     append_metrics(directory, {"step": 1, "images_seen": 2})
-    assert not is_uploaded(record, directory, "one", None)
+    assert not is_there("one", None)
+
+
+def finished_run(runs: Path) -> RunDir:
+    """Write the directory of a finished run, with a line of measurements and a picture."""
+    directory = RunDir(runs / "x")
+    write_record(directory, Record("x", Status.DONE, config={"scorer": {}}))
+    append_metrics(directory, {"step": 3, "images_seen": 6})
+    directory.config.write_text("seed: 0\n")
+    directory.samples(3).parent.mkdir()
+    Image.new("RGB", (8, 8)).save(directory.samples(3))
+    return directory
+
+
+def upload(runs: Path, capsys: pytest.CaptureFixture[str], *options: str, code: int = 0) -> list[str]:
+    """Upload a folder of runs in this process, and return the outcome of each run."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        reporting.main([str(runs), "--wandb", "--jobs", "1", *options])
+    output = capsys.readouterr()
+    assert exit_info.value.code == code, output
+    return [line.split("  ")[1] for line in output.out.splitlines()]
+
+
+@pytest.mark.parametrize("place", ["relative", "absolute", "moved"])
+def test_a_folder_of_runs_is_uploaded_whole_wherever_it_is(place: str, home: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (home / "made here").mkdir()
+    runs = home / "made here" / "runs"
+    directory = finished_run(runs)
+    if place == "moved":
+        assert upload(runs, capsys) == ["written offline"]
+        runs = runs.rename(home / "moved")
+        directory = RunDir(runs / "x")
+        append_metrics(directory, {"step": 4, "images_seen": 8})
+    monkeypatch.chdir(runs.parent)
+    given = runs if place == "absolute" else Path(runs.name)
+    assert upload(given, capsys) == ["written offline"]
+    mirror = Mirror.read(directory.path)
+    assert metric_rows(mirror.history) == metric_lines(directory.path)
+    assert mirror.artifacts == {"run": {"record.json", "config.yaml", "samples/3.png"}}
+    assert upload(given, capsys) == ["there already"]
+
+
+def test_only_files_of_the_run_itself_are_uploaded(home: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """A link or pipe in a directory that somebody else made is left out."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    directory = finished_run(tmp_path / "runs")
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    directory.samples(4).symlink_to(secret)
+    os.mkfifo(directory.samples(5))
+    assert upload(tmp_path / "runs", capsys) == ["written offline"]
+    assert Mirror.read(directory.path).artifacts == {"run": {"record.json", "config.yaml", "samples/3.png"}}
+
+
+@pytest.mark.parametrize(("variables", "first"), [({}, "`wandb login`, then "), ({"WANDB_API_KEY": KEY}, "")])
+def test_the_note_on_offline_mirrors_says_how_to_upload_them(variables, first, home: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    runs = home / "my runs"
+    for name in ("a", "b", "untracked"):
+        directory = RunDir(runs / name)
+        write_record(directory, Record(name, Status.DONE, config={"scorer": {}}))
+        if name != "untracked":
+            tracking.WandbTracker(run=mirroring.tracked_run(Record(name), directory)).close("done", {})
+    monkeypatch.chdir(home)
+    monkeypatch.delenv("WANDB_MODE")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    end = f"mirrored offline; to upload: {first}wgan-report 'my runs' --wandb"
+    assert offline_note(runs, ["a", "b", "untracked", "absent"]) == [f"W&B       2 runs are {end}"]
+    assert offline_note(runs, ["b"]) == [f"W&B       1 run is {end}"]
+    assert offline_note(runs, ["untracked"]) == []
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (line,) = offline_note(runs, ["b"])
+    assert ("WANDB_MODE=online wgan-report" in line) == ("WANDB_API_KEY" in variables)
 
 
 def test_an_upload_without_a_key_is_refused_with_the_remedy(home: Path, tmp_path: Path) -> None:
@@ -320,7 +390,8 @@ def test_an_upload_without_a_key_is_refused_with_the_remedy(home: Path, tmp_path
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 def test_the_dashboard_refers_to_axes_and_curves_that_runs_have(home: Path, sweep: Shell) -> None:
     """All axes and curves of its specification, as sent to W&B, are in an offline mirror of a run."""
-    spec = json.loads(workspace("p", "e")._to_model().model_dump_json(by_alias=True))
+    metrics = {"w1": "W1", "w2": "W2"}
+    spec = json.loads(workspace("p", "e", metrics)._to_model().model_dump_json(by_alias=True))
     panels = [
         panel for section in spec["spec"]["section"]["panelBankConfig"]["sections"] for panel in section["panels"]
     ]
@@ -336,9 +407,12 @@ def test_the_dashboard_refers_to_axes_and_curves_that_runs_have(home: Path, swee
     points = ["train.steps=20", "log_every=5", "train.batch_size=8", "model.dim=4", "device=cpu", "tracker=wandb"]
     sweep("data=gaussians8", "model=mlp", "scorer=exact", "scorer.num_samples=50", *points, tiny=False)
     mirror = Mirror.read(run_directories(sweep)[0])
+    best = set(re.findall(r"best_\w+", text))
+    assert best == {"best_w1"}
+    assert best <= mirror.summary.keys()
     for axis in set(re.findall(r"config:axes\.value\.(\w+)", text)):
         assert axis in mirror.config["axes"]
     curves = {panel["config"]["metrics"][0] for panel in panels if panel["viewType"] == "Run History Line Plot"}
-    assert curves - {"fid"} <= {name for row in mirror.history for name in row}
+    assert {"w1", "w2"} <= curves <= {name for row in mirror.history for name in row}
     assert "cell" in mirror.config
     assert "cell" in json.dumps(spec["spec"]["section"]["runSets"])

@@ -2,16 +2,15 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wgan_sweep.common.files import check_output
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import Report, group_runs, shown_metric
+from wgan_sweep.report.cells import METRIC_NAMES, Report, group_runs, shown_metric
 from wgan_sweep.report.text import to_csv, to_json, to_markdown
-from wgan_sweep.runs.directory import find_runs
+from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.record import Record
 
 
@@ -89,14 +88,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _upload(options: argparse.Namespace) -> bool:
     """Upload the ended runs; return whether any upload failed."""
     from wgan_sweep.report.upload import upload_runs
-    from wgan_sweep.tracking.wandb import key_is_configured
+    from wgan_sweep.tracking.wandb import key_is_configured, settings
 
     if options.jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {options.jobs}")
-    mode = os.environ.get("WANDB_MODE") or "online"
-    if mode not in ("online", "offline"):
-        raise InputError(f"WANDB_MODE is {mode}, which uploads nothing: set it to online or offline")
-    if not key_is_configured() and mode == "online":
+    mode = settings().mode
+    if mode == "disabled":
+        raise InputError("W&B is disabled (WANDB_MODE, or `wandb disabled`): set WANDB_MODE to online or offline")
+    if not key_is_configured() and mode not in ("offline", "dryrun"):
         raise InputError("W&B has no API key: run `wandb login`, or set WANDB_MODE=offline to write offline records")
     failed = False
     for name, outcome in upload_runs(options.runs, options.project, options.entity, options.jobs):
@@ -108,14 +107,18 @@ def _upload(options: argparse.Namespace) -> bool:
 
 def _dashboard(options: argparse.Namespace, records: Sequence[Record]) -> None:
     """Save a W&B workspace and print its URL."""
-    from wgan_sweep.report.upload import project_of
+    from wgan_sweep.report.upload import destination_of
     from wgan_sweep.tracking.wandb import default_entity, key_is_configured
     from wgan_sweep.tracking.workspace import workspace
 
     if not key_is_configured():
         raise InputError("W&B has no API key: run `wandb login`")
-    project, entity = project_of(records[-1])
-    dashboard = workspace(options.project or project, options.entity or entity or default_entity())
+    newest = records[-1]
+    where = destination_of(newest, RunDir(options.runs / newest.run_id), options.project, options.entity)
+    measured = [name for name in METRIC_NAMES if any(name in record.scores for record in records)]
+    names = dict.fromkeys([shown_metric(records, options.metric), *measured])
+    metrics = {name: METRIC_NAMES.get(name, name) for name in names}
+    dashboard = workspace(where.project, where.entity or default_entity(), metrics)
     dashboard.save()
     sys.stdout.write(f"{dashboard.url}\n")
 

@@ -39,6 +39,7 @@ def _run_job(composed: DictConfig) -> float | None:
     from wgan_sweep.runs.record import Status
     from wgan_sweep.sweeps.launching import Launcher, RequestedRun, run_when_unlocked
     from wgan_sweep.sweeps.plan import describe_plan
+    from wgan_sweep.sweeps.results import offline_note
 
     job = HydraConfig.get()
     is_in_sweep = job.mode == RunMode.MULTIRUN
@@ -61,6 +62,8 @@ def _run_job(composed: DictConfig) -> float | None:
         raise KeyboardInterrupt
     if outcome.continues:
         return None
+    if not is_in_sweep:
+        state.print("".join(f"{line}\n" for line in offline_note(Path(config.runs), [requested.run_id])))
     if outcome.record is None or outcome.problem or (not is_in_sweep and outcome.record.status != Status.DONE):
         sys.exit(1)
     return objective_value(outcome)

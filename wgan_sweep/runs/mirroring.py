@@ -108,7 +108,9 @@ def replay(directory: RunDir, tracker: Tracker) -> None:
 
 def close(record: Record, directory: RunDir, tracker: Tracker) -> None:
     """Log a run's files, and end the mirror with its status and best scores."""
-    files = [directory.record, directory.config, *sorted(directory.path.glob("samples/*.png"))]
-    tracker.files("run", [path for path in files if path.exists()])
+    paths = [directory.record, directory.config, *sorted(directory.path.glob("samples/*.png"))]
+    tracker.files(
+        "run", [str(path.relative_to(directory.path)) for path in paths if path.is_file() and not path.is_symlink()]
+    )
     summary = {f"best_{name}": value for name, value in record.best.items()}
     tracker.close(record.status.value, {**summary, "seconds": record.seconds})

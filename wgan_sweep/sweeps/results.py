@@ -1,7 +1,8 @@
 """The results of a sweep: its table and figure, in its folder, on the terminal and in the tracker."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 
 from wgan_sweep.common.files import remove_leftovers, write
 from wgan_sweep.common.images import with_description
+from wgan_sweep.errors import InputError
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
@@ -17,6 +19,7 @@ from wgan_sweep.sweeps.compose import plain, task_overrides
 from wgan_sweep.sweeps.launching import RequestedRun
 from wgan_sweep.sweeps.state import CommandState
 from wgan_sweep.tracking.tracker import FaultTolerantTracker
+from wgan_sweep.tracking.wandb import key_is_configured, last_close, settings
 
 MAX_SAMPLE_PATHS = 12
 """The samples of each run are listed if the sweep has at most this many runs."""
@@ -36,6 +39,27 @@ def shell_path(path: Path) -> str:
     """Return a path quoted for a shell, relative if it is below the working directory."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def offline_note(runs: Path, run_ids: Iterable[str]) -> list[str]:
+    """Return a line that says how to upload those runs that W&B mirrors offline only; none if there are none.
+
+    Args:
+        runs: The folder of runs.
+        run_ids: The runs.
+    """
+    mirrors = [mirror for run_id in run_ids if (mirror := last_close(runs / run_id))]
+    count = sum(mirror.where.mode == "offline" for mirror in mirrors)
+    if not count:
+        return []
+    first = ""
+    with suppress(InputError):  # a variable of the environment that W&B refuses
+        if not key_is_configured():
+            first = "`wandb login`, then "
+        elif settings().mode != "online":
+            first = "WANDB_MODE=online "
+    what = "1 run is" if count == 1 else f"{count} runs are"
+    return [f"W&B       {what} mirrored offline; to upload: {first}wgan-report {shell_path(runs)} --wandb"]
 
 
 def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
@@ -71,6 +95,7 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
             problems.append(f"failed: the {kind} of the sweep cannot be written: {error}")
     if any((record.finished or "") >= state.started for record in records):  # else an earlier command has mirrored all
         _mirror(state.requested, folder.absolute(), task_overrides(config.hydra))
+    lines += offline_note(runs, labels)
     lines.append(f"report    wgan-report {shell_path(runs)}")
     lines += problems
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
@@ -84,5 +109,5 @@ def _mirror(requested: Sequence[RequestedRun], folder: Path, overrides: list[str
     """Send the sweep's table and figure to the tracker of its runs, as a separate run."""
     config = {"runs": [run.run_id for run in requested], "overrides": overrides}
     tracker = FaultTolerantTracker(lambda: make_tracker(requested[0].config, tracked_sweep(folder, config)))
-    tracker.files("sweep", (path for name in ("table.md", "figure.png") if (path := folder / name).exists()))
+    tracker.files("sweep", (name for name in ("table.md", "figure.png") if (folder / name).exists()))
     tracker.close("done", {})

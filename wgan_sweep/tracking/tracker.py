@@ -43,8 +43,8 @@ class Tracker(Protocol):
     def images(self, step: int, grid: NDArray[np.uint8]) -> None:
         """Mirror a picture of samples, uint8 ``[H, W, C]``."""
 
-    def files(self, kind: str, paths: Iterable[Path]) -> None:
-        """Mirror files, as one artifact of the given kind."""
+    def files(self, kind: str, names: Iterable[str]) -> None:
+        """Mirror files, given by their paths relative to the directory of the run, as one artifact of a kind."""
 
     def close(self, status: str, summary: Values) -> None:
         """End the mirror with the run's status and summary values."""
@@ -65,7 +65,7 @@ class NoTracker:
     def images(self, step: int, grid: NDArray[np.uint8]) -> None:
         """Do nothing."""
 
-    def files(self, kind: str, paths: Iterable[Path]) -> None:
+    def files(self, kind: str, names: Iterable[str]) -> None:
         """Do nothing."""
 
     def close(self, status: str, summary: Values) -> None:
@@ -106,10 +106,10 @@ class FaultTolerantTracker:
         if self._tracker:
             self._attempt(self._tracker.images, step, grid)
 
-    def files(self, kind: str, paths: Iterable[Path]) -> None:
+    def files(self, kind: str, names: Iterable[str]) -> None:
         """Mirror files."""
         if self._tracker:
-            self._attempt(self._tracker.files, kind, list(paths))
+            self._attempt(self._tracker.files, kind, list(names))
 
     def close(self, status: str, summary: Values) -> None:
         """End the mirror."""

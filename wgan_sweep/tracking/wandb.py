@@ -7,38 +7,65 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wgan_sweep.common.files import write
+from wgan_sweep.errors import InputError, one_line
 from wgan_sweep.tracking.tracker import TrackedRun, Values
+
+if TYPE_CHECKING:
+    import wandb
 
 log = logging.getLogger(__name__)
 
-INIT_TIMEOUT_S = 30
-"""Seconds that W&B may take to answer before a run continues offline."""
-PUBLIC_SERVER = "https://api.wandb.ai"
+TIMEOUTS_S = {"init_timeout": 30.0, "finish_timeout": 120.0}
+"""Seconds that W&B may take to answer before a run continues offline, and to receive the rest of a run's data at its
+end. ``WANDB_INIT_TIMEOUT`` and ``WANDB_FINISH_TIMEOUT`` override them."""
+PROJECT = "wgan-sweep"
+"""The project of runs for which neither the config nor the environment names one."""
 MAX_TAG_LENGTH = 64
 LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "final_fid", "final_kid")
 X_AXES = ("step", "images_seen")
 
 
+def settings() -> "wandb.Settings":
+    """Return W&B's settings: those of its files (`wandb login --host`, `wandb offline`), then the environment's.
+
+    Raises:
+        InputError: if a variable of the environment has a value that W&B refuses.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")  # its messages would break the bars of the display
+    import wandb
+
+    folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    found = wandb.Settings(silent=True, settings_system=str(Path(folder).expanduser() / "settings"))
+    found.update_from_system_settings()
+    try:
+        found.update_from_env_vars(dict(os.environ))
+    except (ValueError, wandb.Error) as error:
+        raise InputError(f"a WANDB_ variable of the environment is invalid: {one_line(error)}") from error
+    return found
+
+
 def key_is_configured() -> bool:
-    """Return whether W&B can log in without asking: an API key or token in the environment, or a netrc entry."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+    """Return whether W&B can log in without asking: by an API key or token, or by an entry of netrc."""
+    found = settings()
+    if found.api_key or found.identity_token_file:
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", PUBLIC_SERVER)).hostname or ""
-    for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
-        try:
-            if name and netrc.netrc(Path(name).expanduser()).hosts.get(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    if not path.exists() and "NETRC" not in os.environ:
+        path = path.with_name("_netrc")
+    try:
+        login = netrc.netrc(path).authenticators(urlsplit(found.base_url).netloc)
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return login is not None and bool(login[2])
 
 
 def default_entity() -> str:
@@ -49,30 +76,64 @@ def default_entity() -> str:
 
 
 def mode() -> str:
-    """Return W&B's mode: that of ``WANDB_MODE``, but online only where no login prompt would appear."""
-    requested = os.environ.get("WANDB_MODE") or "online"
-    return requested if requested != "online" or key_is_configured() else "offline"
+    """Return W&B's mode: the one that is set, but online only where no login prompt would appear."""
+    requested = settings().mode
+    requested = {"dryrun": "offline", "run": "online"}.get(requested, requested)
+    return requested if requested in ("offline", "disabled") or key_is_configured() else "offline"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where runs are mirrored to."""
+
+    mode: str
+    server: str
+    project: str
+    entity: str | None
+    """The user or team; None for the default one."""
+
+
+def destination(project: str | None, entity: str | None, earlier: Destination | None = None) -> Destination:
+    """Return where runs are mirrored to.
+
+    Args:
+        project: The W&B project; None for the one of the environment, else of the earlier mirror, else `PROJECT`.
+        entity: The user or team; None likewise, and for the default one if no other is named.
+        earlier: Where the run was mirrored to before.
+    """
+    found = settings()
+    return Destination(
+        mode(),
+        found.base_url,
+        project or found.project or (earlier.project if earlier else PROJECT),
+        entity or found.entity or (earlier.entity if earlier else None),
+    )
+
+
+@dataclass(frozen=True)
+class Closed:
+    """How a mirror was closed."""
+
+    where: Destination
+    status: str
+    """The status of the run."""
+    at: float
+    """The time, in seconds since 1970."""
 
 
 def _closed_file(directory: Path) -> Path:
     return directory / "wandb" / "mirrored.json"
 
 
-def last_close(directory: Path) -> dict[str, Any]:
-    """Return how a run's last mirror was closed: ``where``, with which status (``closed``), and when (``at``).
-
-    Empty if it never was.
-    """
+def last_close(directory: Path) -> Closed | None:
+    """Return how a run's last mirror was closed, or None if it never was."""
     try:
         values = json.loads(_closed_file(directory).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def destination(project: str, entity: str | None) -> str:
-    """Return a name for the mode, server and project that runs are mirrored to."""
-    return f"{mode()} {os.environ.get('WANDB_BASE_URL', PUBLIC_SERVER)} {entity or ''}/{project}"
+        closed = Closed(Destination(**values["where"]), str(values["status"]), float(values["at"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    texts = [closed.where.mode, closed.where.server, closed.where.project, closed.where.entity or ""]
+    return closed if all(isinstance(text, str) for text in texts) else None
 
 
 class WandbTracker:
@@ -84,47 +145,54 @@ class WandbTracker:
 
     Args:
         run: The run.
-        project: The W&B project.
-        entity: The user or team; None for the default one.
+        project: The W&B project; None for the one of ``WANDB_PROJECT``, else `PROJECT`.
+        entity: The user or team; None for the one of ``WANDB_ENTITY``, else the default one.
     """
 
-    def __init__(self, *, run: TrackedRun, project: str, entity: str | None) -> None:
+    def __init__(self, *, run: TrackedRun, project: str | None = None, entity: str | None = None) -> None:
+        found, where = settings(), destination(project, entity)
         import wandb
 
         self._wandb = wandb
         self._directory = run.directory
+        tags = [f"{axis}:{value}"[:MAX_TAG_LENGTH] for axis, value in run.axes.items()]
+        tags = sorted({*tags, *(found.run_tags or ())})
+        timeouts = {name: s for name, s in TIMEOUTS_S.items() if f"WANDB_{name.upper()}" not in os.environ}
 
         def start(mode: str) -> wandb.Run:
             return wandb.init(
-                project=project,
-                entity=entity,
+                project=where.project,
+                entity=where.entity,
                 id=run.run_id,
-                name=run.name or run.run_id,
-                group=run.group,
+                name=(None if run.group else found.run_name) or run.name or run.run_id,
+                group=found.run_group or run.group,
                 job_type=run.job,
-                tags=sorted(f"{axis}:{value}"[:MAX_TAG_LENGTH] for axis, value in run.axes.items()),
+                tags=() if mode == "online" else tags,  # online, a resumed run would lose those that users gave it
                 resume="allow",
                 reinit="create_new",
                 mode=mode,  # type: ignore[arg-type]
-                dir=run.directory,
+                dir=os.environ.get("WANDB_DIR") or run.directory,
                 config={**run.config, "axes": dict(run.axes), "cell": run.cell},
-                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S),
+                settings=wandb.Settings(console="off", finish_timeout_raises=True, **timeouts),
             )
 
-        chosen_mode = mode()
         try:
-            self._run = start(chosen_mode)
+            self._run = start(where.mode)
         except wandb.Error as error:
-            if chosen_mode != "online":
+            if where.mode != "online":
                 raise
-            log.warning("W&B cannot be reached, this process continues offline: %s", error)
-            os.environ["WANDB_MODE"] = chosen_mode = "offline"
-            self._run = start(chosen_mode)
-        self._destination = destination(project, entity)
+            log.warning("W&B cannot be used online, this process continues offline: %s", one_line(error))
+            os.environ["WANDB_MODE"] = "offline"
+            where = replace(where, mode="offline")
+            self._run = start(where.mode)
+        self.where = where
+        """Where the run is mirrored to."""
         self._pending_images: NDArray[np.uint8] | None = None
         self._rows_logged = 0
-        self._rows_on_server = self._run.starting_step if chosen_mode == "online" else 0
-        if chosen_mode == "offline":
+        self._rows_on_server = self._run.starting_step if where.mode == "online" else 0
+        if where.mode == "online":
+            self._run.tags = tuple(sorted({*(self._run.tags or ()), *tags}))
+        elif where.mode == "offline":
             self._remove_earlier_records(run.run_id)
         for name in X_AXES:
             self._run.define_metric(name)
@@ -133,40 +201,48 @@ class WandbTracker:
             self._run.define_metric(name, step_metric="images_seen", summary="min")
 
     def _remove_earlier_records(self, run_id: str) -> None:
+        """Remove the offline records of earlier starts; those in the run's directory, too, if `WANDB_DIR` is new."""
         current = Path(self._run.dir).parent.resolve()
-        for folder in self._directory.glob(f"wandb/offline-run-*-{run_id}"):
-            if folder.resolve() != current:
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in {current.parent, (self._directory / "wandb").resolve()}:
+            for name in (f"offline-run-*-{run_id}", f"offline-run-*-{run_id}-[0-9]*"):
+                for record in folder.glob(name):
+                    if record != current:
+                        shutil.rmtree(record, ignore_errors=True)
 
     def log(self, step: int, values: Values) -> None:
         """Log one row, unless the server already has it."""
         self._rows_logged += 1
+        images, self._pending_images = self._pending_images, None
         if self._rows_logged <= self._rows_on_server:
             return
         row: dict[str, Any] = {"step": step, **values}
-        if self._pending_images is not None:
-            row["samples"], self._pending_images = self._wandb.Image(self._pending_images), None
+        if images is not None:
+            row["samples"] = self._wandb.Image(images)
         self._run.log(row)
 
     def images(self, step: int, grid: NDArray[np.uint8]) -> None:  # noqa: ARG002 (the next row has the step)
         """Keep a picture of samples for the next row."""
         self._pending_images = grid
 
-    def files(self, kind: str, paths: Iterable[Path]) -> None:
+    def files(self, kind: str, names: Iterable[str]) -> None:
         """Log files as an artifact; W&B makes a new version of it only if they changed."""
         artifact = self._wandb.Artifact(f"{self._run.id}-{kind}", type=kind)
-        for path in paths:
-            artifact.add_file(str(path), name=str(path.relative_to(self._directory)))
+        for name in names:
+            artifact.add_file(str(self._directory / name), name=name)
         self._run.log_artifact(artifact)
 
     def close(self, status: str, summary: Values) -> None:
-        """Write the summary and end the W&B run, with exit code 1 unless the run is done."""
+        """Write the summary and end the W&B run, with exit code 1 unless the run is done.
+
+        Raises:
+            TimeoutError: if W&B does not receive the rest of the data in time.
+        """
         if self._pending_images is not None:
             self._run.summary["samples"] = self._wandb.Image(self._pending_images)
         self._run.summary.update({"status": status, **summary})
         self._run.finish(exit_code=0 if status == "done" else 1)
-        closed = {"where": self._destination, "closed": status, "at": time.time()}
-        write(_closed_file(self._directory), json.dumps(closed) + "\n")
+        closed = Closed(self.where, status, time.time())
+        write(_closed_file(self._directory), json.dumps(asdict(closed)) + "\n")
 
     def abandon(self) -> None:
         """End the W&B run as it is, so that the next run of this process does not continue it."""

@@ -1,15 +1,15 @@
-"""A W&B workspace for sweeps: curves by cell, FID on k and p, best FID by r(x), parameter importance."""
+"""A W&B workspace for sweeps: curves by cell, the metric on k and p, its best by r(x), parameter importance."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from wgan_sweep.errors import InputError
 
 NAME = "wgan-sweep"
-SCORE = "best_fid"
 PARALLEL = ("loss", "sampling", "k", "p", "seed")
 
 
-def workspace(project: str, entity: str) -> Any:
+def workspace(project: str, entity: str, metrics: Mapping[str, str]) -> Any:
     """Return the workspace. Nothing is sent before its ``save`` is called.
 
     Runs are grouped by cell, so seeds are shown as mean and spread.
@@ -17,6 +17,7 @@ def workspace(project: str, entity: str) -> Any:
     Args:
         project: The W&B project.
         entity: The user or team it belongs to.
+        metrics: The titles of the metrics that get curves, by name; the first is the one by which runs are compared.
 
     Raises:
         InputError: if wandb-workspaces is not installed.
@@ -27,6 +28,9 @@ def workspace(project: str, entity: str) -> Any:
     except ImportError as error:
         raise InputError("a dashboard needs wandb-workspaces: pip install 'wgan-sweep[dashboard]'") from error
 
+    metric, title = next(iter(metrics.items()))
+    best = f"best_{metric}"
+
     def axis(name: str) -> Any:
         return panels.Config(f"axes.{name}")
 
@@ -35,33 +39,33 @@ def workspace(project: str, entity: str) -> Any:
 
     def best_by(name: str, title: str) -> Any:
         return panels.BarPlot(
-            title=title, metrics=[SCORE], groupby=f"axes.{name}", groupby_aggfunc="mean", groupby_rangefunc="stddev"
+            title=title, metrics=[best], groupby=f"axes.{name}", groupby_aggfunc="mean", groupby_rangefunc="stddev"
         )
 
-    score = panels.SummaryMetric(SCORE)
+    score = panels.SummaryMetric(best)
     sections = [
         workspaces.Section(
             name="Scores",
             is_open=True,
             panels=[
-                panels.ScatterPlot(title="FID on k and p", x=axis("k"), y=axis("p"), z=score),
-                best_by("sampling", "best FID by r(x)"),
-                best_by("loss", "best FID by loss"),
+                panels.ScatterPlot(title=f"{title} on k and p", x=axis("k"), y=axis("p"), z=score),
+                best_by("sampling", f"best {title} by r(x)"),
+                best_by("loss", f"best {title} by loss"),
                 panels.ParallelCoordinatesPlot(
-                    title="axes and FID",
+                    title=f"axes and {title}",
                     columns=[
                         *(panels.ParallelCoordinatesPlotColumn(axis(name)) for name in PARALLEL),
                         panels.ParallelCoordinatesPlotColumn(score),
                     ],
                 ),
-                panels.ParameterImportancePlot(with_respect_to=SCORE),
+                panels.ParameterImportancePlot(with_respect_to=best),
             ],
         ),
         workspaces.Section(
             name="While training",
             is_open=True,
             panels=[
-                curve("fid", "FID"),
+                *(curve(name, text) for name, text in metrics.items()),
                 curve("wasserstein", "Wasserstein estimate"),
                 curve("gradient_norm", "gradient norm on r(x)"),
                 curve("gradient_term", "gradient term"),
