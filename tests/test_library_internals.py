@@ -25,6 +25,7 @@ INTERNALS = [
     ("torch.ops", "prim.device.default", "bench/kernels.py"),
     ("torch.utils.flop_counter", "flop_registry", "bench/iterations.py, bench/kernels.py"),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "objectives/gradient_terms.py"),
+    ("wandb.sdk.lib", "wbauth.read_netrc_auth", "tracking/wandb.py"),
     ("wandb", "Settings.update_from_env_vars", "tracking/wandb.py"),
     ("wandb", "Settings.update_from_system_settings", "tracking/wandb.py"),
 ]

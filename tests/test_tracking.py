@@ -7,8 +7,10 @@ import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
@@ -37,8 +39,12 @@ def test_a_key_is_read_from_the_environment_or_from_netrc_for_the_right_server(h
     netrc.write_text(NETRC.format("example.org", KEY))
     netrc.chmod(0o600)
     assert not key_is_configured()
-    netrc.write_text(NETRC.format("api.wandb.ai", KEY))
-    assert key_is_configured()
+    for host in (urlsplit(wandb.Settings().base_url).netloc, "api.wandb.ai"):  # of this and of earlier versions of W&B
+        netrc.write_text(NETRC.format(host, KEY))
+        assert key_is_configured()
+    netrc.write_text(NETRC.format(host, "too-short"))
+    assert not key_is_configured()
+    netrc.write_text(NETRC.format(host, KEY))
     monkeypatch.setenv("WANDB_BASE_URL", "http://wandb.example.org:8080")
     assert not key_is_configured()
     netrc.write_text(NETRC.format("wandb.example.org:8080", KEY))  # as `wandb login` writes it

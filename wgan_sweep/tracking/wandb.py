@@ -2,7 +2,6 @@
 
 import json
 import logging
-import netrc
 import os
 import shutil
 import time
@@ -10,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,14 +56,13 @@ def key_is_configured() -> bool:
     found = settings()
     if found.api_key or found.identity_token_file:
         return True
-    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    if not path.exists() and "NETRC" not in os.environ:
-        path = path.with_name("_netrc")
+    import wandb
+    from wandb.sdk.lib import wbauth
+
     try:
-        login = netrc.netrc(path).authenticators(urlsplit(found.base_url).netloc)
-    except (OSError, netrc.NetrcParseError):
+        return wbauth.read_netrc_auth(host=found.base_url) is not None
+    except wandb.Error:  # it is no API key
         return False
-    return login is not None and bool(login[2])
 
 
 def default_entity() -> str:
