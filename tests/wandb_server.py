@@ -13,6 +13,8 @@ from urllib.parse import quote, unquote, urlsplit
 ENTITY = "somebody"
 """The default entity of the only user."""
 HISTORY = "wandb-history.jsonl"
+SUMMARY = "wandb-summary.json"
+EVENTS = "wandb-events.jsonl"
 
 Values = dict[str, Any]
 
@@ -47,7 +49,7 @@ class ServedRun:
     @property
     def summary(self) -> Values:
         """The summary."""
-        return json.loads(self.lines["wandb-summary.json"][-1])
+        return json.loads(self.lines[SUMMARY][-1])
 
 
 @dataclass
@@ -99,6 +101,9 @@ class WandbServer:
     def _answer_ServerFeaturesQuery(self, _: Values) -> Values:  # noqa: N802
         return {"serverInfo": {"features": []}}
 
+    def _answer_OrganizationCoreWeaveOrganizationID(self, _: Values) -> Values:  # noqa: N802
+        return {"entity": {"organization": None}}
+
     def _answer_Viewer(self, _: Values) -> Values:  # noqa: N802
         viewer = {
             "id": "user",
@@ -109,6 +114,9 @@ class WandbServer:
             "teams": {"edges": []},
         }
         return {"viewer": viewer}
+
+    def _answer_GetDefaultEntity(self, _: Values) -> Values:  # noqa: N802
+        return {"viewer": {"id": "user", "entity": ENTITY}}
 
     def _answer_UpsertView2(self, variables: Values) -> Values:  # noqa: N802
         self.views.append(variables)
@@ -127,11 +135,11 @@ class WandbServer:
                 "entity": {"id": "entity", "name": run.entity},
                 "bucket": {
                     **{key: bucket[key] for key in ("id", "name", "displayName", "config", "historyLineCount")},
-                    "summaryMetrics": run.lines.get("wandb-summary.json", ["{}"])[-1],
+                    "summaryMetrics": run.lines.get(SUMMARY, ["{}"])[-1],
                     "logLineCount": len(run.lines.get("output.log", [])),
-                    "eventsLineCount": len(run.lines.get("wandb-events.jsonl", [])),
+                    "eventsLineCount": len(run.lines.get(EVENTS, [])),
                     "historyTail": json.dumps(run.lines.get(HISTORY, [])[-1:]),
-                    "eventsTail": json.dumps(run.lines.get("wandb-events.jsonl", [])[-1:]),
+                    "eventsTail": json.dumps(run.lines.get(EVENTS, [])[-1:]),
                     "tags": run.attributes.get("tags") or [],
                     "notes": run.attributes.get("notes"),
                     "wandbConfig": json.dumps({"t": stored["_wandb"]["value"].get("t", {})}),
@@ -171,6 +179,11 @@ class WandbServer:
             for name in variables["files"]
         ]
         return {"createRunFiles": {"runID": f"storage-{run}", "uploadHeaders": [], "files": files}}
+
+    def _answer_ArtifactType(self, variables: Values) -> Values:  # noqa: N802
+        versions = self.committed(variables["name"].partition(":")[0])
+        artifact = {"artifactType": {"name": versions[-1].kind}} if versions else None
+        return {"project": {"artifact": artifact}}
 
     def _answer_CreateArtifact(self, variables: Values) -> Values:  # noqa: N802
         given = variables["input"]
@@ -300,13 +313,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(404, b"{}")
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Be silent: a client may close its connection at any time."""
+
+
 @contextmanager
 def served() -> Iterator[WandbServer]:
     """Serve on a free port of this machine during the block."""
     state = WandbServer()
     handler = type("Handler", (_Handler,), {"server_state": state})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -180,6 +180,7 @@ class WandbTracker:
                 raise
             log.warning("W&B cannot be used online, this process continues offline: %s", one_line(error))
             os.environ["WANDB_MODE"] = "offline"
+            wandb.teardown()  # W&B still holds the id of the run
             where = replace(where, mode="offline")
             self._run = start(where.mode)
         self.where = where
