@@ -77,7 +77,7 @@ class WandbServer:
         """The names of all GraphQL operations, in order."""
         self.authorizations: set[str] = set()
         self.fault = ""
-        """`500`: each request fails; `hang up`: connections are closed; `silence`: nothing is answered."""
+        """What each request gets: a status such as `500`, `hang up` (a closed connection), or `silence`."""
         self.url = ""
         self.lock = threading.Lock()
         self.closing = threading.Event()
@@ -262,8 +262,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_faulty(self) -> bool:
         state = self.server_state
-        if state.fault == "500":
-            self._reply(500, b"{}")
+        if state.fault.isdigit():
+            self._reply(int(state.fault), b"{}")
         elif state.fault == "silence":
             state.closing.wait()
         if state.fault:

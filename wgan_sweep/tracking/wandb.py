@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ PROJECT = "wgan-sweep"
 """The project of runs for which neither the config nor the environment names one."""
 MAX_TAG_LENGTH = 64
 LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "final_fid", "final_kid")
+FATAL = "ERROR+4"
+"""The level of entries in W&B's internal log after which it stops."""
 X_AXES = ("step", "images_seen")
 
 
@@ -74,7 +77,7 @@ def default_entity() -> str:
 
 def mode() -> str:
     """Return W&B's mode: the one that is set, but online only where no login prompt would appear."""
-    requested = settings().mode
+    requested: str = settings().mode
     requested = {"dryrun": "offline", "run": "online"}.get(requested, requested)
     return requested if requested in ("offline", "disabled") or key_is_configured() else "offline"
 
@@ -154,7 +157,10 @@ class WandbTracker:
         self._directory = run.directory
         tags = [f"{axis}:{value}"[:MAX_TAG_LENGTH] for axis, value in run.axes.items()]
         tags = sorted({*tags, *(found.run_tags or ())})
-        timeouts = {name: s for name, s in TIMEOUTS_S.items() if f"WANDB_{name.upper()}" not in os.environ}
+        limits = wandb.Settings(console="off", finish_timeout_raises=True)
+        for name, seconds in TIMEOUTS_S.items():
+            if f"WANDB_{name.upper()}" not in os.environ:
+                setattr(limits, name, seconds)
 
         def start(mode: str) -> wandb.Run:
             return wandb.init(
@@ -170,7 +176,7 @@ class WandbTracker:
                 mode=mode,  # type: ignore[arg-type]
                 dir=os.environ.get("WANDB_DIR") or run.directory,
                 config={**run.config, "axes": dict(run.axes), "cell": run.cell},
-                settings=wandb.Settings(console="off", finish_timeout_raises=True, **timeouts),
+                settings=limits,
             )
 
         try:
@@ -234,13 +240,26 @@ class WandbTracker:
 
         Raises:
             TimeoutError: if W&B does not receive the rest of the data in time.
+            ConnectionError: if it refused data.
         """
         if self._pending_images is not None:
             self._run.summary["samples"] = self._wandb.Image(self._pending_images)
         self._run.summary.update({"status": status, **summary})
         self._run.finish(exit_code=0 if status == "done" else 1)
+        if self.where.mode == "online" and (error := self._fatal_error()):
+            raise ConnectionError(error)
         closed = Closed(self.where, status, time.time())
         write(_closed_file(self._directory), json.dumps(asdict(closed)) + "\n")
+
+    def _fatal_error(self) -> str | None:
+        """Return the error after which W&B sent no more of the run's data, if there was one: it only logs it."""
+        with Path(self._run.settings.log_internal).open() as lines:
+            for line in lines:
+                with suppress(ValueError):
+                    entry = json.loads(line)
+                    if entry.get("level") == FATAL:
+                        return str(entry.get("msg"))
+        return None
 
     def abandon(self) -> None:
         """End the W&B run as it is, so that the next run of this process does not continue it."""
