@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import wandb
 
@@ -128,10 +129,14 @@ def test_rows_that_the_server_has_are_skipped_lost_rows_are_sent_again_and_tags_
 ) -> None:
     lines = [{"images_seen": n, "wasserstein": n / 2} for n in range(6)] + [{"images_seen": 6, "fid": 3.0, "final": 1}]
 
+    pictured = [2, 5]
+
     def track(count: int) -> None:
         directed = TrackedRun("x", tmp_path, None, {}, axes={"loss": "wgan"})
         tracker = tracking.WandbTracker(run=directed, project="p", entity=None)
         for step, line in enumerate(lines[:count]):
+            if step in pictured:
+                tracker.images(step, np.full((4, 4, 3), step, np.uint8))
             tracker.log(step, mirroring.tracked_values(line))
         tracker.close("done", {})
 
@@ -143,6 +148,7 @@ def test_rows_that_the_server_has_are_skipped_lost_rows_are_sent_again_and_tags_
     run.attributes["tags"].append("remarkable")  # by a user, in the browser
     track(7)
     assert [row["step"] for row in run.history] == list(range(7))
+    assert [row["step"] for row in run.history if "samples" in row] == pictured
     assert metric_rows(run.history)[-1] == {"step": 6, "images_seen": 6, "final_fid": 3.0}
     assert run.received_rows == 4 + 4
     assert set(run.attributes["tags"]) == {"loss:wgan", "remarkable"}
@@ -166,7 +172,12 @@ def has_all(record: Record, directory: RunDir) -> bool:
 
 @pytest.mark.parametrize("fault", ["500", "hang up", "silence"])
 def test_a_server_that_fails_from_the_start_is_given_up_in_time(
-    fault: str, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fault: str,
+    server: WandbServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The run is mirrored offline instead, and uploaded as soon as the server works."""
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
@@ -181,9 +192,12 @@ def test_a_server_that_fails_from_the_start_is_given_up_in_time(
     closed = tracking.last_close(directory.path)
     assert closed is not None
     assert closed.where.mode == "offline"
-    server.fault = ""
-    assert server.runs == {}
     monkeypatch.delenv("WANDB_MODE")  # of this process
+    upload(tmp_path, code=1)
+    assert capsys.readouterr().out == "x  failed: W&B cannot be used online; written offline\n"
+    assert server.runs == {}
+    server.fault = ""
+    monkeypatch.delenv("WANDB_MODE")
     upload(tmp_path)
     assert metric_rows(server.runs["wgan-sweep", "x"].history) == metric_lines(directory.path)
     assert has_all(record, directory)
