@@ -8,7 +8,7 @@ from wgan_sweep.common import rng
 from wgan_sweep.runs.build import build
 from wgan_sweep.training.gradient_rules import EXAMPLES
 from wgan_sweep.training.loss_scaling import LossScale
-from wgan_sweep.training.probes import draw_z
+from wgan_sweep.training.sampler import draw_z
 from wgan_sweep.training.trainer import Trainer
 
 COMBINATIONS = [

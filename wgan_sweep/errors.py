@@ -1,5 +1,7 @@
 """Exceptions that several parts of the package raise and catch, and how errors are shown."""
 
+from typing import Any
+
 
 class InputError(ValueError):
     """Input that cannot work. The message states what is wrong, the value, and the remedy."""
@@ -21,3 +23,16 @@ class RunLockedError(Exception):
 
 class RunTakenOverError(RunLockedError):
     """Another process has taken over a run that this process was working on. The message names that process."""
+
+
+class RunFailedError(Exception):
+    """A run that was trained from Python has failed or diverged. The message names the run and the reason.
+
+    Args:
+        message: The message.
+        run: The run, a `wgan_sweep.Run`.
+    """
+
+    def __init__(self, message: str, run: Any) -> None:
+        super().__init__(message)
+        self.run = run

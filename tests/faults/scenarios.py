@@ -190,7 +190,7 @@ def snapshot(folder: Path) -> Snapshot:
         elif ".sweeps" in parts or path.name == "table.md":
             result[name] = "file"
         elif path.name.endswith(".previous.pt"):
-            checkpoints._read(path)
+            checkpoints.read(path)
         elif path.suffix == ".pt":
             result[name] = _flat(torch.load(path, weights_only=True))
         elif path.name == "record.json":

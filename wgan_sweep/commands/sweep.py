@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,8 +17,6 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from wgan_sweep.common.files import check_writable
-from wgan_sweep.common.ranges import NonEmpty, check_value
 from wgan_sweep.config import objects, refusals, schema
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps import config_of_run, hydra_launcher
@@ -57,7 +56,10 @@ def _run_job(composed: DictConfig) -> float | None:
     if is_in_sweep:
         outcome = run_when_unlocked(requested, state.display, state.should_stop)
     else:
-        outcome = launch_single_run(requested)
+        try:
+            outcome = launch_single_run(requested)
+        except InputError as error:  # here, because Hydra would write a line of its own
+            state.refuse(str(error))
     if state.should_stop():
         raise KeyboardInterrupt
     if outcome.continues:
@@ -69,14 +71,12 @@ def _run_job(composed: DictConfig) -> float | None:
     return objective_value(outcome)
 
 
-def _folder(path: object, key: str) -> Path:
-    """Return the path of a folder of Hydra; exit with a message if it cannot be written to."""
+def _refuse_input_error(check: Callable[[], object]) -> None:
+    """Exit with a message if a check raises InputError, for which Hydra would only warn."""
     try:
-        check_value(path, NonEmpty, key)
-        check_writable(Path(str(path)).absolute(), key)
+        check()
     except InputError as error:
         state.refuse(str(error))
-    return Path(str(path))
 
 
 class SweepCallback(Callback):
@@ -84,20 +84,18 @@ class SweepCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a folder that Hydra could not create."""
-        _folder(config.hydra.run.dir, "hydra.run.dir")
+        _refuse_input_error(lambda: hydra_launcher.checked_folder(config.hydra.run.dir, "hydra.run.dir"))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Note which folders Hydra will create, to remove them if no run is launched."""
-        folder = _folder(config.hydra.sweep.dir, "hydra.sweep.dir")
-        paths = (folder, folder.parent, Path(config.runs))
-        state.created_folders = [path for path in paths if not path.exists()]
+        _refuse_input_error(lambda: hydra_launcher.note_folders(config))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the results; exit with 1 if a run is not done."""
         from wgan_sweep.sweeps.results import publish_results, shell_path
 
         if not state.requested and config.hydra.launcher.get("_target_") == schema.LAUNCHER:
-            state.refuse("the sweep has no runs: a list or range of its overrides is empty; give it a value")
+            state.refuse(hydra_launcher.NO_RUNS)
         if not state.requested:  # another Hydra launcher, whose runs are not known here
             state.created_folders = []
             sys.stdout.write(f"report    wgan-report {shell_path(Path(config.runs).absolute())}\n")
@@ -126,7 +124,7 @@ def main() -> None:
     try:
         cast("Any", app(cast("TaskFunction", _run_job)))()
     except refusals.BAD_INPUT as error:
-        if wants_traceback or state.requested:  # not of the input
+        if wants_traceback or (state.requested and not isinstance(error, InputError)):  # not of the input
             raise
         state.refuse(refusals.explain(error, [argument for argument in sys.argv[1:] if "=" in argument]))
     except OSError as error:  # of the sweep's folders; those of a run are recorded

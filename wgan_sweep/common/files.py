@@ -25,7 +25,7 @@ def replacing(path: Path, staging: Path | None = None) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -54,7 +54,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Return the mask of permissions that new files of this process lack."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -44,3 +44,8 @@ def read_resolved_yaml(path: Path, *ignored: str) -> dict[str, Any]:
         if "${" in str(value):
             raise InputError(f"{path}: {key}={value} is an interpolation, which is not resolved here: write its value")
     return values
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """Return a mapping as YAML; nothing in it is resolved."""
+    return OmegaConf.to_yaml(OmegaConf.create(values))

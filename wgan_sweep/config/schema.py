@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from wgan_sweep.common.ranges import LARGEST_INT, Count, NonEmpty, Range, check_value, shown
 from wgan_sweep.config.catalogue import conf_dir as conf_dir
 from wgan_sweep.config.catalogue import unknown_key
-from wgan_sweep.config.documents import read_resolved_yaml
+from wgan_sweep.config.documents import dump_yaml, read_resolved_yaml
 from wgan_sweep.config.keys import KEYS, leaves, referenced_keys, science_keys
 from wgan_sweep.errors import InputError
 
@@ -221,7 +221,7 @@ def _absolute(path: str, key: str) -> str:
 
 def to_yaml(config: Config) -> str:
     """Return the resolved config as YAML; `read` restores the config from it."""
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    return dump_yaml(asdict(config))
 
 
 def read(path: Path) -> Config:

@@ -46,7 +46,7 @@ class Points:
 
     def to_samples(self, generated: Tensor) -> Tensor:
         """Return the generator's outputs as points that are shown and scored: detached, on the CPU."""
-        return generated.detach().cpu()
+        return detached(generated)
 
     def draw_samples(self, samples: Tensor, critic: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
         """Draw generated points, as many real ones, and the critic's level sets and gradient field.
@@ -59,6 +59,11 @@ class Points:
             uint8 ``[H, W, 3]``.
         """
         return draw_points(self.draw(len(samples), rng.generator(0, "picture")), samples, critic)
+
+
+def detached(points: Tensor) -> Tensor:
+    """Return points that are no part of a computation any more, on the CPU."""
+    return points.detach().cpu()
 
 
 class PointBatches:

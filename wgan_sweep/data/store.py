@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -229,6 +229,12 @@ def _read_cached(path: Path) -> ImageSet | None:
     return images
 
 
+def write_npy_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Write the start of an npy file, after which the values of an array can be written part by part."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
 def _decoded(decode: Callable[[Items], Iterator[NDArray[np.uint8]]], items: Items) -> Iterator[NDArray[np.uint8]]:
     try:
         single = ((image,) for image in decode(items))
@@ -248,10 +254,9 @@ def _write_cached(path: Path, images: Iterator[NDArray[np.uint8]], count: int) -
         raise InputError("the data set has no images: choose another one")
     shape = (count, *first.shape)
     hasher = hashlib.sha256(repr(shape).encode())
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
     written = 0
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        write_npy_header(file, np.dtype(np.uint8), shape)
         for image in chain([first], images):
             if image.dtype != np.uint8 or image.shape != first.shape:
                 raise InputError(f"image {written} is {image.dtype} {image.shape}, the first is uint8 {first.shape}")

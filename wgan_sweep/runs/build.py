@@ -183,11 +183,30 @@ class _Choices:
 
     def networks(self, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Make generator and critic, on torch's default device."""
-        with rng.seeded(seed, "generator"):
-            generator = self.stabiliser.adapt_generator(self.model.generator(self.real.shape), self.model.latent_dim)
-        with rng.seeded(seed, "critic"):
-            critic = self.constraint.wrap(self.stabiliser.adapt_critic(self.model.critic(self.real.shape)))
-        return generator, critic
+        shape = self.real.shape
+        return (
+            make_generator(self.model, self.stabiliser, shape, seed),
+            make_critic(self.model, self.stabiliser, self.constraint, shape, seed),
+        )
+
+
+def make_generator(model: Model, stabiliser: Stabiliser, shape: tuple[int, ...], seed: int) -> torch.nn.Module:
+    """Make the generator of a run with this seed, for examples of this shape, on torch's default device."""
+    with rng.seeded(seed, "generator"):
+        return stabiliser.adapt_generator(model.generator(shape), model.latent_dim)
+
+
+def make_critic(
+    model: Model, stabiliser: Stabiliser, constraint: Constraint, shape: tuple[int, ...], seed: int
+) -> torch.nn.Module:
+    """Make the critic of a run with this seed, for examples of this shape, on torch's default device."""
+    with rng.seeded(seed, "critic"):
+        return constraint.wrap(stabiliser.adapt_critic(model.critic(shape)))
+
+
+def on_device(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Move a network to a device, in the memory layout in which networks are trained and sampled."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def check(config: Config, device: torch.device | None = None) -> None:
@@ -267,8 +286,8 @@ def build(config: Config, replicas: Replicas | None = None) -> Parts:
     )
     trainer = Trainer(
         settings,
-        generator=generator.to(device).to(memory_format=torch.channels_last),
-        critic=critic.to(device).to(memory_format=torch.channels_last),
+        generator=on_device(generator, device),
+        critic=on_device(critic, device),
         loss=choices.loss,
         constraint=choices.constraint,
         stabiliser=choices.stabiliser,

@@ -21,13 +21,14 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def save(path: Path, state: dict[str, Any], staging: Path | None = None) -> None:
+def save(path: Path, state: dict[str, Any], staging: Path | None = None, *, keep_previous: bool = True) -> None:
     """Write a checkpoint atomically; the one that it replaces is kept as the previous one.
 
     Args:
         path: The checkpoint.
         state: Its values.
         staging: The folder for temporary files; by default, that of `path`.
+        keep_previous: Whether to keep the one that it replaces.
 
     Raises:
         OSError: if it cannot be written; the old checkpoint stays.
@@ -38,7 +39,7 @@ def save(path: Path, state: dict[str, Any], staging: Path | None = None) -> None
         except RuntimeError as error:  # torch's zip writer does not give the reason
             free_bytes = shutil.disk_usage(path.parent).free
             raise OSError(f"{path} cannot be written ({free_bytes / 2**20:.1f} MiB are free there): {error}") from error
-        if path.exists():
+        if keep_previous and path.exists():
             _keep(path, previous(path), staging)
 
 
@@ -75,7 +76,12 @@ def _digest(state: Any) -> str:
     return hasher.hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, on the CPU. Only values are loaded: no code that the file names is run.
+
+    Raises:
+        CorruptCheckpointError: if it is damaged, or no checkpoint.
+    """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         # torch.load compares no checksums: a flipped bit would be loaded as a weight.
@@ -100,7 +106,7 @@ def load(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     for candidate in (path, previous(path)):
         if candidate.exists():
             try:
-                return _read(candidate), problems
+                return read(candidate), problems
             except CorruptCheckpointError as error:
                 problems.append(str(error))
     if problems:

@@ -102,6 +102,19 @@ class RunDir:
                 "move it away to start the run anew"
             ) from error
 
+    def require_record(self) -> Record:
+        """Return the record.
+
+        Raises:
+            InputError: if there is none, or it cannot be read.
+        """
+        record = self.read_record()
+        if record is None:
+            raise InputError(
+                f"{self.path} is not a run's directory: it has no {self.record.name}; give RUNS/<run_id>"
+            )
+        return record
+
     def read_metrics(self) -> Iterator[dict[str, float]]:
         """Yield the lines of measurements; lines that are incomplete, as after a kill, or damaged are skipped."""
         try:

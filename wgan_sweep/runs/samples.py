@@ -1,19 +1,81 @@
-"""Samples of a trained run, as a set of images that can be compared with others."""
+"""Samples of a trained run: as a tensor, as batches, as an interpolation, and as images that can be scored."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from wgan_sweep.config.schema import read
-from wgan_sweep.config.targets import check_untrusted
+from wgan_sweep.common.ranges import Count, check_value
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs import checkpoints
-from wgan_sweep.runs.build import build
 from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.networks import load_networks, read_config
 from wgan_sweep.scoring.sources import Source
+from wgan_sweep.training.sampler import Sampler
+
+BATCH_SIZE = 50
+"""Samples per forward pass. Another size may round pixels differently."""
+INTERPOLATED_PAIRS, INTERPOLATION_STEPS = 6, 10
+"""Rows and columns of a picture of interpolations."""
+
+
+def sample_batches(sampler: Sampler, count: int, seed: int = 0, batch_size: int = BATCH_SIZE) -> Iterator[Tensor]:
+    """Yield samples batch by batch, on the CPU: uint8 images ``[N, C, H, W]``, or points ``[N, D]``.
+
+    The samples of a seed are always the same. A larger count appends further samples.
+
+    Args:
+        sampler: The sampler of a run.
+        count: Number of samples.
+        seed: Seed of z.
+        batch_size: Samples per forward pass.
+
+    Raises:
+        InputError: for a count or batch size below 1, or a seed that is no integer.
+    """
+    check_value(count, Count, "the number of samples")
+    check_value(batch_size, Count, "batch_size")
+    check_value(seed, int, "seed")
+    draw = sampler.stream(f"wgan-score/{seed}")  # the name is part of the stream: it stays
+    return (draw(min(batch_size, count - start)).cpu() for start in range(0, count, batch_size))
+
+
+def sample(sampler: Sampler, count: int, seed: int = 0, batch_size: int = BATCH_SIZE) -> Tensor:
+    """Return the samples of `sample_batches` in one tensor, ``[count, ...]``; raises its errors."""
+    return torch.cat(list(sample_batches(sampler, count, seed, batch_size))).contiguous()
+
+
+def interpolations(sampler: Sampler, seed: int = 0) -> Tensor:
+    """Return samples between `INTERPOLATED_PAIRS` pairs of z, pair by pair, `INTERPOLATION_STEPS` each, on the CPU.
+
+    The interpolation is spherical (`spherical`), so that the norm of z stays likely.
+    """
+    z = sampler.z_stream(f"interpolation/{seed}")(2 * INTERPOLATED_PAIRS)
+    positions = torch.linspace(0, 1, INTERPOLATION_STEPS, dtype=z.dtype, device=z.device)
+    paths = spherical(z[:INTERPOLATED_PAIRS], z[INTERPOLATED_PAIRS:], positions)
+    return torch.cat([sampler(path).cpu() for path in paths]).contiguous()
+
+
+def spherical(start: Tensor, end: Tensor, positions: Tensor) -> Tensor:
+    """Interpolate spherically between vectors: along the great circle in direction, linearly in norm.
+
+    Args:
+        start: ``[N, D]``.
+        end: ``[N, D]``. A pair on one line through 0 is interpolated linearly.
+        positions: ``[S]``, from 0 (the start) to 1 (the end).
+
+    Returns:
+        ``[N, S, D]``.
+    """
+    norms = [vector.norm(dim=1)[:, None, None] for vector in (start, end)]
+    first, last = (vector[:, None] / norm for vector, norm in zip((start, end), norms, strict=True))
+    cosine = (first * last).sum(2, keepdim=True).clamp(-1, 1)
+    angle = cosine.acos()
+    t = positions[None, :, None]
+    direction = (((1 - t) * angle).sin() * first + (t * angle).sin() * last) / angle.sin()
+    on_sphere = direction * torch.lerp(*norms, t.expand(len(start), -1, 1))
+    linear = torch.lerp(start[:, None], end[:, None], t)
+    return torch.where(cosine.abs() > 1 - 1e-6, linear, on_sphere)
 
 
 def run_source(
@@ -26,7 +88,7 @@ def run_source(
     Args:
         path: The run directory.
         num_samples: Number of images to generate.
-        seed: Seed of the generator's noise.
+        seed: Seed of z.
         device: Where to generate.
         allowed: Names of the user's modules whose functions and classes the run may name.
 
@@ -35,26 +97,14 @@ def run_source(
             while the batches are iterated, if it generates points.
     """
     directory = RunDir(path)
-    record = directory.read_record()
-    if record is None:
-        raise InputError(f"{path} is not a run's directory: it has no {directory.record.name}")
-    config = read(directory.config)
-    check_untrusted(asdict(config), str(path), allowed)
-    config.device = str(device)
-    config.scorer = {"_target_": None, "every": 0}
-    trainer = build(config).trainer
-    state, _ = checkpoints.load(directory.checkpoint)
-    if state is None:
-        raise InputError(f"the run {path} has no checkpoint yet: let it train, or give another one")
-    trainer.load_state_dict(state["trainer"])
+    record = directory.require_record()
+    networks = load_networks(directory, read_config(directory, allowed), device)
 
     def batches(size: int) -> Iterator[Tensor]:
-        sample = trainer.sampler(f"wgan-score/{seed}")
-        for start in range(0, num_samples, size):
-            images = sample(min(size, num_samples - start))
+        for images in sample_batches(networks.sampler, num_samples, seed, size):
             if images.dtype != torch.uint8:
                 raise InputError(f"the run {path} generates points, not images: its record has their exact scores")
             yield images
 
-    name = f"{num_samples} images by the moving average of run {path.name} at step {trainer.step} ({record.status})"
+    name = f"{num_samples} images by the moving average of run {path.name} at step {networks.step} ({record.status})"
     return Source(f"{name}, noise of seed {seed}", num_samples, batches)

@@ -16,6 +16,8 @@ from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from wgan_sweep.common.files import check_writable
+from wgan_sweep.common.ranges import NonEmpty, check_value
 from wgan_sweep.config import objects, schema
 from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.errors import InputError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 """Hydra's sweeper of grids. Any other one searches for the lowest metric."""
+NO_RUNS = "the sweep has no runs: a list or range of its overrides is empty; give it a value"
 
 
 def run_config(composed: DictConfig, hydra_config: Any) -> schema.Config:
@@ -65,18 +68,41 @@ def objective_value(outcome: "Outcome") -> float | None:
 
 
 def launch_single_run(requested: "RequestedRun") -> "Outcome":
-    """Check a run that is not part of a sweep, and launch it."""
+    """Check a run that is not part of a sweep, and launch it.
+
+    Raises:
+        InputError: if it cannot work.
+    """
     from wgan_sweep.sweeps.plan import Action, plan_run
 
-    try:
-        launcher = cast("Launcher", objects.make(requested.config.launch, "launch"))
-        planned = plan_run(requested, launcher.device)
-        if planned.action is Action.REFUSE:
-            state.refuse(planned.reason)
-        (outcome,) = launcher([requested], state.display, state.should_stop)
-    except InputError as error:
-        state.refuse(str(error))
+    launcher = cast("Launcher", objects.make(requested.config.launch, "launch"))
+    planned = plan_run(requested, launcher.device)
+    if planned.action is Action.REFUSE:
+        raise InputError(planned.reason)
+    (outcome,) = launcher([requested], state.display, state.should_stop)
     return outcome
+
+
+def checked_folder(path: object, key: str) -> Path:
+    """Return the path of a folder of Hydra.
+
+    Raises:
+        InputError: if it cannot be written to.
+    """
+    check_value(path, NonEmpty, key)
+    check_writable(Path(str(path)).absolute(), key)
+    return Path(str(path))
+
+
+def note_folders(config: DictConfig) -> None:
+    """Note which folders Hydra will create for a sweep, to remove them if no run is launched.
+
+    Raises:
+        InputError: if they cannot be created.
+    """
+    folder = checked_folder(config.hydra.sweep.dir, "hydra.sweep.dir")
+    paths = (folder, folder.parent, Path(config.runs))
+    state.created_folders = [path for path in paths if not path.exists()]
 
 
 class SweepLauncher(HydraLauncher):
@@ -88,7 +114,7 @@ class SweepLauncher(HydraLauncher):
         self._searches = config.hydra.sweeper._target_ != GRID
         parsed = OverridesParser.create().parse_overrides(task_overrides(config.hydra))
         if self._searches and not config.hydra.sweeper.get("params") and not any(o.is_sweep_override() for o in parsed):
-            state.refuse(
+            raise InputError(
                 f"{config.hydra.runtime.choices['hydra/sweeper']} has nothing to search: give a key a range, as in "
                 "'optimizer.lr=interval(1e-5,1e-3)'"
             )
@@ -97,22 +123,22 @@ class SweepLauncher(HydraLauncher):
         """Complete all runs of a grid, or the next ones of a sweeper that searches.
 
         If a run of the first call cannot work, nothing starts. In a later call, such a run is a problem of the sweep.
+
+        Raises:
+            InputError: if nothing can start.
         """
         requested, problems = self._compose([list(overrides) for overrides in job_overrides])
         from wgan_sweep.report.figures import make_figure
         from wgan_sweep.sweeps.plan import Action, describe_plan, plan_run
 
-        try:
-            launcher = cast("Launcher", objects.make(plain(self._config.launch), "launch"))
-            make_figure(plain(self._config.figure))
-        except InputError as error:
-            state.refuse(str(error))
+        launcher = cast("Launcher", objects.make(plain(self._config.launch), "launch"))
+        make_figure(plain(self._config.figure))
         if self._config.plan:
             plan = describe_plan(requested, launcher.device)
             state.print(plan + "".join(f"refused: {problem}\n" for problem in problems.values()))
             sys.exit(1 if problems else 0)
         if self._searches and any(run.config.scorer.get("_target_") is None for run in requested):
-            state.refuse("a search minimises a metric, but scorer=none gives none: choose a scorer")
+            raise InputError("a search minimises a metric, but scorer=none gives none: choose a scorer")
         for run in requested:
             planned = plan_run(run, launcher.device)
             if planned.action is Action.REFUSE:
@@ -120,14 +146,11 @@ class SweepLauncher(HydraLauncher):
         if problems and initial_job_idx == 0:
             count = f"{len(problems)} of {len(job_overrides)} runs"
             lines = [f"  {problem}" for problem in problems.values()]
-            state.refuse("\n".join([f"nothing was started, since {count} of the sweep cannot work:", *lines]))
+            raise InputError("\n".join([f"nothing was started, since {count} of the sweep cannot work:", *lines]))
         requested = [run for run in requested if run.overrides not in problems]
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         state.display.sweep(len(requested))
-        try:
-            outcomes = launcher(requested, state.display, state.should_stop)
-        except InputError as error:
-            state.refuse(str(error))
+        outcomes = launcher(requested, state.display, state.should_stop)
         state.requested += requested
         state.continuing |= {run.run_id for run, outcome in zip(requested, outcomes, strict=True) if outcome.continues}
         state.problems += [f"refused: {problem}" for problem in problems.values()]

@@ -54,6 +54,11 @@ class RequestedRun:
         return self.identity.run_id
 
     @property
+    def name(self) -> str:
+        """Its overrides, or its id if it was not requested by overrides."""
+        return " ".join(self.overrides) or self.run_id
+
+    @property
     def directory(self) -> RunDir:
         """The directory of the run."""
         return self.identity.directory
@@ -125,7 +130,7 @@ def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop
             )
     except (InputError, OSError) as error:  # OSError: not even the record could be written
         status = "refused" if isinstance(error, InputError) else "failed"
-        problem = f"{status}: {' '.join(requested.overrides)}: {error}"
+        problem = f"{status}: {requested.name}: {error}"
         display.line(problem)
         return Outcome(problem=problem)
     except KeyboardInterrupt:
@@ -161,7 +166,7 @@ def record_failure(requested: RequestedRun, reason: str) -> Outcome:
     except (RunLockedError, InputError, OSError):  # the record cannot be read or written
         log.debug("not recorded: %s: %s", requested.label, reason)
     is_recorded = record is not None and record.status == Status.FAILED
-    return Outcome(record, None if is_recorded else f"failed: {' '.join(requested.overrides)}: {reason}")
+    return Outcome(record, None if is_recorded else f"failed: {requested.name}: {reason}")
 
 
 def report_deferred(requested: RequestedRun, owner: RunLockedError, display: ProgressReporter) -> None:

@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -30,9 +32,14 @@ def discard_output_to_closed_terminal() -> None:
 
 
 class CommandState:
-    """What Hydra's launcher, Hydra's callback and the command share. Hydra creates the first two itself."""
+    """What Hydra's launcher, Hydra's callback and the command share. Hydra creates the first two itself.
 
-    def __init__(self) -> None:
+    Args:
+        shows_progress: Whether progress is shown on standard error.
+        prints_results: Whether results are written to standard output.
+    """
+
+    def __init__(self, *, shows_progress: bool = True, prints_results: bool = True) -> None:
         self.stop_signal: int | None = None
         """The signal that asked to stop, if any: runs in training save and end, the others do not start."""
         self.requested: list[RequestedRun] = []
@@ -44,17 +51,21 @@ class CommandState:
         self.created_folders: list[Path] = []
         """Folders that Hydra creates for the sweep, innermost first."""
         self.started = provenance.now()
+        self._shows_progress, self._prints_results = shows_progress, prints_results
         self._display: Display | None = None
 
     @property
     def display(self) -> "Display":
         """The display: a bar for the sweep, and one for each run in training."""
         if self._display is None:
+            from rich.console import Console
+
             from wgan_sweep.common.progress import Display
             from wgan_sweep.sweeps.launching import log_to_display
 
-            self._display = Display()
-            log_to_display(self._display)
+            self._display = Display(Console(stderr=True, quiet=not self._shows_progress))
+            if self._shows_progress:
+                log_to_display(self._display)
         return self._display
 
     def handle_signals(self) -> None:
@@ -62,6 +73,22 @@ class CommandState:
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.request_stop)
+
+    @contextmanager
+    def handling_interrupts(self) -> Iterator[None]:
+        """Handle Ctrl-C, and the interruption of a notebook's cell, inside this context; restore the handler after it.
+
+        Outside the main thread, which alone receives signals, nothing changes.
+        """
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or handler in (None, signal.SIG_IGN):
+            yield
+            return
+        signal.signal(signal.SIGINT, self.request_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
 
     def request_stop(self, number: int, _: object = None) -> None:
         """Handle a signal: ask the runs in training to save and end. The second time, raise KeyboardInterrupt."""
@@ -97,11 +124,25 @@ class CommandState:
         sys.exit(1)
 
     def print(self, text: str) -> None:
-        """Remove all bars and write results to standard output."""
+        """Remove all bars and write results to standard output, unless this state prints none."""
         self.close()
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        if self._prints_results:
+            sys.stdout.write(text)
+            sys.stdout.flush()
 
 
 state = CommandState()
 """The state of this command."""
+
+
+@contextmanager
+def separate_state(*, shows_progress: bool) -> Iterator[CommandState]:
+    """Give calls from Python a state of their own, and handle interrupts; restore the command's state at the end."""
+    before = vars(state).copy()
+    vars(state).update(vars(CommandState(shows_progress=shows_progress, prints_results=False)))
+    try:
+        with state.handling_interrupts():
+            yield state
+    finally:
+        state.close()
+        vars(state).update(before)

@@ -12,9 +12,7 @@ from wgan_sweep.objectives.sampling import real_fake
 from wgan_sweep.training.critic_objective import CriticObjective
 from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.precision import Precision
-
-Z_BLOCK = 256
-"""Number of z that a sampler draws at a time."""
+from wgan_sweep.training.sampler import Sampler, draw_z
 
 GeneratorLoss = Callable[[Tensor | None, Tensor], Tensor]
 """From (real batch ``[N, ...]`` or None, fake batch ``[N, ...]``) to the generator's loss (scalar)."""
@@ -52,10 +50,11 @@ class Probes:
         seed: int,
         device: torch.device,
     ) -> None:
-        self._generator, self._critic, self._averaged = generator, critic, averaged
-        self._objective, self._precision, self._to_samples = objective, precision, to_samples
+        self._generator, self._critic = generator, critic
+        self._objective, self._precision = objective, precision
         self._generator_loss_scale = generator_loss_scale
         self._latent_dim, self._seed, self._device = latent_dim, seed, device
+        self._sampler = Sampler(averaged, latent_dim, seed, precision, to_samples, device)
 
     def gradient_norm(self, real: Tensor, fake: Tensor, step: int) -> Tensor:
         """Return the mean norm of the critic's gradient at points between real and fake examples (scalar)."""
@@ -96,33 +95,11 @@ class Probes:
             return float(self._objective.evaluate(real, fake, self._apply_critic, self._stream("probe", step)))
 
     def sampler(self, purpose: str) -> Callable[[int], Tensor]:
-        """Return a function from N to the next N samples of the averaged generator.
-
-        Samples depend on the weights, the seed and the purpose, but not on how many are requested at a time: z is drawn
-        in blocks of fixed size, because the values that `torch.randn` draws depend on the size of the request.
-        """
-        stream = self._stream("sample", purpose)
-        buffered = draw_z(0, self._latent_dim, self._averaged, stream)
-
-        @torch.no_grad()
-        def sample(count: int) -> Tensor:
-            nonlocal buffered
-            while len(buffered) < count:
-                buffered = torch.cat([buffered, draw_z(Z_BLOCK, self._latent_dim, self._averaged, stream)])
-            z, buffered = buffered[:count], buffered[count:]
-            with self._precision.step():
-                return self._to_samples(self._precision.apply(self._averaged, z))
-
-        return sample
+        """Return a function from N to the next N samples of the averaged generator, of the stream (seed, `purpose`)."""
+        return self._sampler.stream(purpose)
 
     def _apply_critic(self, batch: Tensor) -> Tensor:
         return self._precision.apply(self._critic, batch)
 
     def _stream(self, *purpose: object) -> torch.Generator:
         return rng.generator(self._seed, *purpose, device=self._device)
-
-
-def draw_z(count: int, latent_dim: int, generator: nn.Module, stream: torch.Generator) -> Tensor:
-    """Return standard normal z ``[count, latent_dim]``, on the device and in the dtype of a generator."""
-    parameter = next(generator.parameters())
-    return torch.randn(count, latent_dim, generator=stream, device=parameter.device, dtype=parameter.dtype)

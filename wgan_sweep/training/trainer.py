@@ -24,8 +24,9 @@ from wgan_sweep.training.gradient_rules import GradientRules
 from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.player import MakeOptimizer, Player
 from wgan_sweep.training.precision import Precision
-from wgan_sweep.training.probes import Probes, draw_z
+from wgan_sweep.training.probes import Probes
 from wgan_sweep.training.replicas import Replicas
+from wgan_sweep.training.sampler import draw_z
 
 MakeGraph = Callable[[list[torch.Generator]], Graph]
 

@@ -1,0 +1,73 @@
+"""Composing configs, and training runs and sweeps, as the command ``wgan-sweep`` does."""
+
+from wgan_sweep.api.run import Run
+from wgan_sweep.config.schema import Config
+from wgan_sweep.errors import InputError, RunFailedError
+from wgan_sweep.runs.life import summary
+from wgan_sweep.runs.record import Status
+from wgan_sweep.sweeps.from_python import compose_config, sweep_runs, train_run
+
+
+def _check_overrides(overrides: tuple[str, ...], name: str) -> None:
+    for override in overrides:
+        if not isinstance(override, str):
+            raise InputError(f'{name} takes overrides as text, such as "loss=wgan_gp", got {override!r}')
+        if override.startswith("-"):
+            raise InputError(f"{name} takes overrides, not the options of the command, got {override}: leave it out")
+
+
+def compose(*overrides: str) -> Config:
+    """Return the config of the run that ``wgan-sweep`` trains with these overrides: typed, resolved and checked.
+
+    Args:
+        *overrides: ``group=option`` and ``key=value``, as on the command line.
+
+    Raises:
+        InputError: for overrides that the command refuses, or that ask for several runs. Whether the data can be read
+            and the networks can be made is checked when the run starts.
+    """
+    _check_overrides(overrides, "compose")
+    return compose_config(overrides)
+
+
+def train(config: Config, *, progress: bool = True) -> Run:
+    """Do what is missing of a run, in this process: train it from its checkpoint, and score it.
+
+    A finished run is not trained again. An interrupt (Ctrl-C, or that of a notebook's cell) saves a checkpoint before
+    the KeyboardInterrupt. If another process trains the run, this one waits for it.
+
+    Args:
+        config: What `compose` returned, or a run's `config`; it may be changed before.
+        progress: Whether to show progress on standard error.
+
+    Raises:
+        InputError: if the config cannot work; nothing is written.
+        RunFailedError: if the run failed or diverged. Its attribute `run` is the run, whose `record` tells how.
+    """
+    requested, outcome = train_run(config, shows_progress=progress)
+    run = Run(requested.directory.path, device=requested.config.device, config=requested.config)
+    if outcome.problem:
+        raise RunFailedError(outcome.problem, run)
+    if run.record.status != Status.DONE:
+        raise RunFailedError(f"run {requested.run_id} {summary(run.record)} (in {run.path})", run)
+    return run
+
+
+def sweep(*overrides: str, progress: bool = True) -> list[Run]:
+    """Do what is missing of a sweep, as ``wgan-sweep -m`` does, and return its runs in the order of their request.
+
+    Lists are swept over: ``sweep("loss=wgan_div", "div.k=1,2", "seed=0,1")``. Finished runs are not trained again. All
+    runs are checked before the first one starts. A run that fails or diverges does not stop the others: its
+    `record.status` says so. The table and the figure of the sweep are written to ``runs/.sweeps``. An interrupt saves a
+    checkpoint before the KeyboardInterrupt.
+
+    Args:
+        *overrides: ``group=option`` and ``key=value``, as on the command line, without ``-m``.
+        progress: Whether to show progress on standard error.
+
+    Raises:
+        InputError: if the command refuses the overrides, or a run cannot work; nothing is started.
+    """
+    _check_overrides(overrides, "sweep")
+    requested = sweep_runs(overrides, shows_progress=progress)
+    return [Run(run.directory.path, device=run.config.device, config=run.config) for run in requested]

@@ -1,0 +1,182 @@
+"""The subcommands ``wgan-runs sample`` and ``wgan-runs export``: what a run's generator makes, and the generator."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wgan_sweep.common.files import check_output
+from wgan_sweep.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from wgan_sweep.config.schema import Config
+    from wgan_sweep.runs.directory import RunDir
+    from wgan_sweep.runs.networks import TrainedNetworks
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that choose a run and its networks."""
+    parser.add_argument("run_id", metavar="ID", help="the run's id, the beginning of it, or its directory")
+    parser.add_argument(
+        "--runs",
+        type=_path,
+        default=_path(os.environ.get("WGAN_SWEEP_RUNS") or "runs"),
+        metavar="FOLDER",
+        help="the folder of runs (default: $WGAN_SWEEP_RUNS, else runs)",
+    )
+    parser.add_argument("--best", action="store_true", help="the step with the lowest metric, not the latest one")
+    parser.add_argument("--live", action="store_true", help="the generator that was trained, not its moving average")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that the config names"
+    )
+
+
+def add_sample(subparsers: "Subparsers") -> None:
+    """Add ``sample``: generate images of a run, into a file, a folder, a grid or a picture of interpolations."""
+    parser = subparsers.add_parser(
+        "sample",
+        help="generate images of a run",
+        description="Generate images with a run's generator. The same seed gives the same images, which are those that "
+        "wgan-score generates for the run.",
+    )
+    _add_networks(parser)
+    parser.add_argument("-n", "--number", type=int, default=64, metavar="N", help="number of images (default: 64)")
+    parser.add_argument(
+        "--to",
+        type=_path,
+        metavar="FILE.npz|FOLDER",
+        help="an npz file (array `images`, uint8 [N, H, W, C]; of points, `points`, float32 [N, D]), or a new folder "
+        "of pictures 00000.png, ...",
+    )
+    parser.add_argument(
+        "--grid", type=_path, metavar="FILE.png", help="a picture of the first samples, as training shows them"
+    )
+    parser.add_argument(
+        "--interpolation", type=_path, metavar="FILE.png", help="rows of images between two z, interpolated spherically"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of z (default: 0)")
+    parser.add_argument("--batch-size", type=int, default=50, help="images per forward pass (default: 50)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
+    parser.set_defaults(run=_sample)
+
+
+def add_export(subparsers: "Subparsers") -> None:
+    """Add ``export``: write the generator of a run to a file."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write a run's generator to a file",
+        description="Write a run's generator to a file of its own, with all that is needed to sample it without the "
+        "run: wgan_sweep.load_generator(FILE) loads it. A YAML file beside it describes it.",
+    )
+    _add_networks(parser)
+    parser.add_argument("--to", type=_path, required=True, metavar="FILE.pt", help="the file")
+    parser.set_defaults(run=_export)
+
+
+def _find(options: argparse.Namespace) -> "RunDir":
+    """Return the directory of the run that the options name.
+
+    Raises:
+        InputError: if there is no such run, or the beginning of an id is that of several.
+    """
+    from wgan_sweep.runs.directory import RunDir
+
+    given = _path(options.run_id)
+    if RunDir(given).record.is_file():
+        return RunDir(given)
+    is_name = options.run_id and given.name == options.run_id and not options.run_id.startswith(".")
+    matches = sorted(options.runs.glob(f"{escape(options.run_id)}*/record.json")) if is_name and options.runs.is_dir() else []
+    exact = [path for path in matches if path.parent.name == options.run_id]
+    matches = exact or matches
+    if len(matches) > 1:
+        names = ", ".join(path.parent.name for path in matches)
+        raise InputError(f"{options.run_id} is the beginning of several ids ({names}): give more of it")
+    if not matches:
+        raise InputError(
+            f"there is no run {options.run_id} in {options.runs}: give an id, a run's directory, or another --runs"
+        )
+    return RunDir(matches[0].parent)
+
+
+def _load(options: argparse.Namespace, device: "torch.device") -> "tuple[RunDir, Config, TrainedNetworks]":
+    from wgan_sweep.runs.networks import load_networks, read_config
+
+    directory = _find(options)
+    config = read_config(directory, options.allow)
+    return directory, config, load_networks(directory, config, device, best=options.best, live=options.live)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    """Generate what the options ask for."""
+    if options.to is None and options.grid is None and options.interpolation is None:
+        raise InputError("nothing to write: give --to FILE.npz or --to FOLDER, --grid FILE.png, --interpolation FILE.png")
+    for path, key in ((options.grid, "--grid"), (options.interpolation, "--interpolation")):
+        if path is not None:
+            check_output(path, key)
+    import torch
+
+    from wgan_sweep.common.devices import find_device
+    from wgan_sweep.common.files import write
+    from wgan_sweep.common.images import grid, png
+    from wgan_sweep.common.progress import show_progress
+    from wgan_sweep.common.ranges import Count, check_value
+    from wgan_sweep.data.writing import check_destination, write_samples
+    from wgan_sweep.runs.samples import INTERPOLATION_STEPS, interpolations, sample_batches
+
+    check_value(options.number, Count, "--number")
+    check_value(options.batch_size, Count, "--batch-size")
+    if options.to is not None:
+        check_destination(options.to, "--to")
+    directory, _, networks = _load(options, find_device(options.device, "--device"))
+    is_image = len(networks.real.shape) == 3
+    if options.interpolation is not None and not is_image:
+        raise InputError(f"--interpolation shows images, and the run {directory.path} generates points: leave it out")
+    source = f"the {networks.weights} of run {directory.path.name} at step {networks.step}"
+    if options.to is not None or options.grid is not None:
+        pictured: list[Tensor] = []
+        count = options.number if options.to is not None else min(options.number, networks.real.num_pictured)
+        batches = sample_batches(networks.sampler, count, options.seed, options.batch_size)
+        kept = _keeping(show_progress(batches, count, "samples"), networks.real.num_pictured, pictured)
+        if options.to is not None:
+            write_samples(options.to, kept, count)
+            sys.stdout.write(f"{options.to}: {count} samples by {source}\n")
+        if options.grid is not None:
+            for _ in kept:  # those that were not written
+                pass
+            first = torch.cat(pictured)
+            write(options.grid, png(networks.real.draw_samples(first, networks.critic_outputs)))
+            sys.stdout.write(f"{options.grid}: {len(first)} samples by {source}\n")
+    if options.interpolation is not None:
+        write(options.interpolation, png(grid(interpolations(networks.sampler, options.seed), INTERPOLATION_STEPS)))
+        sys.stdout.write(f"{options.interpolation}: interpolations by {source}\n")
+
+
+def _keeping(batches: "Iterator[Tensor]", count: int, kept: "list[Tensor]") -> "Iterator[Tensor]":
+    """Yield batches, and keep the first `count` samples in a list."""
+    for batch in batches:
+        if (missing := count - sum(map(len, kept))) > 0:
+            kept.append(batch[:missing])
+        yield batch
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Write the generator that the options name."""
+    import torch
+
+    from wgan_sweep.runs.export import export_generator
+
+    directory, config, networks = _load(options, torch.device("cpu"))
+    export_generator(options.to, config, directory.require_record().run_id, networks, "--to")
+    sys.stdout.write(f"{options.to}: the {networks.weights} of run {directory.path.name} at step {networks.step}\n")
