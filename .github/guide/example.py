@@ -9,8 +9,8 @@
 # %% [markdown]
 # # wgan-sweep in Python
 #
-# Two losses learn eight Gaussians in the plane. This takes about 20 seconds on a CPU. Everything that is trained lies in
-# `runs` below the working directory: run this again, and nothing is trained.
+# Two losses learn eight Gaussians in the plane. This takes about 20 seconds on a CPU. Everything that is trained lies
+# in `runs` below the working directory: run this again, and nothing is trained.
 
 # %%
 import matplotlib.pyplot as plt

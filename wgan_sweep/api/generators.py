@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from wgan_sweep.api.run import BY_ARGUMENT
+from wgan_sweep.api.run import BY_ARGUMENT, checked_names
 from wgan_sweep.common.devices import find_device
 from wgan_sweep.runs.export import ExportedGenerator, load_exported
 
@@ -25,4 +25,4 @@ def load_generator(
     Raises:
         InputError: if there is no such file, it is damaged, it names other code, or the device cannot be used.
     """
-    return load_exported(Path(path).expanduser(), find_device(device), allow, remedy=BY_ARGUMENT)
+    return load_exported(Path(path).expanduser(), find_device(device), checked_names(allow), remedy=BY_ARGUMENT)

@@ -26,6 +26,17 @@ BY_ARGUMENT = 'load it with allow=("MODULE",)'
 """How a caller allows a run to name code."""
 
 
+def checked_names(allow: Collection[str]) -> tuple[str, ...]:
+    """Return the names that a caller allows.
+
+    Raises:
+        InputError: for a text, which would be taken for the names of its letters.
+    """
+    if isinstance(allow, str):
+        raise InputError(f'allow must be a tuple of names, got the text {allow!r}: write allow=("{allow}",)')
+    return tuple(allow)
+
+
 class Run:
     """A run: one training, as its directory holds it. `load_run`, `find_runs`, `train` and `sweep` return it.
 
@@ -51,12 +62,10 @@ class Run:
         allow: Collection[str] = (),
         config: "Config | None" = None,
     ) -> None:
-        if isinstance(allow, str):
-            raise InputError(f'allow must be a tuple of names, got the text {allow!r}: write allow=("{allow}",)')
         self.path = Path(path).expanduser()
         """The run's directory."""
         self._directory = RunDir(self.path)
-        self._best, self._live, self._device, self._allowed = best, live, device, tuple(allow)
+        self._best, self._live, self._device, self._allowed = best, live, device, checked_names(allow)
         self._trusted_config = config
 
     @property

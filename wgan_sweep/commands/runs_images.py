@@ -97,7 +97,9 @@ def _find(options: argparse.Namespace) -> "RunDir":
     if RunDir(given).record.is_file():
         return RunDir(given)
     is_name = options.run_id and given.name == options.run_id and not options.run_id.startswith(".")
-    matches = sorted(options.runs.glob(f"{escape(options.run_id)}*/record.json")) if is_name and options.runs.is_dir() else []
+    matches = (
+        sorted(options.runs.glob(f"{escape(options.run_id)}*/record.json")) if is_name and options.runs.is_dir() else []
+    )
     exact = [path for path in matches if path.parent.name == options.run_id]
     matches = exact or matches
     if len(matches) > 1:
@@ -121,7 +123,9 @@ def _load(options: argparse.Namespace, device: "torch.device") -> "tuple[RunDir,
 def _sample(options: argparse.Namespace) -> None:
     """Generate what the options ask for."""
     if options.to is None and options.grid is None and options.interpolation is None:
-        raise InputError("nothing to write: give --to FILE.npz or --to FOLDER, --grid FILE.png, --interpolation FILE.png")
+        raise InputError(
+            "nothing to write: give --to FILE.npz or --to FOLDER, --grid FILE.png, --interpolation FILE.png"
+        )
     for path, key in ((options.grid, "--grid"), (options.interpolation, "--interpolation")):
         if path is not None:
             check_output(path, key)

@@ -110,9 +110,7 @@ class RunDir:
         """
         record = self.read_record()
         if record is None:
-            raise InputError(
-                f"{self.path} is not a run's directory: it has no {self.record.name}; give RUNS/<run_id>"
-            )
+            raise InputError(f"{self.path} is not a run's directory: it has no {self.record.name}; give RUNS/<run_id>")
         return record
 
     def read_metrics(self) -> Iterator[dict[str, float]]:

@@ -134,7 +134,9 @@ def load_exported(
     try:
         check_value(state["format"], int, "format")
         if state["format"] > FORMAT:
-            raise InputError(f"{path} has format {state['format']}, this version reads {FORMAT}: upgrade wgan-sweep")
+            raise InputError(  # noqa: TRY301
+                f"{path} has format {state['format']}, this version reads {FORMAT}: upgrade wgan-sweep"
+            )
         config, shape = state["config"], tuple(state["shape"])
         for key in ("model", "stabiliser"):
             check_untrusted(config[key], str(path), allowed, key, remedy=remedy)

@@ -1,9 +1,9 @@
 """Choosing runs by their values on the axes of choice."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wgan_sweep.config.keys import leaves
+from wgan_sweep.config.keys import leaves, referenced_keys
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.coordinates import as_text, coordinates
 from wgan_sweep.runs.record import Record, Status
@@ -13,10 +13,15 @@ RECORDED = ("run_id", "status", "sweep")
 
 
 def values_of(record: Record) -> dict[str, str]:
-    """Return what a run can be chosen by, as text: its options by group, its config values by key, and `RECORDED`."""
-    config = {key: as_text(value) for key, value in leaves(record.config) if not key.startswith("choices.")}
+    """Return what a run can be chosen by, as text: its options by group, its config values by key, and `RECORDED`.
+
+    Values that the run does not use (`div.k` of a loss without exponents) are left out.
+    """
+    choices = record.config.get("choices", {})
+    unused = set(referenced_keys()) - choices.keys() | {"choices"}
+    config = {key: as_text(value) for key, value in leaves(record.config) if key.partition(".")[0] not in unused}
     recorded = {name: as_text(getattr(record, name)) for name in RECORDED}
-    return config | record.config.get("choices", {}) | coordinates(record) | recorded
+    return config | choices | coordinates(record) | recorded
 
 
 def select(records: Iterable[Record], wanted: Mapping[str, Any]) -> list[Record]:
@@ -37,12 +42,10 @@ def select(records: Iterable[Record], wanted: Mapping[str, Any]) -> list[Record]
     for axis in allowed:
         if not any(axis in values for _, values in valued):
             _check_axis(axis)
-    return [
-        record for record, values in valued if all(values.get(axis) in texts for axis, texts in allowed.items())
-    ]
+    return [record for record, values in valued if all(values.get(axis) in texts for axis, texts in allowed.items())]
 
 
-def _texts(value: Any) -> Collection[str]:
+def _texts(value: Any) -> set[str]:
     values = value if isinstance(value, list | set | frozenset | range) else [value]
     return {as_text(item) for item in values}
 

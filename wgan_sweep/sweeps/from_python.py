@@ -37,16 +37,18 @@ from wgan_sweep.sweeps.state import CommandState, separate_state
 
 log = logging.getLogger("wgan_sweep")
 
-_HYDRA_IN_USE = threading.RLock()
-"""Held while Hydra's global state is replaced, which all threads share."""
+_ONE_CALL = threading.RLock()
+"""Held by a call, because calls replace state that all threads share."""
 
 
 @contextmanager
 def separate_hydra() -> Iterator[Hydra]:
-    """Yield a Hydra with this package's config. Hydra's global state, such as that of a caller's own application, is
-    replaced inside this context and restored at its end.
+    """Yield a Hydra with this package's config.
+
+    Hydra's global state, such as that of a caller's own application, is replaced inside this context and restored at
+    its end.
     """
-    with _HYDRA_IN_USE:
+    with _ONE_CALL:
         plugins = Plugins.instance()  # before the copy: the plugins that it finds store configs
         hydra_launcher.register()
         store = copy.deepcopy(ConfigStore.instance())
@@ -68,7 +70,7 @@ def unchanged_process(*, shows_progress: bool) -> Iterator[CommandState]:
     """Yield a state for the caller's runs; restore log handlers and environment variables at the end."""
     handlers, level, environment = log.handlers[:], log.level, dict(os.environ)
     try:
-        with separate_state(shows_progress=shows_progress) as state:
+        with _ONE_CALL, separate_state(shows_progress=shows_progress) as state:
             yield state
     finally:
         log.handlers[:] = handlers
