@@ -158,7 +158,7 @@ def foreign_schema() -> Iterator[None]:
 @pytest.mark.usefixtures("foreign_schema")
 def test_the_process_stays_as_it_was_also_within_another_hydra_application(base, tmp_path: Path, capsys) -> None:
     (tmp_path / "app").mkdir()
-    (tmp_path / "app" / "config.yaml").write_text("defaults: [schema]\nmine: 1\n")
+    (tmp_path / "app" / "config.yaml").write_text("defaults: [schema, _self_]\nmine: 1\n")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(tmp_path / "app"), version_base="1.3"):
         app = GlobalHydra.instance().hydra
@@ -244,7 +244,7 @@ def test_a_run_is_continued_from_its_own_config(base) -> None:
     longer = ws.train(config, progress=False)
     assert (longer.run_id, longer.record.step) == (first.run_id, 8)
     config.train.steps = 0
-    with pytest.raises(ws.InputError, match=r"train\.steps must be 1 or more, got 0"):
+    with pytest.raises(ws.InputError, match=r"train\.steps must be 1 or more and at most .*, got 0"):
         ws.train(config, progress=False)
     config.train.steps, config.plan = 9, True
     with pytest.raises(ws.InputError, match="plan=true"):
@@ -393,11 +393,11 @@ def test_metrics_are_columns_of_equal_length(make, planned_fids) -> None:
     assert list(columns)[:2] == ["step", "images_seen"]
     assert columns.keys() == {name for line in lines for name in line}
     for name, values in columns.items():
-        assert len(values) == len(lines) == 4
+        assert len(values) == len(lines) == 5
         for value, line in zip(values, lines, strict=True):
             assert value == line[name] if name in line else math.isnan(value)
     table = pd.DataFrame(columns)
-    assert table["step"].tolist() == [2, 4, 6, 6]
+    assert table["step"].tolist() == [2, 3, 4, 6, 6]
     assert table["fid"].dropna().tolist() == [3]
 
 

@@ -155,10 +155,11 @@ class Display:
 
     Args:
         console: Where to write. Default: standard error, so that standard output holds only results.
+        quiet: Whether the default shows nothing.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet)
         self._live: Progress | None = None
         self._sweep: TaskID | None = None
 

@@ -206,7 +206,7 @@ def make_critic(
 
 def on_device(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """Move a network to a device, in the memory layout in which networks are trained and sampled."""
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def check(config: Config, device: torch.device | None = None) -> None:

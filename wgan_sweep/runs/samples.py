@@ -73,7 +73,7 @@ def spherical(start: Tensor, end: Tensor, positions: Tensor) -> Tensor:
     angle = cosine.acos()
     t = positions[None, :, None]
     direction = (((1 - t) * angle).sin() * first + (t * angle).sin() * last) / angle.sin()
-    on_sphere = direction * torch.lerp(*norms, t.expand(len(start), -1, 1))
+    on_sphere = direction * torch.lerp(norms[0], norms[1], t.expand(len(start), -1, 1))
     linear = torch.lerp(start[:, None], end[:, None], t)
     return torch.where(cosine.abs() > 1 - 1e-6, linear, on_sphere)
 

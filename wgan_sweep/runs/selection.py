@@ -17,7 +17,7 @@ def values_of(record: Record) -> dict[str, str]:
 
     Values that the run does not use (`div.k` of a loss without exponents) are left out.
     """
-    choices = record.config.get("choices", {})
+    choices: dict[str, str] = record.config.get("choices", {})
     unused = set(referenced_keys()) - choices.keys() | {"choices"}
     config = {key: as_text(value) for key, value in leaves(record.config) if key.partition(".")[0] not in unused}
     recorded = {name: as_text(getattr(record, name)) for name in RECORDED}

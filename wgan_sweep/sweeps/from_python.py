@@ -20,7 +20,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
 from hydra.types import HydraContext, RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from wgan_sweep.config import refusals, schema
@@ -49,13 +51,14 @@ def separate_hydra() -> Iterator[Hydra]:
     its end.
     """
     with _ONE_CALL:
-        plugins = Plugins.instance()  # before the copy: the plugins that it finds store configs
+        Plugins.instance()  # before the copy: the plugins that it finds store configs
         hydra_launcher.register()
         store = copy.deepcopy(ConfigStore.instance())
         instances = cast("dict[type, Any]", Singleton._instances)
         before = dict(instances)
-        instances.clear()
-        instances.update({Plugins: plugins, ConfigStore: store})
+        for kind in (GlobalHydra, HydraConfig, JobRuntime, VersionBase):
+            instances.pop(kind, None)
+        instances[ConfigStore] = store
         try:
             schema.register()
             with initialize_config_dir(str(schema.conf_dir()), job_name="wgan-sweep", version_base="1.3"):
@@ -66,18 +69,27 @@ def separate_hydra() -> Iterator[Hydra]:
 
 
 @contextmanager
+def _unchanged_environment() -> Iterator[None]:
+    """Restore the environment variables at the end; libraries set some when they are imported."""
+    environment = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+@contextmanager
 def unchanged_process(*, shows_progress: bool) -> Iterator[CommandState]:
     """Yield a state for the caller's runs; restore log handlers and environment variables at the end."""
-    handlers, level, environment = log.handlers[:], log.level, dict(os.environ)
+    handlers, level = log.handlers[:], log.level
     try:
-        with _ONE_CALL, separate_state(shows_progress=shows_progress) as state:
+        with _ONE_CALL, _unchanged_environment(), separate_state(shows_progress=shows_progress) as state:
             yield state
     finally:
         log.handlers[:] = handlers
         log.setLevel(level)
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
 
 
 @contextmanager
@@ -98,7 +110,7 @@ def compose_config(overrides: Sequence[str]) -> Config:
         InputError: for overrides that the command refuses, or that ask for several runs. Whether the data can be read
             and the networks can be made is checked when the run starts.
     """
-    with _explained(overrides), separate_hydra() as hydra:
+    with _unchanged_environment(), _explained(overrides), separate_hydra() as hydra:
         composed = hydra.compose_config("config", list(overrides), RunMode.RUN)
         if composed.hydra.mode == RunMode.MULTIRUN:
             raise InputError(f"{' '.join(overrides)} asks for a sweep, not for one run: use sweep(...)")
@@ -118,6 +130,7 @@ def train_run(config: Config, *, shows_progress: bool) -> tuple[RequestedRun, Ou
     """
     _refuse_plan(config.plan)
     with unchanged_process(shows_progress=shows_progress) as state:
+        schema.check_ranges(config)
         requested = RequestedRun(copy.deepcopy(config), (), "", None)
         planned = plan_run(requested)
         if planned.action is Action.REFUSE:

@@ -58,12 +58,10 @@ class CommandState:
     def display(self) -> "Display":
         """The display: a bar for the sweep, and one for each run in training."""
         if self._display is None:
-            from rich.console import Console
-
             from wgan_sweep.common.progress import Display
             from wgan_sweep.sweeps.launching import log_to_display
 
-            self._display = Display(Console(stderr=True, quiet=not self._shows_progress))
+            self._display = Display(quiet=not self._shows_progress)
             if self._shows_progress:
                 log_to_display(self._display)
         return self._display
