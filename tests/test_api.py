@@ -13,7 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +34,7 @@ import wgan_sweep as ws
 from wgan_sweep.commands.runs_images import add_export, add_sample
 from wgan_sweep.config import schema
 from wgan_sweep.config.schema import Config
+from wgan_sweep.data.writing import write_samples
 from wgan_sweep.runs import checkpoints
 from wgan_sweep.runs.build import build
 from wgan_sweep.runs.directory import RunDir
@@ -180,6 +183,14 @@ def test_the_process_stays_as_it_was_also_within_another_hydra_application(base,
     assert output.out == ""
     assert "done at step 6" in output.err
     assert "nothing left to do" in output.err
+
+
+def test_calls_from_several_threads_wait_for_each_other(base) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        configs = list(pool.map(lambda seed: ws.compose(*base, f"seed={seed}"), range(8)))
+        assert [config.seed for config in configs] == list(range(8))
+        runs = list(pool.map(lambda config: ws.train(config, progress=False), configs[:2]))
+    assert [found.run_id for found in runs] == [run_id(config) for config in configs[:2]]
 
 
 # Training
@@ -603,6 +614,32 @@ def test_the_command_writes_the_samples_of_the_run(make, tmp_path: Path, capsys)
     with Image.open(out / "live.png") as picture:
         assert np.array_equal(np.asarray(picture)[32:, :32], live[2, 0].numpy())
     assert sorted(file.name for file in out.iterdir()) == ["a.npz", "folder", "grid.png", "live.png"]
+
+
+@pytest.mark.parametrize("name", ["images.npz", "folder"])
+def test_samples_are_written_while_they_are_made(tmp_path: Path, name: str) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def batches() -> Iterator[torch.Tensor]:
+        for number in range(20):
+            batch = torch.full((2, 3, 4, 5), number, dtype=torch.uint8)
+            made.append(weakref.ref(batch))
+            yield batch
+            del batch
+            assert sum(reference() is not None for reference in made) <= 3
+
+    write_samples(tmp_path / name, batches(), 40)
+    assert len(made) == 20
+    expected = np.repeat(np.arange(20), 2)
+    if name == "folder":
+        assert [int(np.asarray(Image.open(file))[3, 4, 2]) for file in sorted((tmp_path / name).iterdir())] == [
+            *expected
+        ]
+    else:
+        with np.load(tmp_path / name) as arrays:
+            assert arrays["images"].shape == (40, 4, 5, 3)
+            assert np.array_equal(arrays["images"][:, 3, 4, 2], expected)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_an_interpolation_leads_from_one_image_to_another(make, tmp_path: Path) -> None:
