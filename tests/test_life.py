@@ -2,6 +2,8 @@
 
 import io
 import json
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from wgan_sweep.runs import build as build_module
 from wgan_sweep.runs import checkpoints, life
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import identify, run_id
-from wgan_sweep.runs.record import Status
+from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import RunState
 from wgan_sweep.runs.writer import RunWriter
 from wgan_sweep.training.trainer import Trainer
@@ -50,6 +52,7 @@ def test_a_finished_run_has_the_documented_files(make, tmp_path: Path, planned_f
         "science",
         "code",
         "metrics_lines",
+        "history",
         "format",
     ]
     assert stored["seconds"] > 0
@@ -300,3 +303,65 @@ def test_a_failed_write_leaves_the_record_unchanged_on_disk_and_in_memory(
         transition()
     assert state.record == record
     assert state.directory.record.read_bytes() == content
+
+
+def test_scores_are_kept_when_a_run_is_continued_or_scored_otherwise(make, planned_fids, monkeypatch) -> None:
+    planned_fids(20.0, 90.0, 15.0)
+    first = run(make("scorer=fid", "scorer.num_samples=5"))
+    assert first.history == []
+    second = run(make("scorer=fid", "scorer.num_samples=7"))
+    assert second.scores["fid"] == 90
+    assert [asdict(earlier) for earlier in second.history] == [
+        {
+            "step": 6,
+            "scores": {"step": 6, "fid": 20, "fid_feature": 2048, "fid_generated": 2, "fid_real": 4},
+            "scored_by": {"features": "planned"},
+            "best": first.best,
+            "finished": first.finished,
+            "code": first.code,
+        }
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "_final_scorer", lambda *_: None)
+        unscored = run(make("scorer=none", "train.steps=7"))
+    assert (unscored.step, unscored.scores) == (7, second.scores)
+    third = run(make("scorer=fid", "scorer.num_samples=7", "train.steps=8"))
+    assert [(earlier.step, earlier.scores["fid"]) for earlier in third.history] == [(6, 20), (6, 90)]
+    assert (third.scores["step"], third.scores["fid"]) == (8, 15)
+    assert directory_of(make()).read_record() == third
+    assert run(make("scorer=fid", "scorer.num_samples=7", "train.steps=8")).history == third.history
+
+
+@pytest.mark.parametrize("killed_at", range(1, 6))
+def test_a_kill_neither_loses_nor_repeats_earlier_scores(make, planned_fids, monkeypatch, killed_at: int) -> None:
+    planned_fids(20.0, *[90.0] * 9)
+    run(make("scorer=fid", "scorer.num_samples=5"))
+    writes = 0
+    written = RunWriter.write_record
+
+    def killed(writer: RunWriter, record: Record) -> None:
+        nonlocal writes
+        writes += 1
+        if writes >= killed_at:
+            raise SystemExit
+        written(writer, record)
+
+    with monkeypatch.context() as patch, suppress(SystemExit):
+        patch.setattr(RunWriter, "write_record", killed)
+        run(make("scorer=fid", "scorer.num_samples=7"))
+    assert writes >= killed_at
+    record = run(make("scorer=fid", "scorer.num_samples=7"))
+    assert record.status == Status.DONE
+    assert [earlier.scores["fid"] for earlier in record.history] == [20]
+    assert record.scores["fid"] == 90
+
+
+@pytest.mark.parametrize(
+    "history",
+    [None, {}, [3], [{}], [{"step": 1}], [{"step": "1", "scores": {}}], [{"step": 1, "scores": {"fid": "x"}}]],
+)
+def test_a_record_with_a_damaged_history_is_refused(history: object, tmp_path: Path) -> None:
+    values = {"run_id": "ab", "status": "done", "config": {"scorer": {}}, "format": 1, "history": history}
+    (tmp_path / "record.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="is not a run's record"):
+        RunDir(tmp_path).read_record()

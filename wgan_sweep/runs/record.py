@@ -53,6 +53,38 @@ def chosen_by(best: Mapping[str, float]) -> dict[str, float]:
     return prefixed or ({f"{CHOSEN_BY}{metric}": best[metric]} if metric else {})
 
 
+@dataclass(frozen=True)
+class EarlierScores:
+    """The scores with which a run was done, before it was asked for more steps or for another scorer."""
+
+    step: int
+    scores: dict[str, float]
+    scored_by: dict[str, str] = field(default_factory=dict)
+    """What the scores depend on."""
+    best: dict[str, float] = field(default_factory=dict)
+    """The metric values of the best step, by then."""
+    finished: str | None = None
+    """When the run was done."""
+    code: str = ""
+    """Version and digest of the package's source, by then."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], name: str) -> Self:
+        """Return the scores that a JSON value describes; keys of later versions are ignored.
+
+        Args:
+            values: The value.
+            name: What it is, for messages.
+
+        Raises:
+            TypeError, ValueError: if the value is not of this form.
+        """
+        hints = {key: hint for key, hint in get_type_hints(cls).items() if key in values}
+        for key, hint in hints.items():
+            check_value(values[key], hint, f"{name}.{key}")
+        return cls(**{key: values[key] for key in hints})
+
+
 @dataclass
 class Record:
     """The state of a run, as ``record.json`` holds it."""
@@ -100,6 +132,8 @@ class Record:
     """Version and digest of the package's source, as of the last start."""
     metrics_lines: int = 0
     """Lines of ``metrics.jsonl`` as of this record: a file with fewer has lost measurements."""
+    history: list[EarlierScores] = field(default_factory=list)
+    """Earlier scores, oldest first: those with which the run was done before it was continued or scored otherwise."""
     format: int = FORMAT
     """Version of this format."""
 
@@ -126,8 +160,12 @@ class Record:
         check_value(record.format, int, "format")
         if record.format > FORMAT:
             raise NewerRecordError(f"its format is {record.format}, and this version reads formats up to {FORMAT}")
+        hints |= {"history": list[dict[str, Any]]} if "history" in values else {}
         for name, hint in hints.items():
             check_value(values[name], hint, name)
+        record.history = [
+            EarlierScores.from_json(item, f"history[{index}]") for index, item in enumerate(values.get("history", []))
+        ]
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", record.run_id):
             raise ValueError(f"run_id={record.run_id!r} is no name of a directory")
         record.status = Status(record.status)

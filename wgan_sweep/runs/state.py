@@ -19,7 +19,7 @@ from wgan_sweep.config.schema import Config, to_yaml
 from wgan_sweep.runs import provenance
 from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.identity import Identity
-from wgan_sweep.runs.record import CHOSEN_BY, Record, Status, chosen_by, selection_metric
+from wgan_sweep.runs.record import CHOSEN_BY, EarlierScores, Record, Status, chosen_by, selection_metric
 from wgan_sweep.runs.writer import RunWriter
 
 log = logging.getLogger("wgan_sweep")
@@ -59,6 +59,18 @@ def _needs_other_scores(record: Record, config: Config) -> bool:
     return bool(ours != theirs)
 
 
+def _with_scores_kept(record: Record) -> list[EarlierScores]:
+    """Return the history of a run that is started again, with its scores if it was done."""
+    if record.status != Status.DONE or not record.scores:
+        return record.history
+    last = record.history[-1] if record.history else None
+    if last is not None and (last.scores, last.scored_by) == (record.scores, record.scored_by):
+        return record.history  # it was continued without a scorer
+    step = int(record.scores.get("step", record.step))
+    kept = EarlierScores(step, record.scores, record.scored_by, record.best, finished=record.finished, code=record.code)
+    return [*record.history, kept]
+
+
 def _up_to(step: int, scores: dict[str, float]) -> dict[str, float]:
     """Return scores unless they are of a later step."""
     return {} if scores.get("step", 0) > step else scores
@@ -84,14 +96,16 @@ class RunState:
     def start(
         cls, writer: RunWriter, identity: Identity, config: Config, overrides: list[str], sweep: str | None
     ) -> Self:
-        """Any status → running: write config and record."""
+        """Any status → running: write config and record. Scores with which the run was done are kept in its history."""
         record = writer.directory.read_record()
         if record is None:
             record = Record(identity.run_id, overrides=overrides, started=provenance.now(), sweep=sweep)
-        elif _needs_other_scores(record, config):  # keep which step was chosen, and by which value
-            chosen = chosen_by(record.best)
-            best = {"step": record.best["step"], **chosen} if chosen else {}
-            record = replace(record, scores={}, scored_by={}, best=best)
+        else:
+            record = replace(record, history=_with_scores_kept(record))
+            if _needs_other_scores(record, config):  # keep which step was chosen, and by which value
+                chosen = chosen_by(record.best)
+                best = {"step": record.best["step"], **chosen} if chosen else {}
+                record = replace(record, scores={}, scored_by={}, best=best)
         writer.open()
         state = cls(writer, record)
         writer.write(writer.directory.config, to_yaml(config))
