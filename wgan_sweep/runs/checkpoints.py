@@ -10,15 +10,11 @@ from typing import Any
 import torch
 
 from wgan_sweep.common.files import replacing
+from wgan_sweep.runs.directory import previous as previous
 
 
 class CorruptCheckpointError(Exception):
     """A checkpoint that is damaged."""
-
-
-def previous(path: Path) -> Path:
-    """Return the path of the checkpoint before the one at `path`."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def save(path: Path, state: dict[str, Any], staging: Path | None = None, *, keep_previous: bool = True) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from wgan_sweep.common.reading import MAX_METRICS_BYTES, read_bytes, read_document
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs.lock import REMOVED
 from wgan_sweep.runs.record import NewerRecordError, OutdatedRecordError, Record
 
 log = logging.getLogger("wgan_sweep")
@@ -17,6 +18,8 @@ FINAL = "final"
 """Key of a line of ``metrics.jsonl`` that the final scorer wrote, where another scorer is used during training."""
 TAIL_BYTES = 16384
 """How much of ``metrics.jsonl`` is read where only the latest values are needed."""
+STAGING = ".staging-"
+"""Prefix of the folders in which files are written before they are renamed into place."""
 
 
 def _complete_lines(text: str) -> Iterator[dict[str, float]]:
@@ -28,6 +31,11 @@ def _complete_lines(text: str) -> Iterator[dict[str, float]]:
             continue
         if isinstance(values, dict) and type(values.get("step")) is int:
             yield {name: value for name, value in values.items() if type(value) in (int, float)}
+
+
+def previous(path: Path) -> Path:
+    """Return the path of the checkpoint before the one at `path`."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,14 @@ class RunDir:
         """Return the path of the latest samples, or None if there are none."""
         pictures = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
         return max(pictures, key=lambda path: int(path.stem), default=None)
+
+    def leftovers(self) -> list[Path]:
+        """Return the staging folders: those of killed processes, unless a process is working on the run."""
+        return [path for prefix in (STAGING, REMOVED) for path in self.path.glob(f"{prefix}*")]
+
+    def previous_checkpoints(self) -> list[Path]:
+        """Return the checkpoints before the latest ones, which are read only if those are damaged."""
+        return [kept for path in (self.checkpoint, self.best) if (kept := previous(path)).is_file()]
 
     def read_record(self) -> Record | None:
         """Return the record, or None if the run was never started.
@@ -164,7 +180,7 @@ class FoundRuns(NamedTuple):
 
 
 def find_runs(runs: Path) -> FoundRuns:
-    """Return the records of the runs in a folder.
+    """Return the records of the runs in a folder; a directory that is being removed, whose name is hidden, is none.
 
     Raises:
         InputError: if the folder cannot be read.
@@ -174,7 +190,7 @@ def find_runs(runs: Path) -> FoundRuns:
     outdated: list[str] = []
     copies: list[str] = []
     try:
-        paths = sorted(runs.iterdir())
+        paths = sorted(path for path in runs.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise InputError(f"{runs} cannot be read ({error.strerror}): give a folder of runs") from error
     for path in paths:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 LIFETIME_SECONDS = 60.0
 """How long a token of a process that cannot be checked is valid without a heartbeat."""
 HEARTBEATS_PER_LIFETIME = 4
+REMOVED = ".removed-"
+"""Prefix of the names of folders that are being removed."""
 
 
 def _read(path: str) -> str:
@@ -291,7 +293,7 @@ def run_lock(folder: Path, name: str) -> Iterator[Ownership]:
 
 def remove_folder(path: Path, remover: Ownership) -> None:
     """Remove a folder that another process may be using: all paths into it become invalid at once."""
-    removed = path.with_name(f".removed-{remover.number}-{path.name.lstrip('.')}")
+    removed = path.with_name(f"{REMOVED}{remover.number}-{path.name.lstrip('.')}")
     with suppress(FileNotFoundError):
         path.rename(removed)
     shutil.rmtree(removed, ignore_errors=True)

@@ -1,59 +1,194 @@
-"""Choosing runs by their values on the axes of choice."""
+"""Selecting runs: by the first characters of their ids, by filters on their values, and in an order."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
-from wgan_sweep.config.keys import leaves, referenced_keys
+from wgan_sweep.common.suggestions import did_you_mean
+from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.coordinates import as_text, coordinates
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.lock import lock_owner
 from wgan_sweep.runs.record import Record, Status
 
-RECORDED = ("run_id", "status", "sweep")
-"""What runs can be chosen by besides their config."""
+DEAD = "dead"
+"""The status that is shown of a run that was interrupted: it is running by its record, and no process holds it."""
+MAX_CANDIDATES = 10
+"""How many runs the message about an ambiguous id lists."""
 
 
-def values_of(record: Record) -> dict[str, str]:
-    """Return what a run can be chosen by, as text: its options by group, its config values by key, and `RECORDED`.
+@dataclass(frozen=True)
+class StoredRun:
+    """A run, as commands list it."""
 
-    Values that the run does not use (`div.k` of a loss without exponents) are left out.
-    """
-    choices: dict[str, str] = record.config.get("choices", {})
-    unused = set(referenced_keys()) - choices.keys() | {"choices"}
-    config = {key: as_text(value) for key, value in leaves(record.config) if key.partition(".")[0] not in unused}
-    recorded = {name: as_text(getattr(record, name)) for name in RECORDED}
-    return config | choices | coordinates(record) | recorded
+    record: Record
+    directory: RunDir
+    status: str
+    """The status of its record, or `DEAD`."""
+
+    @classmethod
+    def read(cls, record: Record, folder: Path) -> "StoredRun":
+        """Return the run of a record in a folder of runs."""
+        directory = RunDir(folder / record.run_id)
+        is_dead = record.status == Status.RUNNING and lock_owner(directory.lock) is None
+        return cls(record, directory, DEAD if is_dead else str(record.status))
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self.record.run_id
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """What filters see: the run's coordinates, the seed, its other config values, and its state.
+
+        A value that does not count for the run, such as `div.k` for a loss without exponents, is not among them.
+        """
+        record = self.record
+        other = {key: as_text(value) for key, value in leaves(record.config) if role_of(key) is not Role.SCIENCE}
+        seed = {"seed": as_text(record.config["seed"])} if "seed" in record.config else {}
+        state = {"status": self.status, "step": as_text(record.step), "sweep": record.sweep or ""}
+        return {**other, **coordinates(record), **seed, **state}
 
 
-def select(records: Iterable[Record], wanted: Mapping[str, Any]) -> list[Record]:
-    """Return the records whose values are the wanted ones.
+def stored_runs(records: Iterable[Record], folder: Path) -> list[StoredRun]:
+    """Return the runs of records in a folder of runs."""
+    return [StoredRun.read(record, folder) for record in records]
 
-    Args:
-        records: The records.
-        wanted: A value for each axis: an option of a group (``loss``), or a value of a key (``div.k``). A list means
-            any of its items. A key that is a list itself is compared with a tuple.
+
+def by_id(prefix: str, runs: Sequence[StoredRun]) -> StoredRun:
+    """Return the run whose id begins with some characters.
 
     Raises:
-        InputError: for an axis that no run and no config has, or an unknown status.
+        InputError: if no run has such an id, or several do; the message lists them.
     """
-    allowed = {axis: _texts(value) for axis, value in wanted.items()}
-    if unknown := allowed.get("status", set()) - set(Status):
-        raise InputError(f"there is no status {', '.join(sorted(unknown))}: choose from {', '.join(Status)}")
-    valued = [(record, values_of(record)) for record in records]
-    for axis in allowed:
-        if not any(axis in values for _, values in valued):
-            _check_axis(axis)
-    return [record for record, values in valued if all(values.get(axis) in texts for axis, texts in allowed.items())]
+    found = [run for run in runs if prefix and run.run_id.startswith(prefix)]
+    exact = [run for run in found if run.run_id == prefix]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    if not found:
+        hint = did_you_mean(prefix, [run.run_id for run in runs])
+        raise InputError(f"no run has an id that begins with {prefix!r}{hint or '; `wgan-runs list` shows the ids'}")
+    more = f", and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
+    names = ", ".join(
+        f"{run.run_id} ({' '.join(run.record.overrides) or 'defaults'})" for run in found[:MAX_CANDIDATES]
+    )
+    raise InputError(f"{len(found)} runs have ids that begin with {prefix!r}: {names}{more}; give more characters")
 
 
-def _texts(value: Any) -> set[str]:
-    values = value if isinstance(value, list | set | frozenset | range) else [value]
-    return {as_text(item) for item in values}
+@dataclass(frozen=True)
+class Filter:
+    """A condition on one key: a run must have one of the values."""
+
+    key: str
+    values: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, word: str) -> "Filter":
+        """Return the filter that ``key=value`` or ``key=value,value`` describes.
+
+        Raises:
+            InputError: for anything else.
+        """
+        key, equals, values = word.partition("=")
+        if not (key and equals and values):
+            raise InputError(
+                f"{word!r} is no filter: write key=value or key=value,value, as in loss=wgan_div div.k=1,2"
+            )
+        return cls(key, tuple(value.strip() for value in values.split(",")))
+
+    def holds(self, run: StoredRun) -> bool:
+        """Return whether a run has one of the values; a number matches in any spelling."""
+        value = run.values.get(self.key)
+        return value is not None and any(value == wanted or _equal(value, wanted) for wanted in self.values)
 
 
-def _check_axis(axis: str) -> None:
-    """Raise InputError for an axis that no config has."""
-    from wgan_sweep.config.catalogue import known_keys, options, unknown_key
-    from wgan_sweep.config.schema import Config
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
-    if axis not in known_keys(Config) | options().keys() | set(RECORDED):
-        raise InputError(unknown_key(axis, Config))
+
+def _equal(text: str, other: str) -> bool:
+    return _number(text) == _number(other)
+
+
+def matching(runs: Sequence[StoredRun], words: Iterable[str]) -> list[StoredRun]:
+    """Return the runs for which all filters hold.
+
+    Args:
+        runs: The runs.
+        words: The filters, as ``key=value`` or ``key=value,value``.
+
+    Raises:
+        InputError: for a word that is no filter, or a key that no run has.
+    """
+    filters = [Filter.parse(word) for word in words]
+    known = {key for run in runs for key in run.values}
+    for wanted in filters:
+        if runs and wanted.key not in known:
+            hint = did_you_mean(wanted.key, known) or "; `wgan-runs show ID` shows the keys of a run"
+            raise InputError(f"no run has a value of {wanted.key}{hint}")
+    return [run for run in runs if all(wanted.holds(run) for wanted in filters)]
+
+
+def selected(runs: Sequence[StoredRun], words: Sequence[str]) -> list[StoredRun]:
+    """Return the runs that are given by ids or by filters.
+
+    Args:
+        runs: The runs.
+        words: Either ids, which may be shortened, or filters.
+
+    Raises:
+        InputError: for no words, for ids beside filters, and as `by_id` and `matching`.
+    """
+    ids = [word for word in words if "=" not in word]
+    if not words:
+        raise InputError("name the runs: by their ids, or by filters such as status=failed,diverged")
+    if ids and len(ids) < len(words):
+        raise InputError(f"{ids[0]} is an id, and there are filters, too: give either ids or filters")
+    if not ids:
+        return matching(runs, words)
+    return list({run.run_id: run for run in (by_id(word, runs) for word in ids)}.values())
+
+
+def in_order(runs: Sequence[StoredRun], key: str, metric: str) -> list[StoredRun]:
+    """Return runs in the order of a value: numbers first, then texts, then runs without a value.
+
+    Args:
+        runs: The runs.
+        key: ``metric`` for the metric that is shown, ``started``, the name of a metric, or a key of `StoredRun.values`.
+        metric: The metric that is shown.
+
+    Raises:
+        InputError: for a key that no run has.
+    """
+    name = metric if key == "metric" else key
+    values = {run.run_id: _sort_value(run, name) for run in runs}
+    if runs and key not in ("metric", "started") and all(value is None for value in values.values()):
+        known = {name for run in runs for name in (*run.values, *run.record.scores)} | {"metric", "started"}
+        raise InputError(
+            f"no run has a value of {key}{did_you_mean(key, known)}; runs can be sorted by any axis or metric"
+        )
+
+    def rank(run: StoredRun) -> tuple[int, float, str]:
+        value = values[run.run_id]
+        number = math.nan if value is None else _number(value)
+        if not math.isnan(number):
+            return 0, number, ""
+        return (2, 0.0, "") if value is None else (1, 0.0, value)
+
+    return sorted(runs, key=rank)
+
+
+def _sort_value(run: StoredRun, name: str) -> str | None:
+    if name == "started":
+        return run.record.started
+    if name in run.values:
+        return run.values[name]
+    return json.dumps(run.record.scores[name]) if name in run.record.scores else None

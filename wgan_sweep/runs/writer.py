@@ -19,24 +19,16 @@ from typing import IO, Any
 from wgan_sweep.common.files import replacing
 from wgan_sweep.errors import RunLockedError, RunTakenOverError
 from wgan_sweep.runs import checkpoints
-from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.directory import STAGING, RunDir
 from wgan_sweep.runs.lock import Ownership, remove_folder, run_lock
 from wgan_sweep.runs.record import Record
 
 log = logging.getLogger("wgan_sweep")
 
-STAGING = ".staging-"
-"""Prefix of the folders in which files are written before they are renamed into place."""
-
-
-def _leftovers(directory: RunDir) -> list[Path]:
-    """Return the staging folders in a run's directory."""
-    return [*directory.path.glob(f"{STAGING}*"), *directory.path.glob(".removed-*")]
-
 
 def remove_leftovers(directory: RunDir) -> None:
     """Remove the staging folders of killed processes, unless another process owns the run."""
-    if _leftovers(directory):
+    if directory.leftovers():
         with suppress(RunLockedError, OSError), owned_run(directory):
             log.debug("the leftovers of killed processes in %s are removed", directory.path)
 
@@ -58,7 +50,7 @@ class RunWriter:
         self._ownership = ownership
         self._staging = directory.path / f"{STAGING}{ownership.number}"
         self._metrics: IO[bytes] | None = None
-        for path in _leftovers(directory):
+        for path in directory.leftovers():
             remove_folder(path, ownership)
 
     def open(self) -> None:

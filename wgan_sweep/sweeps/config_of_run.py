@@ -3,7 +3,7 @@
 Hydra does not read the file itself. It could name callbacks and log handlers, whose code Hydra would run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from wgan_sweep.config import schema
 from wgan_sweep.config.keys import leaves, overridden_key
+from wgan_sweep.config.refusals import BAD_INPUT, explain
 from wgan_sweep.config.targets import check_untrusted
 from wgan_sweep.errors import InputError
 
 PATH_FLAGS, NAME_FLAGS = ("--config-path", "-cp"), ("--config-name", "-cn")
+NOT_OF_THE_RUN = ("choices", "archive")
+"""Keys that are not taken from a run: the choices are given as groups, and the archive belonged to its sweep."""
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
@@ -61,26 +64,74 @@ def _overrides(directory: Path, given: Sequence[str]) -> list[str]:
     named = [override.partition("=")[2] for override in given if "_target_=" in override]
     check_untrusted(asdict(config), str(directory), named, remedy="name it on the command line, by KEY._target_=NAME")
     groups = {group: f"{group}={name}" for group, name in config.choices.items()}
-    wanted = {key: value for key, value in leaves(asdict(config)) if key.partition(".")[0] != "choices"}
-    values: dict[str, str] = {}
-    # A key may refer to another one: those that do not are set first.
-    for skips_references in (True, False):
-        composed = _compose([*groups.values(), *values.values()])
-        own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "defaults"])
-        resolved = dict(leaves(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=not skips_references))))
-        for key, value in wanted.items():
-            if resolved.get(key, _MISSING) != value and not (skips_references and _is_reference(composed, key)):
-                values[key] = f"++{key}={_literal(value)}"
+    wanted = {
+        key: value for key, value in leaves(asdict(config)) if key.partition(".")[0] not in ("choices", "archive")
+    }
+    values = {key: f"++{key}={_literal(value)}" for key, value in _differing(list(groups.values()), wanted).items()}
     kept = {key: override for key, override in values.items() if not chosen & {key, key.partition(".")[0]}}
     return [override for key, override in {**groups, **kept}.items() if key not in chosen]
+
+
+def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return the keys, values and defaults of a run's config where they differ: of groups, the options' names.
+
+    Values that follow from others, through the config's references or options, are left out.
+
+    Args:
+        config: The config of a run's record.
+
+    Raises:
+        InputError: if the config refers to other values, or names options that do not exist.
+    """
+    wanted = {
+        key: value for key, value in leaves(config) if key.partition(".")[0] not in ("choices", "runs", "archive")
+    }
+    if references := [key for key, value in wanted.items() if "${" in str(value)]:
+        raise InputError(f"{references[0]} is an interpolation, which is not resolved here")
+    choices: Mapping[str, str] = config.get("choices", {})
+    groups = [f"{group}={name}" for group, name in choices.items()]
+    try:
+        differing = _differing(groups, wanted)
+        standard = _compose([], return_hydra_config=True).hydra.runtime.choices
+        defaults = _resolved(_compose(groups))
+    except BAD_INPUT as error:
+        raise InputError(explain(error)) from error
+    options = [(group, name, standard.get(group)) for group, name in choices.items() if name != standard.get(group)]
+    return options + [(key, value, defaults.get(key)) for key, value in differing.items()]
+
+
+def _differing(groups: Sequence[str], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values, by dotted key, in which a config differs from what is composed of its options.
+
+    Args:
+        groups: The options, as overrides.
+        wanted: The values of the config.
+    """
+    values: dict[str, Any] = {}
+    # A key may refer to another one: those that do not are set first.
+    for skips_references in (True, False):
+        composed = _compose([*groups, *(f"++{key}={_literal(value)}" for key, value in values.items())])
+        resolved = _resolved(composed, resolve=not skips_references)
+        values |= {
+            key: value
+            for key, value in wanted.items()
+            if resolved.get(key, _MISSING) != value and not (skips_references and _is_reference(composed, key))
+        }
+    return values
 
 
 _MISSING = object()
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _compose(overrides: list[str], *, return_hydra_config: bool = False) -> DictConfig:
     with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
-        return compose("config", overrides)
+        return compose("config", overrides, return_hydra_config=return_hydra_config)
+
+
+def _resolved(composed: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """Return the values of a composed config by dotted key, with or without replacing what they refer to."""
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "defaults"])
+    return dict(leaves(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=resolve))))
 
 
 def _is_reference(composed: DictConfig, key: str) -> bool:

@@ -3,20 +3,17 @@
 The waiting process may be interrupted: the same command finds the submitted jobs and waits for them again.
 """
 
-import json
 import shlex
 import signal
-import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
 
-from wgan_sweep.common.files import write
 from wgan_sweep.common.progress import Display
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import provenance
@@ -34,19 +31,13 @@ from wgan_sweep.sweeps.launching import (
 )
 from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
+from wgan_sweep.sweeps.slurm_jobs import NO_ANSWER, TERMINAL_STATES, Submission, active_states, query
 
 SECONDS_BETWEEN_QUERIES = 2.0
 SECONDS_UNTIL_KILLED = 60.0
 """How long a job that got SIGTERM waits for what SLURM sends next."""
 ACCOUNTING_ATTEMPTS = 15
 """Number of `sacct` queries, one per second, for how a job ended: accounting lags behind the controller."""
-# fmt: off
-TERMINAL_STATES = (
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-    "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
-)
-# fmt: on
-"""States of a job that is over. In any other state it is running, or will run."""
 
 
 class RunFailedError(Exception):
@@ -114,18 +105,6 @@ class Task:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A run that was submitted, as stored in ``.slurm/RUN_ID.json`` below the folder of runs."""
-
-    job: str
-    """The SLURM job id: ``123`` or, in an array, ``123_4``."""
-    log: str
-    """Path of the job's log."""
-    steps: int
-    """The number of steps that the run was requested to train to."""
 
 
 class Slurm:
@@ -225,7 +204,7 @@ class Slurm:
             )
         if self._wait and not should_stop():
             self._wait_for(submissions, missing, display, should_stop)
-        active = _active_states(submission.job for submission in submissions.values())
+        active = active_states(submission.job for submission in submissions.values())
         continuing = {run_id for run_id, sub in submissions.items() if active is None or sub.job in active}
         if continuing:
             display.line(
@@ -240,12 +219,10 @@ class Slurm:
         folder = Path(missing[0].config.runs) / ".slurm"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "submitting.lock"):  # a second command then finds what the first has submitted
-            stored = {run.run_id: _read_submission(folder, run.run_id) for run in missing}
-            active = _active_states(submission.job for submission in stored.values() if submission is not None)
+            stored = {run.run_id: Submission.read(folder, run.run_id) for run in missing}
+            active = active_states(submission.job for submission in stored.values() if submission is not None)
             if active is None:
-                raise InputError(
-                    "squeue does not answer: run this on a login node of a SLURM cluster whose controller is up"
-                )
+                raise InputError(f"squeue does not answer: {NO_ANSWER}")
             submissions = {run_id: sub for run_id, sub in stored.items() if sub is not None and sub.job in active}
             for run in missing:
                 earlier = submissions.get(run.run_id)
@@ -258,7 +235,7 @@ class Slurm:
                 display.line(f"{len(submissions)} runs were submitted before: waiting for them")
             new = [run for run in missing if run.run_id not in submissions]
             for run, submission in self._submit(new, folder / "jobs"):
-                write(folder / f"{run.run_id}.json", json.dumps(vars(submission)) + "\n")
+                submission.write(folder, run.run_id)
                 submissions[run.run_id] = submission
         return submissions
 
@@ -277,7 +254,17 @@ class Slurm:
         except submitit.core.utils.FailedJobError as error:
             raise InputError(f"SLURM rejected the job, check the keys of launch: {error}") from error
         return [
-            (run, Submission(job.job_id, str(job.paths.stderr), run.config.train.steps))
+            (
+                run,
+                Submission(
+                    job.job_id,
+                    str(job.paths.stderr),
+                    run.config.train.steps,
+                    list(run.overrides),
+                    asdict(run.config),
+                    dict(run.identity.science),
+                ),
+            )
             for batch, job in zip(batches, jobs, strict=True)
             for run in batch
         ]
@@ -296,7 +283,7 @@ class Slurm:
         shown: dict[str, str] = {}
         bars: dict[str, Any] = {}
         while not should_stop():
-            active = _active_states(submission.job for submission in submissions.values())
+            active = active_states(submission.job for submission in submissions.values())
             for run_id, submission in submissions.items():
                 run = runs[run_id]
                 directory = run.directory
@@ -330,32 +317,6 @@ class Slurm:
         return record_failure(run, reason)
 
 
-def _read_submission(folder: Path, run_id: str) -> Submission | None:
-    try:
-        return Submission(**json.loads((folder / f"{run_id}.json").read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-
-
-def _query(*command: str) -> str | None:
-    """Return the output of a SLURM command, or None if SLURM does not answer."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def _active_states(jobs: Iterable[str]) -> dict[str, str] | None:
-    """Return the state of each of these jobs that is not over, or None if the controller does not answer."""
-    ids = set(jobs)
-    output = _query("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T")
-    if output is None:
-        return None
-    pairs = (line.strip().split("|") for line in output.splitlines() if "|" in line)
-    return {job: state for job, state in pairs if job in ids and state not in TERMINAL_STATES}
-
-
 UNKNOWN_ENDING = "unknown (not in the accounting database)"
 
 
@@ -364,7 +325,7 @@ def _endings(jobs: Collection[str]) -> dict[str, str]:
     endings: dict[str, str] = {}
     for _ in range(ACCOUNTING_ATTEMPTS if jobs else 0):
         ids = ",".join(sorted(jobs))
-        output = _query("sacct", "-X", "--noheader", "--parsable2", f"--jobs={ids}", "--format=JobID,State,ExitCode")
+        output = query("sacct", "-X", "--noheader", "--parsable2", f"--jobs={ids}", "--format=JobID,State,ExitCode")
         for line in (output or "").splitlines():
             job, state, code = line.split("|")
             if job in jobs and state.split(" ")[0] in TERMINAL_STATES:
