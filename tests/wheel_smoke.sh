@@ -43,6 +43,7 @@ tiny="train.steps=2 train.batch_size=8 train.n_critic=1 model.dim=4 scorer=none 
 "$work/venv/bin/wgan-score" --help >/dev/null
 "$work/venv/bin/wgan-report" runs >table.txt
 grep -q '^| div.k' table.txt
+[ "$("$work/venv/bin/wgan-runs" list --json | grep -c '"status": "done"')" = 2 ]
 "$work/venv/bin/wgan-report" runs --format html --output page.html
 grep -q vegaEmbed page.html
 "$work/venv/bin/wgan-report" runs --claims | grep -q undecided

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -360,3 +361,33 @@ def test_a_full_disk_fails_the_runs_and_loses_nothing(sweep: Shell, tmp_path: Pa
         assert_same_as_local_sweep(sweep, tmp_path, *arguments[1:])
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_cancelling_by_filter_ends_those_runs_and_they_can_be_resumed(sweep: Shell) -> None:
+    """Two runs train, and one waits: it has no record yet."""
+
+    def cancel(*words: str) -> str:
+        command = [sys.executable, "-m", "wgan_sweep.commands.runs", "cancel", "--runs", "runs", "--yes", *words]
+        return subprocess.run(command, cwd=sweep.folder, check=True, capture_output=True, text=True).stdout
+
+    def states() -> dict[str, str]:
+        lines = query("squeue", "--me", "--array", "--noheader", "--states=PD,R,CG", "--format=%i|%T").split()
+        return dict(line.split("|") for line in lines)
+
+    arguments = [*LONG, "train.steps=3000", *LAUNCH]
+    sweep("-m", "seed=0,1", *arguments, "launch.wait=false")
+    sweep("-m", "seed=2", *arguments, "launch.wait=false", "+launch.additional_parameters.begin=now+1hour")
+    sweep.wait_for("checkpoint.pt", 2)
+    job_of = jobs(sweep)
+    (waiting,) = (job for seed, job in job_of.items() if seed not in (0, 1))
+    assert states().keys() == {job_of[0], job_of[1], waiting}
+    assert "1 job cancelled" in cancel("seed=0")
+    assert "1 job cancelled" in cancel("status=pending", "seed=2")
+    deadline = time.monotonic() + 60
+    while states().keys() != {job_of[1]}:
+        assert time.monotonic() < deadline, states()
+        time.sleep(0.5)
+    done = sweep("-m", "seed=0,1,2", *arguments)
+    assert [r["status"] for r in records(sweep.folder)] == ["done"] * 3, done.stderr
+    by_seed = {r["config"]["seed"]: r["run_id"] for r in records(sweep.folder)}
+    assert [len(starts(sweep, by_seed[seed])) for seed in range(3)] == [2, 1, 1]

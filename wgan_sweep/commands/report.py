@@ -1,4 +1,4 @@
-"""The command ``wgan-report``: tables, pages and charts of the runs in a folder."""
+"""The command ``wgan-report``: tables, pages and charts of the runs in folders and archives."""
 
 import argparse
 import json
@@ -10,27 +10,28 @@ from wgan_sweep.common.files import check_output
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import METRIC_NAMES, Report, group_runs, shown_metric
 from wgan_sweep.report.text import to_csv, to_json, to_markdown
-from wgan_sweep.runs.directory import RunDir, find_runs
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.places import OpenedRuns, opened
 from wgan_sweep.runs.record import Record
 
 
-def _page(report: Report, options: argparse.Namespace) -> str:
+def _page(report: Report, runs: OpenedRuns, options: argparse.Namespace) -> str:
     from wgan_sweep.report import claims
     from wgan_sweep.report.page import to_html
 
-    return to_html(report, options.runs, claims.read_claims(options.claims or claims.PUBLISHED))
+    return to_html(report, runs.folder, claims.read_claims(options.claims or claims.PUBLISHED), runs.name)
 
 
-def _png(report: Report, options: argparse.Namespace) -> bytes:
+def _png(report: Report, runs: OpenedRuns, _: argparse.Namespace) -> bytes:
     from wgan_sweep.report.charts import to_png
 
-    return to_png(report, options.runs)
+    return to_png(report, runs.folder)
 
 
-FORMATS: dict[str, Callable[[Report, argparse.Namespace], str | bytes]] = {
-    "md": lambda report, _: to_markdown(report),
-    "csv": lambda report, _: to_csv(report),
-    "json": lambda report, _: to_json(report),
+FORMATS: dict[str, Callable[[Report, OpenedRuns, argparse.Namespace], str | bytes]] = {
+    "md": lambda report, *_: to_markdown(report),
+    "csv": lambda report, *_: to_csv(report),
+    "json": lambda report, *_: to_json(report),
     "html": _page,
     "png": _png,
 }
@@ -62,9 +63,11 @@ def _write(output: str | bytes, path: Path | None) -> None:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "wgan-report", description="Report on the runs in a folder, from their directories alone."
+        "wgan-report", description="Report on the runs in folders and archives, from them alone."
     )
-    parser.add_argument("runs", type=Path, help="folder of run directories, for example ./runs")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="folder of run directories, for example ./runs, or archive; or several"
+    )
     parser.add_argument("--format", choices=FORMATS, default="md", help="format of the report (default: md)")
     parser.add_argument("--metric", help="metric to show: fid, w1, w2, modes, ... (default: fid, else w1)")
     parser.add_argument("--output", "-o", type=Path, metavar="FILE", help="output file (default: standard output)")
@@ -85,8 +88,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _upload(options: argparse.Namespace) -> bool:
-    """Upload the ended runs; return whether any upload failed."""
+def _upload(folder: Path, options: argparse.Namespace) -> bool:
+    """Upload the ended runs in a folder; return whether any upload failed."""
     from wgan_sweep.report.upload import upload_runs
     from wgan_sweep.tracking.wandb import key_is_configured, settings
 
@@ -98,14 +101,14 @@ def _upload(options: argparse.Namespace) -> bool:
     if not key_is_configured() and mode not in ("offline", "dryrun"):
         raise InputError("W&B has no API key: run `wandb login`, or set WANDB_MODE=offline to write offline records")
     failed = False
-    for name, outcome in upload_runs(options.runs, options.project, options.entity, options.jobs):
+    for name, outcome in upload_runs(folder, options.project, options.entity, options.jobs):
         sys.stdout.write(f"{name}  {outcome}\n")
         sys.stdout.flush()
         failed |= outcome.startswith("failed")
     return failed
 
 
-def _dashboard(options: argparse.Namespace, records: Sequence[Record]) -> None:
+def _dashboard(folder: Path, options: argparse.Namespace, records: Sequence[Record]) -> None:
     """Save a W&B workspace and print its URL."""
     from wgan_sweep.report.upload import destination_of
     from wgan_sweep.tracking.wandb import default_entity, key_is_configured
@@ -114,7 +117,7 @@ def _dashboard(options: argparse.Namespace, records: Sequence[Record]) -> None:
     if not key_is_configured():
         raise InputError("W&B has no API key: run `wandb login`")
     newest = records[-1]
-    where = destination_of(newest, RunDir(options.runs / newest.run_id), options.project, options.entity)
+    where = destination_of(newest, RunDir(folder / newest.run_id), options.project, options.entity)
     measured = [name for name in METRIC_NAMES if any(name in record.scores for record in records)]
     names = dict.fromkeys([shown_metric(records, options.metric), *measured])
     metrics = {name: METRIC_NAMES.get(name, name) for name in names}
@@ -126,44 +129,62 @@ def _dashboard(options: argparse.Namespace, records: Sequence[Record]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``wgan-report``."""
     options = _arguments(arguments)
-    if not options.runs.is_dir():
-        sys.exit(f"wgan-report: there is no folder {options.runs}: give the folder that holds the runs (key `runs`)")
-    if options.watch:
-        from wgan_sweep.report.watch import watch
-
-        watch(options.runs, options.metric)
-        return
     try:
+        if options.watch:
+            from wgan_sweep.report.watch import watch
+
+            watch(_only_folder(options, "--watch"), options.metric)
+            return
         if options.output is not None:
             check_output(options.output, "--output")
-        runs = find_runs(options.runs)
+        with opened(options.runs) as runs:
+            is_complete = _report(runs, options)
     except InputError as error:
         sys.exit(f"wgan-report: {error}")
-    records, problems = runs.records, runs.problems
+    if not is_complete:
+        sys.exit(1)
+
+
+def _only_folder(options: argparse.Namespace, option: str) -> Path:
+    """Return the folder of runs, for an option that works on one.
+
+    Raises:
+        InputError: if there is not one folder.
+    """
+    folder: Path = options.runs[0]
+    if len(options.runs) > 1 or not folder.is_dir():
+        raise InputError(f"{option} needs one folder of runs, got {' '.join(map(str, options.runs))}: give a folder")
+    return folder
+
+
+def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
+    """Write what was asked for; return whether all runs could be read, and uploaded if that was asked for.
+
+    Raises:
+        InputError: if there are no runs, or an option cannot be followed.
+    """
+    records, problems = runs.found.records, runs.found.problems
     for line in [*problems, *runs.notes]:
         sys.stderr.write(f"wgan-report: {line}\n")
     if not records:
-        sys.exit(f"wgan-report: {options.runs} holds no runs: start some with wgan-sweep, or give another folder")
-    try:
-        if options.wandb or options.dashboard:
-            failed = options.wandb and _upload(options)
-            if options.dashboard:
-                _dashboard(options, records)
-            sys.exit(1 if failed or problems else 0)
-        if options.claims is not None and options.format != "html":
-            output: str | bytes = _claims(options, records)
-        else:
-            output = FORMATS[options.format](group_runs(records, options.metric), options)
-    except InputError as error:
-        sys.exit(f"wgan-report: {error}")
+        places = ", ".join(map(str, options.runs))
+        raise InputError(f"{places} holds no runs: start some with wgan-sweep, or give another folder")
+    if options.wandb or options.dashboard:
+        failed = options.wandb and _upload(_only_folder(options, "--wandb"), options)
+        if options.dashboard:
+            _dashboard(runs.folder, options, records)
+        return not (failed or problems)
+    if options.claims is not None and options.format != "html":
+        output: str | bytes = _claims(options, records)
+    else:
+        output = FORMATS[options.format](group_runs(records, options.metric), runs, options)
     if isinstance(output, bytes) and options.output is None and sys.stdout.isatty():
-        sys.exit("wgan-report: a terminal cannot show a PNG: give --output FILE, or redirect the output")
+        raise InputError("a terminal cannot show a PNG: give --output FILE, or redirect the output")
     try:
         _write(output, options.output)
     except OSError as error:
-        sys.exit(f"wgan-report: {options.output or 'standard output'} cannot be written to ({error})")
-    if problems:
-        sys.exit(1)
+        raise InputError(f"{options.output or 'standard output'} cannot be written to ({error})") from error
+    return not problems
 
 
 if __name__ == "__main__":

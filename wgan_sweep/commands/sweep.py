@@ -36,6 +36,7 @@ INTERRUPTED = "wgan-sweep: interrupted; run the same command again to resume fro
 def _run_job(composed: DictConfig) -> float | None:
     """Complete one run: a single one, or one of a sweep under another Hydra launcher than this package's."""
     from wgan_sweep.runs.record import Status
+    from wgan_sweep.sweeps.archived import archived_records, launch_missing
     from wgan_sweep.sweeps.launching import Launcher, RequestedRun, run_when_unlocked
     from wgan_sweep.sweeps.plan import describe_plan
     from wgan_sweep.sweeps.results import offline_note
@@ -48,13 +49,20 @@ def _run_job(composed: DictConfig) -> float | None:
         config = run_config(composed, job)
         requested = RequestedRun(config, overrides, " ".join(overrides), sweep)
         launcher = cast("Launcher", objects.make(config.launch, "launch"))
+        archived = archived_records([requested])
     except refusals.BAD_INPUT as error:
         state.refuse(refusals.explain(error, overrides))
     if config.plan:
-        state.print(describe_plan([requested], launcher.device))
+        state.print(describe_plan([requested], archived, launcher.device))
         return None
     if is_in_sweep:
-        outcome = run_when_unlocked(requested, state.display, state.should_stop)
+        (outcome,) = launch_missing(
+            lambda runs, display, stop: [run_when_unlocked(run, display, stop) for run in runs],
+            [requested],
+            archived,
+            state.display,
+            state.should_stop,
+        )
     else:
         try:
             outcome = launch_single_run(requested)

@@ -16,6 +16,9 @@ from torch import Tensor
 
 log = logging.getLogger("wgan_sweep")
 
+THUMBNAIL = 320
+"""Longer side of a reduced picture, in pixels; small, so that a phone can open a page of 500 runs."""
+
 PICTURE_ERRORS = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
     *(NotImplementedError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
@@ -82,3 +85,11 @@ def open_picture(path: Path) -> Image.Image | None:
     except PICTURE_ERRORS as error:
         log.warning("%s cannot be read and is left out: %s", path, error)
         return None
+
+
+def open_thumbnail(path: Path) -> Image.Image | None:
+    """Return a picture in RGB, reduced to `THUMBNAIL` pixels; None, with a line in the log, if it is damaged."""
+    picture = open_picture(path)
+    if picture is not None:
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return picture

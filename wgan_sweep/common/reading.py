@@ -2,7 +2,10 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from wgan_sweep.errors import InputError
 
@@ -12,12 +15,13 @@ MAX_METRICS_BYTES = 2 * 2**30
 """The largest file of measurements that is read."""
 
 
-def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a regular file.
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading in binary mode.
 
     Raises:
         FileNotFoundError, NotADirectoryError: if there is none.
-        InputError: if it is not a regular file, too large, or cannot be read.
+        InputError: if it is not a regular file, or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
@@ -26,11 +30,22 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{path} is not a regular file")
-        if status.st_size > max_bytes:
-            raise InputError(f"{path} has {status.st_size:,} bytes, more than the {max_bytes:,} that are read")
+        yield file
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: if there is none.
+        InputError: if it is not a regular file, too large, or cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise InputError(f"{path} has {size:,} bytes, more than the {max_bytes:,} that are read")
         try:
             return file.read(max_bytes)
         except OSError as error:

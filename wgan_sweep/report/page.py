@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from wgan_sweep.common.images import open_picture
+from wgan_sweep.common.images import open_thumbnail
 from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims
 from wgan_sweep.report.cells import METRIC_NAMES, Report
@@ -19,18 +19,15 @@ from wgan_sweep.report.text import finite, footnotes, table
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record, Status
 
-THUMBNAIL = 320
-"""Longer side of a sample image, in pixels; small, so that a phone can open a page of 500 runs."""
 UNSHOWN_ROLES = (Role.PRESENTATION, Role.PLACE)
 """Roles of config keys that do not affect a run's result."""
 
 
 def _thumbnail(path: Path | None) -> str | None:
     """Return a reduced image as a data URL."""
-    thumbnail = None if path is None else open_picture(path)
+    thumbnail = None if path is None else open_thumbnail(path)
     if thumbnail is None:
         return None
-    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     thumbnail.save(buffer, "WEBP", quality=75)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -81,13 +78,14 @@ def _for_script(value: Mapping[str, Any]) -> str:
     return json.dumps(finite(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim]) -> str:
+def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: str) -> str:
     """Return the page.
 
     Args:
         report: The runs, by cell.
         runs: The folder of their run directories.
         tested_claims: The claims to test on them.
+        title: The title of the page.
     """
     import vl_convert
 
@@ -110,7 +108,7 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim]) -> str:
     header, body = table(report)
     verdicts = claims.judge(tested_claims, report.records, report.metric)
     return environment.get_template("page.html").render(
-        title=runs.absolute().name,
+        title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         metric=data["name"],
         axes=report.axes,

@@ -87,9 +87,9 @@ def to_markdown(report: Report) -> str:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterable[str]) -> str:
     """Return a Markdown table with notes below it. Values of runs cannot break its form or control a terminal."""
-    header = [_printable(cell).replace("|", "\\|") for cell in header]
-    rows = [[_printable(cell).replace("|", "\\|") for cell in row] for row in rows]
-    notes = [_printable(note) for note in notes]
+    header = [printable(cell).replace("|", "\\|") for cell in header]
+    rows = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
+    notes = [printable(note) for note in notes]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -99,7 +99,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterab
     return "\n".join([line(header), rule, *map(line, rows), "", *notes]) + "\n"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text on one line, without control characters."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 

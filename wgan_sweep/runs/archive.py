@@ -1,0 +1,226 @@
+"""Archives: what runs measured, in one file without weights.
+
+An archive is gzip-compressed text with one line per run, in the order of the ids. Each line is a JSON object with the
+version of the format, the run (its record, the text of its config, its measurements, and a small picture of its last
+samples), and a checksum of the run. The same runs give the same bytes. An archive is untrusted data: it is read
+strictly, and nothing in it is run.
+"""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from wgan_sweep.common.files import replacing
+from wgan_sweep.common.ranges import LARGEST_INT, Range, check_value
+from wgan_sweep.common.reading import open_regular, read_document
+from wgan_sweep.errors import InputError, one_line
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.record import NewerRecordError, Record
+
+FORMAT = 1
+"""Version of the archive's format."""
+SUFFIX = ".jsonl.gz"
+MAX_LINE_BYTES = 256 * 2**20
+"""The largest line that is written or read; 100,000 lines of measurements have some 50 MB."""
+MAX_ARCHIVE_BYTES = 16 * 2**30
+"""How much of an archive is decompressed."""
+MAX_NAME = 255
+"""The longest run id: a file system takes no longer name."""
+AGAIN = "copy the file again, or make it again with `wgan-runs archive`"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A picture of samples."""
+
+    step: int
+    """The step of the run that made them."""
+    png: bytes
+    """The picture, reduced."""
+
+
+@dataclass(frozen=True)
+class ArchivedRun:
+    """What an archive holds of a run."""
+
+    record: Record
+    config: str | None
+    """The text of ``config.yaml``."""
+    metrics: list[dict[str, float]]
+    """The lines of ``metrics.jsonl``."""
+    samples: Samples | None
+    """The last samples."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as a JSON value."""
+        samples = self.samples and {"step": self.samples.step, "png": base64.b64encode(self.samples.png).decode()}
+        return {"record": asdict(self.record), "config": self.config, "metrics": self.metrics, "samples": samples}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Return the run that a JSON value describes.
+
+        Raises:
+            NewerRecordError: for a record of a later version.
+            TypeError, ValueError, KeyError, AttributeError: if the value is not a run.
+        """
+        record = Record.from_json(values["record"])
+        if len(record.run_id) > MAX_NAME:
+            raise ValueError(f"its run_id has {len(record.run_id)} characters")
+        check_value(values["config"], str | None, "config")
+        check_value(values["metrics"], list, "metrics")
+        for line in values["metrics"]:
+            if type(line["step"]) is not int or not all(type(value) in (int, float) for value in line.values()):
+                raise ValueError("a line of its metrics is not of numbers with a step")
+        samples = values["samples"]
+        if samples is not None:
+            check_value(samples["step"], Annotated[int, Range(0, LARGEST_INT)], "samples.step")
+            samples = Samples(samples["step"], base64.b64decode(samples["png"], validate=True))
+        return cls(record, values["config"], values["metrics"], samples)
+
+    @classmethod
+    def from_directory(cls, record: Record, directory: RunDir) -> Self:
+        """Return what an archive holds of the run in a directory."""
+        try:
+            config = read_document(directory.config)
+        except (FileNotFoundError, InputError):
+            config = None
+        return cls(record, config, list(directory.read_metrics()), _reduced_samples(directory))
+
+    def write(self, directory: RunDir) -> None:
+        """Write the files of the run to a directory, which is created."""
+        directory.path.mkdir()
+        directory.record.write_text(json.dumps(asdict(self.record)))
+        if self.config is not None:
+            directory.config.write_text(self.config, encoding="utf-8")
+        directory.metrics.write_text("".join(json.dumps(line) + "\n" for line in self.metrics))
+        if self.samples is not None:
+            path = directory.samples(self.samples.step)
+            path.parent.mkdir()
+            path.write_bytes(self.samples.png)
+
+
+def _reduced_samples(directory: RunDir) -> Samples | None:
+    from wgan_sweep.common.images import open_thumbnail
+
+    path = directory.last_samples()
+    thumbnail = None if path is None else open_thumbnail(path)
+    if path is None or thumbnail is None:
+        return None
+    buffer = io.BytesIO()
+    thumbnail.save(buffer, "png")
+    return Samples(int(path.stem), buffer.getvalue())
+
+
+def _checksum(run: Any) -> str:
+    """Return the SHA-256 of a run's JSON, in hex."""
+    return hashlib.sha256(json.dumps(run, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_archive(path: Path, folder: Path, records: Sequence[Record]) -> None:
+    """Write an archive of runs, atomically.
+
+    Args:
+        path: The archive.
+        folder: The folder of the run directories.
+        records: The records of the runs.
+
+    Raises:
+        InputError: if a run is too large.
+    """
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        # Without the name of the temporary file and the time, which are not of the runs.
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as archive,
+    ):
+        for record in sorted(records, key=lambda record: record.run_id):
+            run = ArchivedRun.from_directory(record, RunDir(folder / record.run_id)).to_json()
+            line = json.dumps({"format": FORMAT, "sha256": _checksum(run), "run": run}, separators=(",", ":"))
+            if len(line) >= MAX_LINE_BYTES:
+                raise InputError(
+                    f"run {record.run_id} has {len(line):,} bytes, more than the {MAX_LINE_BYTES:,} that an archive "
+                    "holds of a run: leave it out"
+                )
+            archive.write(f"{line}\n".encode())
+
+
+def read_archive(path: Path) -> Iterator[ArchivedRun]:
+    """Yield the runs of an archive.
+
+    Raises:
+        InputError: naming the first line that is damaged, if it cannot be read, or if a later version wrote it.
+    """
+    if not path.exists():
+        raise InputError(f"there is no archive {path}: make one with `wgan-runs archive -o FILE`, or give another path")
+    lines_by_id: dict[str, int] = {}
+    for number, line in _lines(path):
+        where = f"{path}: line {number}"
+        try:
+            run = _parse(line)
+        except NewerRecordError as error:
+            raise InputError(f"{where} cannot be read: {error}. Upgrade wgan-sweep to read it") from error
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
+            raise InputError(f"{where} is no run of an archive ({reason}): {AGAIN}") from error
+        # Some file systems do not distinguish upper and lower case.
+        first = lines_by_id.setdefault(run.record.run_id.casefold(), number)
+        if first != number:
+            raise InputError(f"{where} holds run {run.record.run_id}, as line {first} does: remove one of them")
+        yield run
+
+
+def _parse(line: bytes) -> ArchivedRun:
+    values = json.loads(line)
+    check_value(values["format"], int, "format")
+    if values["format"] > FORMAT:
+        raise NewerRecordError(f"its format is {values['format']}, and this version reads formats up to {FORMAT}")
+    if _checksum(values["run"]) != values["sha256"]:
+        raise ValueError("its checksum is wrong")
+    return ArchivedRun.from_json(values["run"])
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of an archive with their numbers, within the limits of size."""
+    total = 0
+    number = 1
+    with open_regular(path) as file, gzip.GzipFile(fileobj=file) as archive:
+        while True:
+            try:
+                line = archive.readline(MAX_LINE_BYTES + 1)
+            except (EOFError, OSError, zlib.error) as error:
+                raise InputError(f"{path}: line {number} cannot be read ({one_line(error)}): {AGAIN}") from error
+            if not line:
+                return
+            total += len(line)
+            if len(line) > MAX_LINE_BYTES or total > MAX_ARCHIVE_BYTES:
+                limit, what = (MAX_ARCHIVE_BYTES, "an archive") if total > MAX_ARCHIVE_BYTES else (MAX_LINE_BYTES, "it")
+                raise InputError(
+                    f"{path}: line {number} is too large, since {what} may have {limit:,} bytes when decompressed: "
+                    "leave runs out"
+                )
+            yield number, line
+            number += 1
+
+
+def unpack(path: Path, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
+    """Write the runs of an archive to a folder, as run directories without checkpoints.
+
+    Args:
+        path: The archive.
+        folder: An existing folder.
+        wanted: Returns whether a run is wanted, by its id; by default, all are.
+
+    Raises:
+        InputError: as `read_archive`.
+    """
+    for run in read_archive(path):
+        if wanted(run.record.run_id):
+            run.write(RunDir(folder / run.record.run_id))

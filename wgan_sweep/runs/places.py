@@ -1,0 +1,114 @@
+"""Places where runs are: folders of run directories, and archives, which are read as if they were folders."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from wgan_sweep.errors import InputError
+from wgan_sweep.runs.archive import SUFFIX, unpack
+from wgan_sweep.runs.directory import FoundRuns, find_runs
+from wgan_sweep.runs.record import Record
+
+DEFAULT_FOLDER = "runs"
+"""The folder of runs if neither the command nor ``WGAN_SWEEP_RUNS`` gives one."""
+
+
+class OpenedRuns(NamedTuple):
+    """The runs of one or several places."""
+
+    folder: Path
+    """The folder in which the run directories can be read; a temporary one for archives and for several places."""
+    found: FoundRuns
+    name: str
+    """The names of the places, for titles."""
+    repeated: Sequence[str] = ()
+    """The ids of runs that an earlier one of several places has, too."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a report says of the runs that it leaves out, beside the problems."""
+        repeated = f"left out, since an earlier folder or archive has the same runs: {', '.join(self.repeated)}"
+        return self.found.notes + [repeated] * bool(self.repeated)
+
+
+@contextmanager
+def opened(places: Sequence[Path]) -> Iterator[OpenedRuns]:
+    """Open folders of runs and archives for reading, as one. A run that several have is that of the first.
+
+    Raises:
+        InputError: if a place does not exist or cannot be read.
+    """
+    with ExitStack() as stack:
+        parts = [stack.enter_context(_opened(place)) for place in places]
+        if len(parts) == 1:
+            yield parts[0]
+            return
+        folder = Path(stack.enter_context(_temporary_folder()))
+        records: list[Record] = []
+        repeated: list[str] = []
+        for part in parts:
+            for record in part.found.records:
+                link = folder / record.run_id
+                if link.is_symlink():
+                    repeated.append(record.run_id)
+                else:
+                    link.symlink_to((part.folder / record.run_id).absolute())
+                    records.append(record)
+        records.sort(key=lambda record: (record.started or "", record.run_id))
+        found = FoundRuns(
+            records,
+            [problem for part in parts for problem in part.found.problems],
+            [name for part in parts for name in part.found.outdated],
+            [name for part in parts for name in part.found.copies],
+        )
+        yield OpenedRuns(folder, found, ", ".join(part.name for part in parts), repeated)
+
+
+def _temporary_folder() -> "TemporaryDirectory[str]":
+    return TemporaryDirectory(prefix="wgan-sweep-")
+
+
+@contextmanager
+def _opened(place: Path) -> Iterator[OpenedRuns]:
+    name = place.absolute().name
+    if place.is_dir():
+        yield OpenedRuns(place, find_runs(place), name)
+        return
+    if not place.exists():
+        raise InputError(
+            f"there is no folder {place}: give the folder that holds the runs (key `runs`), or an archive of runs"
+        )
+    with _temporary_folder() as temporary:
+        folder = Path(temporary)
+        unpack(place, folder)
+        yield OpenedRuns(folder, find_runs(folder), name.removesuffix(SUFFIX))
+
+
+@contextmanager
+def overlay(runs: Path, archived: Mapping[str, Path]) -> Iterator[Path]:
+    """Yield a folder that holds the runs of a folder, some of them replaced by those of archives.
+
+    Args:
+        runs: The folder.
+        archived: The archives of the replaced runs, by run id; if it is empty, the folder itself is yielded.
+
+    Raises:
+        InputError: if an archive cannot be read.
+    """
+    if not archived:
+        yield runs
+        return
+    with _temporary_folder() as temporary:
+        folder = Path(temporary)
+        for path in runs.iterdir() if runs.is_dir() else ():
+            if path.is_dir() and not path.name.startswith(".") and path.name not in archived:
+                (folder / path.name).symlink_to(path.absolute())
+        for archive in dict.fromkeys(archived.values()):
+            unpack(archive, folder, _is_in(archived, archive))
+        yield folder
+
+
+def _is_in(archived: Mapping[str, Path], archive: Path) -> Callable[[str], bool]:
+    return lambda run_id: archived.get(run_id) == archive
