@@ -83,6 +83,7 @@ KEYS = (
     Key("device", Role.COMPUTING),
     Key("graphs", Role.COMPUTING),
     Key("runs", Role.PLACE),
+    Key("archive", Role.PLACE),
     Key("plan", Role.PRESENTATION),
     Key("retry_diverged", Role.EXTENT),
     Key("log_every", Role.PRESENTATION),

@@ -61,6 +61,7 @@ class Config:
     device: NonEmpty = MISSING
     graphs: bool = MISSING
     runs: NonEmpty = MISSING
+    archive: NonEmpty | None = None  # with a default, so that configs from before this key can be read
     plan: bool = MISSING
     retry_diverged: bool = MISSING
     log_every: Count = MISSING
@@ -127,6 +128,8 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
         ) from error
     config.choices = config.choices | {group: name for group, name in named.items() if group not in unused}
     config.runs = _absolute(config.runs, "runs")
+    if config.archive is not None:
+        config.archive = _absolute(config.archive, "archive")
     if isinstance(path := config.data.get("path"), str) and path:
         config.data["path"] = _absolute(path, "data.path")
     return config

@@ -73,13 +73,15 @@ def launch_single_run(requested: "RequestedRun") -> "Outcome":
     Raises:
         InputError: if it cannot work.
     """
+    from wgan_sweep.sweeps.archived import archived_records, launch_missing
     from wgan_sweep.sweeps.plan import Action, plan_run
 
     launcher = cast("Launcher", objects.make(requested.config.launch, "launch"))
-    planned = plan_run(requested, launcher.device)
+    archived = archived_records([requested])
+    planned = plan_run(requested, launcher.device, archived.get(requested.run_id))
     if planned.action is Action.REFUSE:
         raise InputError(planned.reason)
-    (outcome,) = launcher([requested], state.display, state.should_stop)
+    (outcome,) = launch_missing(launcher, [requested], archived, state.display, state.should_stop)
     return outcome
 
 
@@ -129,18 +131,20 @@ class SweepLauncher(HydraLauncher):
         """
         requested, problems = self._compose([list(overrides) for overrides in job_overrides])
         from wgan_sweep.report.figures import make_figure
+        from wgan_sweep.sweeps.archived import archived_records, launch_missing
         from wgan_sweep.sweeps.plan import Action, describe_plan, plan_run
 
         launcher = cast("Launcher", objects.make(plain(self._config.launch), "launch"))
         make_figure(plain(self._config.figure))
+        archived = archived_records(requested)
         if self._config.plan:
-            plan = describe_plan(requested, launcher.device)
+            plan = describe_plan(requested, archived, launcher.device)
             state.print(plan + "".join(f"refused: {problem}\n" for problem in problems.values()))
             sys.exit(1 if problems else 0)
         if self._searches and any(run.config.scorer.get("_target_") is None for run in requested):
             raise InputError("a search minimises a metric, but scorer=none gives none: choose a scorer")
         for run in requested:
-            planned = plan_run(run, launcher.device)
+            planned = plan_run(run, launcher.device, archived.get(run.run_id))
             if planned.action is Action.REFUSE:
                 problems[run.overrides] = f"{' '.join(run.overrides)}: {planned.reason}"
         if problems and initial_job_idx == 0:
@@ -150,7 +154,7 @@ class SweepLauncher(HydraLauncher):
         requested = [run for run in requested if run.overrides not in problems]
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         state.display.sweep(len(requested))
-        outcomes = launcher(requested, state.display, state.should_stop)
+        outcomes = launch_missing(launcher, requested, archived, state.display, state.should_stop)
         state.requested += requested
         state.continuing |= {run.run_id for run, outcome in zip(requested, outcomes, strict=True) if outcome.continues}
         state.problems += [f"refused: {problem}" for problem in problems.values()]

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -20,6 +20,7 @@ from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.lock import lock_owner
 from wgan_sweep.runs.record import Record
 from wgan_sweep.runs.state import is_finished
+from wgan_sweep.sweeps.archived import is_done_in_archive, why_trained_anew
 from wgan_sweep.sweeps.launching import RequestedRun
 
 
@@ -30,6 +31,7 @@ class Action(StrEnum):
     RESUME = "resume"
     SCORE = "score"
     SKIP = "skip"
+    ARCHIVED = "archived"
     WAIT = "wait"
     REFUSE = "refuse"
 
@@ -45,12 +47,13 @@ class PlannedRun:
     """Number of real images that the critic would be trained on."""
 
 
-def plan_run(requested: RequestedRun, device: torch.device | None = None) -> PlannedRun:
+def plan_run(requested: RequestedRun, device: torch.device | None = None, archived: Record | None = None) -> PlannedRun:
     """Return what is missing of a run. Nothing is written.
 
     Args:
         requested: The run.
         device: Where the run will compute, if not on this machine.
+        archived: Its record in the archive that its config names, if the archive has it.
     """
     config, run_id = requested.config, requested.run_id
     try:
@@ -59,6 +62,8 @@ def plan_run(requested: RequestedRun, device: torch.device | None = None) -> Pla
             check_same_science(requested.directory.path, record.science, requested.identity.science)
             if is_finished(record, config):
                 return PlannedRun(run_id, Action.SKIP, f"{record.status} at step {record.step}")
+        if archived is not None and is_done_in_archive(requested, archived):
+            return PlannedRun(run_id, Action.ARCHIVED, f"{archived.status} at step {archived.step} in {config.archive}")
         check(config, device)
         make_figure(config.figure)
     except InputError as error:
@@ -68,7 +73,7 @@ def plan_run(requested: RequestedRun, device: torch.device | None = None) -> Pla
     if (owner := lock_owner(requested.directory.lock)) is not None:
         return PlannedRun(run_id, Action.WAIT, f"{owner} holds it", images)
     if done == 0:
-        return PlannedRun(run_id, Action.TRAIN, "", images)
+        return PlannedRun(run_id, Action.TRAIN, why_trained_anew(requested, archived), images)
     if images:
         return PlannedRun(run_id, Action.RESUME, f"at step {done}", images)
     has_scores = record is not None and bool(record.scores)
@@ -90,17 +95,20 @@ def seconds_per_image(config: Config, records: Iterable[Record]) -> float | None
     return statistics.median(rates) if rates else None
 
 
-def describe_plan(requested: Sequence[RequestedRun], device: torch.device | None = None) -> str:
+def describe_plan(
+    requested: Sequence[RequestedRun], archived: Mapping[str, Record], device: torch.device | None = None
+) -> str:
     """Return what a command would do with the requested runs, as a Markdown table with totals.
 
     Args:
         requested: The runs.
+        archived: The records of runs in archives, by run id.
         device: Where they will compute, if not on this machine.
     """
     configs = [run.config for run in requested]
     runs = Path(configs[0].runs) if configs else Path()
     records = find_runs(runs)[0] if configs and runs.is_dir() else []
-    planned = [plan_run(run, device) for run in requested]
+    planned = [plan_run(run, device, archived.get(run.run_id)) for run in requested]
     paces = [seconds_per_image(config, records) for config in configs]
     times = [pace * run.images if pace is not None else None for run, pace in zip(planned, paces, strict=True)]
     rows = [
@@ -114,7 +122,8 @@ def describe_plan(requested: Sequence[RequestedRun], device: torch.device | None
         ]
         for run, seconds, request in zip(planned, times, requested, strict=True)
     ]
-    totals = [f"{count} to {action}" for action, count in Counter(run.action for run in planned).items()]
+    counts = Counter(run.action for run in planned)
+    totals = [f"{count} {'' if action is Action.ARCHIVED else 'to '}{action}" for action, count in counts.items()]
     notes = [f"{len(planned)} runs: {', '.join(totals)}; {sum(run.images for run in planned):,} images."]
     training = [seconds for run, seconds in zip(planned, times, strict=True) if run.images]
     known = [seconds for seconds in training if seconds is not None]

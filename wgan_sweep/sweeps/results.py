@@ -1,6 +1,7 @@
 """The results of a sweep: its table and figure, in its folder, on the terminal and in the tracker."""
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
+from wgan_sweep.runs.places import overlay
 from wgan_sweep.runs.record import Status
+from wgan_sweep.sweeps.archived import done_in_archives
 from wgan_sweep.sweeps.compose import plain, task_overrides
 from wgan_sweep.sweeps.launching import RequestedRun
 from wgan_sweep.sweeps.state import CommandState
@@ -74,10 +77,22 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     state.close()  # no bars between the lines of the tracker
     runs, folder = Path(state.requested[0].config.runs), Path(config.hydra.sweep.dir)
     labels = {run.run_id: run.label for run in state.requested}
-    records = [record for run_id in labels if (record := RunDir(runs / run_id).read_record())]
-    summary = make_figure(plain(config.figure))(records, runs)
-    lines = ["", summary.table, f"runs      {shell_path(runs)}/<id>, {len(records)} of them"]
-    for record in records if len(records) <= MAX_SAMPLE_PATHS else []:
+    archived = done_in_archives(state.requested)
+    archives = {
+        run.run_id: Path(run.config.archive) for run in state.requested if run.run_id in archived and run.config.archive
+    }
+    own = {
+        run_id: record
+        for run_id in labels
+        if run_id not in archived and (record := RunDir(runs / run_id).read_record())
+    }
+    records = [record for run_id in labels if (record := archived.get(run_id) or own.get(run_id))]
+    with overlay(runs, archives) as shown:
+        summary = make_figure(plain(config.figure))(records, shown)
+    lines = ["", summary.table, f"runs      {shell_path(runs)}/<id>, {len(own)} of them"]
+    for archive, count in Counter(archives.values()).items():
+        lines.append(f"archived  {shell_path(archive)}, {count} of them")
+    for record in own.values() if len(own) <= MAX_SAMPLE_PATHS else []:
         image = RunDir(runs / record.run_id).last_samples()
         lines.append(f"samples   {shell_path(image) if image else 'none'}  ({labels[record.run_id]})")
     problems = list(state.problems)
@@ -96,7 +111,8 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     if any((record.finished or "") >= state.started for record in records):  # else an earlier command has mirrored all
         _mirror(state.requested, folder.absolute(), task_overrides(config.hydra))
     lines += offline_note(runs, labels)
-    lines.append(f"report    wgan-report {shell_path(runs)}")
+    places = [*([runs] if own else []), *dict.fromkeys(archives.values())] or [runs]
+    lines.append(f"report    wgan-report {' '.join(map(shell_path, places))}")
     lines += problems
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
         lines += ["", optimum.read_text().strip()]
