@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -79,7 +80,8 @@ class Leftover:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        with suppress(FileNotFoundError):  # another process is removing it, too
+            shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
