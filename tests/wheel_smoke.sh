@@ -48,6 +48,9 @@ grep -q '^| div.k' table.txt
 grep -q vegaEmbed page.html
 "$work/venv/bin/wgan-report" runs --claims | grep -q undecided
 [ "$(find . -name record.json | wc -l)" = 2 ]
+"$work/venv/bin/wgan-sweep" --init own >/dev/null
+"$work/venv/bin/wgan-sweep" --config-dir own experiment=own loss=drift seed=0 train.steps=2 device=cpu "runs=$work/own-runs"
+[ "$(find "$work/own-runs" -name record.json | wc -l)" = 1 ]
 (cd / && "$work/venv/bin/wgan-sweep" "runs=$work/from-root" $tiny)
 [ "$(find "$work/from-root" -name record.json | wc -l)" = 1 ]
 echo "wheel-smoke: the wheel works from $(pwd) and from /"

@@ -14,6 +14,7 @@ from wgan_sweep.common.devices import find_device
 from wgan_sweep.common.files import check_output, write
 from wgan_sweep.common.images import png
 from wgan_sweep.common.ranges import LARGEST_INT, Count, Range, check_value
+from wgan_sweep.config import folders
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs.directory import RunDir
@@ -60,6 +61,14 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that a run's config names"
     )
+    parser.add_argument(
+        folders.FLAG,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        dest="folders",
+        help="use the modules in a folder, and run their code that a run's config names",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 
@@ -81,14 +90,15 @@ def _make_metrics(options: argparse.Namespace) -> dict[str, Metric]:
 
 def _open_source(path: Path, options: argparse.Namespace, device: torch.device) -> Source:
     if RunDir(path).record.is_file():
-        return run_source(
-            path, num_samples=options.num_samples, seed=options.seed, device=device, allowed=options.allow
-        )
+        allowed = [*options.allow, *folders.modules()]
+        return run_source(path, num_samples=options.num_samples, seed=options.seed, device=device, allowed=allowed)
     return open_source(path)
 
 
 def _run(options: argparse.Namespace) -> None:
     """Check everything that can be checked without the network, score, print, and write the files asked for."""
+    for folder in options.folders:
+        folders.use(folder)
     check_value(options.batch_size, Count, "--batch-size")
     check_value(options.num_samples, Annotated[int, Range(2, LARGEST_INT)], "--num-samples")
     device = find_device(options.device, "--device")

@@ -17,9 +17,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from wgan_sweep.config import objects, refusals, schema
+from wgan_sweep.commands.init import write_template
+from wgan_sweep.config import folders, objects, refusals, schema
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps import config_of_run, hydra_launcher
+from wgan_sweep.sweeps.arguments import take, use_folders
 from wgan_sweep.sweeps.compose import task_overrides
 from wgan_sweep.sweeps.hydra_launcher import launch_single_run, objective_value, run_config
 from wgan_sweep.sweeps.state import state
@@ -46,6 +48,9 @@ def _run_job(composed: DictConfig) -> float | None:
     overrides = tuple(task_overrides(cast("Any", job)))
     sweep = Path(job.sweep.dir).name if is_in_sweep else None
     try:
+        for source in job.runtime.config_sources:  # in a process that another Hydra launcher started
+            if source.provider.startswith(folders.FLAG):
+                folders.use(source.path)
         config = run_config(composed, job)
         requested = RequestedRun(config, overrides, " ".join(overrides), sweep)
         launcher = cast("Launcher", objects.make(config.launch, "launch"))
@@ -125,7 +130,10 @@ def main() -> None:
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on
     try:
-        sys.argv[1:] = config_of_run.expand(sys.argv[1:])
+        if (folder := take(sys.argv[1:], ["--init"])) is not None:
+            sys.stdout.write(write_template(Path(folder)))
+            return
+        sys.argv[1:] = config_of_run.expand(use_folders(sys.argv[1:]))
     except refusals.BAD_INPUT as error:
         state.refuse(refusals.explain(error))
     app = hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="config")

@@ -3,37 +3,49 @@
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
-
-from omegaconf import OmegaConf
+from typing import Any
 
 from wgan_sweep.common.suggestions import did_you_mean
+from wgan_sweep.config.documents import read_yaml
+from wgan_sweep.config.folders import conf_dir, extensions
 from wgan_sweep.config.keys import leaves
+from wgan_sweep.errors import InputError
 
 
-def conf_dir() -> Path:
-    """Return the folder of the config groups: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+def _folders() -> tuple[Path, ...]:
+    return (conf_dir(), *(extension.path for extension in extensions()))
 
 
-@cache
 def options() -> dict[str, list[str]]:
     """Return the names of the options of each group, by the name of the group."""
     names: dict[str, list[str]] = {}
-    for file in sorted(conf_dir().rglob("*/*.yaml")):
-        group, _, option = str(file.relative_to(conf_dir()).with_suffix("")).partition("/")
+    for group, option in sorted(_files(_folders())):
         names.setdefault(group, []).append(option)
     return names
 
 
 @cache
+def _files(folders: tuple[Path, ...]) -> dict[tuple[str, str], Path]:
+    """Return the file of each option, by group and name."""
+    files: dict[tuple[str, str], Path] = {}
+    for folder in folders:
+        for file in folder.rglob("*/*.yaml"):
+            group, _, option = file.relative_to(folder).with_suffix("").as_posix().partition("/")
+            files.setdefault((group, option), file)
+    return files
+
+
 def option_keys(group: str, option: str) -> tuple[str, ...]:
     """Return the dotted keys of the values that an option's file sets."""
-    file = conf_dir() / group / f"{option}.yaml"
-    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    node = {name: value for name, value in cast("dict[str, Any]", content).items() if name not in ("defaults", "hydra")}
+    return _keys_in(_files(_folders())[group, option], group)
+
+
+@cache
+def _keys_in(file: Path, group: str) -> tuple[str, ...]:
+    try:
+        node = {name: value for name, value in read_yaml(file).items() if name not in ("defaults", "hydra")}
+    except InputError:  # a file of a user; Hydra says what is wrong when it is chosen
+        return ()
     is_global = "@package _global_" in file.read_text(encoding="utf-8")
     return tuple(key for key, _ in leaves(node, "" if is_global else group) if "_target_" not in key)
 

@@ -1,6 +1,9 @@
 """The objects that config nodes name: a node's values are checked against the signature of its ``_target_``."""
 
+import importlib
 import inspect
+import sys
+import traceback
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +14,7 @@ from hydra.utils import instantiate
 
 from wgan_sweep.common.ranges import check_value, shown
 from wgan_sweep.common.suggestions import did_you_mean
-from wgan_sweep.config import targets
+from wgan_sweep.config import folders, targets
 from wgan_sweep.errors import InputError, one_line
 
 WIRING = ("_target_", "_partial_")
@@ -31,17 +34,54 @@ def target_of(node: Mapping[str, Any], key: str = "the option") -> Any:
     try:
         target = _locate(name)  # `get_object` also logs the error
     except Exception as error:  # importing runs the module's code
-        problem = shown_error(error)
-        raise InputError(f"{key}._target_={name} cannot be imported ({problem}): correct the name") from error
+        plugin = next((plugin for plugin in folders.plugins() if name.startswith(f"{plugin.package}.")), None)
+        whose = f" of {plugin.origin}" if plugin else ""
+        raise InputError(
+            f"{key}._target_={name}{whose} cannot be imported: {_why_not_imported(name, error)}"
+        ) from error
     if not callable(target):
         raise InputError(f"{key}._target_={name} is no function or class: correct the name")
     targets.check_origin(target, name, key)
     return target
 
 
-def shown_error(error: Exception) -> str:
-    """Return an exception on one line that is not too long."""
-    return one_line(error)[:200]
+def _why_not_imported(name: str, error: Exception) -> str:
+    """Return why Hydra did not find a target, and what to do.
+
+    Args:
+        name: The name of the target.
+        error: The error of Hydra, whose cause is that of Python.
+    """
+    cause = error.__cause__
+    missing = cause.name or "" if isinstance(cause, ModuleNotFoundError) else ""
+    if missing and f"{name}.".startswith(f"{missing}."):  # else a module that the target's module imports
+        parent, _, last = missing.rpartition(".")
+        if parent in sys.modules:
+            return _no_attribute(sys.modules[parent], last)
+        known = [targets.PACKAGE, *folders.modules(), *(str(plugin.package) for plugin in folders.plugins())]
+        return (
+            f"there is no module {missing}{did_you_mean(missing, known) or ';'} put it beside the config groups in the "
+            f"folder of {folders.FLAG}, or its folder on PYTHONPATH, or install it"
+        )
+    if isinstance(cause, AttributeError) and cause.name and cause.name in name.split("."):
+        return _no_attribute(cause.obj, cause.name)
+    if cause is None:
+        return f"{one_line(error)[:200]}; correct the name"
+    return f"its module raises {type(cause).__name__}: {one_line(cause)[:200]}{_place(cause)}; correct the module"
+
+
+def _no_attribute(owner: object, name: str) -> str:
+    known = [known for known in vars(owner) if not known.startswith("_")] if hasattr(owner, "__dict__") else []
+    of = getattr(owner, "__name__", type(owner).__name__)
+    return f"{of} has no {name}{did_you_mean(name, known) or ';'} correct the name"
+
+
+def _place(error: BaseException) -> str:
+    """Return the last line of an imported module that an error passed through, as text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    start = next((index for index, frame in enumerate(frames) if frame.filename == importlib.__file__), len(frames))
+    files = [frame for frame in frames[start + 1 :] if not frame.filename.startswith("<")]
+    return f" ({files[-1].filename}:{files[-1].lineno})" if files else ""
 
 
 def make(node: Mapping[str, Any], key: str) -> Any:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+import yaml
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -11,7 +12,7 @@ from wgan_sweep.config.catalogue import unknown_key
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
 
-BAD_INPUT = (InputError, HydraException, OmegaConfBaseException, RecursionError)
+BAD_INPUT = (InputError, HydraException, OmegaConfBaseException, RecursionError, yaml.YAMLError)
 """The exceptions of a config that cannot be composed."""
 
 
@@ -24,6 +25,8 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
     """
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, yaml.YAMLError):
+        return f"a config file cannot be read ({_one_line(error)}): correct it"
     if isinstance(error, MissingConfigException) and (missing := error.missing_cfg_file):
         group, slash, option = missing.rpartition("/")
         if not slash or error.options is None:

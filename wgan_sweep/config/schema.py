@@ -10,9 +10,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wgan_sweep.common.ranges import LARGEST_INT, Count, NonEmpty, Range, check_value, shown
-from wgan_sweep.config.catalogue import conf_dir as conf_dir
+from wgan_sweep.config import folders
 from wgan_sweep.config.catalogue import unknown_key
 from wgan_sweep.config.documents import dump_yaml, read_resolved_yaml
+from wgan_sweep.config.folders import conf_dir as conf_dir
 from wgan_sweep.config.keys import KEYS, leaves, referenced_keys, science_keys
 from wgan_sweep.errors import InputError
 
@@ -87,12 +88,13 @@ def replicas(config: Config) -> int:
 
 
 def register() -> None:
-    """Register the schema and the launcher with Hydra."""
+    """Register the schema, the launcher and the folders of options with Hydra."""
     store = ConfigStore.instance()
     # Without types: `finalise` checks them, and names the key and the value.
     untyped = OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)
     store.store(name="schema", node=untyped, provider="wgan_sweep")
     store.store("sweep", {"_target_": LAUNCHER}, group="hydra/launcher", provider="wgan_sweep")
+    folders.register()
 
 
 def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:

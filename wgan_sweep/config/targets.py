@@ -1,7 +1,7 @@
 """Which functions and classes a config may name: reading somebody else's run never runs somebody else's code.
 
-Options of this package and optimizers of torch may always be named. The command line and `--config-dir` may also name
-modules of the user. Libraries, and other functions of this package, may not be named.
+Options of this package and of installed plugins, and optimizers of torch, may always be named. The command line and
+`--config-dir` may also name modules of the user. Libraries, and other functions of this package, may not be named.
 """
 
 import inspect
@@ -15,6 +15,8 @@ from sysconfig import get_paths
 from typing import Any
 
 from wgan_sweep.common.ranges import shown
+from wgan_sweep.common.suggestions import did_you_mean
+from wgan_sweep.config.folders import FLAG, conf_dir, plugin_targets, targets_in
 from wgan_sweep.errors import InputError
 
 PACKAGE = __name__.partition(".")[0]
@@ -26,15 +28,12 @@ LIBRARIES = frozenset(
     }
 )
 """Installed packages of which a config names no function."""
-_TARGET = re.compile(r"_target_: *[\"']?([\w.]+)")
 
 
 @cache
 def registered() -> frozenset[str]:
     """Return the names of the options of this package: the targets in its config files."""
-    from wgan_sweep.config.schema import conf_dir
-
-    return frozenset(name for file in conf_dir().rglob("*.yaml") for name in _TARGET.findall(file.read_text()))
+    return frozenset(targets_in(conf_dir()))
 
 
 def is_option(name: str) -> bool:
@@ -63,9 +62,10 @@ def check_name(name: str, key: str) -> None:
     """
     top = name.partition(".")[0]
     if not is_option(name) and (top in LIBRARIES or top == PACKAGE or _is_standard(top)):
+        suggestion = did_you_mean(name, registered()) if top == PACKAGE else ""
         raise InputError(
-            f"{key}._target_={name} is no option: name an option of wgan-sweep, an optimizer of torch.optim, or a "
-            "function or class of a module of yours"
+            f"{key}._target_={name} is no option{suggestion or ':'} name an option of wgan-sweep, an optimizer of "
+            "torch.optim, or a function or class of a module of yours"
         )
 
 
@@ -81,8 +81,12 @@ def check_origin(target: Any, name: str, key: str) -> None:
         raise InputError(f"{key}._target_={name} belongs to the standard library: name a function or class of yours")
 
 
+ALLOWING = f"allow it, by --allow MODULE, or by {FLAG} FOLDER if its module is in a folder"
+"""How the user of a command allows code that a run directory names."""
+
+
 def check_untrusted(
-    node: Any, where: str, allowed: Collection[str] = (), key: str = "", *, remedy: str = "allow it, by --allow MODULE"
+    node: Any, where: str, allowed: Collection[str] = (), key: str = "", *, remedy: str = ALLOWING
 ) -> None:
     """Check that a config which somebody else may have written names only options, at any depth.
 
@@ -103,7 +107,8 @@ def check_untrusted(
         return
     name = node.get("_target_")
     is_allowed = isinstance(name, str) and any(name == item or name.startswith(f"{item}.") for item in allowed)
-    if name is not None and not is_allowed and not (isinstance(name, str) and is_option(name)):
+    is_known = isinstance(name, str) and (is_option(name) or name in plugin_targets())
+    if name is not None and not (is_known or is_allowed):
         raise InputError(
             f"{where} names {key}._target_={shown(name)}, which is not part of wgan-sweep; its code is not run. If you "
             f"trust it, {remedy}"

@@ -11,11 +11,12 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from wgan_sweep.config import schema
+from wgan_sweep.config import folders, schema
 from wgan_sweep.config.keys import leaves, overridden_key
 from wgan_sweep.config.refusals import BAD_INPUT, explain
 from wgan_sweep.config.targets import check_untrusted
 from wgan_sweep.errors import InputError
+from wgan_sweep.sweeps.arguments import take
 
 PATH_FLAGS, NAME_FLAGS = ("--config-path", "-cp"), ("--config-name", "-cn")
 NOT_OF_THE_RUN = ("choices", "archive")
@@ -29,13 +30,14 @@ def expand(arguments: Sequence[str]) -> list[str]:
         arguments: The command line, without the program.
 
     Raises:
-        InputError: if the run's config cannot be read, or names code that the command line does not name.
+        InputError: if the run's config cannot be read, or names code that the command line does not name, by itself or
+            by the folder of its module.
     """
     others = list(arguments)
-    path = _take(others, PATH_FLAGS)
+    path = take(others, PATH_FLAGS)
     if path is None or not (Path(path) / "record.json").exists():
         return list(arguments)
-    name = _take(others, NAME_FLAGS)
+    name = take(others, NAME_FLAGS)
     if name not in (None, "config", "config.yaml"):
         raise InputError(f"--config-name={name} with a run's directory: its config is named config; leave it out")
     given = [argument for argument in others if not argument.startswith("-") and "=" in argument]
@@ -43,26 +45,13 @@ def expand(arguments: Sequence[str]) -> list[str]:
     return [*flags, *_overrides(Path(path), given), *given]
 
 
-def _take(arguments: list[str], flags: tuple[str, ...]) -> str | None:
-    """Remove an option with its value from the arguments, and return the value; None if it is not given."""
-    for index, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag in flags and equals:
-            del arguments[index]
-            return value
-        if flag in flags and index + 1 < len(arguments):
-            value = arguments[index + 1]
-            del arguments[index : index + 2]
-            return value
-    return None
-
-
 def _overrides(directory: Path, given: Sequence[str]) -> list[str]:
     """Return the overrides that lead to the config of a run, except those of groups that are chosen anew."""
     config = schema.read(directory / "config.yaml")
     chosen = {overridden_key(override) for override in given}
     named = [override.partition("=")[2] for override in given if "_target_=" in override]
-    check_untrusted(asdict(config), str(directory), named, remedy="name it on the command line, by KEY._target_=NAME")
+    remedy = f"name it on the command line, by KEY._target_=NAME, or the folder of its module, by {folders.FLAG} FOLDER"
+    check_untrusted(asdict(config), str(directory), [*named, *folders.modules()], remedy=remedy)
     groups = {group: f"{group}={name}" for group, name in config.choices.items()}
     wanted = {
         key: value for key, value in leaves(asdict(config)) if key.partition(".")[0] not in ("choices", "archive")

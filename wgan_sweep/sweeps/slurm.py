@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 
 from wgan_sweep.common.progress import Display
+from wgan_sweep.config import folders
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import provenance
 from wgan_sweep.runs.life import summary
@@ -54,6 +55,8 @@ class Task:
     side_by_side: int
     gpus_per_run: int
     allow_other_code: bool
+    folders: tuple[str, ...] = ()
+    """The folders of options and modules that the command named."""
 
     def __call__(self) -> None:
         """Complete the runs. On SIGUSR2 (pre-emption, time limit) save at the next step; submitit requeues the job.
@@ -62,14 +65,19 @@ class Task:
         saved, and the job waits for SIGKILL, after which SLURM's record says how it ended, or for SIGUSR2.
 
         Raises:
-            RunFailedError: if a run failed, the code has changed since submission, or nothing follows SIGTERM. The job
-                then ends as FAILED.
+            RunFailedError: if a run failed, the code has changed since submission, a folder of the command is missing,
+                or nothing follows SIGTERM. The job then ends as FAILED.
         """
         if provenance.code() != self.code and not self.allow_other_code:
             raise RunFailedError(
                 f"the installed wgan_sweep is {provenance.code()}, but {self.code} was submitted: submit again, or "
                 "allow it with launch.allow_other_code=true"
             )
+        try:
+            for folder in self.folders:
+                folders.use(folder)
+        except InputError as error:
+            raise RunFailedError(str(error)) from error
         received: set[int] = set()
 
         def request_stop(number: int, _: object) -> None:
@@ -270,7 +278,7 @@ class Slurm:
         ]
 
     def _task(self, runs: list[RequestedRun], code: str) -> Task:
-        return Task(runs, code, self._side_by_side, self._gpus_per_run, self._allow_other_code)
+        return Task(runs, code, self._side_by_side, self._gpus_per_run, self._allow_other_code, folders=folders.named())
 
     def _wait_for(
         self,
