@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from wgan_sweep.config import folders, schema
-from wgan_sweep.config.keys import leaves, overridden_key
+from wgan_sweep.config.keys import KEYS, leaves, overridden_key
 from wgan_sweep.config.refusals import BAD_INPUT, explain
 from wgan_sweep.config.targets import check_untrusted
 from wgan_sweep.errors import InputError
@@ -52,11 +52,20 @@ def _overrides(directory: Path, given: Sequence[str]) -> list[str]:
     named = [override.partition("=")[2] for override in given if "_target_=" in override]
     remedy = f"name it on the command line, by KEY._target_=NAME, or the folder of its module, by {folders.FLAG} FOLDER"
     check_untrusted(asdict(config), str(directory), [*named, *folders.modules()], remedy=remedy)
-    groups = {group: f"{group}={name}" for group, name in config.choices.items()}
+    # Without the experiment, which would ask for its other runs, too; its values are among those below.
+    groups = {key.name: f"{key.name}={config.choices[key.name]}" for key in KEYS if key.name in config.choices}
     wanted = {
         key: value for key, value in leaves(asdict(config)) if key.partition(".")[0] not in ("choices", "archive")
     }
-    values = {key: f"++{key}={_literal(value)}" for key, value in _differing(list(groups.values()), wanted).items()}
+    values: dict[str, str] = {}
+    # A key may refer to another one: those that do not are set first.
+    for skips_references in (True, False):
+        composed = _compose([*groups.values(), *values.values()])
+        own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "defaults"])
+        resolved = dict(leaves(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=not skips_references))))
+        for key, value in wanted.items():
+            if resolved.get(key, _MISSING) != value and not (skips_references and _is_reference(composed, key)):
+                values[key] = f"++{key}={_literal(value)}"
     kept = {key: override for key, override in values.items() if not chosen & {key, key.partition(".")[0]}}
     return [override for key, override in {**groups, **kept}.items() if key not in chosen]
 
