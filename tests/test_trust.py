@@ -66,13 +66,24 @@ def test_libraries_are_no_options_on_the_command_line_either(name: str) -> None:
         objects.target_of({"_target_": name}, "tracker")
 
 
-def test_a_users_module_does_not_lead_to_the_standard_library(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "leading.py").write_text("import os\nfrom os import system\ndef mine(): pass\n")
+def test_a_users_module_does_not_lead_to_other_code(tmp_path: Path, monkeypatch) -> None:
+    imports = (
+        "import os\nfrom os import system\nimport torch\nfrom numpy import load\nfrom wgan_sweep.common import files\n"
+    )
+    options = "from wgan_sweep.models import MLP\n"
+    (tmp_path / "leading.py").write_text(f"{imports}{options}def mine(): pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("leading.os.system", "leading.system"):
-        with pytest.raises(InputError, match="belongs to the standard library"):
-            objects.target_of({"_target_": name}, "tracker")
+    for name, owner in (
+        ("os.system", "the standard library"),
+        ("system", "the standard library"),
+        ("torch.hub.load", "torch"),
+        ("load", "numpy"),
+        ("files.write", "wgan-sweep, which has no such option"),
+    ):
+        with pytest.raises(InputError, match=rf"leading\.{name} belongs to {owner}: name a function or class of yours"):
+            objects.target_of({"_target_": f"leading.{name}"}, "tracker")
     assert objects.target_of({"_target_": "leading.mine"}, "tracker")() is None
+    assert objects.target_of({"_target_": "leading.MLP"}, "model").__name__ == "MLP"
 
 
 def test_options_of_the_package_and_optimizers_may_be_named() -> None:

@@ -73,12 +73,16 @@ def check_origin(target: Any, name: str, key: str) -> None:
     """Check that a target was not reached through the imports of a user's module.
 
     Raises:
-        InputError: if the standard library defines it.
+        InputError: if the standard library or a library defines it, or this package does and it is no option.
     """
     if is_option(name) or not (inspect.isroutine(target) or inspect.isclass(target)):
         return
-    if _is_standard(str(getattr(target, "__module__", "") or "builtins").partition(".")[0]):
-        raise InputError(f"{key}._target_={name} belongs to the standard library: name a function or class of yours")
+    top = str(getattr(target, "__module__", "") or "builtins").partition(".")[0]
+    owner = "the standard library" if _is_standard(top) else top if top in LIBRARIES else None
+    if top == PACKAGE and not any(option.endswith(f".{target.__qualname__}") for option in registered()):
+        owner = "wgan-sweep, which has no such option"
+    if owner:
+        raise InputError(f"{key}._target_={name} belongs to {owner}: name a function or class of yours")
 
 
 ALLOWING = f"allow it, by --allow MODULE, or by {FLAG} FOLDER if its module is in a folder"
