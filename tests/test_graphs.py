@@ -363,7 +363,7 @@ def test_a_trainer_is_freed_without_garbage_collection(make, overrides: list[str
     trainer = build(make(*overrides)).trainer
     trainer._graphed = GraphedIteration(Noisy(0, 0).graph, [])
     run(trainer, 2)
-    trainer.generator_gradient_norm()
+    trainer.generator_gradient_norm(torch.zeros(4, 1, 32, 32))
     reference = weakref.ref(trainer)
     gc.disable()
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wgan_sweep.config.schema import Config
 from wgan_sweep.runs.build import build
+from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Status
 from wgan_sweep.training import loss_scaling
 from wgan_sweep.training.followers import with_followers
@@ -175,6 +176,7 @@ def test_an_overflow_skips_that_update_of_that_player(make, player: str) -> None
     skipped = sum(int(scale["skipped_updates"]) for scale in before["loss_scales"])
     assert metrics["skipped_updates"] == skipped + 1
     assert metrics[f"{player}_loss_scale"] == value / 2
+    assert math.isinf(metrics["generator_gradient_norm"]) == (player == "generator")
     assert after["past"][history[other]]["count"] == before["past"][history[other]]["count"] + 1
     assert metrics[f"{other}_loss_scale"] == before["loss_scales"][history[other]]["value"]
     for average, old, weight in zip(
@@ -269,13 +271,32 @@ def test_gradients_that_overflow_at_any_scale_are_a_recorded_divergence(make, mo
     assert "gradients overflow at step 1 at any loss scale: critic_loss_scale=" in record.error
 
 
+def test_an_overflow_of_the_generators_gradient_is_no_divergence(make, tmp_path, monkeypatch) -> None:
+    """Its norm is missing from the metrics of that step."""
+    monkeypatch.setattr(loss_scaling, "INITIAL_SCALE", MAX_SCALE)
+    gradient_norm, norms = Player.gradient_norm, []
+
+    def measured_norm(player: Player) -> Tensor:
+        norm = gradient_norm(player)
+        norms.append(float(norm))
+        return norm
+
+    monkeypatch.setattr(Player, "gradient_norm", measured_norm)
+    record = run_to_the_end(make(FP16, "train.steps=12", "log_every=1", "model=mlp", "model.depth=1"))
+    assert record.status == Status.DONE
+    lines = RunDir(tmp_path / "runs" / record.run_id).read_metrics()
+    assert [line.get("generator_gradient_norm", math.inf) for line in lines if "critic_loss" in line] == norms
+    assert {math.isinf(norm) for norm in norms} == {True, False}
+
+
 @pytest.mark.slow
 def test_a_run_with_large_gradient_norms_stays_healthy_in_fp16(make) -> None:
     """k p n^5 reaches 10^4 and more where the norms of single examples are above 3."""
     overrides = ["model=resnet", "model.dim=8", "div.k=2", "div.p=6", "train.batch_size=16", "train.n_critic=4"]
     trainer = build(make(FP16, *overrides)).trainer
     metrics = run(trainer, 50)
-    assert all(math.isfinite(value) for step in metrics for value in step.values())
+    finite = [{n: v for n, v in step.items() if n != "generator_gradient_norm"} for step in metrics]
+    assert all(math.isfinite(value) for step in finite for value in step.values())
     assert metrics[-1]["skipped_updates"] < 0.15 * 5 * 50
     assert min(step["critic_loss_scale"] for step in metrics) > MIN_SCALE
     expected = run(build(make(*overrides)).trainer, 50)

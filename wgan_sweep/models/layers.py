@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from wgan_sweep.errors import InputError
+from wgan_sweep.models.group_norm import GroupNorm
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda channels: nn.Identity(),  # noqa: ARG005
     "batch": nn.BatchNorm2d,
     # Over channels and pixels with a gain per channel, as in the public WGAN-GP code: GroupNorm with one group.
-    "layer": lambda channels: nn.GroupNorm(1, channels),
-    "instance": lambda channels: nn.GroupNorm(channels, channels),
+    "layer": lambda channels: GroupNorm(1, channels),
+    "instance": lambda channels: GroupNorm(channels, channels),
 }
 
 

@@ -30,6 +30,9 @@ from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from wgan_sweep.models import group_norm
+from wgan_sweep.models.group_norm import is_channels_last, layout_keeping_group_norm
+
 aten = torch.ops.aten
 ConvolutionOptions = tuple[list[int], list[int], list[int], bool, list[int], int]
 """Stride, padding, dilation, transposed, output padding and groups: arguments of ``aten.convolution``."""
@@ -227,125 +230,46 @@ def _pair(size: int | Sequence[int]) -> list[int]:
     return sizes * 2 if len(sizes) == 1 else sizes
 
 
-class _LayerNorm(Function):
-    """Layer norm over channels and pixels with a gain per channel: GroupNorm with one group."""
+class _GroupNorm(Function):
+    """Group norm. Mean and scale of each group are outputs, too, so that they have gradients of their own."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        output, mean, scale = _layer_norm(x, weight, bias, eps)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            output, mean, scale = group_norm.group_norm(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, mean, scale)
-        return output
+        ctx.set_materialize_grads(False)
+        return output, mean, scale
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_output: Tensor | None, grad_mean: Tensor | None, grad_scale: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
         if _BackwardMode.skip_parameter_gradients:
-            return _LayerNormInputGradient.apply(grad_output, x, weight, mean, scale), None, None, None
-        return *_layer_norm_backward(grad_output, x, weight, mean, scale, [True, True, True]), None
+            grad_input = _GroupNormInputGradient.apply(grad_output, x, weight, mean, scale)
+            return grad_input, None, None, None, None
+        statistics = group_norm.statistics(x, weight, mean, scale)
+        return *group_norm.backward(grad_output, grad_mean, grad_scale, x, weight, statistics), None, None
 
 
-def _has_group_norm_of_any_layout(device: torch.device) -> bool:
-    """Return whether PyTorch's group norm takes channels-last tensors. On CUDA it raises, or copies them (2.14)."""
-    return device.type != "cuda"
-
-
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output, and the mean and the inverse standard deviation of each example ``[N, 1]``."""
-    count, channels = x.shape[:2]
-    if _has_group_norm_of_any_layout(x.device):
-        results = aten.native_group_norm(x, weight, bias, count, channels, x[0, 0].numel(), 1, eps)
-        return cast("tuple[Tensor, Tensor, Tensor]", results)
-    variance, mean = torch.var_mean(_flatten_examples(x), 1, correction=0, keepdim=True)
-    scale = (variance + eps).rsqrt()
-    gain = scale * weight
-    return _scale_and_shift(x, gain, bias - mean * gain), mean, scale
-
-
-def _scale_and_shift(x: Tensor, factors: Tensor, offsets: Tensor) -> Tensor:
-    """Return x times factors ``[N, 1 or C]`` plus offsets ``[N, 1 or C]``, in the layout of x ``[N, C, ...]``."""
-    ones = (1,) * (x.dim() - 2)
-    return torch.addcmul(offsets.view(*offsets.shape, *ones), x, factors.view(*factors.shape, *ones))
-
-
-def _layer_norm_backward(
-    grad_output: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, mask: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients with respect to input, weight and bias, where `mask` asks for them."""
-    count, channels = x.shape[:2]
-    if _has_group_norm_of_any_layout(x.device):
-        gradients = aten.native_group_norm_backward(
-            grad_output, x, mean, scale, weight, count, channels, x[0, 0].numel(), 1, mask
-        )
-        return cast("tuple[Tensor, Tensor, Tensor]", gradients)
-    pixels = tuple(range(2, x.dim()))
-    sums, products = grad_output.sum(pixels), (grad_output * x).sum(pixels)  # [N, C]
-    mean_u = (sums * weight).mean(1, keepdim=True) / x[0, 0].numel()
-    mean_ux = scale * ((products * weight).mean(1, keepdim=True) / x[0, 0].numel() - mean * mean_u)
-    factor = -scale * scale * mean_ux  # of x
-    grad_x = _scale_and_shift(grad_output, scale * weight, -scale * mean_u - factor * mean)
-    grad_x.addcmul_(x, factor.view(-1, *(1,) * (x.dim() - 1)))
-    return grad_x, (scale * (products - mean * sums)).sum(0), sums.sum(0)
-
-
-class _LayerNormInputGradient(Function):
-    r"""From grad_output of a layer norm to its grad_input.
-
-    Let :math:`\hat x = s (x - \mu)` be the normalised input, :math:`u` the product of grad_output and the gain, and
-    all means over one example. Then grad_input is :math:`P(u) = s (u - \bar u - \hat x \, \overline{u \hat x})`, and
-    :math:`P` is a self-adjoint map. For :math:`v`, the gradient with respect to grad_input, the gradient with respect
-    to u is :math:`P(v)`, and the one with respect to x is
-    :math:`-s (s K \hat x + \overline{v \hat x} P(u) + \overline{u \hat x} P(v))` with
-    :math:`K = \overline{uv} - \bar u \bar v - \overline{u \hat x}\,\overline{v \hat x}`.
-    """
+class _GroupNormInputGradient(Function):
+    """From grad_output of a group norm to its grad_input. The gradients of mean and scale come back to `_GroupNorm`."""
 
     @staticmethod
     def forward(ctx: Any, grad_output: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        grad_input = _layer_norm_backward(grad_output, x, weight, mean, scale, [True, False, False])[0]
-        ctx.save_for_backward(grad_output, x, weight, mean, scale, grad_input)
-        return grad_input
+        statistics = group_norm.statistics(x, weight, mean, scale)
+        value, sums, totals, factors = group_norm.input_gradient(grad_output, x, weight, statistics)
+        ctx.save_for_backward(grad_output, x, weight, *statistics, sums, totals, factors)
+        return value
 
     @staticmethod
-    def backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Tensor | None, ...]:
-        grad_output, x, weight, mean, scale, grad_input = ctx.saved_tensors
-        layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-        grad_output, grad_input, v = (
-            t.contiguous(memory_format=layout) for t in (grad_output, grad_input, grad_grad_input)
-        )
-        gain = weight.view(1, -1, *(1,) * (x.dim() - 2))
-        u = grad_output * gain
-        flat_x, flat_u, flat_v = _flatten_examples(x), _flatten_examples(u), _flatten_examples(v)
-        m, s, size = mean.view(-1), scale.view(-1), flat_x.shape[1]
-        mean_u, mean_v = flat_u.mean(1), flat_v.mean(1)
-        mean_ux = s * (_row_products(flat_u, flat_x) / size - m * mean_u)  # of u and the normalised input
-        mean_vx = s * (_row_products(flat_v, flat_x) / size - m * mean_v)
-        k = _row_products(flat_u, flat_v) / size - mean_u * mean_v - mean_ux * mean_vx
-
-        def per_example(value: Tensor) -> Tensor:
-            return value.view(-1, *(1,) * (x.dim() - 1))
-
-        projected_v = torch.addcmul(per_example(s * s * mean_vx * m - s * mean_v), v, per_example(s))
-        projected_v = projected_v.addcmul_(x, per_example(-s * s * mean_vx))
-        grad_x = torch.addcmul(per_example(s**3 * k * m), x, per_example(-(s**3) * k))
-        grad_x = grad_x.addcmul_(grad_input, per_example(-s * mean_vx))
-        grad_x = grad_x.addcmul_(projected_v, per_example(-s * mean_ux))
-        grad_gain = (grad_output * projected_v).sum((0, *range(2, x.dim())))
-        return projected_v.mul_(gain), grad_x, grad_gain, None, None
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def _flatten_examples(x: Tensor) -> Tensor:
-    """Return ``[N, ...]`` as ``[N, values per example]``, in memory order."""
-    return (x.permute(0, 2, 3, 1) if _is_channels_last(x) else x).reshape(x.shape[0], -1)
-
-
-def _row_products(a: Tensor, b: Tensor) -> Tensor:
-    """Return the ``[N]`` scalar products of the rows of two ``[N, D]`` matrices."""
-    if _BackwardMode.is_traced:
-        return (a * b).sum(1)
-    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)
+    def backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Tensor, ...]:
+        grad_output, x, weight, *rest = ctx.saved_tensors
+        statistics, details = group_norm.Statistics(*rest[:4]), rest[4:]
+        return group_norm.differentiate(grad_grad_input, grad_output, x, weight, statistics, *details)
 
 
 def _is_normalised_in_float32(device_type: str) -> bool:
@@ -365,18 +289,23 @@ def _group_norm(
 ) -> Tensor:
     if _is_normalised_in_float32(input.device.type):
         input = input.float()  # noqa: A001
+    return _group_norm_in_the_dtype_of_its_input(points, input, num_groups, weight, bias, eps)
+
+
+def _group_norm_in_the_dtype_of_its_input(
+    points: Tensor, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
     if (
-        num_groups != 1
-        or weight is None
+        weight is None
         or bias is None
-        or input.dtype != weight.dtype
+        or torch.promote_types(x.dtype, weight.dtype) != weight.dtype
         or _depends_on(weight, points)
         or _depends_on(bias, points)
     ):
-        return F.group_norm(input, num_groups, weight, bias, eps)
-    if not (input.is_contiguous() or _is_channels_last(input)):
-        input = input.contiguous()  # noqa: A001
-    return cast("Tensor", _LayerNorm.apply(input, weight, bias, eps))
+        return F.group_norm(x, groups, weight, bias, eps)
+    if not (x.is_contiguous() or is_channels_last(x)):
+        x = x.contiguous()
+    return cast("Tensor", _GroupNorm.apply(x, weight, bias, groups, eps)[0])
 
 
 class _PiecewiseLinear(Function):
@@ -452,6 +381,7 @@ def _multi_head_attention(points: Tensor, *args: Any, **kwargs: Any) -> tuple[Te
 REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv2d: _conv2d,
     F.group_norm: _group_norm,
+    layout_keeping_group_norm: _group_norm_in_the_dtype_of_its_input,
     F.relu: _relu,
     F.leaky_relu: _leaky_relu,
     F.scaled_dot_product_attention: _attention,

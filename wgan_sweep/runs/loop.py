@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -156,18 +157,20 @@ class RunLoop:
         names = list(self._unlogged[-1][1])
         table = torch.stack([torch.stack([v[name].float() for name in names]) for _, v in self._unlogged]).cpu()
         self._check_followers()
+        # In fp16, a gradient may overflow: the update is skipped, and a run ends only if its loss scale gets too small.
+        overflows = {"generator_gradient_norm"} if "skipped_updates" in names else set()
+        may_be_infinite = torch.tensor([name in overflows for name in names])
         for (step, _), row in zip(self._unlogged, table, strict=True):
-            if not row.isfinite().all():
+            if not (row.isfinite() | may_be_infinite).all():
                 values = ", ".join(f"{name}={value:g}" for name, value in zip(names, row.tolist(), strict=True))
                 raise DivergedError(f"not finite at step {step}: {values}")
             for name, value in zip(names, row.tolist(), strict=True):
                 if name.endswith("_loss_scale") and value < MIN_SCALE:
                     raise DivergedError(f"gradients overflow at step {step} at any loss scale: {name}={value:g}")
         self._unlogged.clear()
-        measured = dict(zip(names, table[-1].tolist(), strict=True))
+        measured = {n: value for n, value in zip(names, table[-1].tolist(), strict=True) if math.isfinite(value)}
         if "gradient_norm" not in measured:
             measured["gradient_norm"] = float(self._trainer.gradient_norm())
-        measured["generator_gradient_norm"] = float(self._trainer.generator_gradient_norm())
         self._write(self._line(measured))
 
     def _line(self, measured: Mapping[str, float]) -> dict[str, float]:

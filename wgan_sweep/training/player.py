@@ -66,6 +66,11 @@ class Player:
         if self.loss_scale:
             self.loss_scale.unscale([p.grad for p in self.parameters if p.grad is not None])
 
+    def gradient_norm(self) -> Tensor:
+        """Return the norm of the gradient of all parameters (scalar). With a loss scale, an overflow is infinite."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return norm.nan_to_num(nan=torch.inf, posinf=torch.inf) if self.loss_scale else norm
+
     def update(self, *, may_wait: bool = True) -> None:
         """Update the parameters along their gradient, and the history with them.
 

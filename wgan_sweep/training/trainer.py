@@ -223,10 +223,11 @@ class Trainer:
 
         Yields:
             Metrics of the step's last updates, scalars on the device: critic_loss (with its gradient terms),
-            generator_loss, wasserstein (E_real[T] - E_fake[T]), gradient_term, and, if there are gradient terms,
-            gradient_norm (at the points of the last term). In fp16 also critic_loss_scale and generator_loss_scale
-            (below `loss_scaling.MIN_SCALE`, the player has diverged), and skipped_updates: the number of updates that
-            both players have skipped so far, because the gradient overflowed.
+            generator_loss, generator_gradient_norm (of its loss, with respect to all parameters of the generator),
+            wasserstein (E_real[T] - E_fake[T]), gradient_term, and, if there are gradient terms, gradient_norm (at the
+            points of the last term). In fp16 also critic_loss_scale and generator_loss_scale (below
+            `loss_scaling.MIN_SCALE`, the player has diverged), and skipped_updates: the number of updates that both
+            players have skipped so far, because the gradient overflowed. generator_gradient_norm is infinite then.
         """
         while self.step < until:
             with self._precision.step(), self._replicas.sharded():
@@ -271,6 +272,7 @@ class Trainer:
         if metrics is None:
             loss, metrics = self._objective.loss_and_metrics(batches, self._apply_critic, self._apply_eager_critic)
             self._backward(self._critic_player, loss)
+            self._add_history_gradient(self._critic_player)
         self._critic_player.update(may_wait=self._may_wait)
         self._constraint.project(self.critic)
         self._keep_last_batch(real, fake)
@@ -292,7 +294,9 @@ class Trainer:
             self._backward(self._generator_player, loss)
         finally:
             self.critic.requires_grad_(requires_grad=True)
-        return {"generator_loss": loss.detach()}
+        gradient_norm = self._generator_player.gradient_norm()
+        self._add_history_gradient(self._generator_player)
+        return {"generator_loss": loss.detach(), "generator_gradient_norm": gradient_norm}
 
     def _generator_loss(self, real: Tensor | None, fake: Tensor) -> Tensor:
         if self._stabiliser.generator_loss is not None and real is not None:
@@ -303,12 +307,14 @@ class Trainer:
 
     def _backward(self, player: Player, loss: Tensor) -> None:
         """Set the gradient of a player's parameters, summed over all replicas."""
-        if player.history is not None:
-            history_term = self._stabiliser.history_weight * player.history.squared_distance()
-            loss = loss + self._replicas.per_replica(history_term)
         player.backward(loss)
         self._replicas.all_reduce_gradients(player.parameters)
         player.unscale_gradient()
+
+    def _add_history_gradient(self, player: Player) -> None:
+        """Add the gradient of historical averaging, if the stabiliser uses it. All replicas compute the same."""
+        if player.history is not None:
+            (self._stabiliser.history_weight * player.history.squared_distance()).backward()
 
     def _compute_compiled_critic_gradient(self, batches: CriticBatches) -> Metrics | None:
         """Set the gradient of the critic's parameters with compiled code and return the metrics; None if eager."""
@@ -419,16 +425,12 @@ class Trainer:
             raise RuntimeError("gradient_norm() uses the last batch: take a step first")
         return self._probes.gradient_norm(*self._last_batch, self.step)
 
-    def generator_gradient_norm(self, real: Tensor | None = None) -> Tensor:
+    def generator_gradient_norm(self, real: Tensor) -> Tensor:
         """Return the norm of the gradient of the generator's loss with respect to all of its parameters (scalar).
 
         Args:
-            real: Real examples ``[N, ...]``, which are paired with N generated ones; by default the last batch.
+            real: Real examples ``[N, ...]``, which are paired with N generated ones.
         """
-        if real is None:
-            if self._last_batch is None:
-                raise RuntimeError("generator_gradient_norm() uses the last batch: take a step first, or pass one")
-            real = self._last_batch[0]
         return self._probes.generator_gradient_norm(self._generator_loss, real, self.step)
 
     def critic_outputs(self, points: Tensor) -> Tensor:
