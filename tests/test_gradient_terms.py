@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
-from wgan_sweep.models import DCGAN, MLP, ResNet
+from wgan_sweep.models import DCGAN, MLP, ResNet, group_norm
 from wgan_sweep.models.layers import NORMS
-from wgan_sweep.objectives import fast_double_backward as rules
 from wgan_sweep.objectives import sampling
 from wgan_sweep.objectives.constraints import spectral_norm
 from wgan_sweep.objectives.gradient_terms import (
@@ -344,7 +343,7 @@ def test_a_layer_norm_of_any_layout_has_the_same_gradient_and_keeps_the_layout(
         for parameter in critic.parameters():
             parameter.add_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
     expected = parameter_gradient(double_backward, critic, points, psi)
-    monkeypatch.setattr(rules, "_has_group_norm_of_any_layout", lambda device: False)
+    monkeypatch.setattr(group_norm, "_has_fused_group_norm", lambda device: False)
     outputs = []
     for index in (1, 4):
         critic[index].register_forward_hook(lambda module, inputs, output: outputs.append(output))
@@ -355,11 +354,11 @@ def test_a_layer_norm_of_any_layout_has_the_same_gradient_and_keeps_the_layout(
 
 
 def test_a_layer_norm_of_any_layout_is_accurate_at_a_large_mean(monkeypatch) -> None:
-    monkeypatch.setattr(rules, "_has_group_norm_of_any_layout", lambda device: False)
+    monkeypatch.setattr(group_norm, "_has_fused_group_norm", lambda device: False)
     x = 1e3 + torch.randn(4, 6, 16, 16, generator=torch.Generator().manual_seed(0))
     weight, bias = torch.linspace(0.5, 2, 6), torch.linspace(-1, 1, 6)
     expected = F.group_norm(x.double(), 1, weight.double(), bias.double())
-    actual, mean, scale = rules._layer_norm(x, weight, bias, 1e-5)
+    actual, mean, scale = group_norm.group_norm(x, weight, bias, 1, 1e-5)
     native, _, _ = torch.ops.aten.native_group_norm(x, weight, bias, 4, 6, 256, 1, 1e-5)
     assert float((actual - expected).abs().max()) < 2 * float((native - expected).abs().max()) + 1e-6
     assert mean.shape == scale.shape == (4, 1)

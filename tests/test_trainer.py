@@ -310,7 +310,9 @@ def test_a_simultaneous_generator_uses_the_critic_before_its_updates(trainer) ->
     assert metrics["generator_loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("overrides", [[], ["stabiliser=historical_averaging"], ["train.freeze_generator_at=1"]], ids=str)
+@pytest.mark.parametrize(
+    "overrides", [[], ["stabiliser=historical_averaging"], ["train.freeze_generator_at=1"]], ids=str
+)
 def test_the_generators_gradient_norm_is_that_of_its_loss(trainer, overrides: list[str]) -> None:
     trained = trainer("train.simultaneous=true", *overrides)
     run(trained, 1)

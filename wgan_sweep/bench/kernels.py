@@ -52,6 +52,8 @@ GATHERS = {aten.index, aten.index_select, aten.gather}
 FILL_AND_COPY = {aten.slice_backward, aten.select_backward}
 """Operations with two kernels: one fills the result with zeros, one copies into a part of it."""
 CONVOLUTIONS = {aten.convolution.default, aten.convolution_backward.default}
+GROUP_NORMS = {aten.native_group_norm, aten.native_group_norm_backward}
+"""Operations that copy images to the contiguous layout first."""
 SYNCHRONISING = {
     aten._local_scalar_dense,
     aten.nonzero,
@@ -422,6 +424,7 @@ def _launches(func: Any, args: Sequence[Any], kwargs: dict[str, Any], output: An
     inputs, outputs = _tensors((args, kwargs)), _tensors(output)
     if not any(map(_is_on_gpu, (*inputs, *outputs))):
         return
+    yield from _layout_copies(func, inputs)
     mixes = any(map(_is_on_gpu, inputs)) and any(not _is_on_gpu(tensor) and tensor.dim() for tensor in inputs)
     if operation in SYNCHRONISING:
         is_kernel = operation is not aten._local_scalar_dense
@@ -453,6 +456,28 @@ def _launches(func: Any, args: Sequence[Any], kwargs: dict[str, Any], output: An
         formula = flop_registry.get(operation)
         operations = int(formula(*args, **kwargs, out_val=output)) if formula else 0
         yield Launch(name, read, _bytes(_distinct((*changed, *outputs))), operations, mixes_devices=mixes)
+
+
+def _layout_copies(func: Any, inputs: Sequence[Tensor]) -> Iterator[Launch]:
+    """Yield the copies to another layout that an operation makes of its images, before its own kernels.
+
+    cuDNN convolves in the layout channels last if input or weight is in that layout.
+    """
+    layout = torch.contiguous_format
+    images = [x for x in inputs if x.dim() == 4]
+    if func in CONVOLUTIONS:
+        if any(x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous() for x in images[-2:]):
+            layout = torch.channels_last
+    elif func._overloadpacket not in GROUP_NORMS:
+        return
+    for x in images:
+        if not x.is_contiguous(memory_format=layout):
+            yield Launch(
+                "copy before " + str(func._overloadpacket).removeprefix("aten."),
+                _bytes([x]),
+                _bytes([x]),
+                changes_layout=True,
+            )
 
 
 def _convolution_backward_launches(name: str, args: Sequence[Any], output: Any) -> Iterator[Launch]:

@@ -74,13 +74,13 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     return _add_product(offset.unsqueeze(3), rows, gain.unsqueeze(3), x.dtype).view(x.shape), mean, scale
 
 
-def statistics(x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor) -> Statistics:
-    """Return the statistics of x ``[N, C, ...]`` with the coefficients of its derivatives."""
-    spread = torch.empty_like(mean.unsqueeze(1).expand(-1, 2, -1))
-    size = x[0].numel() // mean.shape[1]
-    torch.div(scale, -size, out=spread[:, 0])
+def coefficients(x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return gain and spread, as in `Statistics`, of x ``[N, C, ...]``."""
+    groups = scale.shape[1]
+    spread = scale.new_empty(len(x), 2, groups)
+    torch.div(scale, -(x[0].numel() // groups), out=spread[:, 0])
     torch.mul(spread[:, 0], scale.square(), out=spread[:, 1])
-    return Statistics(mean, scale, _gain(scale, weight), spread)
+    return _gain(scale, weight), spread
 
 
 def input_gradient(grad_output: Tensor, x: Tensor, weight: Tensor, s: Statistics) -> InputGradient:
@@ -235,15 +235,16 @@ class _GroupNorm(Function):
             leaves = [t for t, is_needed in zip((x, weight, bias), ctx.needs_input_grad, strict=False) if is_needed]
             found = iter(torch.autograd.grad(output, leaves, grad_output, create_graph=True))
             return *(next(found) if is_needed else None for is_needed in ctx.needs_input_grad[:3]), None, None
-        return *backward(grad_output, None, None, x, weight, statistics(x, weight, mean, scale)), None, None
+        s = Statistics(mean, scale, *coefficients(x, weight, scale))
+        return *backward(grad_output, None, None, x, weight, s), None, None
 
 
 @wrap_torch_function(lambda x, *_: (x,))
-def layout_keeping_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Return the group norm of x ``[N, C, H, W]`` in its layout and dtype, computed in the dtype of the weight."""
+def group_norm_in_dtype_of_input(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Return the group norm of x ``[N, C, ...]`` in its dtype and layout, computed in the dtype of the weight."""
     if (
         _has_fused_group_norm(x.device)
-        or not (is_channels_last(x) or x.dtype != weight.dtype)
+        or x.dtype == weight.dtype
         or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
     ):
@@ -257,11 +258,12 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 class GroupNorm(nn.GroupNorm):
-    """PyTorch's layer, but on CUDA, its output has the layout of its input (channels last), and the dtype of its input.
+    """PyTorch's layer, except that the output has the dtype of the input on CUDA, too.
 
-    Under autocast, it computes in float32 as PyTorch's does.
+    Under autocast, PyTorch's layer converts its input to float32, and so does the backward pass with its gradient. This
+    one computes in float32 as well, but reads and writes bfloat16 or float16.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Return ``[N, C, H, W]``, normalised."""
-        return layout_keeping_group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        return group_norm_in_dtype_of_input(input, self.num_groups, self.weight, self.bias, self.eps)

@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from wgan_sweep.models import group_norm
-from wgan_sweep.models.group_norm import is_channels_last, layout_keeping_group_norm
+from wgan_sweep.models.group_norm import group_norm_in_dtype_of_input, is_channels_last
 
 aten = torch.ops.aten
 ConvolutionOptions = tuple[list[int], list[int], list[int], bool, list[int], int]
@@ -241,6 +241,7 @@ class _GroupNorm(Function):
             output, mean, scale = group_norm.group_norm(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.set_materialize_grads(False)
+        ctx.coefficients = None
         return output, mean, scale
 
     @staticmethod
@@ -248,10 +249,13 @@ class _GroupNorm(Function):
         ctx: Any, grad_output: Tensor | None, grad_mean: Tensor | None, grad_scale: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
+        if ctx.coefficients is None:
+            with torch.no_grad():
+                ctx.coefficients = group_norm.coefficients(x, weight, scale)
         if _BackwardMode.skip_parameter_gradients:
-            grad_input = _GroupNormInputGradient.apply(grad_output, x, weight, mean, scale)
+            grad_input = _GroupNormInputGradient.apply(grad_output, x, weight, mean, scale, ctx.coefficients)
             return grad_input, None, None, None, None
-        statistics = group_norm.statistics(x, weight, mean, scale)
+        statistics = group_norm.Statistics(mean, scale, *ctx.coefficients)
         return *group_norm.backward(grad_output, grad_mean, grad_scale, x, weight, statistics), None, None
 
 
@@ -259,17 +263,25 @@ class _GroupNormInputGradient(Function):
     """From grad_output of a group norm to its grad_input. The gradients of mean and scale come back to `_GroupNorm`."""
 
     @staticmethod
-    def forward(ctx: Any, grad_output: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        statistics = group_norm.statistics(x, weight, mean, scale)
+    def forward(
+        ctx: Any,
+        grad_output: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        coefficients: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        statistics = group_norm.Statistics(mean, scale, *coefficients)
         value, sums, totals, factors = group_norm.input_gradient(grad_output, x, weight, statistics)
         ctx.save_for_backward(grad_output, x, weight, *statistics, sums, totals, factors)
         return value
 
     @staticmethod
-    def backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad_grad_input: Tensor) -> tuple[Tensor | None, ...]:
         grad_output, x, weight, *rest = ctx.saved_tensors
         statistics, details = group_norm.Statistics(*rest[:4]), rest[4:]
-        return group_norm.differentiate(grad_grad_input, grad_output, x, weight, statistics, *details)
+        return *group_norm.differentiate(grad_grad_input, grad_output, x, weight, statistics, *details), None
 
 
 def _is_normalised_in_float32(device_type: str) -> bool:
@@ -289,10 +301,10 @@ def _group_norm(
 ) -> Tensor:
     if _is_normalised_in_float32(input.device.type):
         input = input.float()  # noqa: A001
-    return _group_norm_in_the_dtype_of_its_input(points, input, num_groups, weight, bias, eps)
+    return _group_norm_in_dtype_of_input(points, input, num_groups, weight, bias, eps)
 
 
-def _group_norm_in_the_dtype_of_its_input(
+def _group_norm_in_dtype_of_input(
     points: Tensor, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
     if (
@@ -381,7 +393,7 @@ def _multi_head_attention(points: Tensor, *args: Any, **kwargs: Any) -> tuple[Te
 REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv2d: _conv2d,
     F.group_norm: _group_norm,
-    layout_keeping_group_norm: _group_norm_in_the_dtype_of_its_input,
+    group_norm_in_dtype_of_input: _group_norm_in_dtype_of_input,
     F.relu: _relu,
     F.leaky_relu: _leaky_relu,
     F.scaled_dot_product_attention: _attention,
