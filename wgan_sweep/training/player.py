@@ -69,7 +69,7 @@ class Player:
     def gradient_norm(self) -> Tensor:
         """Return the norm of the gradient of all parameters (scalar). With a loss scale, an overflow is infinite."""
         gradient = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
         return norm.nan_to_num(nan=torch.inf, posinf=torch.inf) if self.loss_scale else norm
 
     def update(self, *, may_wait: bool = True) -> None:
