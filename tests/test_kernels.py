@@ -7,6 +7,7 @@ budget. ``python -m tests.test_kernels`` writes the file from the current counts
 import csv
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from wgan_sweep.bench.kernels import H100, H200, Counts, FakeGpu, Launch, Model,
 from wgan_sweep.bench.workloads import N_CRITIC, Workload
 from wgan_sweep.config.schema import conf_dir
 from wgan_sweep.models import DCGAN, MLP, Location, ResNet
+from wgan_sweep.models.group_norm import group_norm_in_dtype_of_input
 from wgan_sweep.models.layers import NORMS
 from wgan_sweep.objectives import constraints, fast_double_backward, losses, sampling
 from wgan_sweep.training import gradient_rules, precision
@@ -199,17 +201,32 @@ def extra_casts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(precision.Precision, "apply", lambda self, network, batch: network(batch.double().float()))
 
 
+def casts_of_each_weight(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(precision.Precision, "_converted_weights", lambda *_: nullcontext())
+
+
 @pytest.mark.parametrize(
     ("sabotage", "case"),
     [
         (plain_layer(torch.conv2d), Case("dcgan", "layer", "fp32", "real_fake")),
         (plain_layer(torch.nn.functional.leaky_relu), Case("dcgan", "layer", "fp32", "real_fake")),
-        (plain_layer(torch.nn.functional.group_norm), Case("dcgan", "layer", "bf16", "real_fake")),
+        (plain_layer(torch.nn.functional.group_norm), Case("dcgan", "layer", "fp32", "real_fake")),
+        (plain_layer(group_norm_in_dtype_of_input), Case("dcgan", "instance", "bf16", "real_fake")),
+        (casts_of_each_weight, Case("resnet", "none", "bf16", "real_fake")),
         (plain_layer(torch.nn.functional.relu), Case("resnet", "none", "fp32", "real_fake")),
         (plain_pass, Case("mlp", "none", "fp32", "real_fake")),
         (extra_casts, Case("location", "none", "fp32", "fake")),
     ],
-    ids=["conv2d", "leaky_relu", "group_norm", "relu", "plain double backward", "casts"],
+    ids=[
+        "conv2d",
+        "leaky_relu",
+        "group_norm",
+        "group_norm bf16",
+        "casts of each weight",
+        "relu",
+        "plain double backward",
+        "casts",
+    ],
 )
 def test_a_slow_layer_exceeds_the_budget(
     sabotage: Callable[[pytest.MonkeyPatch], None], case: Case, monkeypatch
@@ -277,6 +294,16 @@ def test_only_a_copy_to_another_memory_format_is_a_layout_copy() -> None:
         x.contiguous(memory_format=torch.channels_last)
 
     assert [launch.changes_layout for launch in record(copy)] == [False, False, True]
+
+
+def test_layout_copies_inside_operations_are_counted() -> None:
+    def convolve_and_normalise() -> None:
+        x, weight = zeros(2, 3, 4, 4), zeros(5, 3, 3, 3).to(memory_format=torch.channels_last)
+        y = torch.conv2d(x, weight)  # copies x to the layout of the weight
+        torch.nn.functional.group_norm(y, 1)  # copies y to the contiguous layout
+
+    copies = [launch for launch in record(convolve_and_normalise) if launch.changes_layout]
+    assert [(copy.read, copy.written) for copy in copies] == [(4 * size, 4 * size) for size in (135, 96, 40)]
 
 
 def test_transfers_and_values_for_python_synchronise() -> None:

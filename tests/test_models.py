@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.models import DCGAN, MLP, Location, ResNet
+from wgan_sweep.models import DCGAN, MLP, Location, ResNet, group_norm
 from wgan_sweep.models.layers import NORMS, MeanPool, conv_and_pool, norm_layer, upsample, upsample_and_conv
 
 
@@ -150,3 +151,50 @@ def test_a_convolution_with_pooling_or_upsampling_equals_the_two_layers(kernel: 
         for actual, expected in zip(*results, strict=True):
             assert actual.shape == expected.shape
             torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def without_fused_group_norm(monkeypatch) -> None:
+    """As on CUDA, where PyTorch's group norm copies layouts."""
+    monkeypatch.setattr(group_norm, "_has_fused_group_norm", lambda device: False)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_group_norm_in_bfloat16_is_computed_in_float32(monkeypatch, groups: int, layout: torch.memory_format) -> None:
+    without_fused_group_norm(monkeypatch)
+    stream = torch.Generator().manual_seed(0)
+    x = (3 + torch.randn(4, 6, 8, 8, generator=stream)).bfloat16().to(memory_format=layout).requires_grad_()
+    grad_output = torch.randn(x.shape, generator=stream).bfloat16().to(memory_format=layout)
+    layer = group_norm.GroupNorm(groups, 6)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn(6, generator=stream))
+    output = layer(x)
+    gradients = torch.autograd.grad(output, [x, *layer.parameters()], grad_output)
+    assert output.dtype == gradients[0].dtype == torch.bfloat16
+    assert output.is_contiguous(memory_format=layout)
+    assert gradients[0].is_contiguous(memory_format=layout)
+    wide_x, wide = x.detach().double().requires_grad_(), copy.deepcopy(layer).double()
+    expected = torch.nn.functional.group_norm(wide_x, groups, wide.weight, wide.bias)
+    expected_gradients = torch.autograd.grad(expected, [wide_x, *wide.parameters()], grad_output.double())
+    for actual, reference, tolerance in zip(
+        (output, *gradients), (expected, *expected_gradients), (4e-3, 4e-3, 1e-5, 1e-5), strict=True
+    ):
+        assert float((actual - reference).detach().norm()) < tolerance * float(reference.detach().norm())
+
+
+def test_a_group_norm_in_bfloat16_can_be_differentiated_twice_by_pytorch(monkeypatch) -> None:
+    without_fused_group_norm(monkeypatch)
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 6, 8, 8, generator=stream).bfloat16().requires_grad_()
+    grad_output, v = torch.randn(2, *x.shape, generator=stream).bfloat16()
+    layer = group_norm.GroupNorm(2, 6)
+
+    def second_derivatives(x: torch.Tensor, weight: torch.Tensor, output: torch.Tensor) -> list[torch.Tensor]:
+        (gradient,) = torch.autograd.grad(output, x, grad_output.to(output.dtype), create_graph=True)
+        return list(torch.autograd.grad(gradient, [x, weight], v.to(output.dtype)))
+
+    wide, weight = x.detach().double().requires_grad_(), layer.weight.detach().double().requires_grad_()
+    expected = second_derivatives(wide, weight, torch.nn.functional.group_norm(wide, 2, weight, layer.bias.double()))
+    for actual, reference in zip(second_derivatives(x, layer.weight, layer(x)), expected, strict=True):
+        assert float((actual - reference).norm()) < 2e-2 * float(reference.norm())

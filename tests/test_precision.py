@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
 from wgan_sweep.models import DCGAN, ResNet
+from wgan_sweep.objectives.constraints import spectral_norm
 from wgan_sweep.objectives.gradient_terms import (
     Centred,
     Critic,
@@ -19,6 +21,7 @@ from wgan_sweep.objectives.gradient_terms import (
     evaluate_term,
     input_gradient,
     per_example_norm,
+    plain_critic_pass,
 )
 from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.precision import Precision, precision
@@ -70,6 +73,24 @@ def test_outputs_are_at_least_float32() -> None:
     layer = torch.nn.Linear(4, 4)
     assert precision("bf16", CPU).apply(layer, torch.zeros(1, 4)).dtype == torch.float32
     assert precision("fp32", CPU).apply(layer.double(), torch.zeros(1, 4).double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+@pytest.mark.parametrize("make_pass", [critic_pass, plain_critic_pass])
+@pytest.mark.parametrize("wrap", [lambda critic: critic, spectral_norm(1).wrap], ids=["resnet", "spectral norm"])
+def test_converting_all_weights_at_once_changes_no_bit(name: str, make_pass, wrap) -> None:
+    with rng.seeded(0):
+        critic, points = ResNet(2, 8, "batch", "none").critic((1, 32, 32)), torch.randn(3, 1, 32, 32)
+        critic = wrap(critic)
+    chosen, autocast = precision(name, CPU), replace(precision(name, CPU), weight_dtype=None)
+    results = []
+    for used in (chosen, autocast):
+        same = copy.deepcopy(critic)
+        forward_pass = make_pass(lambda batch, used=used, same=same: used.apply(same, batch), points)
+        (forward_pass.outputs.mean() + evaluate_term(forward_pass, Centred(10)).loss).backward()
+        results.append([forward_pass.outputs, *(parameter.grad for parameter in same.parameters())])
+    for actual, expected in zip(*results, strict=True):
+        assert torch.equal(actual, expected)
 
 
 def fast_double_backward(critic: Critic, points: Tensor, psi: Psi) -> TermValue:

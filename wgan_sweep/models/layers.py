@@ -202,5 +202,6 @@ def is_power_of_two(size: int, minimum: int) -> bool:
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Upsample ``[N, C, H, W]`` by 2, nearest neighbour."""
-    return torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    """Upsample ``[N, C, H, W]`` by 2, nearest neighbour, in the dtype of x: autocast would convert it to float32."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
