@@ -1,5 +1,6 @@
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from wgan_sweep.objectives.gradient_terms import (
     evaluate_term,
     input_gradient,
 )
+from wgan_sweep.training.precision import precision
 
 from .test_sampling import SCHEMES
 
@@ -351,6 +353,32 @@ def test_a_layer_norm_of_any_layout_has_the_same_gradient_and_keeps_the_layout(
     assert len(outputs) == 2
     for output in outputs:
         assert output.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("norm", ["layer", "instance"])
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_group_norm_of_half_precision_is_as_accurate_as_pytorchs(
+    monkeypatch, norm: str, name: str, dtype: torch.dtype
+) -> None:
+    """As on CUDA, where it reads and writes the dtype of its input, and computes in float32."""
+    psi = Centred(10, 1, 2)
+    wide, points, _ = critic_and_batches(f"dcgan {norm}")
+    expected = parameter_gradient(double_backward, wide, points, psi)
+    critic = copy.deepcopy(wide).float()
+    apply = partial(precision(name, torch.device("cpu")).apply, critic)
+
+    def error(evaluate) -> float:
+        actual = parameter_gradient(lambda _, x, psi: evaluate(apply, x, psi), critic, points.float(), psi)
+        return relative_error(actual.double(), expected)
+
+    error_of_pytorch = error(double_backward)
+    monkeypatch.setattr(group_norm, "_has_fused_group_norm", lambda device: False)
+    dtypes = []
+    for layer in critic.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.register_forward_hook(lambda module, inputs, output: dtypes.append((inputs[0].dtype, output.dtype)))
+    assert error(fast_double_backward) < 1.2 * error_of_pytorch < 0.15
+    assert dtypes == [(dtype, dtype)]
 
 
 def test_a_layer_norm_of_any_layout_is_accurate_at_a_large_mean(monkeypatch) -> None:
