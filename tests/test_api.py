@@ -31,7 +31,7 @@ from hydra.types import RunMode
 from PIL import Image
 
 import wgan_sweep as ws
-from wgan_sweep.commands.runs_images import add_export, add_sample
+from wgan_sweep.commands.runs import COMMANDS
 from wgan_sweep.config import schema
 from wgan_sweep.config.schema import Config
 from wgan_sweep.data.writing import write_samples
@@ -579,10 +579,10 @@ def call(*arguments: object) -> None:
     """Call the subcommands as `wgan-runs` does."""
     parser = argparse.ArgumentParser()
     subparsers = parser.add_subparsers(required=True)
-    add_sample(subparsers)
-    add_export(subparsers)
+    for add in COMMANDS:
+        add(subparsers)
     options = parser.parse_args([str(argument) for argument in arguments])
-    options.run(options)
+    options.execute(options)
 
 
 def test_the_command_writes_the_samples_of_the_run(make, tmp_path: Path, capsys) -> None:
@@ -603,7 +603,7 @@ def test_the_command_writes_the_samples_of_the_run(make, tmp_path: Path, capsys)
     assert pixels.shape == (8 * 32, 8 * 32)
     assert np.array_equal(pixels[32:64, 64:96], expected[10, ..., 0])
     assert f"70 samples by the moving average of run {path.name} at step 6" in capsys.readouterr().out
-    call("sample", path, *common, "-n", 3, "--seed", 1, "--to", out / "folder", "--batch-size", 2)
+    call("sample", path.name, *common, "-n", 3, "--seed", 1, "--to", out / "folder", "--batch-size", 2)
     files = sorted((out / "folder").iterdir())
     assert [file.name for file in files] == ["00000.png", "00001.png", "00002.png"]
     for file, image in zip(files, expected, strict=False):
@@ -645,7 +645,16 @@ def test_samples_are_written_while_they_are_made(tmp_path: Path, name: str) -> N
 def test_an_interpolation_leads_from_one_image_to_another(make, tmp_path: Path) -> None:
     config = make()
     run(config)
-    call("sample", directory_of(config).path, "--device", "cpu", "--interpolation", tmp_path / "i.png")
+    call(
+        "sample",
+        directory_of(config).run_id,
+        "--runs",
+        config.runs,
+        "--device",
+        "cpu",
+        "--interpolation",
+        tmp_path / "i.png",
+    )
     with Image.open(tmp_path / "i.png") as picture:
         pixels = np.asarray(picture)
     assert pixels.shape == (INTERPOLATED_PAIRS * 32, INTERPOLATION_STEPS * 32)
@@ -682,7 +691,19 @@ def test_points_are_written_to_npz_and_drawn(make, tmp_path: Path) -> None:
     )
     run(config)
     path = directory_of(config).path
-    call("sample", path, "--device=cpu", "-n", 60, "--to", tmp_path / "p.npz", "--grid", tmp_path / "p.png")
+    call(
+        "sample",
+        path.name,
+        "--runs",
+        config.runs,
+        "--device=cpu",
+        "-n",
+        60,
+        "--to",
+        tmp_path / "p.npz",
+        "--grid",
+        tmp_path / "p.png",
+    )
     loaded = ws.load_run(path, device="cpu")
     with np.load(tmp_path / "p.npz") as arrays:
         assert list(arrays) == ["points"]
@@ -691,9 +712,9 @@ def test_points_are_written_to_npz_and_drawn(make, tmp_path: Path) -> None:
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size == (500, 500)
     with pytest.raises(ws.InputError, match=r"no grey or colour pictures: write them to FILE.npz"):
-        call("sample", path, "--device=cpu", "--to", tmp_path / "folder")
+        call("sample", path.name, "--runs", config.runs, "--device=cpu", "--to", tmp_path / "folder")
     with pytest.raises(ws.InputError, match="generates points"):
-        call("sample", path, "--device=cpu", "--interpolation", tmp_path / "i.png")
+        call("sample", path.name, "--runs", config.runs, "--device=cpu", "--interpolation", tmp_path / "i.png")
     assert not [file for file in tmp_path.iterdir() if "folder" in file.name or file.name == "i.png"]
 
 
@@ -716,25 +737,25 @@ def test_unusable_arguments_are_refused_with_a_reason(make, tmp_path: Path) -> N
     (tmp_path / "full" / "file").touch()
     (tmp_path / "file").touch()
     to = ["--to", tmp_path / "a.npz"]
+    run_id = path.name
     for arguments, words in [
         (["sample", path], "nothing to write"),
-        (["sample", path, *to, "-n", 0], "--number must be 1 or more"),
-        (["sample", path, *to, "--batch-size", 0], "--batch-size must be 1 or more"),
-        (["sample", path, *to, "--device", "cuda:99"], "--device=cuda:99 cannot be used"),
-        (["sample", path, *to, "--best"], "no best checkpoint"),
-        (["sample", path, "--to", tmp_path / "none" / "a.npz"], "--to .*there is no folder"),
-        (["sample", path, "--to", tmp_path / "a.png"], "FILE.npz or to a folder"),
-        (["sample", path, "--to", tmp_path / "full"], "is not empty"),
-        (["sample", path, "--to", tmp_path / "file"], "is a file"),
-        (["sample", path, "--grid", tmp_path / "none" / "g.png"], "--grid .*there is no folder"),
-        (["sample", "none", *to], "there is no run none in runs"),
-        (["sample", path.name[:8], "--runs", config.runs, *to], "the beginning of several ids"),
-        (["sample", "../x", "--runs", config.runs, *to], "there is no run ../x"),
-        (["sample", "*", "--runs", config.runs, *to], r"there is no run \*"),
-        (["export", path, "--to", tmp_path / "g.safetensors"], "--to .*FILE.pt"),
+        (["sample", run_id, *to, "-n", 0], "--number must be 1 or more"),
+        (["sample", run_id, *to, "--batch-size", 0], "--batch-size must be 1 or more"),
+        (["sample", run_id, *to, "--device", "cuda:99"], "--device=cuda:99 cannot be used"),
+        (["sample", run_id, *to, "--best"], "no best checkpoint"),
+        (["sample", run_id, "--to", tmp_path / "none" / "a.npz"], "--to .*there is no folder"),
+        (["sample", run_id, "--to", tmp_path / "a.png"], "FILE.npz or to a folder"),
+        (["sample", run_id, "--to", tmp_path / "full"], "is not empty"),
+        (["sample", run_id, "--to", tmp_path / "file"], "is a file"),
+        (["sample", run_id, "--grid", tmp_path / "none" / "g.png"], "--grid .*there is no folder"),
+        (["sample", "none", *to], "no run has an id that begins with 'none'"),
+        (["sample", path.name[:8], *to], "2 runs have ids that begin with"),
+        (["sample", "../x", *to], "no run has an id that begins with '../x'"),
+        (["export", run_id, "--to", tmp_path / "g.safetensors"], "--to .*FILE.pt"),
     ]:
         with pytest.raises(ws.InputError, match=words):
-            call(*arguments)
+            call(*arguments, "--runs", config.runs)
     assert not (tmp_path / "a.npz").exists()
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs.coordinates import as_text
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.directory import find_runs as find_records
 from wgan_sweep.runs.record import Record
-from wgan_sweep.runs.selection import select
+from wgan_sweep.runs.selection import Filter, filtered, stored_runs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -229,7 +230,8 @@ def find_runs(folder: str | os.PathLike[str] | None = None, **axes: Any) -> list
     Args:
         folder: The folder of runs; by default ``$WGAN_SWEEP_RUNS``, else ``runs``.
         **axes: Values that the runs must have: options by group (``loss="wgan_gp"``), values by key
-            (``seed=0``, ``**{"div.k": 2}``), ``status``, ``sweep`` or ``run_id``. A list means any of its items.
+            (``seed=0``, ``**{"div.k": 2}``), ``status`` (``dead``: interrupted, and no process
+            holds it), ``sweep`` or ``run_id``. A list means any of its items.
 
     Raises:
         InputError: if the folder cannot be read, or an axis does not exist.
@@ -238,9 +240,16 @@ def find_runs(folder: str | os.PathLike[str] | None = None, **axes: Any) -> list
     found = find_records(path)
     for line in [*found.problems, *found.notes]:
         log.warning("%s", line)
+    filters = [Filter(axis, _texts(value)) for axis, value in axes.items()]
     runs = []
-    for record in select(found.records, axes):
-        run = Run(path / record.run_id)
-        run.__dict__["record"] = record  # it is read already
+    for stored in filtered(stored_runs(found.records, path), filters):
+        run = Run(stored.directory.path)
+        run.__dict__["record"] = stored.record  # it is read already
         runs.append(run)
     return runs
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Return the values that an axis may have. A key that is a list itself is compared with a tuple."""
+    values = value if isinstance(value, list | set | frozenset | range) else [value]
+    return tuple(as_text(item) for item in values)

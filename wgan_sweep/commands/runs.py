@@ -1,4 +1,4 @@
-"""The command ``wgan-runs``: lists, shows, compares, removes, archives and cancels the runs that exist."""
+"""The command ``wgan-runs``: lists, shows, compares, samples, exports, removes, archives and cancels runs."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from wgan_sweep.commands.runs_images import add_export, add_sample
 from wgan_sweep.commands.runs_options import (
     FILTERS,
     Subparsers,
@@ -281,7 +282,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-COMMANDS = (add_list, add_show, add_diff, add_best, add_rm, add_clean, add_cancel, add_archive)
+COMMANDS = (
+    add_list,
+    add_show,
+    add_diff,
+    add_best,
+    add_sample,
+    add_export,
+    add_rm,
+    add_clean,
+    add_cancel,
+    add_archive,
+)
 """Functions that add the subcommands, in the order of the help."""
 
 if __name__ == "__main__":

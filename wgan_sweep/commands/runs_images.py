@@ -1,15 +1,15 @@
 """The subcommands ``wgan-runs sample`` and ``wgan-runs export``: what a run's generator makes, and the generator."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wgan_sweep.commands.runs_options import Subparsers, add_command, check_folder, opened_runs
 from wgan_sweep.common.files import check_output
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs.selection import by_id
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from wgan_sweep.runs.directory import RunDir
     from wgan_sweep.runs.networks import TrainedNetworks
 
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
 
 def _path(text: str) -> Path:
     return Path(text).expanduser()
@@ -28,14 +26,7 @@ def _path(text: str) -> Path:
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that choose a run and its networks."""
-    parser.add_argument("run_id", metavar="ID", help="the run's id, the beginning of it, or its directory")
-    parser.add_argument(
-        "--runs",
-        type=_path,
-        default=_path(os.environ.get("WGAN_SWEEP_RUNS") or "runs"),
-        metavar="FOLDER",
-        help="the folder of runs (default: $WGAN_SWEEP_RUNS, else runs)",
-    )
+    parser.add_argument("id", help="the run's id, or its first characters")
     parser.add_argument("--best", action="store_true", help="the step with the lowest metric, not the latest one")
     parser.add_argument("--live", action="store_true", help="the generator that was trained, not its moving average")
     parser.add_argument(
@@ -43,14 +34,9 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sample(subparsers: "Subparsers") -> None:
+def add_sample(subparsers: Subparsers) -> None:
     """Add ``sample``: generate images of a run, into a file, a folder, a grid or a picture of interpolations."""
-    parser = subparsers.add_parser(
-        "sample",
-        help="generate images of a run",
-        description="Generate images with a run's generator. The same seed gives the same images, which are those that "
-        "wgan-score generates for the run.",
-    )
+    parser = add_command(subparsers, "sample", "Generate images of a run: the same for the same seed.", _sample)
     _add_networks(parser)
     parser.add_argument("-n", "--number", type=int, default=64, metavar="N", help="number of images (default: 64)")
     parser.add_argument(
@@ -69,20 +55,15 @@ def add_sample(subparsers: "Subparsers") -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of z (default: 0)")
     parser.add_argument("--batch-size", type=int, default=50, help="images per forward pass (default: 50)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
-    parser.set_defaults(run=_sample)
 
 
-def add_export(subparsers: "Subparsers") -> None:
+def add_export(subparsers: Subparsers) -> None:
     """Add ``export``: write the generator of a run to a file."""
-    parser = subparsers.add_parser(
-        "export",
-        help="write a run's generator to a file",
-        description="Write a run's generator to a file of its own, with all that is needed to sample it without the "
-        "run: wgan_sweep.load_generator(FILE) loads it. A YAML file beside it describes it.",
+    parser = add_command(
+        subparsers, "export", "Write a run's generator to a file that wgan_sweep.load_generator reads.", _export
     )
     _add_networks(parser)
     parser.add_argument("--to", type=_path, required=True, metavar="FILE.pt", help="the file")
-    parser.set_defaults(run=_export)
 
 
 def _find(options: argparse.Namespace) -> "RunDir":
@@ -91,25 +72,9 @@ def _find(options: argparse.Namespace) -> "RunDir":
     Raises:
         InputError: if there is no such run, or the beginning of an id is that of several.
     """
-    from wgan_sweep.runs.directory import RunDir
-
-    given = _path(options.run_id)
-    if RunDir(given).record.is_file():
-        return RunDir(given)
-    is_name = options.run_id and given.name == options.run_id and not options.run_id.startswith(".")
-    matches = (
-        sorted(options.runs.glob(f"{escape(options.run_id)}*/record.json")) if is_name and options.runs.is_dir() else []
-    )
-    exact = [path for path in matches if path.parent.name == options.run_id]
-    matches = exact or matches
-    if len(matches) > 1:
-        names = ", ".join(path.parent.name for path in matches)
-        raise InputError(f"{options.run_id} is the beginning of several ids ({names}): give more of it")
-    if not matches:
-        raise InputError(
-            f"there is no run {options.run_id} in {options.runs}: give an id, a run's directory, or another --runs"
-        )
-    return RunDir(matches[0].parent)
+    check_folder(options)
+    with opened_runs(options) as (_, runs, _):
+        return by_id(options.id, runs).directory
 
 
 def _load(options: argparse.Namespace, device: "torch.device") -> "tuple[RunDir, Config, TrainedNetworks]":
@@ -120,7 +85,7 @@ def _load(options: argparse.Namespace, device: "torch.device") -> "tuple[RunDir,
     return directory, config, load_networks(directory, config, device, best=options.best, live=options.live)
 
 
-def _sample(options: argparse.Namespace) -> None:
+def _sample(options: argparse.Namespace) -> bool:
     """Generate what the options ask for."""
     if options.to is None and options.grid is None and options.interpolation is None:
         raise InputError(
@@ -165,6 +130,7 @@ def _sample(options: argparse.Namespace) -> None:
     if options.interpolation is not None:
         write(options.interpolation, png(grid(interpolations(networks.sampler, options.seed), INTERPOLATION_STEPS)))
         sys.stdout.write(f"{options.interpolation}: interpolations by {source}\n")
+    return True
 
 
 def _keeping(batches: "Iterator[Tensor]", count: int, kept: "list[Tensor]") -> "Iterator[Tensor]":
@@ -175,7 +141,7 @@ def _keeping(batches: "Iterator[Tensor]", count: int, kept: "list[Tensor]") -> "
         yield batch
 
 
-def _export(options: argparse.Namespace) -> None:
+def _export(options: argparse.Namespace) -> bool:
     """Write the generator that the options name."""
     import torch
 
@@ -184,3 +150,4 @@ def _export(options: argparse.Namespace) -> None:
     directory, config, networks = _load(options, torch.device("cpu"))
     export_generator(options.to, config, directory.require_record().run_id, networks, "--to")
     sys.stdout.write(f"{options.to}: the {networks.weights} of run {directory.path.name} at step {networks.step}\n")
+    return True

@@ -49,10 +49,12 @@ class StoredRun:
         A value that does not count for the run, such as `div.k` for a loss without exponents, is not among them.
         """
         record = self.record
+        choices = {group: as_text(name) for group, name in record.config.get("choices", {}).items()}
+        groups = {group: name for group, name in choices.items() if role_of(group) is not Role.SCIENCE}
         other = {key: as_text(value) for key, value in leaves(record.config) if role_of(key) is not Role.SCIENCE}
         seed = {"seed": as_text(record.config["seed"])} if "seed" in record.config else {}
-        state = {"status": self.status, "step": as_text(record.step), "sweep": record.sweep or ""}
-        return {**other, **coordinates(record), **seed, **state}
+        state = {"run_id": record.run_id, "status": self.status, "step": as_text(record.step)}
+        return {**other, **groups, **coordinates(record), **seed, **state, "sweep": as_text(record.sweep)}
 
 
 def stored_runs(records: Iterable[Record], folder: Path) -> list[StoredRun]:
@@ -118,23 +120,38 @@ def _equal(text: str, other: str) -> bool:
     return _number(text) == _number(other)
 
 
-def matching(runs: Sequence[StoredRun], words: Iterable[str]) -> list[StoredRun]:
+def filtered(runs: Sequence[StoredRun], filters: Sequence[Filter]) -> list[StoredRun]:
     """Return the runs for which all filters hold.
 
-    Args:
-        runs: The runs.
-        words: The filters, as ``key=value`` or ``key=value,value``.
-
     Raises:
-        InputError: for a word that is no filter, or a key that no run has.
+        InputError: for a key that no run and no config has, or an unknown status.
     """
-    filters = [Filter.parse(word) for word in words]
     known = {key for run in runs for key in run.values}
     for wanted in filters:
-        if runs and wanted.key not in known:
-            hint = did_you_mean(wanted.key, known) or "; `wgan-runs show ID` shows the keys of a run"
-            raise InputError(f"no run has a value of {wanted.key}{hint}")
+        if wanted.key not in known:
+            _check_key(wanted.key)
+        if wanted.key == "status" and (unknown := set(wanted.values) - {*Status, DEAD}):
+            statuses = ", ".join([*Status, DEAD])
+            raise InputError(f"there is no status {', '.join(sorted(unknown))}: choose from {statuses}")
     return [run for run in runs if all(wanted.holds(run) for wanted in filters)]
+
+
+def _check_key(key: str) -> None:
+    """Refuse a key that no config has."""
+    from wgan_sweep.config.catalogue import known_keys, options, unknown_key
+    from wgan_sweep.config.schema import Config
+
+    if key not in known_keys(Config) | options().keys() | {"status"}:
+        raise InputError(unknown_key(key, Config))
+
+
+def matching(runs: Sequence[StoredRun], words: Iterable[str]) -> list[StoredRun]:
+    """Return the runs for which all filters hold, given as ``key=value`` or ``key=value,value``.
+
+    Raises:
+        InputError: for a word that is no filter, and as `filtered`.
+    """
+    return filtered(runs, [Filter.parse(word) for word in words])
 
 
 def selected(runs: Sequence[StoredRun], words: Sequence[str]) -> list[StoredRun]:
