@@ -359,6 +359,8 @@ def test_only_files_of_the_run_itself_are_uploaded(home: Path, tmp_path: Path, m
     Image.new("RGB", (8, 8)).save(secret)
     directory.samples(4).symlink_to(secret)
     os.mkfifo(directory.samples(5))
+    (directory.path / "wandb").mkdir()
+    os.mkfifo(directory.path / "wandb" / "mirrored.json")
     assert upload(tmp_path / "runs", capsys) == ["written offline"]
     assert Mirror.read(directory.path).artifacts == {"run": {"record.json", "config.yaml", "samples/3.png"}}
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wgan_sweep.common.files import write
+from wgan_sweep.common.reading import read_document
 from wgan_sweep.errors import InputError, one_line
 from wgan_sweep.tracking.tracker import TrackedRun, Values
 
@@ -128,9 +129,9 @@ def _closed_file(directory: Path) -> Path:
 def last_close(directory: Path) -> Closed | None:
     """Return how a run's last mirror was closed, or None if it never was."""
     try:
-        values = json.loads(_closed_file(directory).read_text())
+        values = json.loads(read_document(_closed_file(directory)))
         closed = Closed(Destination(**values["where"]), str(values["status"]), float(values["at"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     texts = [closed.where.mode, closed.where.server, closed.where.project, closed.where.entity or ""]
     return closed if all(isinstance(text, str) for text in texts) else None
