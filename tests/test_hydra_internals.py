@@ -32,11 +32,14 @@ FUNCTIONS = [
     ("hydra._internal.utils", "_locate", ["path"]),
     ("hydra._internal.config_repository", "ConfigRepository.group_exists", ["config_path"]),
     ("hydra.core.override_parser.overrides_parser", "OverridesParser.parse_overrides", ["overrides"]),
+    ("hydra._internal.hydra", "Hydra.compose_config", ["config_name", "overrides", "run_mode"]),
+    ("hydra.core.plugins", "Plugins.instantiate_sweeper", ["hydra_context", "task_function", "config"]),
+    ("hydra._internal.callbacks", "Callbacks", ["config"]),
 ]
 
 
 @pytest.mark.parametrize(("module", "name", "parameters"), FUNCTIONS, ids=[row[1] for row in FUNCTIONS])
-def test_a_function_of_hydra_takes_the_parameters_that_the_composer_passes(
+def test_a_function_of_hydra_takes_the_parameters_that_are_passed(
     module: str, name: str, parameters: list[str]
 ) -> None:
     try:
@@ -44,10 +47,10 @@ def test_a_function_of_hydra_takes_the_parameters_that_the_composer_passes(
         for part in name.split("."):
             function = getattr(function, part)
     except (ImportError, AttributeError) as error:
-        pytest.fail(f"the installed Hydra has no {module}.{name} ({error}): it is used in sweeps/compose.py")
+        pytest.fail(f"the installed Hydra has no {module}.{name} ({error}): it is used in wgan_sweep/sweeps")
     names = [parameter for parameter in inspect.signature(function).parameters if parameter != "self"]
     if names[: len(parameters)] != parameters:
-        pytest.fail(f"{module}.{name} takes {names}, but sweeps/compose.py calls it with {parameters}")
+        pytest.fail(f"{module}.{name} takes {names}, but wgan_sweep/sweeps calls it with {parameters}")
 
 
 def test_hydra_instantiates_the_launcher_by_its_registered_name() -> None:
