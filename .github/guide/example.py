@@ -21,8 +21,8 @@ import wgan_sweep as ws
 # A sweep, as `wgan-sweep -m` runs it. It returns its runs in the order of their request.
 
 # %%
-COMMON = ["data=gaussians8", "model.dim=64", "model.latent_dim=16", "train.batch_size=128", "train.steps=200"]
-COMMON += ["scorer.num_samples=500", "tracker=none", "device=cpu", "runs=runs"]
+COMMON = ["data=gaussians8", "model.dim=64", "model.latent_dim=16", "train.batch_size=64", "train.steps=200"]
+COMMON += ["scorer.num_samples=300", "tracker=none", "device=cpu", "runs=runs"]
 runs = ws.sweep("loss=wgan_gp,wgan_div", "seed=0", *COMMON, progress=False)
 for run in runs:
     print(run.run_id, run.config.choices["loss"], run.record.status, f"W1 {run.record.scores['w1']:.3f}")
