@@ -158,7 +158,7 @@ def _only_folder(options: argparse.Namespace, option: str) -> Path:
 
 
 def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
-    """Write what was asked for; return whether all runs could be read, and uploaded if that was asked for.
+    """Write what was asked for, and return whether all runs could be read; exit after an upload.
 
     Raises:
         InputError: if there are no runs, or an option cannot be followed.
@@ -173,7 +173,7 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
         failed = options.wandb and _upload(_only_folder(options, "--wandb"), options)
         if options.dashboard:
             _dashboard(runs.folder, options, records)
-        return not (failed or problems)
+        sys.exit(1 if failed or problems else 0)
     if options.claims is not None and options.format != "html":
         output: str | bytes = _claims(options, records)
     else:
