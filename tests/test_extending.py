@@ -348,6 +348,7 @@ def test_the_template_trains_passes_its_test_and_identifies_its_module(
     folder = sweep.folder / "own site"
     template = {path.relative_to(TEMPLATE) for path in TEMPLATE.rglob("*.*") if path.suffix != ".pyc"}
     assert {path.relative_to(folder) for path in folder.rglob("*.*")} == template
+    assert "--init needs a folder" in sweep.call(["--init"], code=1).stderr
     with pytest.raises(InputError, match="--init=own site exists already and is not an empty folder"):
         write_template(Path("own site"))
     printed = [shlex.split(line.partition(":")[2]) for line in written.stdout.splitlines() if ":" in line]

@@ -133,6 +133,8 @@ def main() -> None:
         if (folder := take(sys.argv[1:], ["--init"])) is not None:
             sys.stdout.write(write_template(Path(folder)))
             return
+        if "--init" in sys.argv[1:]:
+            state.refuse("--init needs a folder to write to: wgan-sweep --init site")
         sys.argv[1:] = config_of_run.expand(use_folders(sys.argv[1:]))
     except refusals.BAD_INPUT as error:
         state.refuse(refusals.explain(error))
