@@ -5,9 +5,9 @@ convolution with kernels as large as the images. For a piecewise linear layer, t
 layers before it. For a normalisation, they are a long chain of small operations.
 
 Here the double backward of a convolution consists of the same three operations as its backward, a piecewise linear
-layer is a product with its constant slopes, and the double backward of a layer norm is written out. All other layers
-use the rules of PyTorch, and so does a layer norm whose gain depends on the points, an unbatched convolution, and
-everything inside a transform such as ``torch.vmap``.
+layer is a product with its constant slopes, and the double backward of a group norm (also as layer and instance norm)
+is written out in `models.group_norm`. All other layers use the rules of PyTorch, and so does a group norm whose gain
+depends on the points, an unbatched convolution, and everything inside a transform such as ``torch.vmap``.
 
 Layers in place change their input, as those of PyTorch do. Each layer saves the tensors that the layer of PyTorch
 saves, so a checkpointed block (``torch.utils.checkpoint``) can be computed again by the layers of PyTorch.
@@ -41,20 +41,9 @@ InputGradient = Callable[[Tensor, Tensor], Tensor]
 
 
 class _BackwardMode:
-    """Whether backward passes skip parameter gradients, which `needs_input_grad` does not tell, and are traced."""
+    """Whether backward passes skip parameter gradients, which `needs_input_grad` does not tell."""
 
     skip_parameter_gradients = False
-    is_traced = False
-
-
-@contextmanager
-def traced() -> Iterator[None]:
-    """Within this context, the rules consist of operations that a compiler can fuse."""
-    _BackwardMode.is_traced = True
-    try:
-        yield
-    finally:
-        _BackwardMode.is_traced = False
 
 
 @contextmanager

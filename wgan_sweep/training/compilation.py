@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from wgan_sweep.common.cache import cache_dir
 from wgan_sweep.errors import summary
-from wgan_sweep.objectives.fast_double_backward import traced
 from wgan_sweep.training.aliases import Metrics, Network
 from wgan_sweep.training.cuda_graphs import relative_difference
 from wgan_sweep.training.loss_scaling import MIN_SCALE, LossScale
@@ -162,8 +161,7 @@ class CompiledGradient(_Compilation):
         if self._loss_scale:
             tensors.append(_largest_scale_without_overflow(eager, tensors, self._loss_scale.value))
         try:
-            with traced():
-                operations = make_fx(eager, tracing_mode="fake")(*tensors)
+            operations = make_fx(eager, tracing_mode="fake")(*tensors)
             self._compiled = torch.compile(operations, dynamic=False, fullgraph=True)
             with torch.no_grad():
                 actual = self._compiled(*tensors)
