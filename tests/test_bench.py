@@ -1,10 +1,13 @@
 """Benchmarks: their measurements are consistent with independent counts and references."""
 
+import json
 import multiprocessing
+from pathlib import Path
 
 import pytest
 import torch
 
+from wgan_sweep.bench import __main__ as command
 from wgan_sweep.bench import accuracy, iterations
 from wgan_sweep.bench.implementations import implementations, ours
 from wgan_sweep.bench.iterations import count_operations, measure_costs
@@ -67,3 +70,45 @@ def test_errors_are_small_and_relative_to_double_backward() -> None:
     assert errors["fp32", "ours"].relative < 1e-4 < errors["bf16", "ours"].relative < 0.5
     assert errors["bf16", "double backward"].ratio == 1
     assert errors["bf16", "ours"].ratio == pytest.approx(1, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["kernel"], ["kernel", "did you mean kernels?"]),
+        (["kernels", "everything"], ["everything", "choose from kernels, iterations"]),
+        (["--device", "gpu"], ["--device=gpu", "use auto, cpu or cuda"]),
+        (["--precision", "fp32", "fp8"], ["--precision fp8", "choose from fp32, tf32, bf16, fp16"]),
+        (["--precision", "tf32"], ["--precision=tf32 needs a CUDA device"]),
+        (["--repeats", "0"], ["--repeats must be 1 or more", "got 0"]),
+        (["--count", "-1"], ["--count must be 1 or more", "got -1"]),
+        (["--batch", "64", "0"], ["--batch must be 1 or more", "got 0"]),
+        (["--batch", "1025"], ["--batch must be", "at most 1024", "got 1025"]),
+        (["--memory", "0"], ["--memory must be 1 or more", "got 0"]),
+        (["--json", "no such folder/bench.json"], ["--json no such folder/bench.json", "there is no folder"]),
+        (["--json", "."], ["--json .", "not a regular file"]),
+    ],
+    ids=" ".join,
+)
+def test_wrong_options_are_refused_in_one_line_before_anything_is_measured(
+    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as refusal:
+        command.main([*arguments, *([] if "--device" in arguments else ["--device", "cpu"])])
+    message = str(refusal.value.code)
+    assert "\n" not in message
+    assert [word for word in words if word not in message] == []
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checked_options_reach_the_parts_and_the_results_are_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "restored after the test")
+    received = []
+    monkeypatch.setattr(command, "_iterations", lambda options: received.append(options) or ["measured"])
+    output = tmp_path / "bench.json"
+    command.main(["iterations", "--device", "cpu", "--batch", "1", "1024", "--repeats", "1", "--json", str(output)])
+    (options,) = received
+    assert (options.device, options.precision, options.batch, options.repeats) == (CPU, ["fp32"], [1, 1024], 1)
+    assert json.loads(output.read_text()).items() >= {"iterations": ["measured"], "torch": torch.__version__}.items()

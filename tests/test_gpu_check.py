@@ -72,8 +72,25 @@ def test_a_failure_does_not_stop_the_other_checks(tmp_path: Path, monkeypatch, c
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["failed", "skipped"]
 
 
-def test_without_cuda_the_command_ends_with_a_reason(monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["there is no CUDA device", "--device cpu --quick"]),
+        (["--device", "cuda:1"], ["there is no CUDA device"]),
+        (["--device", "gpu"], ["--device=gpu", "use auto, cpu or cuda"]),
+        ([*ARGUMENTS, "--json", "no such folder/x.json"], ["--json no such folder/x.json", "there is no folder"]),
+    ],
+    ids=" ".join,
+)
+def test_wrong_options_are_refused_in_one_line(
+    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        main([])
-    assert "there is no CUDA device" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as refusal:
+        main(arguments)
+    message = str(refusal.value.code)
+    assert "\n" not in message
+    assert [word for word in words if word not in message] == []
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []

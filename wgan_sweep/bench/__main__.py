@@ -6,11 +6,11 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -23,13 +23,20 @@ from wgan_sweep.bench.implementations import (
     ours,
 )
 from wgan_sweep.bench.processes import concurrent_throughput
-from wgan_sweep.bench.workloads import N_CRITIC, Workload, scaled_workloads, workloads
+from wgan_sweep.bench.workloads import IMAGES, N_CRITIC, Workload, scaled_workloads, workloads
 from wgan_sweep.common.cores import other_commands
-from wgan_sweep.common.files import write
+from wgan_sweep.common.devices import find_device
+from wgan_sweep.common.files import check_output, write
+from wgan_sweep.common.ranges import Count, Range, check_value
+from wgan_sweep.common.suggestions import did_you_mean
+from wgan_sweep.errors import InputError
+from wgan_sweep.scoring import weights
 from wgan_sweep.scoring.features import LAYERS
+from wgan_sweep.training.precision import precision
 
 COST_COLUMNS = ("ms", "images/s", "ratio", "spread", "utilisation", "first s", "cached", "peak MiB")
 PARTS = ("kernels", "iterations", "scaling", "accuracy", "scoring", "sweeps")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 def _print(line: str) -> None:
@@ -43,11 +50,10 @@ def _print_table(columns: list[str], rows: Iterable[list[str]]) -> None:
         _print(f"| {' | '.join(row)} |")
 
 
-def _parse() -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m wgan_sweep.bench", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)} (default: all)")
-    default_device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", type=torch.device, default=default_device, help="default: cuda if available")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
     parser.add_argument("--precision", nargs="+", help="default: fp32 on a CPU; fp32 tf32 bf16 fp16 on a GPU")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each candidate (default: 5)")
     parser.add_argument("--count", type=int, default=5, help="iterations per measurement (default: 5)")
@@ -57,13 +63,36 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--feature", type=int, default=2048, choices=LAYERS, help="for --memory (default: 2048)")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="output file (default: bench.json)")
-    options = parser.parse_args()
-    if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"unknown part: {', '.join(sorted(unknown))} (choose from {', '.join(PARTS)})")
+    return parser.parse_args(arguments)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Check all options, find the device, and set the parts and precisions that were not given.
+
+    Raises:
+        InputError: if an option cannot work, or if the feature network of a part cannot be found.
+    """
+    for part in options.parts:
+        if part not in PARTS:
+            raise InputError(f"unknown part {part}: choose from {', '.join(PARTS)}{did_you_mean(part, PARTS)}")
     options.parts = options.parts or list(PARTS)
+    options.device = find_device(options.device, "--device")
     on_gpu = options.device.type == "cuda"
-    options.precision = options.precision or (["fp32", "tf32", "bf16", "fp16"] if on_gpu else ["fp32"])
-    return options
+    options.precision = options.precision or (list(PRECISIONS) if on_gpu else ["fp32"])
+    for name in options.precision:
+        if name not in PRECISIONS:
+            raise InputError(f"unknown --precision {name}: choose from {', '.join(PRECISIONS)}")
+        precision(name, options.device, "--precision")
+    check_value(options.repeats, Count, "--repeats")
+    check_value(options.count, Count, "--count")
+    for size in options.batch:
+        check_value(size, Annotated[int, Range(1, IMAGES)], "--batch")
+    for images in options.memory or []:
+        check_value(images, Count, "--memory")
+    if not options.memory:
+        check_output(options.json, "--json")
+    if options.memory or "scoring" in options.parts:
+        weights.find()
 
 
 def _kernels(options: argparse.Namespace) -> list[dict[str, Any]]:  # noqa: ARG001
@@ -74,13 +103,13 @@ def _kernels(options: argparse.Namespace) -> list[dict[str, Any]]:  # noqa: ARG0
     )
     rows: list[dict[str, Any]] = []
     for workload in workloads(torch.device("cuda")):
-        for precision in ("fp32", "tf32", "bf16", "fp16"):
+        for precision_name in PRECISIONS:
             counts = kernels.count_update(
-                workload.model, workload.shape, workload.batch, precision, loss=gradient_penalty_loss()
+                workload.model, workload.shape, workload.batch, precision_name, loss=gradient_penalty_loss()
             )
-            rooflines = {gpu.name: 1000 * counts.roofline_seconds(gpu, precision, N_CRITIC) for gpu in gpus}
+            rooflines = {gpu.name: 1000 * counts.roofline_seconds(gpu, precision_name, N_CRITIC) for gpu in gpus}
             for player, part in (("critic", counts.critic), ("generator", counts.generator)):
-                name = f"{workload.name}, batch {workload.batch}, {precision}"
+                name = f"{workload.name}, batch {workload.batch}, {precision_name}"
                 rows.append({"workload": name, "update": player, **part.totals(), "roofline_ms": rooflines})
     _print_table(
         ["", "update", "kernels", "GB read", "GB written", "TFLOP", "layout copies", "host syncs", "device mixes"]
@@ -137,19 +166,19 @@ def _costs(
 
 
 def _scaling(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    precision = "bf16" if options.device.type == "cuda" else options.precision[0]
+    precision_name = "bf16" if options.device.type == "cuda" else options.precision[0]
     compared: dict[str, tuple[Implementation, str]] = {
-        f"eager double backward, {precision}": (eager_double_backward, precision),
-        f"ours, {precision}": (ours, precision),
+        f"eager double backward, {precision_name}": (eager_double_backward, precision_name),
+        f"ours, {precision_name}": (ours, precision_name),
     }
     sizes = [cost for workload in scaled_workloads(options.device) for cost in _costs(workload, compared, options)]
     _print("\nConcurrent runs: in one process each, and interleaved in one process (on a GPU: one CUDA stream each).")
     workload = workloads(options.device)[0]
     throughputs = list(
-        concurrent_throughput(workload, options.device, precision, (2, 4), options.repeats, options.count)
+        concurrent_throughput(workload, options.device, precision_name, (2, 4), options.repeats, options.count)
     )
     _print_table(
-        [f"{workload.name}, batch {workload.batch}, {precision}", "iterations/s, total", "ratio to one run"],
+        [f"{workload.name}, batch {workload.batch}, {precision_name}", "iterations/s, total", "ratio to one run"],
         ([f"{t.runs}, {t.mode}", f"{t.iterations_per_second:.1f}", f"{t.ratio:.2f}"] for t in throughputs),
     )
     return {"sizes": sizes, "concurrent": [asdict(throughput) for throughput in throughputs]}
@@ -160,7 +189,7 @@ def _accuracy(options: argparse.Namespace) -> list[dict[str, Any]]:
         "\nRelative error of the critic's parameter gradient for the term 2 n^6 (gradient norms n of about 0.6), "
         "against double backward in float64."
     )
-    precisions = sorted({*options.precision, "bf16", "fp16"}, key=("fp32", "tf32", "bf16", "fp16").index)
+    precisions = sorted({*options.precision, "bf16", "fp16"}, key=PRECISIONS.index)
     errors = [
         error
         for workload in workloads(options.device)
@@ -218,9 +247,8 @@ def _sweeps(options: argparse.Namespace) -> dict[str, float]:
     return seconds
 
 
-def main() -> None:
+def _run(options: argparse.Namespace) -> None:
     """Run the benchmarks, print their tables, and write the JSON file."""
-    options = _parse()
     device_name = (
         torch.cuda.get_device_name(options.device)
         if options.device.type == "cuda"
@@ -248,6 +276,16 @@ def main() -> None:
         results |= {name: parts[name](options) for name in options.parts}
     write(options.json, json.dumps(results, indent=2) + "\n")
     _print(f"\nresults   {options.json}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``python -m wgan_sweep.bench``."""
+    options = _parse(arguments)
+    try:
+        _check(options)
+        _run(options)
+    except InputError as error:
+        sys.exit(f"wgan_sweep.bench: {error}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,9 @@ from wgan_sweep.bench.iterations import milliseconds_per_iteration
 from wgan_sweep.bench.processes import WARM_UP, concurrent_throughput, synchronize
 from wgan_sweep.bench.workloads import PointsWorkload, Workload, workloads
 from wgan_sweep.common import gpu_memory
-from wgan_sweep.common.files import write
+from wgan_sweep.common.devices import find_device
+from wgan_sweep.common.files import check_output, write
+from wgan_sweep.errors import InputError
 from wgan_sweep.models import DCGAN, MLP, Location, ResNet
 from wgan_sweep.training.cuda_graphs import WARM_UP_ITERATIONS, relative_difference
 from wgan_sweep.training.trainer import Trainer
@@ -385,17 +387,34 @@ def _shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Do all checks, print their results, and write the JSON file; return 1 if one failed."""
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m wgan_sweep.bench.gpu_check", description=__doc__)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"), help="default: cuda")
+    parser.add_argument("--device", default="cuda", help="auto, cpu or cuda (default: cuda)")
     parser.add_argument("--quick", action="store_true", help="tiny networks and few repeats")
     parser.add_argument("--only", choices=CHECKS, help="do one check, in this process")
     parser.add_argument("--json", type=Path, default=Path("gpu-check.json"), help="output (default: gpu-check.json)")
-    parsed = parser.parse_args(arguments)
-    options = Options(parsed.device, parsed.quick)
-    if options.device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device; --device cpu --quick tries the checks themselves")
+    return parser.parse_args(arguments)
+
+
+def _options(parsed: argparse.Namespace) -> Options:
+    """Check the command's options.
+
+    Raises:
+        InputError: if the device cannot be used, or the output cannot be written.
+    """
+    if parsed.device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device; --device cpu --quick tries the checks themselves")
+    check_output(parsed.json, "--json")
+    return Options(find_device(parsed.device, "--device"), parsed.quick)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do all checks, print their results, and write the JSON file; return 1 if one failed."""
+    parsed = _parse(arguments)
+    try:
+        options = _options(parsed)
+    except InputError as error:
+        sys.exit(f"wgan_sweep.bench.gpu_check: {error}")
     name = torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else "CPU"
     common = ["--device", str(options.device), *(["--quick"] if options.quick else [])]
     results: list[Result] = []

@@ -94,7 +94,7 @@ def _convert(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return converted
 
 
-def precision(name: str, device: torch.device) -> Precision:
+def precision(name: str, device: torch.device, key: str = "train.precision") -> Precision:
     """Return a precision by name.
 
     Args:
@@ -102,12 +102,13 @@ def precision(name: str, device: torch.device) -> Precision:
             gradient terms and losses stay float32; fp16 has a dynamic loss scale), or ``auto`` (tf32 on CUDA, otherwise
             fp32).
         device: Device of the networks.
+        key: The key or option that names it, for error messages.
 
     Raises:
         InputError: If the name is unknown, or for tf32 without CUDA.
     """
     if name == "tf32" and device.type != "cuda":
-        raise InputError(f"train.precision=tf32 needs a CUDA device, this run is on {device}: use fp32")
+        raise InputError(f"{key}=tf32 needs a CUDA device, this run is on {device}: use fp32")
 
     def autocast(dtype: torch.dtype) -> Context:
         return lambda: torch.autocast(device.type, dtype, cache_enabled=False)
@@ -123,5 +124,5 @@ def precision(name: str, device: torch.device) -> Precision:
             return replace(choices["tf32"], reason="auto: the fastest on a GPU with errors below 1%")
         return replace(choices["fp32"], reason="auto: bf16 is faster on some CPUs, but has errors of several percent")
     if name not in choices:
-        raise InputError(f"unknown train.precision={name}: choose one of auto, {', '.join(choices)}")
+        raise InputError(f"unknown {key}={name}: choose one of auto, {', '.join(choices)}")
     return choices[name]
