@@ -130,9 +130,9 @@ def filtered(runs: Sequence[StoredRun], filters: Sequence[Filter]) -> list[Store
     for wanted in filters:
         if wanted.key not in known:
             _check_key(wanted.key)
-        if wanted.key == "status" and (unknown := set(wanted.values) - {*Status, DEAD}):
-            statuses = ", ".join([*Status, DEAD])
-            raise InputError(f"there is no status {', '.join(sorted(unknown))}: choose from {statuses}")
+        statuses = [*dict.fromkeys([*Status, DEAD, *(run.status for run in runs)])]
+        if wanted.key == "status" and (unknown := set(wanted.values) - set(statuses)):
+            raise InputError(f"there is no status {', '.join(sorted(unknown))}: choose from {', '.join(statuses)}")
     return [run for run in runs if all(wanted.holds(run) for wanted in filters)]
 
 
