@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tests the wheel: builds it, installs it into a new environment, and uses it from a directory outside of the checkout.
+# Tests the distributions: builds and checks them, installs the wheel into a new environment, and uses it from a directory
+# outside of the checkout.
 set -Eeuo pipefail
 python=$(cd "$(dirname "${BUILD_PYTHON:?Python that builds the wheel}")" && pwd)/$(basename "$BUILD_PYTHON")
 checkout=$(cd "$(dirname "$0")/.." && pwd)
@@ -8,6 +9,11 @@ trap 'rm -rf "$work"' EXIT
 
 cd "$checkout"
 "$python" -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+"$python" -m build --wheel --outdir "$work/direct" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+"$python" -m twine check --strict "$work"/dist/*
+if [ -e .git ]; then  # git lists what belongs into them
+  "$python" tests/distributions.py . "$work"/dist/*.tar.gz "$work"/dist/*.whl "$work"/direct/*.whl
+fi
 # Large dependencies come from the building environment. The package and its config come from the wheel.
 "$python" -m venv "$work/venv"
 "$python" -c 'import site; print(site.getsitepackages()[0])' >"$work/site.txt"
@@ -15,6 +21,7 @@ target=$("$work/venv/bin/python" -c 'import site; print(site.getsitepackages()[0
 "$work/venv/bin/python" -m pip install --quiet --no-deps "$work"/dist/*.whl
 # A .pth file adds the path without processing the .pth files in it, so the editable install is not importable.
 cat "$work/site.txt" >"$target/zz-dependencies.pth"
+"$work/venv/bin/python" -m pip check
 
 mkdir "$work/else where"
 cd "$work/else where"
