@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FLOOR := .venv-floor
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slurm-test check check-slow lint types bench gpu-check wheel-smoke clean
+.PHONY: help install demo test slurm-test floor-test check check-slow lint types bench gpu-check wheel-smoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +41,21 @@ types: $(VENV)/.installed-dev
 slurm-test: $(VENV)/.installed-dev ## Test sweeps on a local SLURM cluster, set up from Debian packages (root; minutes)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/slurm/run.sh
 
-check: lint types test wheel-smoke slurm-test ## Run everything that CI runs
+# Tests of what depends most on the versions of libraries.
+FLOOR_TESTS := $(addprefix tests/, test_checkpoints.py test_compiling.py test_composing.py test_critics.py test_gradient_terms.py \
+	test_graphs.py test_hydra_internals.py test_library_internals.py test_metrics.py test_packaging.py test_precision.py \
+	test_trainer.py report/test_evidence.py report/test_formats.py report/test_report.py)
+
+$(FLOOR)/.installed: pyproject.toml | $(VENV)/.installed-dev
+	$(BIN)/uv venv --quiet --clear --seed --python 3.11 $(FLOOR)
+	$(BIN)/uv pip install --quiet --python $(FLOOR) --resolution lowest-direct --requirements pyproject.toml --extra test
+	$(BIN)/uv pip install --quiet --python $(FLOOR) --no-deps --editable .
+	@touch $@
+
+floor-test: $(FLOOR)/.installed ## Test the lowest versions of all dependencies, on Python 3.11
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(FLOOR_TESTS)
+
+check: lint types test wheel-smoke floor-test slurm-test ## Run everything that CI runs
 
 check-slow: $(VENV)/.installed-dev ## Run the slow tests, on whole data sets (longer than CI's)
 	$(BIN)/python -m pytest -m "slow and not slurm"
@@ -59,5 +74,5 @@ gpu-check: $(VENV)/.installed-bench $(VENV)/.installed-dev ## Check on a GPU all
 wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it into a new environment, and use it elsewhere
 	BUILD_PYTHON=$(BIN)/python tests/wheel_smoke.sh
 
-clean: ## Remove the environment and build outputs; keep runs
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove the environments and build outputs; keep runs
+	rm -rf $(VENV) $(FLOOR) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
