@@ -31,7 +31,7 @@ def used_distributions() -> dict[str, set[str]]:
 
     Python's modules and the package's own are left out.
     """
-    modules = {name.split(".")[0] for path in FILES for name in imports(path)}
+    modules = {name.split(".")[0] for path in FILES if "template" not in path.parts for name in imports(path)}
     for path in conf_dir().rglob("*.yaml"):
         modules |= set(re.findall(r"_target_: (\w+)\.", path.read_text()))
     providers = packages_distributions()
