@@ -240,7 +240,8 @@ def describe_best(runs: Sequence[StoredRun], metric: str | None = None) -> str:
     scored = [r for r in records if r.status == Status.DONE and math.isfinite(r.scores.get(metric, math.nan))]
     if not scored:
         names = sorted({name for record in records for name in record.scores})
-        raise InputError(f"no finished run has a value of {metric}: choose --metric from {', '.join(names) or 'none'}")
+        remedy = f"choose --metric from {', '.join(names)}" if names else "none has been scored"
+        raise InputError(f"no finished run has a value of {metric}: {remedy}")
     best = min(scored, key=lambda record: sign * record.scores[metric])
     means = {key: cell.mean for key, cell in report.cells.items() if cell.mean is not None}
     key = min(means, key=lambda key: sign * means[key])
