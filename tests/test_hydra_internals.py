@@ -3,6 +3,7 @@
 A failure means that the installed version has changed it, and says which module has to change.
 """
 
+import copy
 import importlib
 import inspect
 import signal
@@ -51,6 +52,20 @@ def test_a_function_of_hydra_takes_the_parameters_that_are_passed(
     names = [parameter for parameter in inspect.signature(function).parameters if parameter != "self"]
     if names[: len(parameters)] != parameters:
         pytest.fail(f"{module}.{name} takes {names}, but wgan_sweep/sweeps calls it with {parameters}")
+
+
+def test_nodes_of_a_config_are_found_in_its_content_and_have_a_parent() -> None:
+    """`Composer` restores nodes there, and `wgan_sweep.config.schema` hides those that are not its own."""
+    config = OmegaConf.create({"a": {"b": 1}, "c": "${a.b}"})
+    try:
+        content = config.__dict__["_content"]
+        content["a"] = copy.deepcopy(content["a"])
+        content["a"]._set_parent(config)
+        content["a"].b = 2
+    except (KeyError, AttributeError) as error:
+        pytest.fail(f"the installed OmegaConf has no {error}: change sweeps/compose.py and config/schema.py")
+    assert list(content) == ["a", "c"]
+    assert OmegaConf.to_container(config, resolve=True) == {"a": {"b": 2}, "c": 2}
 
 
 def test_hydra_instantiates_the_launcher_by_its_registered_name() -> None:

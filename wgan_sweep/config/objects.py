@@ -5,8 +5,10 @@ import inspect
 import sys
 import traceback
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from hydra._internal.utils import _locate
 from hydra.errors import InstantiationException
@@ -32,7 +34,7 @@ def target_of(node: Mapping[str, Any], key: str = "the option") -> Any:
         raise InputError(f"{key}._target_ must be the name of a function or class, got {shown(name)}")
     targets.check_name(name, key)
     try:
-        target = _locate(name)  # `get_object` also logs the error
+        target = _imported(name) or _locate(name)  # `get_object` also logs the error
     except Exception as error:  # importing runs the module's code
         plugin = next((plugin for plugin in folders.plugins() if name.startswith(f"{plugin.package}.")), None)
         whose = f" of {plugin.origin}" if plugin else ""
@@ -82,6 +84,17 @@ def _place(error: BaseException) -> str:
     start = next((index for index, frame in enumerate(frames) if frame.filename == importlib.__file__), len(frames))
     files = [frame for frame in frames[start + 1 :] if not frame.filename.startswith("<")]
     return f" ({files[-1].filename}:{files[-1].lineno})" if files else ""
+
+
+def _imported(name: str) -> Any:
+    """Return the attribute of an imported module that a dotted name stands for, or None: `_locate`, but quicker."""
+    module, _, attribute = name.rpartition(".")
+    top = sys.modules.get(module.partition(".")[0])
+    found = sys.modules.get(module)
+    # The module must also be what its parents' attributes lead to, as `_locate` follows them.
+    for part in module.split(".")[1:]:
+        top = getattr(top, part, None)
+    return getattr(found, attribute, None) if found is not None and found is top else None
 
 
 def make(node: Mapping[str, Any], key: str) -> Any:
@@ -136,7 +149,7 @@ def check_parameters(node: Any, key: str) -> None:
 def _check_names(node: Mapping[str, Any], target: Any, key: str) -> None:
     """Check that a target takes the parameters of a node, and that none is missing."""
     try:
-        parameters = inspect.signature(target).parameters
+        parameters = signature(target).parameters
     except ValueError:  # a built-in function may have none
         return
     kinds = {parameter.kind for parameter in parameters.values()}
@@ -153,8 +166,35 @@ def _check_names(node: Mapping[str, Any], target: Any, key: str) -> None:
         raise InputError(f"{key} lacks {', '.join(missing)}, which {name} needs")
 
 
+def signature(target: Any) -> inspect.Signature:
+    """Return the signature of a function or class.
+
+    Raises:
+        ValueError: if it has none, as some built-in functions.
+    """
+    return cast("inspect.Signature", _by_target(inspect.signature, target))
+
+
 def _type_hints(target: Any) -> dict[str, Any]:
     """Return the type hints of a target's parameters; none if they cannot be read."""
+    return cast("dict[str, Any]", _by_target(_read_type_hints, target))
+
+
+_CACHED: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+"""What was read of a function or class, by the function that read it."""
+
+
+def _by_target(read: Callable[[Any], Any], target: Any) -> Any:
+    """Return what a function reads of a target; it is read once, since sweeps ask for each of their runs."""
+    if not isinstance(target, type | FunctionType):  # an object may have an equality of its own
+        return read(target)
+    cached = _CACHED.setdefault(target, {})
+    if read not in cached:
+        cached[read] = read(target)
+    return cached[read]
+
+
+def _read_type_hints(target: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except (NameError, TypeError):  # a name that only type checkers import, or a built-in

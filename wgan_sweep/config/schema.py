@@ -1,9 +1,11 @@
 """The config: its types, where its files are, and how it is composed, written and read."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, cast, get_type_hints
+from typing import Annotated, Any, cast, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -71,6 +73,8 @@ class Config:
     """The chosen option of each group, by name; filled in when the config is composed."""
 
 
+NOT_OWN = ("hydra", "defaults")
+"""Keys of a composed config that are not this package's: they are not part of a run's config."""
 LAUNCHER = "hydra_plugins.wgan_sweep.SweepLauncher"
 """The name of our Hydra launcher: Hydra takes plugins only from this package, so the class is registered under it."""
 
@@ -115,19 +119,9 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
         group: name for group, name in choices.items() if name and not group.startswith("hydra/") and "@" not in group
     }
     unused = unused_overrides(composed, set(named) & set(referenced_keys()))
-    own_keys = [str(key) for key in composed if key not in ("hydra", "defaults")]
-    values = _resolve(composed, own_keys)
+    values = _resolve(composed)
     _check_types(values, Config, "")
-    try:
-        typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(values))
-        for key in KEYS:
-            if key.is_group and not isinstance(node := values.get(key.name), Mapping):
-                raise InputError(f"{key.name} must be an option, got {shown(node)}: choose {key.name}=NAME")
-        config = cast("Config", OmegaConf.to_object(typed))
-    except OmegaConfBaseException as error:
-        raise InputError(
-            f"{error.full_key or 'the config'} is invalid or missing: {str(error).splitlines()[0]}"
-        ) from error
+    config = _typed_if_plain(values) or _converted(values)
     config.choices = config.choices | {group: name for group, name in named.items() if group not in unused}
     config.runs = _absolute(config.runs, "runs")
     if config.archive is not None:
@@ -137,18 +131,81 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     return config
 
 
-def _resolve(composed: DictConfig, keys: list[str]) -> dict[str, Any]:
-    """Return the values of these keys, with their interpolations replaced by what they refer to.
+def _converted(values: dict[str, Any]) -> Config:
+    """Return the typed config of plain values: a text is converted to the number that it stands for.
+
+    Raises:
+        InputError: for a value that cannot be converted, a missing one, or a group that is no option.
+    """
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(values))
+        for key in KEYS:
+            if key.is_group and not isinstance(node := values.get(key.name), Mapping):
+                raise InputError(f"{key.name} must be an option, got {shown(node)}: choose {key.name}=NAME")
+        return cast("Config", OmegaConf.to_object(typed))
+    except OmegaConfBaseException as error:
+        raise InputError(
+            f"{error.full_key or 'the config'} is invalid or missing: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _typed_if_plain(values: dict[str, Any]) -> Config | None:
+    """Return the same config as `_converted`, much faster, if no value has to be converted; otherwise None."""
+    are_options = all(isinstance(values.get(key.name), Mapping) for key in KEYS if key.is_group)
+    if not are_options or any(mark in repr(values) for mark in ("${", "???")):
+        return None
+    return cast("Config | None", _instance(Config, values))
+
+
+_NOT_PLAIN: Any = object()
+
+
+def _instance(schema: Any, values: Mapping[str, Any]) -> Any:
+    """Return an instance of a dataclass, or None if a value of it has another type or is missing."""
+    parameters: dict[str, Any] = {}
+    for name, hint in _hints(schema).items():
+        value = values.get(name, _NOT_PLAIN)
+        if is_dataclass(hint):
+            value = (_instance(hint, value) if isinstance(value, Mapping) else None) or _NOT_PLAIN
+        elif hint is float and type(value) is int:
+            value = float(value)
+        elif hint == dict[str, str] and value == {}:
+            value = {}
+        elif hint is not Any and type(value) not in (get_args(hint) or (hint,)):
+            value = _NOT_PLAIN
+        if value is _NOT_PLAIN:
+            return None
+        parameters[name] = value
+    return schema(**parameters)
+
+
+@cache
+def _hints(schema: Any, *, with_ranges: bool = False) -> dict[str, Any]:
+    return get_type_hints(schema, include_extras=with_ranges)
+
+
+@contextmanager
+def _without(config: DictConfig, *names: str) -> Iterator[None]:
+    """Hide nodes of the first level: they are not converted, and interpolations do not find them."""
+    content = config.__dict__["_content"]
+    config.__dict__["_content"] = {name: node for name, node in content.items() if name not in names}
+    try:
+        yield
+    finally:
+        config.__dict__["_content"] = content
+
+
+def _resolve(composed: DictConfig) -> dict[str, Any]:
+    """Return the values of the own keys, with their interpolations replaced by what they refer to.
 
     Raises:
         InputError: for an interpolation that cannot be resolved.
     """
     try:
-        own = OmegaConf.masked_copy(composed, keys)
-        return cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
+        with _without(composed, *NOT_OWN):
+            return cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=True))
     except (OmegaConfBaseException, RecursionError) as error:
-        raw = cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=False))
-        values = dict(leaves({name: raw[name] for name in keys}))
+        values = dict(leaves(_unresolved(composed)))
         problems = {key: _interpolation_problem(composed, key, value) for key, value in values.items()}
         bad = [key for key, problem in problems.items() if problem is not None]
         # A key that refers to another bad one is not at fault itself.
@@ -160,6 +217,12 @@ def _resolve(composed: DictConfig, keys: list[str]) -> dict[str, Any]:
                 f"{key}={values[key]} cannot be resolved ({problems[key]}): give it a value, or correct the reference"
             ) from error
         raise InputError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
+
+
+def _unresolved(composed: DictConfig) -> dict[str, Any]:
+    """Return the values of the own keys, with their interpolations as text."""
+    with _without(composed, *NOT_OWN):
+        return cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=False))
 
 
 def _interpolation_problem(composed: DictConfig, key: str, value: Any) -> str | None:
@@ -180,14 +243,14 @@ def _check_types(values: Any, schema: Any, above: str) -> None:
     Raises:
         InputError: for an unknown key, or a value of another type.
     """
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     for name, value in values.items():
         key = f"{above}{name}"
         if name not in hints:
             raise InputError(unknown_key(key, Config))
         if is_dataclass(hints[name]):
             if not isinstance(value, Mapping):
-                raise InputError(f"{key} must hold {', '.join(get_type_hints(hints[name]))}, got {shown(value)}")
+                raise InputError(f"{key} must hold {', '.join(_hints(hints[name]))}, got {shown(value)}")
             _check_types(value, hints[name], f"{key}.")
         elif value == MISSING:
             raise InputError(f"{key} is missing: set {key}=VALUE")
@@ -208,7 +271,7 @@ def check_ranges(config: Any, schema: Any = Config, above: str = "") -> None:
     Raises:
         InputError: for a value out of range.
     """
-    for name, hint in get_type_hints(schema, include_extras=True).items():
+    for name, hint in _hints(schema, with_ranges=True).items():
         value = getattr(config, name)
         if is_dataclass(hint):
             check_ranges(value, hint, f"{above}{name}.")
@@ -248,7 +311,7 @@ def unused_overrides(composed: DictConfig, keys: Iterable[str]) -> list[str]:
         composed: The composed config, with its interpolations.
         keys: Keys as given on the command line, for example ``div.k`` or ``sampling``.
     """
-    raw = cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=False))
+    raw = _unresolved(composed)
     used = {reference for key in science_keys() for reference in _references(raw.get(key.name.split(".")[0]))}
     for name in referenced_keys():
         if any(_related(name, reference) for reference in used):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from wgan_sweep.scoring.players import Players
 
 EVERY = "0 scores at the end only"
+MakeOption = Callable[[Mapping[str, Any], str], Any]
+"""Makes the object that a config node describes; the second argument is the node's dotted key."""
 
 
 class Model(Protocol):
@@ -134,6 +136,10 @@ def _make_scorer(config: Config, node: Mapping[str, Any], real: RealData, device
     return cast("Scorer", objects.make(node, "scorer")(real=real, device=device))
 
 
+_Networks = tuple[torch.nn.Module, torch.nn.Module]
+"""Generator and critic."""
+
+
 @dataclass
 class _Choices:
     """The objects that a config describes."""
@@ -148,12 +154,13 @@ class _Choices:
     real: RealData
 
     @classmethod
-    def of(cls, config: Config, device: torch.device | None = None) -> Self:
+    def of(cls, config: Config, device: torch.device | None = None, make: MakeOption = objects.make) -> Self:
         """Make the objects of a config.
 
         Args:
             config: The config.
             device: The device, which this machine need not have; None for that of the config.
+            make: Makes the object of a config node with a dotted key.
 
         Raises:
             InputError: for a value out of range.
@@ -164,11 +171,11 @@ class _Choices:
         return cls(
             device=device,
             precision=precision(config.train.precision, device),
-            loss=objects.make(config.loss, "loss"),
-            constraint=objects.make(config.constraint, "constraint"),
-            stabiliser=objects.make(config.stabiliser, "stabiliser"),
-            make_optimizer=objects.make(config.optimizer, "optimizer"),
-            model=objects.make(config.model, "model"),
+            loss=make(config.loss, "loss"),
+            constraint=make(config.constraint, "constraint"),
+            stabiliser=make(config.stabiliser, "stabiliser"),
+            make_optimizer=make(config.optimizer, "optimizer"),
+            model=make(config.model, "model"),
             real=load_split(config),
         )
 
@@ -181,7 +188,7 @@ class _Choices:
             given = ", ".join(f"optimizer.{name}={shown(value)}" for name, value in settings.items())
             raise InputError(f"the optimizer cannot be made with {given} ({error}): correct them") from error
 
-    def networks(self, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    def networks(self, seed: int) -> _Networks:
         """Make generator and critic, on torch's default device."""
         shape = self.real.shape
         return (
@@ -209,8 +216,82 @@ def on_device(network: torch.nn.Module, device: torch.device) -> torch.nn.Module
     return network.to(device).to(memory_format=torch.channels_last)
 
 
+class Checker:
+    """Refuses configs that cannot work, before training starts. What several of them share is checked once.
+
+    Networks are made without weights.
+
+    Args:
+        device: Where the runs will be trained, if not on this machine.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
+        self._problems: dict[str, str | None] = {}
+        """Why a config is refused, or None, by the config without its seed."""
+        self._made: dict[tuple[str, str], Any] = {}
+        """Objects, by the dotted key and the values of their nodes."""
+        self._networks: dict[tuple[object, ...], tuple[_Networks, object]] = {}
+        """Networks without weights, by what they are made of; with the object whose identity is part of the key."""
+
+    def __call__(self, config: Config) -> None:
+        """Check a config.
+
+        Raises:
+            InputError: with the fault, the value and the remedy.
+        """
+        key = repr(replace(config, seed=0) if abs(config.seed) <= LARGEST_INT else config)
+        if key not in self._problems:
+            try:
+                self._check(config)
+            except InputError as error:
+                self._problems[key] = str(error)
+                raise
+            self._problems[key] = None
+        if (problem := self._problems[key]) is not None:
+            raise InputError(problem)
+
+    def _check(self, config: Config) -> None:
+        check_writable(Path(config.runs), "runs")
+        choices = _Choices.of(config, self._device, self._make)
+        _check_gpus(replicas_of(config), config.device, self._device)
+        choices.stabiliser.adapt_loss(choices.loss)
+        choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
+        with torch.device("meta"):
+            try:
+                networks = self._networks_of(choices, config)
+            except (RuntimeError, OverflowError, MemoryError, TypeError) as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"the networks of {_sizes(config)} cannot be made ({reason}): lower them") from error
+            if self._device is None:
+                numbers = config.train.batch_size * (math.prod(choices.real.shape) + choices.model.latent_dim)
+                settings = f"{_sizes(config)}, train.batch_size={config.train.batch_size}"
+                check_fits(needed_bytes(networks, numbers), choices.device, settings)
+            for network in networks:
+                choices.optimizer(network.parameters())
+                if replicas_of(config) > 1 and (why := sharding_obstacle(network)):
+                    raise InputError(f"launch.gpus_per_run={replicas_of(config)}: {why}; use launch.gpus_per_run=1")
+        _final_scorer(config, choices.real, choices.device)
+        _training_scorer(config, choices.real, choices.device)
+
+    def _make(self, node: Mapping[str, Any], key: str) -> Any:
+        """Make the object of a config node, once."""
+        values = key, repr(node)
+        if values not in self._made:
+            self._made[values] = objects.make(node, key)
+        return self._made[values]
+
+    def _networks_of(self, choices: _Choices, config: Config) -> _Networks:
+        """Make the networks of a config, once for all configs that differ in nothing that networks are made of."""
+        wrap = choices.constraint.wrap
+        parts = repr((config.model, config.stabiliser)), choices.real.shape, id(wrap)
+        if parts not in self._networks:
+            self._networks[parts] = choices.networks(config.seed), wrap
+        return self._networks[parts][0]
+
+
 def check(config: Config, device: torch.device | None = None) -> None:
-    """Refuse a config that cannot work. Networks are made without weights.
+    """Refuse a config that cannot work: see `Checker`.
 
     Args:
         config: The config.
@@ -219,27 +300,7 @@ def check(config: Config, device: torch.device | None = None) -> None:
     Raises:
         InputError: with the fault, the value and the remedy.
     """
-    check_writable(Path(config.runs), "runs")
-    choices = _Choices.of(config, device)
-    _check_gpus(replicas_of(config), config.device, device)
-    choices.stabiliser.adapt_loss(choices.loss)
-    choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
-    with torch.device("meta"):
-        try:
-            networks = choices.networks(config.seed)
-        except (RuntimeError, OverflowError, MemoryError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"the networks of {_sizes(config)} cannot be made ({reason}): lower them") from error
-        if device is None:
-            numbers = config.train.batch_size * (math.prod(choices.real.shape) + choices.model.latent_dim)
-            settings = f"{_sizes(config)}, train.batch_size={config.train.batch_size}"
-            check_fits(needed_bytes(networks, numbers), choices.device, settings)
-        for network in networks:
-            choices.optimizer(network.parameters())
-            if replicas_of(config) > 1 and (why := sharding_obstacle(network)):
-                raise InputError(f"launch.gpus_per_run={replicas_of(config)}: {why}; use launch.gpus_per_run=1")
-    _final_scorer(config, choices.real, choices.device)
-    _training_scorer(config, choices.real, choices.device)
+    Checker(device)(config)
 
 
 def _sizes(config: Config) -> str:

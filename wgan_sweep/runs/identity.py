@@ -5,7 +5,6 @@ content of the training data, and the source of user modules. So an option that 
 that means "as before", changes no id; nor does a module that moves within this package, or a data file that moves.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -102,7 +101,7 @@ def _defaults(target: Any) -> dict[str, Any]:
     plain = (int, float, str, bool, list, tuple, dict, type(None))
     return {
         name: canonical(parameter.default)
-        for name, parameter in inspect.signature(target).parameters.items()
+        for name, parameter in objects.signature(target).parameters.items()
         if isinstance(parameter.default, plain)
     }
 

@@ -74,11 +74,11 @@ def launch_single_run(requested: "RequestedRun") -> "Outcome":
         InputError: if it cannot work.
     """
     from wgan_sweep.sweeps.archived import archived_records, launch_missing
-    from wgan_sweep.sweeps.plan import Action, plan_run
+    from wgan_sweep.sweeps.plan import Action, Planner
 
     launcher = cast("Launcher", objects.make(requested.config.launch, "launch"))
     archived = archived_records([requested])
-    planned = plan_run(requested, launcher.device, archived.get(requested.run_id))
+    planned = Planner(launcher.device)(requested, archived.get(requested.run_id))
     if planned.action is Action.REFUSE:
         raise InputError(planned.reason)
     (outcome,) = launch_missing(launcher, [requested], archived, state.display, state.should_stop)
@@ -132,7 +132,7 @@ class SweepLauncher(HydraLauncher):
         requested, problems = self._compose([list(overrides) for overrides in job_overrides])
         from wgan_sweep.report.figures import make_figure
         from wgan_sweep.sweeps.archived import archived_records, launch_missing
-        from wgan_sweep.sweeps.plan import Action, describe_plan, plan_run
+        from wgan_sweep.sweeps.plan import Action, Planner, describe_plan
 
         launcher = cast("Launcher", objects.make(plain(self._config.launch), "launch"))
         make_figure(plain(self._config.figure))
@@ -143,8 +143,9 @@ class SweepLauncher(HydraLauncher):
             sys.exit(1 if problems else 0)
         if self._searches and any(run.config.scorer.get("_target_") is None for run in requested):
             raise InputError("a search minimises a metric, but scorer=none gives none: choose a scorer")
+        plan_run = Planner(launcher.device)
         for run in requested:
-            planned = plan_run(run, launcher.device, archived.get(run.run_id))
+            planned = plan_run(run, archived.get(run.run_id))
             if planned.action is Action.REFUSE:
                 problems[run.overrides] = f"{' '.join(run.overrides)}: {planned.reason}"
         if problems and initial_job_idx == 0:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 
-from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.report.text import markdown
-from wgan_sweep.runs.build import check
+from wgan_sweep.runs.build import Checker
 from wgan_sweep.runs.directory import find_runs
 from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.lock import lock_owner
@@ -47,52 +46,66 @@ class PlannedRun:
     """Number of real images that the critic would be trained on."""
 
 
-def plan_run(requested: RequestedRun, device: torch.device | None = None, archived: Record | None = None) -> PlannedRun:
-    """Return what is missing of a run. Nothing is written.
+class Planner:
+    """Tells what a command would do with each run. What several runs share is checked once.
 
     Args:
-        requested: The run.
-        device: Where the run will compute, if not on this machine.
-        archived: Its record in the archive that its config names, if the archive has it.
+        device: Where the runs will compute, if not on this machine.
     """
-    config, run_id = requested.config, requested.run_id
-    try:
-        record = requested.directory.read_record()
-        if record is not None:
-            check_same_science(requested.directory.path, record.science, requested.identity.science)
-            if is_finished(record, config):
-                return PlannedRun(run_id, Action.SKIP, f"{record.status} at step {record.step}")
-        if archived is not None and is_done_in_archive(requested, archived):
-            return PlannedRun(run_id, Action.ARCHIVED, f"{archived.status} at step {archived.step} in {config.archive}")
-        check(config, device)
-        make_figure(config.figure)
-    except InputError as error:
-        return PlannedRun(run_id, Action.REFUSE, str(error))
-    done = 0 if record is None else record.step
-    images = max(0, config.train.steps - done) * config.train.n_critic * config.train.batch_size
-    if (owner := lock_owner(requested.directory.lock)) is not None:
-        return PlannedRun(run_id, Action.WAIT, f"{owner} holds it", images)
-    if done == 0:
-        return PlannedRun(run_id, Action.TRAIN, why_trained_anew(requested, archived), images)
-    if images:
-        return PlannedRun(run_id, Action.RESUME, f"at step {done}", images)
-    has_scores = record is not None and bool(record.scores)
-    return PlannedRun(run_id, Action.SCORE, "with another scorer" if has_scores else "the last step has no scores")
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._check = Checker(device)
+        self._figures: set[str] = set()
+        """The values of the options that can be made."""
+
+    def __call__(self, requested: RequestedRun, archived: Record | None = None) -> PlannedRun:
+        """Return what is missing of a run. Nothing is written.
+
+        Args:
+            requested: The run.
+            archived: Its record in the archive that its config names, if the archive has it.
+        """
+        config, run_id = requested.config, requested.run_id
+        try:
+            record = requested.directory.read_record()
+            if record is not None:
+                check_same_science(requested.directory.path, record.science, requested.identity.science)
+                if is_finished(record, config):
+                    return PlannedRun(run_id, Action.SKIP, f"{record.status} at step {record.step}")
+            if archived is not None and is_done_in_archive(requested, archived):
+                where = f"at step {archived.step} in {config.archive}"
+                return PlannedRun(run_id, Action.ARCHIVED, f"{archived.status} {where}")
+            self._check(config)
+            if (figure := repr(config.figure)) not in self._figures:
+                make_figure(config.figure)
+                self._figures.add(figure)
+        except InputError as error:
+            return PlannedRun(run_id, Action.REFUSE, str(error))
+        done = 0 if record is None else record.step
+        images = max(0, config.train.steps - done) * config.train.n_critic * config.train.batch_size
+        if (owner := lock_owner(requested.directory.lock)) is not None:
+            return PlannedRun(run_id, Action.WAIT, f"{owner} holds it", images)
+        if done == 0:
+            return PlannedRun(run_id, Action.TRAIN, why_trained_anew(requested, archived), images)
+        if images:
+            return PlannedRun(run_id, Action.RESUME, f"at step {done}", images)
+        has_scores = record is not None and bool(record.scores)
+        return PlannedRun(run_id, Action.SCORE, "with another scorer" if has_scores else "the last step has no scores")
 
 
-def _is_similar(record: Record, config: Config) -> bool:
-    choices = record.config.get("choices", {})
-    return all(choices.get(group) == config.choices.get(group) for group in ("loss", "constraint", "model", "data"))
+GROUPS_OF_PACE = ("loss", "constraint", "model", "data")
+"""Runs of the same options of these groups take about the same time per image."""
 
 
-def seconds_per_image(config: Config, records: Iterable[Record]) -> float | None:
-    """Return the median time per image of earlier runs with the same loss, constraint, model and data, if any."""
-    rates = [
-        record.seconds / record.images_seen
-        for record in records
-        if record.seconds and record.images_seen and _is_similar(record, config)
-    ]
-    return statistics.median(rates) if rates else None
+def seconds_per_image(records: Iterable[Record]) -> dict[tuple[str, ...], float]:
+    """Return the median time per image of earlier runs, by their options of `GROUPS_OF_PACE`."""
+    rates: dict[tuple[str, ...], list[float]] = {}
+    for record in records:
+        if record.seconds and record.images_seen:
+            choices = record.config.get("choices", {})
+            options = tuple(str(choices.get(group)) for group in GROUPS_OF_PACE)
+            rates.setdefault(options, []).append(record.seconds / record.images_seen)
+    return {options: statistics.median(values) for options, values in rates.items()}
 
 
 def describe_plan(
@@ -108,8 +121,10 @@ def describe_plan(
     configs = [run.config for run in requested]
     runs = Path(configs[0].runs) if configs else Path()
     records = find_runs(runs)[0] if configs and runs.is_dir() else []
-    planned = [plan_run(run, device, archived.get(run.run_id)) for run in requested]
-    paces = [seconds_per_image(config, records) for config in configs]
+    plan_run = Planner(device)
+    planned = [plan_run(run, archived.get(run.run_id)) for run in requested]
+    known_paces = seconds_per_image(records)
+    paces = [known_paces.get(tuple(str(config.choices.get(group)) for group in GROUPS_OF_PACE)) for config in configs]
     times = [pace * run.images if pace is not None else None for run, pace in zip(planned, paces, strict=True)]
     rows = [
         [
