@@ -35,13 +35,13 @@ def sets(cache: Path, tmp_path: Path, mnist: np.ndarray) -> tuple[Path, Path]:
 
 
 def score(capsys, *arguments: object) -> dict:
-    main([*map(str, arguments), "--feature", "64", "--device", "cpu", "--json"])
+    main([*map(str, arguments), "--layer", "64", "--device", "cpu", "--json"])
     return json.loads(capsys.readouterr().out)
 
 
 def error_message(*arguments: object) -> str:
     with pytest.raises(SystemExit) as exit_info:
-        main(["--feature", "64", "--device", "cpu", *map(str, arguments)])
+        main(["--layer", "64", "--device", "cpu", *map(str, arguments)])
     return str(exit_info.value)
 
 
@@ -128,7 +128,7 @@ def test_several_metrics_and_a_picture_of_nearest_images(sets, capsys, mnist, tm
     real, _ = sets
     np.savez(tmp_path / "copies.npz", images=np.concatenate([mnist[100:110], mnist[5:7]]))
     arguments = [str(real), str(tmp_path / "copies.npz"), "--metrics", "fid,kid,precision,recall"]
-    arguments += ["--kid-subset-size", "10", "--feature", "64", "--device", "cpu"]
+    arguments += ["--kid-subset-size", "10", "--layer", "64", "--device", "cpu"]
     main([*arguments, "--neighbours", str(tmp_path / "n.png")])
     output = capsys.readouterr().out
     for name in ("fid", "kid", "kid_sd", "precision", "recall", "nearest_real", "copied"):
@@ -145,7 +145,7 @@ def test_several_metrics_and_a_picture_of_nearest_images(sets, capsys, mnist, tm
 def test_statistics_of_another_feature_space_are_refused(sets, tmp_path: Path, capsys) -> None:
     score(capsys, *sets, "--save", tmp_path / "s.npz")
     with pytest.raises(SystemExit) as exit_info:
-        main([str(tmp_path / "s.npz"), str(sets[1]), "--feature", "192", "--device", "cpu"])
+        main([str(tmp_path / "s.npz"), str(sets[1]), "--layer", "192", "--device", "cpu"])
     assert "computed in InceptionV3 64" in str(exit_info.value)
     np.savez(tmp_path / "ttur.npz", mu=np.zeros(5), sigma=np.eye(5))
     assert "5 and of 64 dimensions" in error_message(tmp_path / "ttur.npz", sets[1])
@@ -239,7 +239,7 @@ def test_scores_are_printed_before_files_are_written(sets, monkeypatch, capsys, 
 
     monkeypatch.setattr(Statistics, "save", fail)
     with pytest.raises(SystemExit, match="No space left"):
-        main([*map(str, sets), "--feature", "64", "--device", "cpu", "--save", str(tmp_path / "s.npz")])
+        main([*map(str, sets), "--layer", "64", "--device", "cpu", "--save", str(tmp_path / "s.npz")])
     assert "| fid " in capsys.readouterr().out
 
 
@@ -260,14 +260,14 @@ def test_what_is_dropped_from_pictures_is_said(sets, mnist, capsys, tmp_path: Pa
     result = score(capsys, sets[0], folder)
     assert result["scores"] == score(capsys, *sets)["scores"]
     assert result["notes"] == [f"30 pictures in {folder}: 4 of 30 pictures have 16 bits, of which the upper 8 are used"]
-    main([str(sets[0]), str(folder), "--feature", "64", "--device", "cpu"])
+    main([str(sets[0]), str(folder), "--layer", "64", "--device", "cpu"])
     assert result["notes"][0] in capsys.readouterr().out
 
 
 OPTIONS = {
     "--metrics": ["fid", "kid", "fid,precision", "inception_score", "memorisation", "", ",", "fid,lpips"],
     "--features": ["inception"],
-    "--feature": ["64", "192", "65"],
+    "--layer": ["64", "192", "65", "x"],
     "--num-samples": ["-1", "0", "2", "20"],
     "--seed": ["0", "-5", str(2**70)],
     "--kid-subset-size": ["-1", "0", "1", "2", "10", str(10**9)],

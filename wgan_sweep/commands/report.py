@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from wgan_sweep.commands.options import add_common_options
 from wgan_sweep.common.files import check_output
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import METRIC_NAMES, Report, group_runs, shown_metric
@@ -85,6 +86,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--entity", help="W&B user or team (default: the runs' entity, else your default entity)")
     parser.add_argument("--jobs", type=int, default=4, help="concurrent uploads (default: 4)")
     parser.add_argument("--watch", action="store_true", help="show a live table of the runs until Ctrl-C")
+    add_common_options(parser)
     return parser.parse_args(arguments)
 
 

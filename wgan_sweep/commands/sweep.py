@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from wgan_sweep.commands.init import write_template
+from wgan_sweep.commands.options import VERSION
 from wgan_sweep.config import folders, objects, refusals, schema
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps import config_of_run, hydra_launcher
@@ -126,6 +127,9 @@ class SweepCallback(Callback):
 
 def main() -> None:
     """Run ``wgan-sweep``."""
+    if "--version" in sys.argv[1:]:  # Hydra's flag prints the version of Hydra
+        sys.stdout.write(f"{VERSION}\n")
+        return
     state.handle_signals()
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on
