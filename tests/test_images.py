@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from wgan_sweep.common.images import grid, png, to_range, to_uint8, with_description
+from wgan_sweep.common.images import grid, to_range, to_uint8
+from wgan_sweep.common.pictures import png, with_description
 
 
 def test_converting_every_level_to_the_range_and_back_changes_nothing() -> None:

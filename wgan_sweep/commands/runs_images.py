@@ -98,7 +98,8 @@ def _sample(options: argparse.Namespace) -> bool:
 
     from wgan_sweep.common.devices import find_device
     from wgan_sweep.common.files import write
-    from wgan_sweep.common.images import grid, png
+    from wgan_sweep.common.images import grid
+    from wgan_sweep.common.pictures import png
     from wgan_sweep.common.progress import show_progress
     from wgan_sweep.common.ranges import Count, check_value
     from wgan_sweep.data.writing import check_destination, write_samples

@@ -12,7 +12,7 @@ import torch
 
 from wgan_sweep.common.devices import find_device
 from wgan_sweep.common.files import check_output, write
-from wgan_sweep.common.images import png
+from wgan_sweep.common.pictures import png
 from wgan_sweep.common.ranges import LARGEST_INT, Count, Range, check_value
 from wgan_sweep.config import folders, objects
 from wgan_sweep.config.documents import read_yaml

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from os import PathLike
 from typing import Annotated, Any, Literal
 
@@ -75,9 +76,10 @@ def check_value(value: Any, hint: Any, key: str) -> None:
         raise InputError(f"{key} must be {describe(hint)}, got {shown(value)}")
     _check_finite(value, key)
     for part in _parts(hint):
-        if typing.get_origin(part) is not Annotated:
+        origin, arguments = _split(part)
+        if origin is not Annotated:
             continue
-        base, *metadata = typing.get_args(part)
+        base, *metadata = arguments
         for allowed in metadata:
             if isinstance(allowed, Range) and _fits(value, base) and not allowed.holds(value):
                 remedy = f"; {allowed.remedy}" if allowed.remedy else ""
@@ -88,7 +90,7 @@ def check_value(value: Any, hint: Any, key: str) -> None:
 def _check_items(value: Any, hint: Any, key: str) -> None:
     """Check the items of a list or a mapping, if a hint gives their type."""
     for part in _parts(hint):
-        origin, arguments = typing.get_origin(part), typing.get_args(part)
+        origin, arguments = _split(part)
         if isinstance(value, list) and origin is list:
             for index, item in enumerate(value):
                 check_value(item, arguments[0], f"{key}[{index}]")
@@ -109,12 +111,26 @@ def _check_finite(value: Any, key: str) -> None:
 
 def _parts(hint: Any) -> tuple[Any, ...]:
     """Return the members of a union, or the hint itself."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    origin, arguments = _split(hint)
+    return arguments if origin in (types.UnionType, typing.Union) else (hint,)
+
+
+def _split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the origin and the arguments of a type hint; of equal unions, those of the first one."""
+    try:
+        return _split_once(hint)
+    except TypeError:  # its metadata cannot be hashed
+        return typing.get_origin(hint), typing.get_args(hint)
+
+
+@lru_cache(maxsize=4096)
+def _split_once(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Return whether a plain value has the type of a hint."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin, arguments = _split(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
     if origin is Annotated:

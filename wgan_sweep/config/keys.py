@@ -7,6 +7,7 @@ again are all derived from this table.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 
@@ -91,20 +92,21 @@ KEYS = (
     Key("choices", Role.PRESENTATION),  # the names of the options; their values are what counts
 )
 """Every key, once. A key without an entry of its own follows the nearest one above it."""
+_BY_NAME = {key.name: key for key in KEYS}
 
 
+@lru_cache(maxsize=4096)
 def find_key(name: str) -> Key:
     """Return the table's entry for a key, or for the nearest key above it.
 
     A key below no entry (of a later version's config) counts as science: it may have decided the result.
     """
-    entries = {key.name: key for key in KEYS}
     candidate = name
-    while candidate not in entries:
+    while candidate not in _BY_NAME:
         candidate, dot, _ = candidate.rpartition(".")
         if not dot:
             return Key(name, Role.SCIENCE)
-    return entries[candidate]
+    return _BY_NAME[candidate]
 
 
 def role_of(name: str) -> Role:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wgan_sweep.common.images import PICTURE_ERRORS
+from wgan_sweep.common.pictures import PICTURE_ERRORS
 from wgan_sweep.errors import InputError, one_line
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})

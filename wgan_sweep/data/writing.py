@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from wgan_sweep.common.files import check_output, check_writable, replacing, umask
-from wgan_sweep.common.images import png
+from wgan_sweep.common.pictures import png
 from wgan_sweep.data.pictures import SUFFIXES
 from wgan_sweep.data.store import write_npy_header
 from wgan_sweep.errors import InputError

@@ -5,6 +5,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN, coordinates
@@ -29,7 +30,11 @@ def axes(records: Sequence[Record]) -> list[str]:
     These are the keys that differ and that were overridden, followed by as few other differing keys as are needed to
     separate the remaining runs. The optimizer that a loss selects, for example, is not an axis.
     """
-    points = [coordinates(record) for record in records]
+    return _axes(records, [coordinates(record) for record in records])
+
+
+def _axes(records: Sequence[Record], points: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the axes on which runs with these coordinates differ."""
     keys = list(dict.fromkeys(key for point in points for key in point))
     varying = [key for key in keys if len({point.get(key) for point in points}) > 1]
     overridden = set().union(*(_overridden_keys(record) for record in records)) if records else set()
@@ -58,16 +63,13 @@ class Cell:
     metric: str = "fid"
     """The metric that is shown."""
 
-    @property
-    def _records_with_value(self) -> list[Record]:
-        return [
-            r for r in self.records if r.status == Status.DONE and math.isfinite(r.scores.get(self.metric, math.nan))
-        ]
+    def _has_value(self, record: Record) -> bool:
+        return record.status == Status.DONE and math.isfinite(record.scores.get(self.metric, math.nan))
 
     @property
     def values(self) -> list[float]:
         """Metric values of the finished runs."""
-        return [record.scores[self.metric] for record in self._records_with_value]
+        return [record.scores[self.metric] for record in self.records if self._has_value(record)]
 
     @property
     def mean(self) -> float | None:
@@ -82,7 +84,7 @@ class Cell:
     @property
     def counts_without_value(self) -> dict[str, int]:
         """Number of runs without a value, by status; finished runs without a value count as ``unscored``."""
-        records = [r for r in self.records if r not in self._records_with_value]
+        records = [record for record in self.records if not self._has_value(record)]
         return dict(Counter("unscored" if r.status == Status.DONE else str(r.status) for r in records))
 
     def text(self) -> str:
@@ -112,11 +114,6 @@ def shown_metric(records: Sequence[Record], metric: str | None) -> str:
     return metric or selection_metric(names) or SELECTION_METRICS[0]
 
 
-def _key(record: Record, axes: Sequence[str]) -> Key:
-    values = coordinates(record)
-    return tuple(values.get(axis, NO_VALUE) for axis in axes)
-
-
 @dataclass(frozen=True)
 class Report:
     """Runs, grouped into cells."""
@@ -131,7 +128,11 @@ class Report:
 
     def key(self, record: Record) -> Key:
         """Return the key of the cell that a run belongs to."""
-        return _key(record, self.axes)
+        return self._keys[id(record)]
+
+    @cached_property
+    def _keys(self) -> dict[int, Key]:
+        return {id(record): key for key, cell in self.cells.items() for record in cell.records}
 
     def values(self, axis: int) -> list[str]:
         """Return the values on an axis: numbers in rising order, options in the order of their first runs."""
@@ -148,9 +149,10 @@ def group_runs(records: Sequence[Record], metric: str | None = None) -> Report:
         metric: The metric to show; by default the selection metric of the runs (FID if any run has one).
     """
     metric = shown_metric(records, metric)
-    varying_axes = axes(records)
+    points = [coordinates(record) for record in records]
+    varying_axes = _axes(records, points)
     members: dict[Key, list[Record]] = {}
-    for record in records:
-        members.setdefault(_key(record, varying_axes), []).append(record)
+    for record, point in zip(records, points, strict=True):
+        members.setdefault(tuple(point.get(axis, NO_VALUE) for axis in varying_axes), []).append(record)
     cells = {key: Cell(tuple(cell_records), metric) for key, cell_records in members.items()}
     return Report(varying_axes, cells, list(records), metric)

@@ -53,17 +53,20 @@ def run_rows(report: Report) -> list[dict[str, Any]]:
 
 def learning_curves(record: Record, directory: RunDir) -> dict[str, list[list[float]]]:
     """Return the learning curves of a run, by metric: lists of ``[images seen, value]``, thinned."""
-    names = {*CURVE_METRICS, *(name for name in METRIC_NAMES if name in record.scores or name in record.best)}
-    points_by_name: dict[str, list[list[float]]] = {}
-    for line in directory.read_metrics():
-        if FINAL in line:  # measured by the final scorer, on another scale
-            continue
-        for name in (name for name in names & line.keys() if math.isfinite(line[name])):
-            points_by_name.setdefault(name, []).append([line.get("images_seen", 0), float(f"{line[name]:.5g}")])
-    return {name: _thinned(points) for name, points in points_by_name.items()}
+    names = [*CURVE_METRICS, *(name for name in METRIC_NAMES if name in record.scores or name in record.best)]
+    lines = [line for line in directory.read_metrics() if FINAL not in line]  # the final scorer's: on another scale
+    curves = {
+        name: [(line.get("images_seen", 0), line[name]) for line in lines if math.isfinite(line.get(name, math.nan))]
+        for name in names
+    }
+    return {
+        name: [[images, float(f"{value:.5g}")] for images, value in _thinned(points)]
+        for name, points in curves.items()
+        if points
+    }
 
 
-def _thinned(points: Sequence[list[float]]) -> list[list[float]]:
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     stride = -(-len(points) // MAX_CURVE_POINTS)
     return [point for index, point in enumerate(points) if (len(points) - 1 - index) % stride == 0]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from wgan_sweep.common.images import open_picture
+from wgan_sweep.common.pictures import open_picture
 from wgan_sweep.report.cells import METRIC_NAMES, Report, group_runs
 from wgan_sweep.report.text import SweepSummary, to_markdown
 from wgan_sweep.runs.coordinates import coordinates

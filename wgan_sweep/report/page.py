@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from wgan_sweep.common.images import open_thumbnail
+from wgan_sweep.common.pictures import open_thumbnail
 from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims
 from wgan_sweep.report.cells import METRIC_NAMES, Report
@@ -75,7 +75,11 @@ def _entry(report: Report, record: Record, runs: Path) -> dict[str, Any]:
 
 def _for_script(value: Mapping[str, Any]) -> str:
     """Return JSON that is safe inside a script element."""
-    return json.dumps(finite(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # a number that is not finite
+        text = json.dumps(finite(value), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
 
 
 def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: str) -> str:

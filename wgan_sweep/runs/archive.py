@@ -108,7 +108,7 @@ class ArchivedRun:
 
 
 def _reduced_samples(directory: RunDir) -> Samples | None:
-    from wgan_sweep.common.images import open_thumbnail
+    from wgan_sweep.common.pictures import open_thumbnail
 
     path = directory.last_samples()
     thumbnail = None if path is None else open_thumbnail(path)

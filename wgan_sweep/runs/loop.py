@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgan_sweep.common.images import png
+from wgan_sweep.common.pictures import png
 from wgan_sweep.common.progress import RunProgress
 from wgan_sweep.config.schema import Config
 from wgan_sweep.config.schema import replicas as replicas_of

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from wgan_sweep.common.images import open_picture
+from wgan_sweep.common.pictures import open_picture
 from wgan_sweep.config import objects
 from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.config.schema import Config

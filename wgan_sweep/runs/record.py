@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Any, Self, get_type_hints
 
 from wgan_sweep.common.ranges import check_value
@@ -85,6 +86,11 @@ class EarlierScores:
         return cls(**{key: values[key] for key in hints})
 
 
+@cache
+def _hints(record: Any) -> dict[str, Any]:
+    return get_type_hints(record)
+
+
 @dataclass
 class Record:
     """The state of a run, as ``record.json`` holds it."""
@@ -153,7 +159,7 @@ class Record:
         """
         if not isinstance(values, dict):
             raise TypeError("it holds no mapping")
-        hints = {name: hint for name, hint in get_type_hints(cls).items() if name in values}
+        hints = {name: hint for name, hint in _hints(cls).items() if name in values}
         record = cls(**{name: values[name] for name in hints})
         if "format" not in values:
             raise OutdatedRecordError("it was written by wgan-sweep 0.1, whose run ids mean something else")

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from wgan_sweep.common.files import remove_leftovers, write
-from wgan_sweep.common.images import with_description
+from wgan_sweep.common.pictures import with_description
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.runs.directory import RunDir

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wgan_sweep.common.images import open_picture
+from wgan_sweep.common.pictures import open_picture
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.directory import RunDir
