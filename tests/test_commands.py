@@ -1,5 +1,6 @@
 """Options that all commands have, and options that were renamed."""
 
+import re
 import sys
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -8,8 +9,10 @@ import pytest
 
 from wgan_sweep.commands import report, score, sweep
 from wgan_sweep.commands.scores import _feature_space
+from wgan_sweep.config import help as help_text
 from wgan_sweep.config import objects
-from wgan_sweep.config.catalogue import options
+from wgan_sweep.config.catalogue import conf_dir, option_keys, options, schema_keys
+from wgan_sweep.config.schema import Config
 from wgan_sweep.scoring.metrics import METRICS
 
 
@@ -37,3 +40,32 @@ def test_the_feature_spaces_and_metrics_of_wgan_score_are_those_of_the_config(ma
     expected = objects.make(make("features.layer=64").features, "features")
     assert _feature_space(SimpleNamespace(features="inception", layer=64, weights=None)) == expected
     assert set(options()["metric"]) == set(METRICS)  # named in the help
+
+
+def test_the_help_has_a_line_for_every_option_and_key_of_the_package_and_of_the_user(tmp_path) -> None:
+    mine = tmp_path / "loss" / "mine.yaml"
+    mine.parent.mkdir()
+    mine.write_text("# A loss of mine. More on it.\n_target_: my_losses.mine\nmargin: 0.5   # how far it reaches\n")
+    text = help_text.describe([conf_dir(), tmp_path], {"loss": "mine"})
+    paragraphs = {part.partition("=")[0]: part for part in text.split("\n\n")}
+    for group, names in options().items():
+        for name in names:
+            entry = re.search(rf"^  {name}  +\S.*$", paragraphs[group], re.MULTILINE)
+            assert entry, f"{group}={name} has no comment that explains it"
+    assert re.search(r"^  mine +A loss of mine$", paragraphs["loss"], re.MULTILINE)
+    assert "loss=...  (default: mine)" in text
+    assert re.search(r"^  loss\.margin=0\.5 +how far it reaches$", text, re.MULTILINE)
+    shown = set(re.findall(r"^  ([\w.]+)=", text, re.MULTILINE))
+    own = {
+        key
+        for group in options()
+        if group != "experiment"
+        for name in options()[group]
+        for key in option_keys(group, name)
+        if key.startswith(f"{group}.") and "_partial_" not in key
+    }
+    assert {
+        key for key in own if not any(other.startswith(f"{key}.") or key.startswith(f"{other}.") for other in shown)
+    } <= shown
+    assert {key for key in schema_keys(Config) if key.startswith("train.")} <= shown
+    assert not [line for line in text.splitlines() if len(line) > 80]

@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wgan_sweep.common.ranges import LARGEST_INT, Count, NonEmpty, Range, check_value, shown
-from wgan_sweep.config import folders
+from wgan_sweep.config import folders, help  # noqa: A004
 from wgan_sweep.config.catalogue import unknown_key
 from wgan_sweep.config.documents import dump_yaml, read_resolved_yaml
 from wgan_sweep.config.folders import conf_dir as conf_dir
@@ -92,7 +92,8 @@ def replicas(config: Config) -> int:
 
 
 def register() -> None:
-    """Register the schema, the launcher and the folders of options with Hydra."""
+    """Register the schema, the launcher, the folders of options and the help with Hydra."""
+    help.register()
     store = ConfigStore.instance()
     # Without types: `finalise` checks them, and names the key and the value.
     untyped = OmegaConf.to_container(OmegaConf.structured(Config), resolve=False)
