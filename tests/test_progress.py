@@ -66,3 +66,32 @@ def test_the_number_of_items_is_shown_on_a_log_and_on_a_terminal(monkeypatch) ->
         console = Console(file=out, force_terminal=terminal, width=80)
         assert list(progress.show_progress([[0] * 7, [0] * 2], 9, "real", console)) == [[0] * 7, [0] * 2]
         assert words in out.getvalue()
+
+
+def test_a_log_and_the_bar_of_a_sweep_say_how_many_runs_are_complete_and_the_time_left(monkeypatch) -> None:
+    """Four runs: the first one was complete before, each other one takes 100 s."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    clock: list[float] = []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[-1])
+    for terminal in (False, True):
+        clock.append(1000.0)
+        shown, out = display(terminal)
+        shown.sweep(4)
+        for seconds in (0.0, 100.0, 100.0, 100.0):
+            with shown.run("a run", 10) as run:
+                clock.append(clock[-1] + seconds)
+                run.summary = "done"
+            if terminal:
+                shown._live.refresh()
+        shown.close()
+        text = out.getvalue()
+        for words in ("about 0:03:20 left", "about 0:01:40 left"):
+            assert words in text
+        if not terminal:
+            lines = [line for line in text.splitlines() if line.startswith("sweep")]
+            assert lines[0] == "sweep  1 of 4 runs"
+            assert lines[1:] == [
+                "sweep  2 of 4 runs  about 0:03:20 left",
+                "sweep  3 of 4 runs  about 0:01:40 left",
+                "sweep  4 of 4 runs",
+            ]

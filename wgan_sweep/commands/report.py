@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wgan_sweep.commands.options import add_common_options
+from wgan_sweep.common.announcing import announce
 from wgan_sweep.common.files import check_output
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import METRIC_NAMES, Report, group_runs, shown_metric
@@ -139,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         if options.output is not None:
             check_output(options.output, "--output")
+        announce(f"wgan-report: reading {' '.join(map(str, options.runs))}")
         with opened(options.runs) as runs:
             is_complete = _report(runs, options)
     except InputError as error:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from wgan_sweep.commands.init import write_template
 from wgan_sweep.commands.options import VERSION
+from wgan_sweep.common.announcing import announce
 from wgan_sweep.config import folders, objects, refusals, schema
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps import config_of_run, hydra_launcher
@@ -38,6 +39,7 @@ INTERRUPTED = "wgan-sweep: interrupted; run the same command again to resume fro
 
 def _run_job(composed: DictConfig) -> float | None:
     """Complete one run: a single one, or one of a sweep under another Hydra launcher than this package's."""
+    announce("wgan-sweep: checking the run")
     from wgan_sweep.runs.record import Status
     from wgan_sweep.sweeps.archived import archived_records, launch_missing
     from wgan_sweep.sweeps.launching import Launcher, RequestedRun, run_when_unlocked

@@ -12,6 +12,8 @@ from wgan_sweep.errors import InputError, RunLockedError
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often progress is written where there are no bars."""
+SHORTEST_RUN = 0.5
+"""Seconds; a run that takes less was complete before."""
 
 
 def _describe(values: Mapping[str, float], rate: float | None, seconds_left: float | None) -> str:
@@ -150,6 +152,32 @@ class RunProgress:
         self._display.line(f"{self._label}  {text}")
 
 
+class _Pace:
+    """How many runs of a sweep are complete, and when the others will be.
+
+    Runs that were complete before take no time, and do not count in the estimate.
+    """
+
+    def __init__(self) -> None:
+        self.done = self.total = 0
+        self._previous = time.monotonic()
+        self._seconds, self._trained = 0.0, 0
+
+    def complete_one(self) -> None:
+        """Count a run that is complete."""
+        self.done += 1
+        now = time.monotonic()
+        seconds, self._previous = now - self._previous, now
+        if seconds >= SHORTEST_RUN:
+            self._seconds, self._trained = self._seconds + seconds, self._trained + 1
+
+    def __str__(self) -> str:
+        if not self._trained or self.done >= self.total:
+            return ""
+        seconds = (self.total - self.done) * self._seconds / self._trained
+        return f"about {timedelta(seconds=round(seconds))} left"
+
+
 class Display:
     """Shows a bar for the sweep and one per run on a terminal; writes lines to anything else.
 
@@ -162,6 +190,8 @@ class Display:
         self.console = console or Console(stderr=True, quiet=quiet)
         self._live: Progress | None = None
         self._sweep: TaskID | None = None
+        self._pace: _Pace | None = None
+        self._last_line = time.monotonic()
 
     def _progress(self) -> Progress | None:
         if self._live is None and self.console.is_terminal:
@@ -178,6 +208,8 @@ class Display:
 
     def sweep(self, total: int) -> None:
         """Show a bar for a sweep of `total` runs, until `close`. Another call adds runs."""
+        self._pace = self._pace or _Pace()
+        self._pace.total += total
         if progress := self._progress():
             if self._sweep is None:
                 self._sweep = progress.add_task("sweep", total=0, text="runs")
@@ -200,12 +232,21 @@ class Display:
 
     def remove_bar(self, task: TaskID | None, *, completed: bool = True) -> None:
         """Remove the bar of a run, and advance the bar of the sweep if the run is completed."""
+        if self._pace is not None and completed:
+            self._pace.complete_one()
+            self._show_pace(self._pace)
         if self._live and task is not None:
             self._live.remove_task(task)
             if self._sweep is None:
                 self.close()
-            elif completed:
-                self._live.advance(self._sweep)
+
+    def _show_pace(self, pace: _Pace) -> None:
+        """Show how many runs of the sweep are complete."""
+        if self._live and self._sweep is not None:
+            self._live.update(self._sweep, completed=pace.done, text=f"runs  {pace}")
+        elif self._live is None and pace.total > 1 and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.line(f"sweep  {pace.done} of {pace.total} runs  {pace}".rstrip())
 
     def line(self, text: str) -> None:
         """Write a line."""
@@ -220,7 +261,7 @@ class Display:
         """Remove all bars."""
         if self._live:
             self._live.stop()
-        self._live = self._sweep = None
+        self._live = self._sweep = self._pace = None
 
 
 class RemoteDisplay:

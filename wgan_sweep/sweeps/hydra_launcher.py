@@ -16,6 +16,7 @@ from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from wgan_sweep.common.announcing import announce
 from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.ranges import NonEmpty, check_value
 from wgan_sweep.config import objects, schema
@@ -129,6 +130,7 @@ class SweepLauncher(HydraLauncher):
         Raises:
             InputError: if nothing can start.
         """
+        announce(f"wgan-sweep: checking {len(job_overrides)} run{'s' * (len(job_overrides) > 1)}")
         requested, problems = self._compose([list(overrides) for overrides in job_overrides])
         from wgan_sweep.report.figures import make_figure
         from wgan_sweep.sweeps.archived import archived_records, launch_missing
