@@ -173,7 +173,7 @@ def minibatch_deviation(m: nn.Module, x: Tensor) -> Tensor:
 
 def minibatch_similarity(m: nn.Module, x: Tensor) -> Tensor:
     h = m.first(x).flatten(1)
-    return torch.cat([h, (-torch.cdist(h, h, p=1.0)).exp().sum(1, keepdim=True)], 1)
+    return torch.cat([h, (-(h[:, None] - h).abs().sum(2)).exp().sum(1, keepdim=True)], 1)
 
 
 def standardised_weight(m: nn.Module, x: Tensor) -> Tensor:

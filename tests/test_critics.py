@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -220,7 +221,8 @@ def test_a_critic_whose_norms_do_not_depend_on_its_parameters_is_compared() -> N
 
 
 FAST_STATUS = "fast double backward"
-REASON = "RuntimeError: The differentiated Tensor at index 0 appears to not have been used in the graph"
+REASON = r"RuntimeError: .*differentiated Tensor.* appears to not have been used in the graph"
+"""In the words of several versions of torch."""
 
 
 @pytest.fixture
@@ -255,8 +257,8 @@ def test_a_critic_that_the_fast_rules_do_not_fit_is_trained_by_double_backward(
     with caplog.at_level(logging.WARNING):
         run(trainer, 1)
     (message,) = (record.getMessage() for record in caplog.records)
-    assert message.startswith(f"gradient terms use plain double backward: {REASON}")
-    assert trainer.execution["gradient term"].startswith(f"double backward ({REASON}")
+    assert re.match(f"gradient terms use plain double backward: {REASON}", message)
+    assert re.match(rf"double backward \({REASON}", trainer.execution["gradient term"])
     assert trainer.execution.get("critic's gradient", "compiled") == "compiled"
     x = points.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-
 def to_range(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Map uint8 images to [-1, 1]: 0 to -1, 255 to 1.
 

@@ -43,7 +43,8 @@ def _read_release(path: Path) -> dict[str, Tensor]:
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch announces the end of torch.jit.load
+        for category in (FutureWarning, DeprecationWarning):  # torch announces the end of torch.jit.load
+            warnings.simplefilter("ignore", category)
         state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
     return state
 

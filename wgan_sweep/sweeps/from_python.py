@@ -33,7 +33,7 @@ from wgan_sweep.sweeps import hydra_launcher
 from wgan_sweep.sweeps.compose import task_overrides
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
 from wgan_sweep.sweeps.local import Local
-from wgan_sweep.sweeps.plan import Action, plan_run
+from wgan_sweep.sweeps.plan import Action, Planner
 from wgan_sweep.sweeps.results import publish_results
 from wgan_sweep.sweeps.state import CommandState, separate_state
 
@@ -132,7 +132,7 @@ def train_run(config: Config, *, shows_progress: bool) -> tuple[RequestedRun, Ou
     with unchanged_process(shows_progress=shows_progress) as state:
         schema.check_ranges(config)
         requested = RequestedRun(copy.deepcopy(config), (), "", None)
-        planned = plan_run(requested)
+        planned = Planner()(requested)
         if planned.action is Action.REFUSE:
             raise InputError(planned.reason)
         (outcome,) = Local()([requested], state.display, state.should_stop)
