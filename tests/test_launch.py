@@ -42,6 +42,10 @@ def test_cores_are_divided_among_no_more_workers_than_runs(make) -> None:
     assert [slot.threads for slot in Parallel(jobs=3).slots(request_runs(make, *["cpu"] * 9), 12)] == [4] * 3
     assert [slot.threads for slot in Parallel(jobs=8).slots(request_runs(make, "cpu", "cpu"), 12)] == [6] * 2
     assert [slot.threads for slot in Parallel().slots(request_runs(make, *["cpu"] * 9), 12)] == [2] * 6
+    for num_cores, threads in ((1, [1]), (2, [1, 1]), (3, [1, 1]), (4, [2, 2]), (6, [2, 2, 2])):
+        slots = Parallel().slots(request_runs(make, *["cpu"] * 9), num_cores)
+        assert [slot.threads for slot in slots] == threads
+    assert len(Parallel(gpus_per_run=2).slots(request_runs(make, "cpu", "cpu"), 2)) == 1
     assert [slot.threads for slot in Parallel(jobs=24).slots(request_runs(make, *["cpu"] * 24), 12)] == [1] * 24
 
 

@@ -11,6 +11,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from wgan_sweep.common.cache import making
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring import collect, weights
@@ -159,6 +160,28 @@ def test_real_statistics_are_computed_once_and_keyed_by_content(cache: Path, mni
         stored.write_bytes(damaged)
         scorer(mnist[:16], feature=64).prepare()
         assert torch.equal(read_statistics(stored).covariance, sound.covariance)
+
+
+def test_preparing_does_not_wait_for_a_process_that_computes_the_same_statistics(
+    cache: Path, mnist: np.ndarray, monkeypatch
+) -> None:
+    scorer(mnist[:16], feature=64).prepare()
+    (stored,) = (cache / "statistics").glob("*.npz")
+    content = stored.read_bytes()
+    stored.unlink()
+    waiting, other = scorer(mnist[:16], feature=64, num_samples=16), scorer(mnist[:16], feature=64, num_real=8)
+    with making(stored, "the statistics"):
+        waiting.prepare()
+        other.prepare()
+        assert len(list((cache / "statistics").glob("*.npz"))) == 1  # of the other images
+        stored.write_bytes(content)
+    reads = []
+    monkeypatch.setattr(collect, "read_statistics", lambda path: reads.append(path) or read_statistics(path))
+    assert waiting(sampler(mnist[:16]))["fid"] == pytest.approx(0, abs=1e-3)
+    assert reads == [stored]
+    stored.unlink()
+    scorer(mnist[:16], feature=64).prepare()  # nobody holds the lock
+    assert stored.exists()
 
 
 def test_statistics_that_cannot_be_cached_are_computed_anyway(

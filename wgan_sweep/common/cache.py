@@ -56,9 +56,26 @@ def cached(path: Path, what: str, read: Callable[[], Content | None], make: Call
         return make() if (content := read()) is None else content
 
 
+def is_being_made(path: Path) -> bool:
+    """Return whether another process makes a cached file at this moment."""
+    lock = _lock_file(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # there is no folder yet, or it cannot be written to
+        return False
+    lock.release()
+    return False
+
+
+def _lock_file(path: Path) -> FileLock:
+    return FileLock(path.with_suffix(".lock"))
+
+
 @contextmanager
 def _lock(path: Path, what: str) -> Iterator[None]:
-    lock = FileLock(path.with_suffix(".lock"))
+    lock = _lock_file(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:

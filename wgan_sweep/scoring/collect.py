@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_sweep.common.cache import cache_dir, cached
+from wgan_sweep.common.cache import cache_dir, cached, is_being_made
 from wgan_sweep.common.files import replacing
 from wgan_sweep.common.progress import log_progress
 from wgan_sweep.data import ImageSet
@@ -92,8 +92,7 @@ def real_features(
         batch_size: Images per forward pass.
         features: Whether to return the features.
     """
-    key = repr((images.digest, space.name, space.network, space.resize, count))
-    path = cache_dir() / "statistics" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+    path = _statistics_path(images, count, space)
 
     def make() -> FeatureSet:
         log.info("computing statistics of %d real images in %s (once per machine)", count, space.name)
@@ -110,6 +109,16 @@ def real_features(
         return computed
 
     return cached(path, "the statistics of the same real images", lambda: _read_cached(path, features=features), make)
+
+
+def real_features_are_being_computed(images: ImageSet, count: int, space: FeatureSpace) -> bool:
+    """Return whether another process computes what `real_features` would compute."""
+    return is_being_made(_statistics_path(images, count, space))
+
+
+def _statistics_path(images: ImageSet, count: int, space: FeatureSpace) -> Path:
+    key = repr((images.digest, space.name, space.network, space.resize, count))
+    return cache_dir() / "statistics" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
 
 
 def _features_path(path: Path) -> Path:

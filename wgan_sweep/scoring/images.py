@@ -11,7 +11,7 @@ from torch import Tensor
 from wgan_sweep.common.ranges import LARGEST_INT, Count, Range
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.collect import collect, real_features
+from wgan_sweep.scoring.collect import collect, real_features, real_features_are_being_computed
 from wgan_sweep.scoring.features import FeatureSpace
 from wgan_sweep.scoring.metrics import FeatureSet, Metric
 from wgan_sweep.scoring.players import Players
@@ -84,8 +84,12 @@ class ImageScorer:
         }
 
     def prepare(self) -> None:
-        """Load or compute the features of the real images, so that errors appear before training."""
-        _ = self._real_features
+        """Load or compute the features of the real images, so that errors appear before training.
+
+        If another process computes them, this one does not wait: it reads them when it scores.
+        """
+        if not real_features_are_being_computed(self._real, self._num_real, self._space):
+            _ = self._real_features
 
     def __call__(self, sample: Callable[[int], Tensor], players: Players | None = None) -> dict[str, float]:  # noqa: ARG002
         """Return metric values by name.

@@ -45,7 +45,8 @@ class Parallel:
 
     Args:
         per_gpu: Concurrent runs on each GPU; each gets an equal part of its memory.
-        jobs: Concurrent runs if there is no GPU; they divide the CPU cores of this command. None for one per two.
+        jobs: Concurrent runs if there is no GPU; they divide the CPU cores of this command. None for one per two
+            cores, and two on two or three cores.
         gpus_per_run: Number of processes that share each batch of a run, each on a separate GPU.
     """
 
@@ -70,7 +71,8 @@ class Parallel:
         elif any(device.startswith("cuda") for device in devices):
             environments = [{}] * self._per_gpu  # all on the GPU that `device` names
         else:
-            environments = [{}] * (self._jobs or max(1, num_cores // (2 * self._gpus_per_run)))
+            cores_per_process = num_cores // self._gpus_per_run
+            environments = [{}] * (self._jobs or max(1, min(2, cores_per_process), cores_per_process // 2))
         environments = environments[: len(requested)]
         threads = max(1, num_cores // len(environments)) if environments else 1
         on_gpus = devices != {"cpu"} and torch.cuda.is_available()
