@@ -305,3 +305,23 @@ def test_a_picture_of_runs_without_a_value_is_refused(tmp_path: Path) -> None:
     write_record(RunDir(tmp_path / item.run_id), item)
     with pytest.raises(SystemExit, match="nothing to draw"):
         command.main([str(tmp_path), "--format", "png", "--output", str(tmp_path / "x.png")])
+
+
+@pytest.mark.parametrize("option", [(), ("--format", "html"), ("--claims",), ("--watch",)])
+def test_a_metric_that_no_run_has_is_refused_with_the_names_of_those_that_exist(tmp_path: Path, option) -> None:
+    for item in grid()[:2]:
+        item.config["scorer"] = {}
+        item.scores["kid"] = 0.1
+        write_record(RunDir(tmp_path / item.run_id), item)
+    with pytest.raises(
+        SystemExit, match="no run has the metric kidd: choose --metric from fid, kid; did you mean kid?"
+    ):
+        command.main([str(tmp_path), "--metric", "kidd", *option])
+
+
+def test_a_metric_can_be_asked_for_before_any_run_is_scored(tmp_path: Path, capsys) -> None:
+    item = record(None, "running")
+    item.config["scorer"] = {}
+    write_record(RunDir(tmp_path / item.run_id), item)
+    command.main([str(tmp_path), "--metric", "kid"])
+    assert "| KID" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from wgan_sweep.commands.options import add_common_options
 from wgan_sweep.common.announcing import announce
 from wgan_sweep.common.files import check_output
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import METRIC_NAMES, Report, group_runs, shown_metric
+from wgan_sweep.report.cells import METRIC_NAMES, Report, check_metric, group_runs, shown_metric
 from wgan_sweep.report.text import to_csv, to_json, to_markdown
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.places import OpenedRuns, opened
@@ -173,6 +173,7 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
     if not records:
         places = ", ".join(map(str, options.runs))
         raise InputError(f"{places} holds no runs: start some with wgan-sweep, or give another folder")
+    check_metric(records, options.metric)
     if options.wandb or options.dashboard:
         failed = options.wandb and _upload(_only_folder(options, "--wandb"), options)
         if options.dashboard:

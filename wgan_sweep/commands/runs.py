@@ -21,7 +21,7 @@ from wgan_sweep.commands.runs_options import (
 from wgan_sweep.common.files import check_output
 from wgan_sweep.common.ranges import Range, check_value
 from wgan_sweep.errors import InputError, RunLockedError, one_line
-from wgan_sweep.report.cells import shown_metric
+from wgan_sweep.report.cells import check_metric, shown_metric
 from wgan_sweep.runs.archive import SUFFIX, write_archive
 from wgan_sweep.runs.directory import find_runs
 from wgan_sweep.runs.record import Status
@@ -46,6 +46,7 @@ def _list(options: argparse.Namespace) -> bool:
 
     with opened_runs(options) as (_, runs, is_complete):
         found = matching(runs, options.filters)
+        check_metric([run.record for run in runs], options.metric)
         metric = shown_metric([run.record for run in found], options.metric)
         found = in_order(found, options.sort, metric)
         if options.json:

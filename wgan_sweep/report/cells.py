@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config.keys import overridden_key
+from wgan_sweep.errors import InputError
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN, coordinates
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status, selection_metric
 
@@ -112,6 +114,20 @@ def shown_metric(records: Sequence[Record], metric: str | None) -> str:
     """Return the metric to show: the requested one, or by default the selection metric of the runs."""
     names = {name: 0.0 for record in records for name in record.scores}
     return metric or selection_metric(names) or SELECTION_METRICS[0]
+
+
+def check_metric(records: Sequence[Record], metric: str | None) -> None:
+    """Check that a requested metric exists, if any run has metrics so far.
+
+    Raises:
+        InputError: if no run has it; the message names those that exist.
+    """
+    names = {name for record in records for name in record.scores} - {*MEASURED_WITH}
+    if metric is not None and names and metric not in names:
+        raise InputError(
+            f"no run has the metric {metric}: choose --metric from {', '.join(sorted(names))}"
+            f"{did_you_mean(metric, names)}"
+        )
 
 
 @dataclass(frozen=True)

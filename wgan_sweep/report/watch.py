@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wgan_sweep.report.cells import METRIC_NAMES, group_runs
+from wgan_sweep.report.cells import METRIC_NAMES, check_metric, group_runs
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.record import Status
 
@@ -58,7 +58,12 @@ def view(runs: Path, metric: str | None = None) -> Group:
 
 
 def watch(runs: Path, metric: str | None = None, console: Console | None = None) -> None:
-    """Show the runs of a folder until Ctrl-C."""
+    """Show the runs of a folder until Ctrl-C.
+
+    Raises:
+        InputError: if the folder cannot be read, or no run has the metric, although there are metrics.
+    """
+    check_metric(find_runs(runs).records, metric)
     try:
         with Live(view(runs, metric), console=console or Console(), auto_refresh=False) as live:
             while True:
