@@ -17,6 +17,8 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from wgan_sweep.runs.requests import not_started
+
 from .helpers import PATIENCE_SECONDS, Shell, lock_owners, records
 
 
@@ -208,7 +210,8 @@ def test_two_commands_with_overlapping_sweeps_train_every_run_once(sweep) -> Non
         assert path.read_text().count("starting at step") == 1
     for (table, _), count in zip(outputs, (3, 4), strict=True):
         assert f"{count} of them" in table
-        assert "missing" not in table
+        assert "not started" not in table
+    assert not list((sweep.folder / "runs" / ".sweeps").glob("*/not_started.json"))
     assert lock_owners(sweep.folder / "runs") == {}
 
 
@@ -275,8 +278,10 @@ def test_a_signal_saves_a_checkpoint_and_prints_the_table_of_the_sweep(sweep, la
     assert process.returncode == 128 + number, errors
     assert "stopping at the next step" in errors
     assert "run the same command again to resume" in errors
-    assert "1 running" in output
-    (record,) = records(sweep.folder)  # the second run was not started
+    assert "1 dead" in output  # no process works on it any more
+    assert "1 not started" in output
+    (record,) = records(sweep.folder)
+    assert len(not_started(sweep.folder / "runs")) == 1
     assert record["status"] == "running"
     (path,) = (sweep.folder / "runs").glob("[0-9a-f]*")
     steps = [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]

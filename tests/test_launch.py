@@ -22,6 +22,7 @@ from wgan_sweep.common.progress import Display
 from wgan_sweep.config import objects
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import provenance
+from wgan_sweep.runs.requests import not_started
 from wgan_sweep.runs.writer import RunWriter
 from wgan_sweep.sweeps import slurm
 from wgan_sweep.sweeps.launching import RequestedRun, complete_run
@@ -201,7 +202,8 @@ def test_ctrl_c_saves_every_run_in_training(sweep: Shell) -> None:
     os.kill(command.pid, signal.SIGINT)
     output, errors = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 130, errors
-    assert "2 running" in output or output.count("1 running") == 2
+    assert "2 dead" in output or output.count("1 dead") == 2
+    assert "1 not started" in output
     runs = records(sweep.folder)
     assert {r["run_id"] for r in runs} == set(processes)  # the third was not started
     for record in runs:
@@ -218,6 +220,7 @@ def test_workers_save_and_end_when_the_command_is_killed(sweep: Shell) -> None:
     command.communicate()
     wait_until_gone(list(processes.values()))
     assert [r["status"] for r in records(sweep.folder)] == ["running"] * 2  # interrupted: resumed next time
+    assert len(not_started(sweep.folder / "runs")) == 1
     assert lock_owners(sweep.folder / "runs") == {}
 
 

@@ -15,7 +15,9 @@ from wgan_sweep.report.cells import group_runs
 from wgan_sweep.report.text import to_csv
 from wgan_sweep.report.watch import view, watch
 from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.lock import run_lock
 from wgan_sweep.runs.record import Record
+from wgan_sweep.runs.requests import write_not_started
 
 from ..helpers import append_metrics, write_record
 from .test_report import grid, record
@@ -103,11 +105,25 @@ def live_table(runs: Path) -> str:
 
 
 def test_the_live_table_lists_running_runs_first(runs: Path) -> None:
-    lines = live_table(runs).splitlines()
+    (running,) = (path for path in runs.iterdir() if RunDir(path).read_record().status == "running")
+    with run_lock(RunDir(running).lock, "the run"):
+        lines = live_table(runs).splitlines()
     assert "running" in lines[1]
     assert "12 done" in lines[-1]
     assert "1 failed" in lines[-1]
     assert sum(" done " in line for line in lines[1:]) == 12
+
+
+def test_the_live_table_shows_dead_runs_and_those_that_have_not_started(runs: Path) -> None:
+    waiting = record(None, "new", k=9.0, p=2.0)
+    waiting.config["scorer"] = {}
+    (runs / ".sweeps" / "one").mkdir(parents=True)
+    write_not_started(runs / ".sweeps" / "one", [waiting])
+    lines = live_table(runs).splitlines()
+    assert "running" not in "".join(lines)
+    assert sum(" dead " in line for line in lines[1:-1]) == sum(" not started " in line for line in lines[1:-1]) == 1
+    assert "1 dead" in lines[-1]
+    assert "1 not started" in lines[-1]
 
 
 def test_watching_shows_changes_until_ctrl_c(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

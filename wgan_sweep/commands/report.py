@@ -170,11 +170,11 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
     records, problems = runs.found.records, runs.found.problems
     for line in [*problems, *runs.notes]:
         sys.stderr.write(f"wgan-report: {line}\n")
-    if not records:
+    if not records and not runs.not_started:
         places = ", ".join(map(str, options.runs))
         raise InputError(f"{places} holds no runs: start some with wgan-sweep, or give another folder")
     check_metric(records, options.metric)
-    if options.wandb or options.dashboard:
+    if records and (options.wandb or options.dashboard):
         failed = options.wandb and _upload(_only_folder(options, "--wandb"), options)
         if options.dashboard:
             _dashboard(runs.folder, options, records)
@@ -182,7 +182,8 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
     if options.claims is not None and options.format != "html":
         output: str | bytes = _claims(options, records)
     else:
-        output = FORMATS[options.format](group_runs(records, options.metric), runs, options)
+        report = group_runs([*records, *runs.not_started], options.metric, runs.folder)
+        output = FORMATS[options.format](report, runs, options)
     if isinstance(output, bytes) and options.output is None and sys.stdout.isatty():
         raise InputError("a terminal cannot show a PNG: give --output FILE, or redirect the output")
     try:

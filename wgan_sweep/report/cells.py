@@ -1,20 +1,26 @@
-"""Runs grouped into cells by the axes that vary, with means and standard deviations over seeds."""
+"""Runs grouped into cells by the axes that vary: means and standard deviations over seeds, and the best cells."""
 
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 
 from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN, coordinates
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status, selection_metric
+from wgan_sweep.runs.selection import StoredRun
 
 METRIC_NAMES = {"fid": "FID", "kid": "KID", "w1": "W1", "w2": "W2"}
 """How reports write the names of metrics; other metrics keep theirs."""
+
+LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "sliced_w2", "js", "kl")
+HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes", "high_quality")
 
 Key = tuple[str, ...]
 """The values of a cell on the axes of its report."""
@@ -64,6 +70,8 @@ class Cell:
     records: tuple[Record, ...]
     metric: str = "fid"
     """The metric that is shown."""
+    statuses: Mapping[str, str] = field(default_factory=dict)
+    """The statuses that are shown of runs, by id; by default those of their records."""
 
     def _has_value(self, record: Record) -> bool:
         return record.status == Status.DONE and math.isfinite(record.scores.get(self.metric, math.nan))
@@ -72,6 +80,14 @@ class Cell:
     def values(self) -> list[float]:
         """Metric values of the finished runs."""
         return [record.scores[self.metric] for record in self.records if self._has_value(record)]
+
+    @property
+    def comparable_with(self) -> Key:
+        """What cells must share to be comparable: how they were measured, and the data. The cell has a value."""
+        values = coordinates(next(record for record in self.records if self._has_value(record)))
+        scoring = (*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN))
+        shared = [key for key in values if key in scoring or key.split(".")[0] == "data"]
+        return tuple(f"{key}={values[key]}" for key in sorted(shared))
 
     @property
     def mean(self) -> float | None:
@@ -87,12 +103,14 @@ class Cell:
     def counts_without_value(self) -> dict[str, int]:
         """Number of runs without a value, by status; finished runs without a value count as ``unscored``."""
         records = [record for record in self.records if not self._has_value(record)]
-        return dict(Counter("unscored" if r.status == Status.DONE else str(r.status) for r in records))
+        return dict(
+            Counter(
+                "unscored" if r.status == Status.DONE else self.statuses.get(r.run_id, str(r.status)) for r in records
+            )
+        )
 
     def text(self) -> str:
-        """Return ``mean ± sd (n=...)`` and the runs without a value, or ``missing`` if there are no runs."""
-        if not self.records:
-            return "missing"
+        """Return ``mean ± sd (n=...)`` and the runs without a value."""
         parts = []
         if self.mean is not None:
             digits = ".2f" if self.metric == "fid" else ".4g"
@@ -130,6 +148,15 @@ def check_metric(records: Sequence[Record], metric: str | None) -> None:
         )
 
 
+class Standing(StrEnum):
+    """How a cell's mean compares with the means of the cells that were measured in the same way on the same data."""
+
+    BEST = "best"
+    """The best mean of the cells with two seeds or more."""
+    POSSIBLY_BEST = "possibly best"
+    """Seed noise may be why its mean is not the best, or the noise is not known, since it has one seed."""
+
+
 @dataclass(frozen=True)
 class Report:
     """Runs, grouped into cells."""
@@ -141,6 +168,53 @@ class Report:
     """All runs."""
     metric: str = "fid"
     """The metric that is shown."""
+    statuses: Mapping[str, str] = field(default_factory=dict)
+    """The statuses that are shown of runs, by id; by default those of their records."""
+
+    def status(self, record: Record) -> str:
+        """Return the status that is shown of a run."""
+        return self.statuses.get(record.run_id, str(record.status))
+
+    @cached_property
+    def column_axis(self) -> int:
+        """The axis whose values are the columns of a table: the one that leaves the fewest blanks, the last of several.
+
+        There are two axes or more.
+        """
+
+        def count_places(axis: int) -> int:
+            return len({key[:axis] + key[axis + 1 :] for key in self.cells}) * len(self.values(axis))
+
+        return min(reversed(range(len(self.axes))), key=count_places)
+
+    @cached_property
+    def standings(self) -> dict[Key, Standing]:
+        """The cells with the best mean, and those that cannot be distinguished from it over seeds.
+
+        Cells are compared within groups that were measured in the same way on the same data. A group has marks if two
+        of its cells have two seeds or more. A metric of which neither low nor high values are better has no marks.
+        """
+        if self.metric not in LOWER_IS_BETTER + HIGHER_IS_BETTER:
+            return {}
+        sign = 1 if self.metric in LOWER_IS_BETTER else -1
+        groups: dict[Key, list[Key]] = {}
+        for key, cell in self.cells.items():
+            if cell.values:
+                groups.setdefault(cell.comparable_with, []).append(key)
+        found: dict[Key, Standing] = {}
+        for keys in groups.values():
+            tested = [key for key in keys if len(self.cells[key].values) > 1]
+            if len(tested) < 2:
+                continue
+            from wgan_sweep.report.inference.means import possibly_lowest  # slow to import
+
+            samples = {key: [sign * value for value in self.cells[key].values] for key in tested}
+            excluded = {
+                key for key, may_be in zip(tested, possibly_lowest([*samples.values()]), strict=True) if not may_be
+            }
+            found |= {key: Standing.POSSIBLY_BEST for key in keys if key not in excluded}
+            found[min(tested, key=lambda key: statistics.fmean(samples[key]))] = Standing.BEST
+        return found
 
     def key(self, record: Record) -> Key:
         """Return the key of the cell that a run belongs to."""
@@ -157,12 +231,14 @@ class Report:
         return sorted(values, key=_sort_value) if is_numeric else values
 
 
-def group_runs(records: Sequence[Record], metric: str | None = None) -> Report:
+def group_runs(records: Sequence[Record], metric: str | None = None, runs: Path | None = None) -> Report:
     """Group runs into cells.
 
     Args:
         records: The runs.
         metric: The metric to show; by default the selection metric of the runs (FID if any run has one).
+        runs: The folder of their run directories, whose locks tell which runs are dead; without it, statuses are those
+            of the records.
     """
     metric = shown_metric(records, metric)
     points = [coordinates(record) for record in records]
@@ -170,5 +246,6 @@ def group_runs(records: Sequence[Record], metric: str | None = None) -> Report:
     members: dict[Key, list[Record]] = {}
     for record, point in zip(records, points, strict=True):
         members.setdefault(tuple(point.get(axis, NO_VALUE) for axis in varying_axes), []).append(record)
-    cells = {key: Cell(tuple(cell_records), metric) for key, cell_records in members.items()}
-    return Report(varying_axes, cells, list(records), metric)
+    statuses = {r.run_id: StoredRun.read(r, runs).status for r in records} if runs is not None else {}
+    cells = {key: Cell(tuple(cell_records), metric, statuses) for key, cell_records in members.items()}
+    return Report(varying_axes, cells, list(records), metric, statuses)

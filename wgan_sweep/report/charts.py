@@ -42,7 +42,7 @@ def run_rows(report: Report) -> list[dict[str, Any]]:
         {
             "run": record.run_id,
             "cell": cell_name(report, record),
-            "status": str(record.status),
+            "status": report.status(record),
             "seed": record.config.get("seed"),
             "value": finite(record.scores.get(report.metric)) if record.status == Status.DONE else None,
             **{f"a{index}": value for index, value in enumerate(report.key(record))},

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wgan_sweep.common.pictures import open_picture
 from wgan_sweep.report.cells import METRIC_NAMES, Report, group_runs
-from wgan_sweep.report.text import SweepSummary, to_markdown
+from wgan_sweep.report.text import SweepSummary, grid, to_markdown
 from wgan_sweep.runs.coordinates import coordinates
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record
@@ -28,14 +28,15 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
         records: The sweep's runs.
         runs: The folder of their run directories.
     """
-    report = group_runs(records)
+    report = group_runs(records, runs=runs)
     return SweepSummary(to_markdown(report), _draw(report, runs))
 
 
 def _draw(report: Report, runs: Path) -> bytes | None:
     """Return the contact sheet as a PNG, with the first samples of each cell; None if there are no samples."""
     panels = []
-    for cell in report.cells.values():
+    keys = [key for _, row in grid(report).rows for key in row if key in report.cells]
+    for cell in map(report.cells.__getitem__, keys):
         candidates = [(record, RunDir(runs / record.run_id).last_samples()) for record in cell.records]
         record, path = next(((record, path) for record, path in candidates if path is not None), (None, None))
         if record is not None and path is not None:
@@ -46,7 +47,7 @@ def _draw(report: Report, runs: Path) -> bytes | None:
             panels.append((title, f"{metric} {cell.text()}, step {path.stem}", path))
     if not panels:
         return None
-    columns = len(report.values(len(report.axes) - 1)) if len(report.axes) > 1 else min(len(panels), 4)
+    columns = len(report.values(report.column_axis)) if len(report.axes) > 1 else min(len(panels), 4)
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     width, height = PANEL + MARGIN, PANEL + 2 * LINE + 2 * MARGIN

@@ -9,7 +9,10 @@ from wgan_sweep.report.text import SweepSummary
 from wgan_sweep.runs.record import Record
 
 Summarise = Callable[[Sequence[Record], Path], SweepSummary]
-"""Returns a sweep's summary from its records and the folder of their run directories."""
+"""Returns a sweep's summary from its records and the folder of their run directories.
+
+A run that has not started is among the records, with the status `NEW`.
+"""
 
 
 def make_figure(node: Mapping[str, Any]) -> Summarise:

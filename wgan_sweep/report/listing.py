@@ -15,7 +15,7 @@ from rich.text import Text
 
 from wgan_sweep.config.keys import leaves
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, axes, group_runs, shown_metric
+from wgan_sweep.report.cells import HIGHER_IS_BETTER, METRIC_NAMES, NO_VALUE, axes, group_runs, shown_metric
 from wgan_sweep.report.charts import cell_name
 from wgan_sweep.report.text import finite, footnotes, markdown, printable
 from wgan_sweep.report.watch import STYLES
@@ -25,8 +25,6 @@ from wgan_sweep.runs.selection import DEAD, StoredRun
 
 WIDEST = 10_000
 """Width of a table that is written to a file or a pipe: nothing is cut off."""
-HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes", "high_quality")
-"""Metrics of which the highest value is the best one; of all others, the lowest one is."""
 AGE_UNITS = ((86400 * 2, 86400, "d"), (3600 * 2, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
 """For ages of so many seconds or more: the seconds of a unit, and the unit."""
 
@@ -80,14 +78,13 @@ def run_table(runs: Sequence[StoredRun], metric: str | None = None, now: datetim
     table.add_column("status", no_wrap=True, min_width=8)
     for column, width in (("step", 7), (METRIC_NAMES.get(metric, metric), 6), ("age", 4)):
         table.add_column(column, no_wrap=True, min_width=width, justify="right")
-    styles = {**{str(status): style for status, style in STYLES.items()}, DEAD: "magenta"}
     for run in runs:
         record = run.record
         steps = record.config.get("train", {}).get("steps")
         table.add_row(
             record.run_id,
             *map(_cuttable, _axis_values(record, names).values()),
-            Text(run.status, styles.get(run.status, "")),
+            Text(run.status, STYLES.get(run.status, "")),
             f"{record.step}" if steps in (None, record.step) else f"{record.step}/{steps}",
             _number(record.scores.get(metric), metric),
             age(record.started, now),

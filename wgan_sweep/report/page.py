@@ -56,7 +56,7 @@ def _entry(report: Report, record: Record, runs: Path) -> dict[str, Any]:
     value, best = (finite(scores.get(report.metric)) if is_done else None for scores in (record.scores, record.best))
     return {
         "id": record.run_id,
-        "status": str(record.status),
+        "status": report.status(record),
         "cell": charts.cell_name(report, record),
         "axis_values": report.key(record),
         "seed": record.config.get("seed"),

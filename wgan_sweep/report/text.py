@@ -4,13 +4,23 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Cell, Key, Report
+from wgan_sweep.report.cells import HIGHER_IS_BETTER, METRIC_NAMES, NO_VALUE, Key, Report, Standing
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN
 from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.selection import DEAD, NOT_STARTED
+
+POSSIBLY_BEST_SIGN = "°"
+"""Follows the value of a cell that cannot be distinguished from the best one."""
+MEANINGS: Mapping[str, str] = {
+    DEAD: "dead: interrupted, no process works on them",
+    NOT_STARTED: "not started: a sweep asked for them",
+}
+"""What the footnotes say of statuses."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +33,44 @@ class SweepSummary:
     """PNG; None if there is nothing to draw."""
 
 
-def table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a table: the values of the last axis are columns, those of the others rows."""
+@dataclass(frozen=True)
+class Grid:
+    """The places of cells in a table."""
+
+    header: list[str]
+    rows: list[tuple[Key, list[Key]]]
+    """The labels of each row, and the keys of its places; a place whose key has no cell is blank."""
+
+
+def grid(report: Report) -> Grid:
+    """Return the table of a report: the values of `Report.column_axis` are columns, those of the other axes rows."""
     keys = sorted(report.cells, key=_order(report))
     if len(report.axes) < 2:
-        header = [*report.axes, METRIC_NAMES.get(report.metric, report.metric)]
-        return header, [[*key, report.cells[key].text()] for key in keys]
-    columns = report.values(len(report.axes) - 1)
-    header = [*report.axes[:-1], *(f"{report.axes[-1]}={value}" for value in columns)]
-    rows = {key[:-1]: None for key in keys}
-    if len(report.axes) == 2:
-        rows = {(value,): None for value in report.values(0)}
-    empty = Cell(())
-    return header, [[*row, *(report.cells.get((*row, value), empty).text() for value in columns)] for row in rows]
+        return Grid([*report.axes, METRIC_NAMES.get(report.metric, report.metric)], [(key, [key]) for key in keys])
+    axis = report.column_axis
+    columns = report.values(axis)
+    others = [name for index, name in enumerate(report.axes) if index != axis]
+    rows = dict.fromkeys(key[:axis] + key[axis + 1 :] for key in keys)
+    return Grid(
+        [*others, *(f"{report.axes[axis]}={value}" for value in columns)],
+        [(row, [(*row[:axis], value, *row[axis:]) for value in columns]) for row in rows],
+    )
+
+
+def table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a Markdown table, in which the best cells are marked."""
+    places = grid(report)
+    return places.header, [[*labels, *(_marked_text(report, key) for key in keys)] for labels, keys in places.rows]
+
+
+def _marked_text(report: Report, key: Key) -> str:
+    """Return the text of a place in the table: that of its cell with its mark, or nothing if no run was asked for."""
+    if key not in report.cells:
+        return ""
+    text, standing = report.cells[key].text(), report.standings.get(key)
+    if standing == Standing.BEST:
+        return f"**{text}**"
+    return f"{text} {POSSIBLY_BEST_SIGN}" if standing == Standing.POSSIBLY_BEST else text
 
 
 def _order(report: Report) -> Callable[[Key], tuple[int, ...]]:
@@ -68,7 +103,35 @@ def footnotes(report: Report, *, with_problems: bool = True) -> list[str]:
         lines.append(f"Runs of different versions of wgan-sweep: {', '.join(codes)}.")
     if len(protocols) > 1:
         lines.append(f"{name} of different features, counts or steps cannot be compared with each other.")
+    lines += _standing_notes(report)
+    lines += _incomplete_notes(report)
     return lines + (problems(report.records) if with_problems else [])
+
+
+def _standing_notes(report: Report) -> list[str]:
+    """Return what the marks of the best cells mean, if there are any."""
+    if not report.standings:
+        return []
+    best = list(report.standings.values()).count(Standing.BEST)
+    order = "highest" if report.metric in HIGHER_IS_BETTER else "lowest"
+    where = f"the {order} mean" if best == 1 else f"the {order} mean among cells on the same data, measured alike"
+    note = f"Bold: {where}, of the cells with two seeds or more."
+    if len(report.standings) > best:
+        note += (
+            f" {POSSIBLY_BEST_SIGN}: not distinguishable from it (95 % over seeds), or only one seed; all other cells "
+            "are worse."
+        )
+    return [note]
+
+
+def _incomplete_notes(report: Report) -> list[str]:
+    """Return how many runs are dead or have not started, if there are any, and the remedy."""
+    counts = Counter(map(report.status, report.records))
+    return [
+        f"{counts[status]} of {len(report.records)} runs {meaning}; the sweep's command, run again, completes them."
+        for status, meaning in MEANINGS.items()
+        if counts[status]
+    ]
 
 
 def problems(records: Iterable[Record]) -> list[str]:
@@ -114,21 +177,17 @@ def finite(value: Any) -> Any:
 
 
 def _entries(report: Report) -> Iterator[dict[str, Any]]:
-    """Yield the cells of the table, including those without runs, as rows of CSV and JSON."""
-    columns = report.values(len(report.axes) - 1) if report.axes else []
-    rows = dict.fromkeys(key[:-1] for key in report.cells)
-    keys = [(*row, value) for row in rows for value in columns] if report.axes else list(report.cells)
-    empty = Cell(())
-    for key in keys:
-        cell = report.cells.get(key, empty)
+    """Yield the cells of the table as rows of CSV and JSON."""
+    for key in sorted(report.cells, key=_order(report)):
+        cell = report.cells[key]
         yield {
             **dict(zip(report.axes, key, strict=True)),
             report.metric: cell.mean,
             "sd": cell.sd,
             "n": len(cell.values),
             **{name: next((r.scores[name] for r in cell.records if name in r.scores), None) for name in MEASURED_WITH},
-            "status": " ".join(f"{count} {status}" for status, count in cell.counts_without_value.items())
-            or ("done" if cell.records else "missing"),
+            "status": " ".join(f"{count} {status}" for status, count in cell.counts_without_value.items()) or "done",
+            "standing": report.standings.get(key),
             "runs": [record.run_id for record in cell.records],
         }
 
@@ -159,7 +218,7 @@ def to_json(report: Report) -> str:
     runs = [
         {
             "run_id": r.run_id,
-            "status": r.status,
+            "status": report.status(r),
             "step": r.step,
             "seed": r.config.get("seed"),
             "scores": r.scores,

@@ -13,9 +13,18 @@ from rich.text import Text
 from wgan_sweep.report.cells import METRIC_NAMES, check_metric, group_runs
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.record import Status
+from wgan_sweep.runs.requests import not_started
+from wgan_sweep.runs.selection import DEAD, NOT_STARTED
 
 REFRESH_SECONDS = 2.0
-STYLES = {Status.DONE: "green", Status.RUNNING: "cyan", Status.DIVERGED: "yellow", Status.FAILED: "red"}
+STYLES: dict[str, str] = {
+    Status.DONE: "green",
+    Status.RUNNING: "cyan",
+    Status.DIVERGED: "yellow",
+    Status.FAILED: "red",
+    DEAD: "magenta",
+    NOT_STARTED: "dim",
+}
 
 
 def _time_since_update(directory: RunDir) -> str:
@@ -29,7 +38,7 @@ def _time_since_update(directory: RunDir) -> str:
 
 def view(runs: Path, metric: str | None = None) -> Group:
     """Return a table with the current state of each run in a folder; running ones come first."""
-    report = group_runs(find_runs(runs).records, metric)
+    report = group_runs([*find_runs(runs).records, *not_started(runs)], metric, runs)
     metric_name = METRIC_NAMES.get(report.metric, report.metric)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     for column, min_width in {"run": 12, "status": 8}.items():
@@ -38,21 +47,21 @@ def view(runs: Path, metric: str | None = None) -> Group:
         table.add_column(axis, no_wrap=True)
     for column, min_width in {"seed": 4, "step": 9, "W": 6, metric_name: 6, "updated": 6}.items():
         table.add_column(column, no_wrap=True, min_width=min_width)
-    for record in sorted(report.records, key=lambda record: record.status != Status.RUNNING):
+    for record in sorted(report.records, key=lambda record: report.status(record) != Status.RUNNING):
         directory = RunDir(runs / record.run_id)
         latest = directory.last_metrics()
         value = record.scores.get(report.metric)
         table.add_row(
             record.run_id,
-            Text(record.status, STYLES.get(record.status, "")),
+            Text(report.status(record), STYLES.get(report.status(record), "")),
             *report.key(record),
             str(record.config.get("seed", "")),
             f"{record.step}/{record.config.get('train', {}).get('steps', '?')}",
             f"{latest['wasserstein']:.3g}" if "wasserstein" in latest else "",
             f"{value:.4g}" if value is not None else "",
-            _time_since_update(directory) if record.status == Status.RUNNING else "",
+            _time_since_update(directory) if report.status(record) == Status.RUNNING else "",
         )
-    counts = Counter(str(record.status) for record in report.records)
+    counts = Counter(map(report.status, report.records))
     summary = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no runs yet"
     return Group(table, Text(f"\n{datetime.now(UTC):%H:%M:%S} UTC  {runs}: {summary}", "dim"))
 

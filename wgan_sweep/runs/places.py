@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.archive import SUFFIX, unpack
-from wgan_sweep.runs.directory import FoundRuns, find_runs
+from wgan_sweep.runs.directory import FoundRuns, RunDir, find_runs
 from wgan_sweep.runs.record import Record
+from wgan_sweep.runs.requests import not_started
 
 DEFAULT_FOLDER = "runs"
 """The folder of runs if neither the command nor ``WGAN_SWEEP_RUNS`` gives one."""
@@ -25,6 +26,8 @@ class OpenedRuns(NamedTuple):
     """The names of the places, for titles."""
     repeated: Sequence[str] = ()
     """The ids of runs that an earlier one of several places has, too."""
+    not_started: Sequence[Record] = ()
+    """The runs that sweeps in these places asked for, and that no place has."""
 
     @property
     def notes(self) -> list[str]:
@@ -55,6 +58,7 @@ def opened(places: Sequence[Path]) -> Iterator[OpenedRuns]:
                     repeated.append(record.run_id)
                 else:
                     link.symlink_to((part.folder / record.run_id).absolute())
+                    _link_lock(part.folder, record.run_id, folder)
                     records.append(record)
         records.sort(key=lambda record: (record.started or "", record.run_id))
         found = FoundRuns(
@@ -63,7 +67,19 @@ def opened(places: Sequence[Path]) -> Iterator[OpenedRuns]:
             [name for part in parts for name in part.found.outdated],
             [name for part in parts for name in part.found.copies],
         )
-        yield OpenedRuns(folder, found, ", ".join(part.name for part in parts), repeated)
+        waiting = {record.run_id: record for part in parts for record in part.not_started}
+        for record in records:
+            waiting.pop(record.run_id, None)
+        yield OpenedRuns(folder, found, ", ".join(part.name for part in parts), repeated, [*waiting.values()])
+
+
+def _link_lock(runs: Path, run_id: str, folder: Path) -> None:
+    """Link the lock of a run, which tells whether a process works on it, into another folder of runs."""
+    lock = RunDir(runs / run_id).lock
+    if lock.is_dir():
+        link = RunDir(folder / run_id).lock
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(lock.absolute())
 
 
 def _temporary_folder() -> "TemporaryDirectory[str]":
@@ -74,7 +90,7 @@ def _temporary_folder() -> "TemporaryDirectory[str]":
 def _opened(place: Path) -> Iterator[OpenedRuns]:
     name = place.absolute().name
     if place.is_dir():
-        yield OpenedRuns(place, find_runs(place), name)
+        yield OpenedRuns(place, find_runs(place), name, not_started=not_started(place))
         return
     if not place.exists():
         raise InputError(
@@ -105,6 +121,7 @@ def overlay(runs: Path, archived: Mapping[str, Path]) -> Iterator[Path]:
         for path in runs.iterdir() if runs.is_dir() else ():
             if path.is_dir() and not path.name.startswith(".") and path.name not in archived:
                 (folder / path.name).symlink_to(path.absolute())
+                _link_lock(runs, path.name, folder)
         for archive in dict.fromkeys(archived.values()):
             unpack(archive, folder, _is_in(archived, archive))
         yield folder

@@ -17,6 +17,8 @@ from wgan_sweep.runs.record import Record, Status
 
 DEAD = "dead"
 """The status that is shown of a run that was interrupted: it is running by its record, and no process holds it."""
+NOT_STARTED = "not started"
+"""The status that is shown of a run that a sweep asked for, and that has no directory."""
 MAX_CANDIDATES = 10
 """How many runs the message about an ambiguous id lists."""
 
@@ -28,12 +30,14 @@ class StoredRun:
     record: Record
     directory: RunDir
     status: str
-    """The status of its record, or `DEAD`."""
+    """The status of its record, `DEAD` or `NOT_STARTED`."""
 
     @classmethod
     def read(cls, record: Record, folder: Path) -> "StoredRun":
         """Return the run of a record in a folder of runs."""
         directory = RunDir(folder / record.run_id)
+        if record.status == Status.NEW:
+            return cls(record, directory, NOT_STARTED)
         is_dead = record.status == Status.RUNNING and lock_owner(directory.lock) is None
         return cls(record, directory, DEAD if is_dead else str(record.status))
 

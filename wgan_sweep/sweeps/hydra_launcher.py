@@ -133,7 +133,8 @@ class SweepLauncher(HydraLauncher):
         announce(f"wgan-sweep: checking {len(job_overrides)} run{'s' * (len(job_overrides) > 1)}")
         requested, problems = self._compose([list(overrides) for overrides in job_overrides])
         from wgan_sweep.report.figures import make_figure
-        from wgan_sweep.sweeps.archived import archived_records, launch_missing
+        from wgan_sweep.runs.requests import write_not_started
+        from wgan_sweep.sweeps.archived import archived_records, is_done_in_archive, launch_missing
         from wgan_sweep.sweeps.plan import Action, Planner, describe_plan
 
         launcher = cast("Launcher", objects.make(plain(self._config.launch), "launch"))
@@ -155,7 +156,11 @@ class SweepLauncher(HydraLauncher):
             lines = [f"  {problem}" for problem in problems.values()]
             raise InputError("\n".join([f"nothing was started, since {count} of the sweep cannot work:", *lines]))
         requested = [run for run in requested if run.overrides not in problems]
-        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        folder = Path(self._config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        waiting = [run for run in [*state.requested, *requested] if not run.directory.record.exists()]
+        waiting = [run for run in waiting if not is_done_in_archive(run, archived.get(run.run_id))]
+        write_not_started(folder, [run.new_record() for run in waiting])
         state.display.sweep(len(requested))
         outcomes = launch_missing(launcher, requested, archived, state.display, state.should_stop)
         state.requested += requested

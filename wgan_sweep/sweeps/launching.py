@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Protocol
 
 import torch
@@ -62,6 +62,16 @@ class RequestedRun:
     def directory(self) -> RunDir:
         """The directory of the run."""
         return self.identity.directory
+
+    def new_record(self) -> Record:
+        """Return the record of the run before its start: what reports need to place it."""
+        return Record(
+            self.run_id,
+            overrides=list(self.overrides),
+            config=asdict(self.config),
+            science=dict(self.identity.science),
+            sweep=self.sweep,
+        )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
 from wgan_sweep.runs.places import overlay
 from wgan_sweep.runs.record import Status
+from wgan_sweep.runs.requests import FILE, write_not_started
 from wgan_sweep.sweeps.archived import done_in_archives
 from wgan_sweep.sweeps.compose import plain, task_overrides
 from wgan_sweep.sweeps.launching import RequestedRun
@@ -86,7 +87,11 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
         for run_id in labels
         if run_id not in archived and (record := RunDir(runs / run_id).read_record())
     }
-    records = [record for run_id in labels if (record := archived.get(run_id) or own.get(run_id))]
+    waiting = {
+        run.run_id: run.new_record() for run in state.requested if run.run_id not in archived and run.run_id not in own
+    }
+    by_id = {**waiting, **own, **archived}
+    records = [by_id[run_id] for run_id in labels]
     with overlay(runs, archives) as shown:
         summary = make_figure(plain(config.figure))(records, shown)
     lines = ["", summary.table, f"runs      {shell_path(runs)}/<id>, {len(own)} of them"]
@@ -96,6 +101,10 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
         image = RunDir(runs / record.run_id).last_samples()
         lines.append(f"samples   {shell_path(image) if image else 'none'}  ({labels[record.run_id]})")
     problems = list(state.problems)
+    try:
+        write_not_started(folder, [*waiting.values()])
+    except OSError as error:
+        problems.append(f"failed: the list of runs that have not started ({FILE}) cannot be written: {error}")
     picture = with_description(summary.picture, summary.table) if summary.picture else None
     for kind, path, content in (
         ("table", folder / "table.md", summary.table),

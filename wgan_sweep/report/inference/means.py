@@ -256,9 +256,15 @@ def possibly_lowest(cells: Sequence[Sample]) -> list[bool]:
     others = len(cells) - 1
     if summary is None or others == 0:
         return [True] * len(cells)
-    pairs = tuple((first, second) for first, second in product(range(len(cells)), repeat=2) if first != second)
-    differences = _Differences(summary[0], pairs)
+    rising = [int(index) for index in np.argsort(summary[0].means)]
+
+    def is_higher(cell: int, rivals: Sequence[int]) -> bool:
+        differences = _Differences(summary[0], [(rival, cell) for rival in rivals])
+        return bool(np.any(differences.sf(differences.values) < LEVEL / others))
+
     excluded = {
-        second for (_, second), p in zip(pairs, differences.sf(differences.values), strict=True) if p < LEVEL / others
+        cell
+        for rank, cell in enumerate(rising)
+        if rank and (is_higher(cell, rising[:1]) or is_higher(cell, rising[:rank]))  # most are, already by the lowest
     }
     return [index not in excluded for index in range(len(cells))]
