@@ -63,6 +63,12 @@ def _has_several_values(points: Sequence[Mapping[str, str]], key: str) -> bool:
     return len({point[key] for point in points if key in point}) > 1
 
 
+def short_name(axis: str, axes: Sequence[str]) -> str:
+    """Return the last part of a dotted axis, unless another axis has the same."""
+    last = axis.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in axes) == 1 else axis
+
+
 @dataclass(frozen=True)
 class Cell:
     """The runs with the same values on all axes; they differ in their seeds."""
@@ -223,6 +229,12 @@ class Report:
     @cached_property
     def _keys(self) -> dict[int, Key]:
         return {id(record): key for key, cell in self.cells.items() for record in cell.records}
+
+    @cached_property
+    def sorted_keys(self) -> list[Key]:
+        """The keys of the cells, by the ranks of their values on the axes."""
+        ranks = [{value: rank for rank, value in enumerate(self.values(axis))} for axis in range(len(self.axes))]
+        return sorted(self.cells, key=lambda key: [rank[value] for rank, value in zip(ranks, key, strict=True)])
 
     def values(self, axis: int) -> list[str]:
         """Return the values on an axis: numbers in rising order, options in the order of their first runs."""

@@ -1,27 +1,39 @@
 """Charts of a report as Vega-Lite specifications, for the HTML page and for `to_png`."""
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Report
-from wgan_sweep.report.text import finite
+from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Key, Report, Standing, short_name
+from wgan_sweep.report.text import BEST_SIGN, POSSIBLY_BEST_SIGN, finite
+from wgan_sweep.runs.coordinates import GROUPS
 from wgan_sweep.runs.directory import FINAL, RunDir
 from wgan_sweep.runs.record import Record, Status
 
 Spec = dict[str, Any]
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-# fmt: off
-COLOURS = (
-    "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac", "#eeca3b",
-    "#1f77b4", "#d67195", "#2ca02c", "#8c564b", "#17becf", "#9467bd", "#bcbd22", "#7f7f7f",
-)
-# fmt: on
-"""Colours of the cells; repeated if there are more cells."""
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8a8a8a")
+"""Colours of the cells, which differ also for colour-blind readers, on a light and on a dark background.
+
+They are those of Okabe and Ito (2008) without yellow and black, which are hard to see on one of the backgrounds.
+"""
+SHAPES = {"circle": "●", "square": "■", "triangle-up": "▲", "diamond": "◆"}
+"""Shapes of points, as Vega and as text names them: a further one for each further round of the colours."""
+DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3])
+"""Dashes of lines, likewise."""
+MAX_LEGEND = 12
+"""The most cells that have a legend in a strip plot."""
+LONGEST = 1.25
+"""The x axis of curves ends at this multiple of the length that three quarters of the runs do not exceed."""
+USUAL_SHARE = 0.75
+"""The share of cells with the same value on an axis from which on labels leave the value out, if they can."""
 MAX_CURVE_POINTS = 150
 CURVE_METRICS = ("wasserstein", "gradient_norm", "gradient_term", "generator_gradient_norm")
 """Training metrics with learning curves, in addition to the scorer's metrics."""
@@ -30,24 +42,112 @@ MAX_AXES = 6
 ROW_HEIGHT = 34
 
 
-def cell_name(report: Report, record: Record) -> str:
-    """Return a run's values on the axes that vary, as ``axis=value`` words."""
-    pairs = zip(report.axes, report.key(record), strict=True)
+def _name(report: Report, key: Key) -> str:
+    pairs = zip(report.axes, key, strict=True)
     return " ".join(f"{axis}={value}" for axis, value in pairs if value != NO_VALUE) or "all runs"
 
 
-def run_rows(report: Report) -> list[dict[str, Any]]:
+def cell_name(report: Report, record: Record) -> str:
+    """Return a run's values on the axes that vary, as ``axis=value`` words."""
+    return _name(report, report.key(record))
+
+
+@dataclass(frozen=True)
+class CellStyle:
+    """How a cell looks, everywhere in a report."""
+
+    name: str
+    """All its values, as `cell_name` gives them."""
+    label: str
+    """Those of its values that tell the cells of the charts apart."""
+    is_drawn: bool
+    """Whether charts show any of its runs."""
+    colour: str
+    shape: str
+    dash: list[int]
+
+    @property
+    def symbol(self) -> str:
+        """Its shape, as text."""
+        return SHAPES[self.shape]
+
+
+def _word(report: Report, axis: int, value: str) -> str:
+    """Return a value with the short name of its axis; options of config groups need none."""
+    name = report.axes[axis]
+    return value if name in GROUPS else f"{short_name(name, report.axes)}={value}"
+
+
+def _separating(report: Report, keys: Collection[Key]) -> list[int]:
+    """Return the axes on which cells differ: all config groups, and as few numbers as are needed to tell them apart."""
+    axes = [axis for axis in range(len(report.axes)) if len({key[axis] for key in keys}) > 1]
+    for axis in reversed(axes):
+        if report.axes[axis] not in GROUPS and len(
+            {tuple(key[other] for other in axes if other != axis) for key in keys}
+        ) == len(keys):
+            axes.remove(axis)
+    return axes
+
+
+def _labels(report: Report, keys: Sequence[Key], axes: Sequence[int]) -> list[str]:
+    """Return distinct labels of cells that differ on the given axes.
+
+    A number that is the same in most cells is left out of the labels that are distinct without it.
+    """
+    words = [{axis: _word(report, axis, key[axis]) for axis in axes if key[axis] != NO_VALUE} for key in keys]
+    for axis in (axis for axis in axes if report.axes[axis] not in GROUPS):
+        counts = Counter(found.get(axis) for found in words).most_common()
+        for word, _ in counts if counts[0][1] >= USUAL_SHARE * len(keys) else []:
+            shorter = [{a: w for a, w in found.items() if (a, w) != (axis, word)} for found in words]
+            if len({tuple(found.values()) for found in shorter}) == len(keys):
+                words = shorter
+    return [" ".join(found.values()) or "all runs" for found in words]
+
+
+def cell_styles(report: Report, drawn: Collection[str] | None = None) -> dict[Key, CellStyle]:
+    """Return how the cells look, in the order of the table.
+
+    Args:
+        report: The runs, by cell.
+        drawn: The ids of the runs that charts show; by default those with a value.
+    """
+    shown = [
+        record
+        for record in report.records
+        if (record.run_id in drawn if drawn is not None else _value(report, record) is not None)
+    ]
+    in_charts = {report.key(record) for record in shown}
+    keys = [key for key in report.sorted_keys if key in in_charts]
+    labels = dict(zip(keys, _labels(report, keys, _separating(report, keys)), strict=True))
+    styles = {}
+    for index, key in enumerate(report.sorted_keys):
+        turn = index // len(COLOURS) % len(SHAPES)
+        colour, shape = COLOURS[index % len(COLOURS)], [*SHAPES][turn]
+        name = _name(report, key)
+        styles[key] = CellStyle(name, labels.get(key, name), key in labels, colour, shape, DASHES[turn])
+    return styles
+
+
+def _value(report: Report, record: Record) -> float | None:
+    value: float | None = finite(record.scores.get(report.metric)) if record.status == Status.DONE else None
+    return value
+
+
+def run_rows(report: Report, styles: Mapping[Key, CellStyle]) -> list[dict[str, Any]]:
     """Return a row per run, the data of heat maps and strip plots; ``a0``, ``a1``, ... are its values on the axes."""
     return [
         {
             "run": record.run_id,
-            "cell": cell_name(report, record),
+            "cell": styles[key].name,
+            "label": styles[key].label,
             "status": report.status(record),
             "seed": record.config.get("seed"),
-            "value": finite(record.scores.get(report.metric)) if record.status == Status.DONE else None,
-            **{f"a{index}": value for index, value in enumerate(report.key(record))},
+            "value": _value(report, record),
+            "standing": report.standings.get(key, ""),
+            **{f"a{index}": value for index, value in enumerate(key)},
         }
         for record in report.records
+        for key in [report.key(record)]
     ]
 
 
@@ -84,11 +184,14 @@ def _axis(report: Report, index: int) -> Spec:
 def _rest(report: Report, used: Sequence[int]) -> Spec:
     """Return the transform that computes `rest`: a run's values on the axes that a chart does not use.
 
-    A chart separates runs by `rest`, so that it never averages over an axis that it does not show.
+    A chart separates runs by `rest`, so that it never averages over an axis that it does not show. Axes on which the
+    runs with a value agree are left out.
     """
-    rest = [index for index in range(len(report.axes)) if index not in used]
+    keys = {report.key(record) for record in report.records if _value(report, record) is not None}
     words = [
-        f"(datum.a{index} == '{NO_VALUE}' ? '' : '{report.axes[index]}=' + datum.a{index} + ' ')" for index in rest
+        f"(datum.a{axis} == '{NO_VALUE}' ? '' : {json.dumps(_word(report, axis, ''))} + datum.a{axis} + ' ')"
+        for axis in _separating(report, keys)
+        if axis not in used
     ]
     return {"calculate": " + ".join(words) or "''", "as": "rest"}
 
@@ -101,20 +204,29 @@ def _is_on(axis: int) -> Spec:
 
 
 def heat_map(report: Report, across: int, down: int) -> Spec:
-    """Return a heat map of the mean over seeds against two axes, one panel per combination of the other axes."""
+    """Return a heat map of the mean over seeds against two axes, one panel per combination of the other axes.
+
+    The best cells are marked as in the table: they are those of all runs, also where fewer are shown.
+    """
     name = METRIC_NAMES.get(report.metric, report.metric)
-    mean = {"aggregate": "mean", "field": "value", "type": "quantitative", "title": name}
+    mean = {"field": "mean", "type": "quantitative", "title": name}
     colour = {**mean, "scale": {"scheme": {"name": "tealblues", "extent": [0, 0.65]}, "zero": False}}
     tooltip = [
         {"field": f"a{across}", "title": report.axes[across]},
         {"field": f"a{down}", "title": report.axes[down]},
         {**mean, "title": f"mean {name}", "format": ".5g"},
-        {"aggregate": "stdev", "field": "value", "title": "sd", "format": ".3g"},
-        {"aggregate": "count", "title": "seeds"},
+        {"field": "sd", "title": "sd", "format": ".3g"},
+        {"field": "seeds", "title": "seeds"},
+        {"field": "standing", "title": "standing"},
     ]
-    layers = [
+    is_best = f"datum.standing == '{Standing.BEST}'"
+    mark = f"{is_best} ? ' {BEST_SIGN}' : datum.standing == '{Standing.POSSIBLY_BEST}' ? ' {POSSIBLY_BEST_SIGN}' : ''"
+    layers: list[Spec] = [
         {"mark": "rect", "encoding": {"color": colour, "tooltip": tooltip}},
-        {"mark": {"type": "text", "color": "black"}, "encoding": {"text": {**mean, "format": ".4g"}}},
+        {
+            "mark": {"type": "text", "color": "black", "fontWeight": {"expr": f"{is_best} ? 'bold' : 'normal'"}},
+            "encoding": {"text": {"field": "text", "type": "nominal"}},
+        },
     ]
     panel = {
         "width": {"step": 84},
@@ -122,34 +234,56 @@ def heat_map(report: Report, across: int, down: int) -> Spec:
         "encoding": {"x": _axis(report, across), "y": _axis(report, down)},
         "layer": layers,
     }
+    means = {
+        "aggregate": [
+            {"op": "mean", "field": "value", "as": "mean"},
+            {"op": "stdev", "field": "value", "as": "sd"},
+            {"op": "count", "as": "seeds"},
+        ],
+        "groupby": [f"a{across}", f"a{down}", "rest", "standing"],
+    }
+    text = {"calculate": f"format(datum.mean, '.4g') + ({mark})", "as": "text"}
     header = {"title": None, "labelFontWeight": "bold", "labelLimit": 600}
     return {
-        "transform": [HAS_VALUE, _is_on(across), _is_on(down), _rest(report, (across, down))],
+        "transform": [HAS_VALUE, _is_on(across), _is_on(down), _rest(report, (across, down)), means, text],
         "facet": {"field": "rest", "type": "nominal", "header": header},
         "columns": 3,
         "spec": panel,
     }
 
 
-def strip_plot(report: Report, across: int) -> Spec:
-    """Return a plot of every seed as a point along an axis, with means as ticks; colours separate the other axes."""
+def _scales(styles: Collection[CellStyle]) -> dict[str, Spec]:
+    """Return the scales of a chart that give each cell its colour, its shape and its dash."""
+    labels = [style.label for style in styles]
+    return {
+        channel: {"domain": labels, "range": [getattr(style, attribute) for style in styles]}
+        for channel, attribute in (("color", "colour"), ("shape", "shape"), ("strokeDash", "dash"))
+    }
+
+
+def strip_plot(report: Report, across: int, styles: Mapping[Key, CellStyle]) -> Spec:
+    """Return a plot of every seed as a point along an axis, with means as ticks, in the colours of the cells."""
     value = {
         "field": "value",
         "type": "quantitative",
         "scale": {"zero": False},
         "title": METRIC_NAMES.get(report.metric, report.metric),
     }
-    colour = {
-        "field": "rest",
-        "type": "nominal",
-        "title": None,
-        "legend": {"orient": "top", "columns": 2, "labelLimit": 500},
-    }
+    keys = {report.key(record) for record in report.records if _value(report, record) is not None}
+    drawn = [style for key, style in styles.items() if key in keys and key[across] != NO_VALUE]
+    legend = (
+        {"orient": "top", "columns": 3, "labelLimit": 400, "symbolOpacity": 1} if len(drawn) <= MAX_LEGEND else None
+    )
+    scales = _scales(drawn)
+    colour, shape = (
+        {"field": "label", "type": "nominal", "title": None, "scale": scales[channel], "legend": legend}
+        for channel in ("color", "shape")
+    )
     tooltip = [{"field": "run"}, {"field": "cell"}, {"field": "seed"}, {**value, "format": ".5g"}]
     layers = [
         {
             "mark": {"type": "point", "filled": True, "opacity": 0.75, "size": 45},
-            "encoding": {"y": value, "tooltip": tooltip},
+            "encoding": {"y": value, "shape": shape, "tooltip": tooltip},
         },
         {"mark": {"type": "tick", "thickness": 2}, "encoding": {"y": {**value, "aggregate": "mean"}}},
     ]
@@ -162,24 +296,25 @@ def strip_plot(report: Report, across: int) -> Spec:
     }
 
 
-def curve_chart(cells: Sequence[str], title: str) -> Spec:
-    """Return a line chart against images seen: a line per run, in the colour of its cell."""
+def curve_chart(styles: Collection[CellStyle], title: str) -> Spec:
+    """Return a line chart against images seen: a line per run, in the colour and with the dash of its cell."""
+    scales = _scales(styles)
+    colour, dash = (
+        {"field": "label", "type": "nominal", "scale": scales[channel], "legend": None}
+        for channel in ("color", "strokeDash")
+    )
     return {
         "width": "container",
         "height": 320,
         "encoding": {
             "x": {"field": "images", "type": "quantitative", "title": "images seen", "axis": {"format": "~s"}},
             "y": {"field": "value", "type": "quantitative", "title": title, "scale": {"zero": False}},
-            "color": {
-                "field": "cell",
-                "type": "nominal",
-                "scale": {"domain": list(cells), "range": [colour_of(index) for index in range(len(cells))]},
-                "legend": None,
-            },
+            "color": colour,
+            "strokeDash": dash,
             "detail": {"field": "run"},
         },
         "layer": [
-            {"mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.8, "interpolate": "linear"}},
+            {"mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.85, "interpolate": "linear"}},
             {
                 "params": [
                     {
@@ -203,22 +338,28 @@ def curve_chart(cells: Sequence[str], title: str) -> Spec:
     }
 
 
-def colour_of(index: int) -> str:
-    """Return the colour of a cell."""
-    return COLOURS[index % len(COLOURS)]
+def curve_ends(curves: Iterable[Mapping[str, list[list[float]]]]) -> dict[str, float]:
+    """Return where the x axis of the curves of a metric ends, in images, if a few long runs would squeeze the others.
+
+    That is at `LONGEST` times the length that three quarters of the runs do not exceed, where a run is longer.
+
+    Args:
+        curves: The learning curves of each run.
+    """
+    lengths: dict[str, list[float]] = {}
+    for by_metric in curves:
+        for metric, points in by_metric.items():
+            lengths.setdefault(metric, []).append(points[-1][0])
+    ends = {metric: LONGEST * sorted(values)[-(-3 * len(values) // 4) - 1] for metric, values in lengths.items()}
+    return {metric: end for metric, end in ends.items() if max(lengths[metric]) > end}
 
 
-def cell_names(report: Report) -> list[str]:
-    """Return the names of all cells, in the order of their first runs."""
-    return list(dict.fromkeys(cell_name(report, record) for record in report.records))
-
-
-def grid_charts(report: Report) -> Mapping[str, Mapping[str, Spec]]:
+def grid_charts(report: Report, styles: Mapping[Key, CellStyle]) -> Mapping[str, Mapping[str, Spec]]:
     """Return a heat map for each pair of axes and a strip plot for each axis, by the indices of the axes."""
     axes = range(min(len(report.axes), MAX_AXES))
     return {
         "heat": {f"{across},{down}": heat_map(report, across, down) for across, down in permutations(axes, 2)},
-        "strip": {str(across): strip_plot(report, across) for across in axes},
+        "strip": {str(across): strip_plot(report, across, styles) for across in axes},
     }
 
 
@@ -242,6 +383,11 @@ def curves_by_run(report: Report, runs: Path) -> dict[str, dict[str, list[list[f
     return {record.run_id: learning_curves(record, RunDir(runs / record.run_id)) for record in report.records}
 
 
+def drawn_runs(report: Report, curves: Mapping[str, Mapping[str, object]]) -> set[str]:
+    """Return the ids of the runs that charts show: those with a value or a curve."""
+    return {r.run_id for r in report.records if _value(report, r) is not None or curves.get(r.run_id)}
+
+
 def to_png(report: Report, runs: Path) -> bytes:
     """Return the heat map, the strip plot and the learning curves of runs as a PNG.
 
@@ -250,18 +396,25 @@ def to_png(report: Report, runs: Path) -> bytes:
     """
     import vl_convert
 
-    charts, axes = grid_charts(report), default_axes(report)
-    rows, curves = run_rows(report), curves_by_run(report, runs)
+    curves = curves_by_run(report, runs)
+    styles = cell_styles(report, drawn_runs(report, curves))
+    charts, axes = grid_charts(report, styles), default_axes(report)
+    rows, ends = run_rows(report, styles), curve_ends(curves.values())
     panels = [{**charts[kind][axes[kind]], "data": {"values": rows}} for kind in ("heat", "strip") if axes[kind]]
     for metric in (report.metric, "wasserstein"):
         points = [
-            {"run": row["run"], "cell": row["cell"], "seed": row["seed"], "images": images, "value": value}
+            {**{name: row[name] for name in ("run", "cell", "label", "seed")}, "images": images, "value": value}
             for row in rows
             for images, value in curves[row["run"]].get(metric, [])
         ]
         if len(points) > len({point["run"] for point in points}):  # some run has more than its last value
-            panel = curve_chart(cell_names(report), METRIC_NAMES.get(metric, metric))
-            panel["encoding"]["color"]["legend"] = {"title": None, "labelLimit": 400}
+            drawn = {point["cell"] for point in points}
+            panel = curve_chart([s for s in styles.values() if s.name in drawn], METRIC_NAMES.get(metric, metric))
+            for channel in (panel["encoding"]["color"], panel["encoding"]["strokeDash"]):
+                channel["legend"] = {"title": None, "labelLimit": 400, "symbolType": "stroke", "symbolSize": 300}
+            if metric in ends:
+                panel["encoding"]["x"]["title"] = "images seen (longer runs are cut off)"
+                points = [point for point in points if point["images"] <= ends[metric]]
             panels.append({**panel, "width": 520, "data": {"values": points}})
     if not panels:
         name = METRIC_NAMES.get(report.metric, report.metric)
@@ -270,7 +423,7 @@ def to_png(report: Report, runs: Path) -> bytes:
         "$schema": SCHEMA,
         "background": "white",
         "vconcat": panels,
-        "resolve": {"scale": {"color": "independent", "x": "independent", "y": "independent"}},
+        "resolve": {"scale": dict.fromkeys(("color", "shape", "strokeDash", "x", "y"), "independent")},
     }
     png: bytes = vl_convert.vegalite_to_png(chart, scale=2)
     return png

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from wgan_sweep.config.keys import leaves
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import HIGHER_IS_BETTER, METRIC_NAMES, NO_VALUE, axes, group_runs, shown_metric
+from wgan_sweep.report.cells import HIGHER_IS_BETTER, METRIC_NAMES, NO_VALUE, axes, group_runs, short_name, shown_metric
 from wgan_sweep.report.charts import cell_name
 from wgan_sweep.report.text import finite, footnotes, markdown, printable
 from wgan_sweep.report.watch import STYLES
@@ -51,12 +51,6 @@ def _axis_values(record: Record, names: Sequence[str]) -> dict[str, str]:
     return {name: values.get(name, NO_VALUE) for name in names}
 
 
-def _short(name: str, names: Sequence[str]) -> str:
-    """Return the last part of a dotted axis, unless another axis has the same."""
-    last = name.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in names) == 1 else name
-
-
 def _number(value: float | None, metric: str) -> str:
     return "" if value is None else f"{value:.2f}" if metric == "fid" else f"{value:.4g}"
 
@@ -74,7 +68,7 @@ def run_table(runs: Sequence[StoredRun], metric: str | None = None, now: datetim
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     table.add_column("run", no_wrap=True, min_width=12)
     for name in names:
-        table.add_column(_cuttable(_short(name, names)))
+        table.add_column(_cuttable(short_name(name, names)))
     table.add_column("status", no_wrap=True, min_width=8)
     for column, width in (("step", 7), (METRIC_NAMES.get(metric, metric), 6), ("age", 4)):
         table.add_column(column, no_wrap=True, min_width=width, justify="right")

@@ -54,14 +54,16 @@ function drawGrid(kind) {
 const shownCells = () => new Set(queryAll('.toggle[aria-pressed="true"]').map((toggle) => toggle.dataset.cell));
 function drawLines() {
   const name = query("#curve-metric").value, cells = shownCells(), values = [];
+  const end = query("#whole").checked ? Infinity : data.ends[name] ?? Infinity;
+  query("#cut").hidden = !(name in data.ends);
   for (const run of visible()) {
     if (!cells.has(run.cell)) continue;
     for (const [images, value] of data.curves[run.run]?.[name] ?? []) {
-      values.push({ run: run.run, cell: run.cell, seed: run.seed, images, value });
+      if (images <= end) values.push({ run: run.run, cell: run.cell, label: run.label, seed: run.seed, images, value });
     }
   }
   const spec = structuredClone(data.lines);
-  spec.encoding.y.title = name;
+  spec.encoding.y.title = data.names[name] ?? name;
   return draw("lines", spec, values);
 }
 const drawAll = () => Promise.all([drawGrid("heat"), drawGrid("strip"), drawLines()]);
@@ -88,6 +90,7 @@ const curveMetrics = [...new Set(Object.values(data.curves).flatMap(Object.keys)
 const hasMetricCurve = Object.values(data.curves).some((curves) => (curves[data.metric]?.length ?? 0) > 1);
 fill(query("#curve-metric"), curveMetrics.map((name) => [name, name]), hasMetricCurve ? data.metric : "wasserstein");
 query("#curve-metric").addEventListener("change", drawLines);
+query("#whole").addEventListener("change", drawLines);
 for (const toggle of queryAll(".toggle")) {
   toggle.addEventListener("click", () => {
     toggle.setAttribute("aria-pressed", String(toggle.getAttribute("aria-pressed") !== "true"));

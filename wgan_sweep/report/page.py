@@ -13,9 +13,9 @@ import jinja2
 from wgan_sweep.common.pictures import open_thumbnail
 from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims
-from wgan_sweep.report.cells import METRIC_NAMES, Report
+from wgan_sweep.report.cells import METRIC_NAMES, Key, Report, Standing
 from wgan_sweep.report.claim_kinds import Claim
-from wgan_sweep.report.text import finite, footnotes, table
+from wgan_sweep.report.text import BEST_SIGN, POSSIBLY_BEST_SIGN, finite, footnotes, grid
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record, Status
 
@@ -50,14 +50,15 @@ def _differing_settings(records: list[Record]) -> dict[str, dict[str, str]]:
     }
 
 
-def _entry(report: Report, record: Record, runs: Path) -> dict[str, Any]:
+def _entry(report: Report, record: Record, runs: Path, styles: Mapping[Key, charts.CellStyle]) -> dict[str, Any]:
     """Return what the page shows of a run."""
     is_done = record.status == Status.DONE  # before, the values are of fewer images
     value, best = (finite(scores.get(report.metric)) if is_done else None for scores in (record.scores, record.best))
     return {
         "id": record.run_id,
         "status": report.status(record),
-        "cell": charts.cell_name(report, record),
+        "cell": styles[report.key(record)].name,
+        "style": styles[report.key(record)],
         "axis_values": report.key(record),
         "seed": record.config.get("seed"),
         "step": record.step,
@@ -94,33 +95,37 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: s
     import vl_convert
 
     folder = Path(__file__).parent
-    cells = charts.cell_names(report)
+    curves = charts.curves_by_run(report, runs)
+    styles = charts.cell_styles(report, charts.drawn_runs(report, curves))
     data = {
         "axes": report.axes[: charts.MAX_AXES],
         "metric": report.metric,
         "name": METRIC_NAMES.get(report.metric, report.metric),
-        "rows": charts.run_rows(report),
-        "charts": charts.grid_charts(report),
+        "rows": charts.run_rows(report, styles),
+        "charts": charts.grid_charts(report, styles),
         "defaults": charts.default_axes(report),
-        "lines": charts.curve_chart(cells, "value"),
-        "curves": charts.curves_by_run(report, runs),
+        "lines": charts.curve_chart([style for style in styles.values() if style.is_drawn], "value"),
+        "curves": curves,
+        "ends": charts.curve_ends(curves.values()),
+        "names": METRIC_NAMES,
         "settings": _differing_settings(report.records),
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    header, body = table(report)
+    places = grid(report)
     verdicts = claims.judge(tested_claims, report.records, report.metric)
     return environment.get_template("page.html").render(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         metric=data["name"],
         axes=report.axes,
-        header=header,
-        body=body,
+        places=places,
+        report=report,
+        styles=styles,
+        signs={Standing.BEST: BEST_SIGN, Standing.POSSIBLY_BEST: POSSIBLY_BEST_SIGN},
         notes=footnotes(report, with_problems=False),
-        entries=[_entry(report, record, runs) for record in report.records],
-        cells=[{"name": name, "colour": charts.colour_of(index)} for index, name in enumerate(cells)],
+        entries=[_entry(report, record, runs, styles) for record in report.records],
         claims=claims.table(verdicts),
         claims_notes=claims.notes(verdicts, report.metric)[:1],
         data=_for_script(data),

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.selection import DEAD, NOT_STARTED
 
+BEST_SIGN = "★"
+"""Follows the value of the best cell, where it is not in bold type alone."""
 POSSIBLY_BEST_SIGN = "°"
 """Follows the value of a cell that cannot be distinguished from the best one."""
 MEANINGS: Mapping[str, str] = {
@@ -44,7 +46,7 @@ class Grid:
 
 def grid(report: Report) -> Grid:
     """Return the table of a report: the values of `Report.column_axis` are columns, those of the other axes rows."""
-    keys = sorted(report.cells, key=_order(report))
+    keys = report.sorted_keys
     if len(report.axes) < 2:
         return Grid([*report.axes, METRIC_NAMES.get(report.metric, report.metric)], [(key, [key]) for key in keys])
     axis = report.column_axis
@@ -71,12 +73,6 @@ def _marked_text(report: Report, key: Key) -> str:
     if standing == Standing.BEST:
         return f"**{text}**"
     return f"{text} {POSSIBLY_BEST_SIGN}" if standing == Standing.POSSIBLY_BEST else text
-
-
-def _order(report: Report) -> Callable[[Key], tuple[int, ...]]:
-    """Return the sort key of cells: the ranks of their values on the axes."""
-    ranks = [{value: rank for rank, value in enumerate(report.values(axis))} for axis in range(len(report.axes))]
-    return lambda key: tuple(rank[value] for rank, value in zip(ranks, key, strict=True))
 
 
 def footnotes(report: Report, *, with_problems: bool = True) -> list[str]:
@@ -178,7 +174,7 @@ def finite(value: Any) -> Any:
 
 def _entries(report: Report) -> Iterator[dict[str, Any]]:
     """Yield the cells of the table as rows of CSV and JSON."""
-    for key in sorted(report.cells, key=_order(report)):
+    for key in report.sorted_keys:
         cell = report.cells[key]
         yield {
             **dict(zip(report.axes, key, strict=True)),
