@@ -203,6 +203,37 @@ def test_charts_are_drawn_and_toggles_hide_cells(small, open_page) -> None:
     assert "images seen" in page.locator("#vg-tooltip-element").inner_text()
 
 
+def test_the_table_and_the_toggles_show_a_cell_in_the_same_colour(small, open_page) -> None:
+    page = open_page(small)
+    colours = "elements => elements.map((element) => getComputedStyle(element).color + element.textContent)"
+    cells = page.eval_on_selector_all("#summary td .swatch", colours)
+    assert len(cells) == len(set(cells))
+    assert set(page.eval_on_selector_all(".toggle .swatch", colours)) <= set(cells)
+    assert page.locator("#summary td.best").count() == 1
+
+
+def test_the_curves_of_a_long_run_are_shown_on_request(tmp_path: Path, open_page) -> None:
+    draw = np.random.default_rng(0)
+    runs = [record(1.0, k=k) for k in (1.0, 2.0, 4.0, 8.0)]
+    for run in runs:
+        run.config["scorer"] = {}
+        add(tmp_path / "runs", run, draw)
+    append_metrics(
+        RunDir(tmp_path / "runs" / runs[0].run_id), {"step": 10**6, "images_seen": 10**8, "wasserstein": 1.0}
+    )
+    target = tmp_path / "report.html"
+    command.main([str(tmp_path / "runs"), "--format", "html", "-o", str(target)])
+    page = open_page(target)
+    page.locator("#curve-metric").select_option("wasserstein")
+    page.wait_for_timeout(500)
+    cut = page.locator("#lines canvas").screenshot()
+    page.locator("#whole").check()
+    page.wait_for_timeout(500)
+    assert page.locator("#lines canvas").screenshot() != cut
+    page.locator("#curve-metric").select_option("fid")
+    assert not page.locator("#cut").is_visible()
+
+
 def test_the_page_follows_the_systems_theme(small, open_page) -> None:
     def background(page) -> str:
         return page.evaluate("getComputedStyle(document.body).backgroundColor")

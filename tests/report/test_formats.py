@@ -1,10 +1,12 @@
 """The PNG, the HTML page and the live table show what the run directories contain."""
 
 import io
+import itertools
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -95,7 +97,7 @@ def test_the_default_charts_show_p_against_k_and_the_sampling_scheme() -> None:
 def test_runs_without_varying_axes_have_no_heat_map(tmp_path: Path) -> None:
     report = group_runs([record(1.0, seed=0), record(2.0, seed=1)])
     assert charts.default_axes(report) == {"heat": "", "strip": ""}
-    assert charts.grid_charts(report) == {"heat": {}, "strip": {}}
+    assert charts.grid_charts(report, charts.cell_styles(report)) == {"heat": {}, "strip": {}}
 
 
 def live_table(runs: Path) -> str:
@@ -176,3 +178,99 @@ def test_the_table_of_a_sparse_grid_stays_small() -> None:
 
 def test_an_empty_folder_is_watched_as_one_without_runs(tmp_path: Path) -> None:
     assert "no runs yet" in live_table(tmp_path)
+
+
+COLOUR_BLIND = {
+    "normal": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]]
+    ),
+}
+"""How linear RGB looks to readers (Machado, Oliveira, Fernandes 2009, severity 1)."""
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = np.array([0.9505, 1.0, 1.089])
+
+
+def linear(colour: str) -> np.ndarray:
+    """Return the linear RGB values of a colour."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """Return the CIELAB coordinates of linear RGB values."""
+    ratio = TO_XYZ @ rgb.clip(0, 1) / WHITE
+    x, y, z = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("reader", COLOUR_BLIND)
+def test_the_colours_differ_for_every_reader(reader: str) -> None:
+    seen = [lab(COLOUR_BLIND[reader] @ linear(colour)) for colour in charts.COLOURS]
+    closest = min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(seen, 2))
+    assert closest > 15  # a difference of 2.3 is just noticeable
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#14171b"])
+def test_the_colours_stand_out_from_the_page(background: str) -> None:
+    def luminance(colour: str) -> float:
+        return float(linear(colour) @ TO_XYZ[1])
+
+    for colour in charts.COLOURS:
+        bright, dark = sorted((luminance(colour), luminance(background)), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) > 2.2, colour
+
+
+def test_cells_differ_in_colour_or_shape_and_their_labels_are_short() -> None:
+    runs = [record(float(k), loss="wgan_div", sampling=s, k=float(k)) for s in ("fake", "real") for k in range(1, 14)]
+    report = group_runs([*runs, record(None, "diverged", loss="wgan_div", sampling="real", k=1.0, lr=1e30)])
+    styles = charts.cell_styles(report)
+    assert len({(style.colour, style.shape) for style in styles.values()}) == 27
+    assert len({(style.colour, tuple(style.dash)) for style in styles.values()}) == 27
+    labels = {style.label: style.name for style in styles.values() if style.is_drawn}
+    assert labels["real k=1"] == "sampling=real div.k=1 optimizer.lr=0.0002"
+    assert len(labels) == 26
+    with_curve = charts.cell_styles(report, {run.run_id for run in report.records})
+    assert {"real k=1", "real k=1 lr=1e+30"} <= {style.label for style in with_curve.values()}
+
+
+def test_a_long_run_does_not_squeeze_the_curves_of_the_others() -> None:
+    def curves(*lengths: float) -> dict[str, float]:
+        return charts.curve_ends([{"fid": [[0, 1.0], [length, 1.0]]} for length in lengths])
+
+    assert curves(100, 100, 100, 100) == {}
+    assert curves(80, 90, 100, 5000) == {"fid": 125}
+    assert curves(100, 120) == curves(100) == {}
+
+
+def test_the_heat_map_has_the_marks_of_the_table() -> None:
+    runs = [
+        record(100 * k + p + seed / 4, k=k, p=p, seed=seed) for k in (1.0, 2.0) for p in (2.0, 6.0) for seed in range(4)
+    ]
+    report = group_runs([*runs, record(90.0, k=2.0, p=9.0)])
+    rows = charts.run_rows(report, charts.cell_styles(report))
+    assert {(row["a0"], row["a1"]): row["standing"] for row in rows if row["standing"]} == {
+        ("1", "2"): "best",
+        ("2", "9"): "possibly best",
+    }
+    groups = [t["groupby"] for t in charts.heat_map(report, 0, 1)["transform"] if "groupby" in t]
+    assert groups == [["a0", "a1", "rest", "standing"]]
+
+
+def test_the_page_marks_the_best_cell_and_leaves_blank_what_nobody_asked_for(runs: Path, tmp_path: Path) -> None:
+    item = record(50.0, k=8.0, p=2.0)
+    item.config["scorer"] = {}
+    write_record(RunDir(runs / item.run_id), item)
+    summary = run_command(runs, "html", tmp_path).decode().split('id="summary"')[1].split("</section>")[0]
+    cells = re.findall(r"<td( class=\"[a-z-]+\")?>(.*?)</td>", summary)
+    texts = [(name[8:-1], re.sub(r"<[^>]*>", "", text)) for name, text in cells]
+    assert ("best", "●121.00 ± 1.00 (n=3) ★") in texts
+    assert ("possibly-best", "●50.00 (n=1) °") in texts
+    assert texts.count(("", "")) == 1
+    assert len(texts) == 8

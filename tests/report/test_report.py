@@ -346,7 +346,7 @@ def test_runs_that_a_sweep_asked_for_are_shown_until_they_start(folder: Path, ca
     command.main([str(folder)])
     output = capsys.readouterr().out
     assert "| 4     | 2 not started           |                     |" in output
-    assert "2 of 14 runs not started" in output
+    assert "not started: 2 of 14 runs (asked for by a sweep)" in output
     started = record(None, "running", k=4.0, p=2.0)
     started.run_id, started.config = waiting[0].run_id, waiting[0].config
     write_record(RunDir(folder / started.run_id), started)
@@ -384,7 +384,7 @@ def test_a_run_that_no_process_holds_is_dead_and_one_that_is_held_is_running(fol
     command.main([str(folder)])
     output = capsys.readouterr().out
     assert "| 8     | 1 dead " in output
-    assert "2 of 14 runs dead: interrupted" in output
+    assert "dead: 2 of 14 runs (interrupted, and held by no process)" in output
 
 
 def marked(report) -> dict[str, str]:

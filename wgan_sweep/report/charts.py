@@ -19,10 +19,10 @@ from wgan_sweep.runs.record import Record, Status
 Spec = dict[str, Any]
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8a8a8a")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#7830f0")
 """Colours of the cells, which differ also for colour-blind readers, on a light and on a dark background.
 
-They are those of Okabe and Ito (2008) without yellow and black, which are hard to see on one of the backgrounds.
+They are those of Okabe and Ito (2008), with violet in place of yellow and black, which one of the backgrounds hides.
 """
 SHAPES = {"circle": "●", "square": "■", "triangle-up": "▲", "diamond": "◆"}
 """Shapes of points, as Vega and as text names them: a further one for each further round of the colours."""

@@ -19,8 +19,8 @@ BEST_SIGN = "★"
 POSSIBLY_BEST_SIGN = "°"
 """Follows the value of a cell that cannot be distinguished from the best one."""
 MEANINGS: Mapping[str, str] = {
-    DEAD: "dead: interrupted, no process works on them",
-    NOT_STARTED: "not started: a sweep asked for them",
+    DEAD: "interrupted, and held by no process",
+    NOT_STARTED: "asked for by a sweep",
 }
 """What the footnotes say of statuses."""
 
@@ -124,7 +124,8 @@ def _incomplete_notes(report: Report) -> list[str]:
     """Return how many runs are dead or have not started, if there are any, and the remedy."""
     counts = Counter(map(report.status, report.records))
     return [
-        f"{counts[status]} of {len(report.records)} runs {meaning}; the sweep's command, run again, completes them."
+        f"{status}: {counts[status]} of {len(report.records)} runs ({meaning}); run the sweep's command again to "
+        "complete them."
         for status, meaning in MEANINGS.items()
         if counts[status]
     ]
