@@ -21,7 +21,9 @@ def _page(report: Report, runs: OpenedRuns, options: argparse.Namespace) -> str:
     from wgan_sweep.report import claims
     from wgan_sweep.report.page import to_html
 
-    return to_html(report, runs.folder, claims.read_claims(options.claims or claims.PUBLISHED), runs.name)
+    return to_html(
+        report, runs.folder, claims.read_claims(claims.claims_file(options.claims or claims.PAPER)), runs.name
+    )
 
 
 def _png(report: Report, runs: OpenedRuns, _: argparse.Namespace) -> bytes:
@@ -39,11 +41,13 @@ FORMATS: dict[str, Callable[[Report, OpenedRuns, argparse.Namespace], str | byte
 }
 
 
-def _claims(options: argparse.Namespace, records: Sequence[Record]) -> str:
+def _claims(options: argparse.Namespace, records: Sequence[Record], folder: Path) -> str:
     """Return the verdicts on the claims as Markdown or JSON."""
     from wgan_sweep.report import claims
+    from wgan_sweep.report.decisions import with_decisions
 
-    judgements = claims.judge(claims.read_claims(options.claims or claims.PUBLISHED), records, options.metric)
+    asked = claims.read_claims(claims.claims_file(options.claims or claims.PAPER))
+    judgements = with_decisions(claims.judge(asked, records, options.metric), records, folder)
     if options.format == "json":
         return json.dumps(claims.to_entries(judgements), indent=2) + "\n"
     if options.format != "md":
@@ -79,7 +83,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="?",
         const=False,
         metavar="YAML",
-        help="test the claims in a file (default: the paper's claims)",
+        help="test the claims in a file (default: paper, the paper's claims)",
     )
     parser.add_argument("--wandb", action="store_true", help="upload ended runs that W&B does not have yet; no report")
     parser.add_argument("--dashboard", action="store_true", help="save a W&B workspace for the runs; no report")
@@ -180,7 +184,7 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
             _dashboard(runs.folder, options, records)
         sys.exit(1 if failed or problems else 0)
     if options.claims is not None and options.format != "html":
-        output: str | bytes = _claims(options, records)
+        output: str | bytes = _claims(options, records, runs.folder)
     else:
         report = group_runs([*records, *runs.not_started], options.metric, runs.folder)
         output = FORMATS[options.format](report, runs, options)

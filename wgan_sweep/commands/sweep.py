@@ -51,6 +51,9 @@ def _run_job(composed: DictConfig) -> float | None:
     overrides = tuple(task_overrides(cast("Any", job)))
     sweep = Path(job.sweep.dir).name if is_in_sweep else None
     try:
+        if composed.claims is not None:
+            remedy = "leave hydra/launcher out" if is_in_sweep else "give -m, as in wgan-sweep -m"
+            raise InputError(f"claims={composed.claims} needs a sweep of this package: {remedy}")
         for source in job.runtime.config_sources:  # in a process that another Hydra launcher started
             if source.provider.startswith(folders.FLAG):
                 folders.use(source.path)

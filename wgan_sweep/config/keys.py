@@ -85,6 +85,8 @@ KEYS = (
     Key("graphs", Role.COMPUTING),
     Key("runs", Role.PLACE),
     Key("archive", Role.PLACE),
+    Key("claims", Role.EXTENT),
+    Key("decide", Role.EXTENT),
     Key("plan", Role.PRESENTATION),
     Key("retry_diverged", Role.EXTENT),
     Key("log_every", Role.PRESENTATION),

@@ -43,6 +43,15 @@ class Train:
 
 
 @dataclass
+class Decide:
+    """How many runs a sweep that trains until its claims are decided may have."""
+
+    max_seeds: Annotated[int, Range(2, 1000)] = 20
+    budget: NonEmpty | None = None
+    batch: Annotated[int, Range(1, 1000)] = 1
+
+
+@dataclass
 class Config:
     """The root. Groups of objects (``_target_``) are untyped here: the signature of the target is their type."""
 
@@ -65,6 +74,8 @@ class Config:
     graphs: bool = MISSING
     runs: NonEmpty = MISSING
     archive: NonEmpty | None = None  # with a default, so that configs from before this key can be read
+    claims: NonEmpty | None = None  # likewise
+    decide: Decide = field(default_factory=Decide)
     plan: bool = MISSING
     retry_diverged: bool = MISSING
     log_every: Count = MISSING

@@ -19,6 +19,8 @@ from wgan_sweep.runs.record import Record, Status
 
 PUBLISHED = Path(__file__).with_name("claims.yaml")
 """The paper's claims."""
+PAPER = "paper"
+"""Name of the paper's claims, where a file is asked for."""
 MIN_SEEDS = 2
 """Seeds that each cell needs."""
 
@@ -66,7 +68,8 @@ class Question:
     """Ids of the compared runs."""
     seeds: int
     """Seeds of the cell with the fewest."""
-    test: Callable[[], Evidence]
+    test: Callable[[float], Evidence]
+    """Tests it at an error rate, which sets the width of the interval."""
     seeds_to_decide: Callable[[float], int | None]
     """Returns how many seeds per cell would decide the claim at an error rate; None if too many."""
     why: str = ""
@@ -77,6 +80,8 @@ class Question:
     """Whether lost runs forbid to support, and to contradict, the claim."""
     details: Callable[[], list[str]] = field(default=list)
     """Returns further results, as sentences."""
+    cells: int = 0
+    """Number of cells whose means are compared; 0 if runs are counted, whatever their cell."""
 
 
 class Claim(Protocol):
@@ -198,12 +203,13 @@ class Lower:
         return Question(
             _ids(setting, sides.cells),
             seeds,
-            lambda: means.every_mean_lower(lower, higher),
+            lambda level: means.every_mean_lower(lower, higher, level),
             lambda level: means.seeds_for_means(lower, higher, level),
             _too_few(seeds),
             sides.lost,
             (sides.lost[0] > 0, sides.lost[1] > 0),
             candidates,
+            cells=len(sides.cells),
         )
 
     def _values(self, setting: Setting, cells: Sequence[Coordinates]) -> Samples:
@@ -239,11 +245,12 @@ class SpreadsLess:
         return Question(
             _ids(setting, sides.cells),
             seeds,
-            lambda: spreads.spread_less(narrow, wide),
+            lambda level: spreads.spread_less(narrow, wide, level),
             lambda level: spreads.seeds_for_spreads(narrow, wide, level),
             _too_few(seeds) or _repeated(self.spread_of, own) or _repeated(self.spread_of, rivals),
             sides.lost,
             (any(sides.lost), any(sides.lost)),
+            cells=len(sides.cells),
         )
 
 
@@ -270,11 +277,12 @@ class Equal:
         return Question(
             _ids(setting, cells),
             seeds,
-            lambda: means.means_within(values, self.within),
+            lambda level: means.means_within(values, self.within, level),
             lambda level: means.seeds_for_equivalence(values, self.within, level),
             _too_few(seeds),
             (lost, 0),
             (lost > 0, False),
+            cells=len(cells),
         )
 
 
@@ -304,11 +312,12 @@ class Monotone:
         return Question(
             _ids(setting, cells),
             seeds,
-            lambda: means.means_rise(values),
+            lambda level: means.means_rise(values, level),
             lambda level: means.seeds_for_rise(values, level),
             _too_few(seeds) or _repeated(self.axis, cells),
             (lost, 0),
             (lost > 0, lost > 0),
+            cells=len(cells),
         )
 
 
@@ -336,6 +345,12 @@ class Event:
             raise ValueError(
                 f"event {self.text!r} is none of: lost, diverged, failed, METRIC < NUMBER, METRIC > NUMBER"
             )
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that it is about; None if it is about lost runs."""
+        match = self.PATTERN.fullmatch(self.text)
+        return match["metric"] if match else None
 
     def happened_to(self, run: LostRun) -> bool:
         """Whether the event happened to a lost run."""
@@ -374,7 +389,7 @@ class Rarer:
         return Question(
             [run_id for side in (own_runs, rival_runs) for run_id, _ in side if run_id],
             min(own[1], rivals[1]),
-            lambda: rates.rarer(own, rivals),
+            lambda level: rates.rarer(own, rivals, level),
             lambda level: rates.seeds_for_rates(own, rivals, level),
         )
 
@@ -416,6 +431,11 @@ FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
 TEXTS = {"claim", "event"}
 AXES = {"spread_of", "rises_with", "falls_with"}
 NUMBERS = {"within"}
+
+
+def claims_file(name: str | Path) -> Path:
+    """Return the file of claims with a name: `PAPER`, or a path."""
+    return PUBLISHED if str(name) == PAPER else Path(name)
 
 
 def read_claims(path: Path) -> list[Claim]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from wgan_sweep.report.cells import shown_metric
 from wgan_sweep.report.claim_kinds import (
+    PAPER,
     PUBLISHED,
     SCORING_AXES,
     Claim,
@@ -15,6 +16,7 @@ from wgan_sweep.report.claim_kinds import (
     LostRun,
     Question,
     Setting,
+    claims_file,
     read_claims,
 )
 from wgan_sweep.report.inference.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, holm
@@ -22,7 +24,22 @@ from wgan_sweep.report.text import finite, markdown
 from wgan_sweep.runs.coordinates import coordinates
 from wgan_sweep.runs.record import Record, Status
 
-__all__ = ["PUBLISHED", "Judgement", "Verdict", "judge", "notes", "read_claims", "table", "to_entries", "to_markdown"]
+__all__ = [
+    "PAPER",
+    "PUBLISHED",
+    "Judgement",
+    "Verdict",
+    "claims_file",
+    "decided",
+    "judge",
+    "notes",
+    "read_claims",
+    "settings_of",
+    "table",
+    "to_entries",
+    "to_markdown",
+    "with_evidence",
+]
 
 
 class Verdict(StrEnum):
@@ -61,6 +78,8 @@ class Judgement:
     tested, or would take too many."""
     details: tuple[str, ...] = ()
     """Further results, as sentences."""
+    collected: str = ""
+    """How its runs were collected, if the p-values do not hold for them; empty if they do."""
 
 
 def _is_shared(axis: str) -> bool:
@@ -68,7 +87,8 @@ def _is_shared(axis: str) -> bool:
     return axis in SCORING_AXES or axis.split(".")[0] in ("data", "model")
 
 
-def _settings(records: Sequence[Record], metric: str) -> list[Setting]:
+def settings_of(records: Sequence[Record], metric: str) -> list[Setting]:
+    """Return the settings of runs: sets of runs that can be compared by a metric."""
     settings: dict[Coordinates, dict[Coordinates, dict[Any, Record]]] = {}
     lost = [
         LostRun(coordinates(record), record.status)
@@ -108,39 +128,58 @@ def judge(claims: Sequence[Claim], records: Sequence[Record], metric: str | None
         records: The runs.
         metric: The metric to compare; by default the selection metric of the runs.
     """
-    settings = _settings(records, shown_metric(records, metric))
+    settings = settings_of(records, shown_metric(records, metric))
     asked: list[tuple[Judgement, Question | None]] = []
     for claim in claims:
-        found = [_tested(claim, setting, question) for setting in settings if (question := claim.ask(setting))]
+        found = [
+            (with_evidence(claim, setting.name, question), question)
+            for setting in settings
+            if (question := claim.ask(setting))
+        ]
         nothing = Judgement(claim.claim, "", Verdict.UNDECIDED, "no runs on both sides of the comparison")
         asked += found or [(nothing, None)]
     evidence = [judgement.evidence for judgement, _ in asked if judgement.evidence]
     adjusted = iter(zip(holm([e.p_for for e in evidence]), holm([e.p_against for e in evidence]), strict=True))
     return [
-        _decided(judgement, question, *next(adjusted), LEVEL / len(evidence))
+        decided(judgement, question, *next(adjusted), LEVEL / len(evidence))
         if question and judgement.evidence
         else judgement
         for judgement, question in asked
     ]
 
 
-def _tested(claim: Claim, setting: Setting, question: Question) -> tuple[Judgement, Question]:
-    judgement = Judgement(
+def with_evidence(claim: Claim, setting: str, question: Question, level: float = LEVEL) -> Judgement:
+    """Return the judgement on a claim without its verdict, which depends on the number of tests.
+
+    Args:
+        claim: The claim.
+        setting: The name of the setting.
+        question: The claim in that setting.
+        level: Error rate of the test, which sets the width of the interval.
+    """
+    return Judgement(
         claim.claim,
-        setting.name,
+        setting,
         Verdict.UNDECIDED,
         question.why,
         tuple(question.runs),
         question.seeds,
         question.lost,
-        evidence=None if question.why else question.test(),
+        evidence=None if question.why else question.test(level),
         details=() if question.why else tuple(question.details()),
     )
-    return judgement, question
 
 
-def _decided(judgement: Judgement, question: Question, p_for: float, p_against: float, level: float) -> Judgement:
-    """Return the judgement with its verdict, from p-values that are adjusted for the number of tests."""
+def decided(judgement: Judgement, question: Question, p_for: float, p_against: float, level: float) -> Judgement:
+    """Return the judgement with its verdict.
+
+    Args:
+        judgement: The judgement of a claim that could be tested.
+        question: The claim in its setting.
+        p_for: `Evidence.p_for`, adjusted for the number of tests.
+        p_against: `Evidence.p_against`, likewise.
+        level: Error rate at which to look for the number of seeds that would decide an undecided claim.
+    """
     judgement = replace(judgement, p_for=p_for, p_against=p_against)
     if min(p_for, p_against) >= LEVEL / 2:
         return replace(judgement, seeds_to_decide=question.seeds_to_decide(level))
@@ -198,6 +237,7 @@ def notes(judgements: Sequence[Judgement], metric: str) -> list[str]:
         f"claim if it is false; p against: of such evidence against it if it is true. Both are adjusted for {count} "
         f"tests (Holm), and decide below {LEVEL / 2:g}: verdicts are false with a probability of at most {LEVEL:g}. "
         f"Seeds to decide: per cell, for a power of {POWER:g}, if the estimates equal the true values.",
+        *(f"{judgement.claim}: {judgement.collected}." for judgement in judgements if judgement.collected),
         *(f"{judgement.claim}: {detail}." for judgement in judgements for detail in judgement.details),
         *(
             f"{judgement.claim} ({judgement.setting}): based on {', '.join(judgement.runs)}"

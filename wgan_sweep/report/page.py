@@ -15,6 +15,7 @@ from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims
 from wgan_sweep.report.cells import METRIC_NAMES, Key, Report, Standing
 from wgan_sweep.report.claim_kinds import Claim
+from wgan_sweep.report.decisions import with_decisions
 from wgan_sweep.report.text import BEST_SIGN, POSSIBLY_BEST_SIGN, finite, footnotes, grid
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record, Status
@@ -114,7 +115,8 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: s
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     places = grid(report)
-    verdicts = claims.judge(tested_claims, report.records, report.metric)
+    judged = claims.judge(tested_claims, report.records, report.metric)
+    verdicts = with_decisions(judged, report.records, runs)
     return environment.get_template("page.html").render(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -127,7 +129,10 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: s
         notes=footnotes(report, with_problems=False),
         entries=[_entry(report, record, runs, styles) for record in report.records],
         claims=claims.table(verdicts),
-        claims_notes=claims.notes(verdicts, report.metric)[:1],
+        claims_notes=[
+            *claims.notes(verdicts, report.metric)[:1],
+            *dict.fromkeys(verdict.collected for verdict in verdicts if verdict.collected),
+        ],
         data=_for_script(data),
         style=(folder / "page.css").read_text(),
         script=(folder / "page.js").read_text(),

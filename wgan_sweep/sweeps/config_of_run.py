@@ -19,8 +19,8 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps.arguments import take
 
 PATH_FLAGS, NAME_FLAGS = ("--config-path", "-cp"), ("--config-name", "-cn")
-NOT_OF_THE_RUN = ("choices", "archive")
-"""Keys that are not taken from a run: the choices are given as groups, and the archive belonged to its sweep."""
+NOT_OF_THE_RUN = ("choices", "archive", "claims", "decide")
+"""Keys that are not taken from a run: the choices are given as groups, and the others belonged to its sweep."""
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
@@ -54,9 +54,7 @@ def _overrides(directory: Path, given: Sequence[str]) -> list[str]:
     check_untrusted(asdict(config), str(directory), [*named, *folders.modules()], remedy=remedy)
     # Without the experiment, which would ask for its other runs, too; its values are among those below.
     groups = {key.name: f"{key.name}={config.choices[key.name]}" for key in KEYS if key.name in config.choices}
-    wanted = {
-        key: value for key, value in leaves(asdict(config)) if key.partition(".")[0] not in ("choices", "archive")
-    }
+    wanted = {key: value for key, value in leaves(asdict(config)) if key.partition(".")[0] not in NOT_OF_THE_RUN}
     values: dict[str, str] = {}
     # A key may refer to another one: those that do not are set first.
     for skips_references in (True, False):
@@ -81,9 +79,7 @@ def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     Raises:
         InputError: if the config refers to other values, or names options that do not exist.
     """
-    wanted = {
-        key: value for key, value in leaves(config) if key.partition(".")[0] not in ("choices", "runs", "archive")
-    }
+    wanted = {key: value for key, value in leaves(config) if key.partition(".")[0] not in (*NOT_OF_THE_RUN, "runs")}
     if references := [key for key, value in wanted.items() if "${" in str(value)]:
         raise InputError(f"{references[0]} is an interpolation, which is not resolved here")
     choices: Mapping[str, str] = config.get("choices", {})

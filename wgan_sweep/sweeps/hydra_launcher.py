@@ -5,7 +5,7 @@ Modules that import torch are imported only when there is work to do, so that `-
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +28,7 @@ from wgan_sweep.sweeps.state import state
 if TYPE_CHECKING:
     from hydra.types import TaskFunction
 
+    from wgan_sweep.runs.record import Record
     from wgan_sweep.sweeps.launching import Launcher, Outcome, RequestedRun
 
 GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -115,6 +116,11 @@ class SweepLauncher(HydraLauncher):
         """Store what `launch` needs."""
         self._config, self._compose_job = config, Composer.install(hydra_context.config_loader)
         self._searches = config.hydra.sweeper._target_ != GRID
+        if self._searches and config.claims is not None:
+            raise InputError(
+                "claims with a sweeper that searches: its runs are chosen by their results; leave claims out, or "
+                "search first"
+            )
         parsed = OverridesParser.create().parse_overrides(task_overrides(config.hydra))
         if self._searches and not config.hydra.sweeper.get("params") and not any(o.is_sweep_override() for o in parsed):
             raise InputError(
@@ -131,11 +137,12 @@ class SweepLauncher(HydraLauncher):
             InputError: if nothing can start.
         """
         announce(f"wgan-sweep: checking {len(job_overrides)} run{'s' * (len(job_overrides) > 1)}")
+        if self._config.claims is not None:
+            return self._launch_until_decided([list(overrides) for overrides in job_overrides])
         requested, problems = self._compose([list(overrides) for overrides in job_overrides])
         from wgan_sweep.report.figures import make_figure
-        from wgan_sweep.runs.requests import write_not_started
-        from wgan_sweep.sweeps.archived import archived_records, is_done_in_archive, launch_missing
-        from wgan_sweep.sweeps.plan import Action, Planner, describe_plan
+        from wgan_sweep.sweeps.archived import archived_records
+        from wgan_sweep.sweeps.plan import describe_plan
 
         launcher = cast("Launcher", objects.make(plain(self._config.launch), "launch"))
         make_figure(plain(self._config.figure))
@@ -146,16 +153,29 @@ class SweepLauncher(HydraLauncher):
             sys.exit(1 if problems else 0)
         if self._searches and any(run.config.scorer.get("_target_") is None for run in requested):
             raise InputError("a search minimises a metric, but scorer=none gives none: choose a scorer")
-        plan_run = Planner(launcher.device)
-        for run in requested:
-            planned = plan_run(run, archived.get(run.run_id))
-            if planned.action is Action.REFUSE:
-                problems[run.overrides] = f"{' '.join(run.overrides)}: {planned.reason}"
+        problems |= _refusals(requested, launcher, archived)
         if problems and initial_job_idx == 0:
-            count = f"{len(problems)} of {len(job_overrides)} runs"
-            lines = [f"  {problem}" for problem in problems.values()]
-            raise InputError("\n".join([f"nothing was started, since {count} of the sweep cannot work:", *lines]))
+            raise InputError(_nothing_started(problems.values(), len(job_overrides)))
         requested = [run for run in requested if run.overrides not in problems]
+        state.problems += [f"refused: {problem}" for problem in problems.values()]
+        outcomes = self._complete(launcher, requested, archived)
+        values = {run.overrides: objective_value(outcome) for run, outcome in zip(requested, outcomes, strict=True)}
+        return [
+            JobReturn(overrides=overrides, _return_value=values.get(tuple(overrides)), status=JobStatus.COMPLETED)
+            for overrides in job_overrides
+        ]
+
+    def _complete(
+        self, launcher: "Launcher", requested: "Sequence[RequestedRun]", archived: "Mapping[str, Record]"
+    ) -> "list[Outcome]":
+        """Complete runs, as runs of the sweep.
+
+        Raises:
+            KeyboardInterrupt: if the user asked to stop; the results are printed.
+        """
+        from wgan_sweep.runs.requests import write_not_started
+        from wgan_sweep.sweeps.archived import is_done_in_archive, launch_missing
+
         folder = Path(self._config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [run for run in [*state.requested, *requested] if not run.directory.record.exists()]
@@ -165,21 +185,68 @@ class SweepLauncher(HydraLauncher):
         outcomes = launch_missing(launcher, requested, archived, state.display, state.should_stop)
         state.requested += requested
         state.continuing |= {run.run_id for run, outcome in zip(requested, outcomes, strict=True) if outcome.continues}
-        state.problems += [f"refused: {problem}" for problem in problems.values()]
         state.problems += [outcome.problem for outcome in outcomes if outcome.problem]
         if state.should_stop():  # print the results now: the sweeper must not ask for more runs
             from wgan_sweep.sweeps.results import publish_results
 
             state.print(publish_results(state, self._config).text)
             raise KeyboardInterrupt
-        values = {run.overrides: objective_value(outcome) for run, outcome in zip(requested, outcomes, strict=True)}
-        return [
-            JobReturn(overrides=overrides, _return_value=values.get(tuple(overrides)), status=JobStatus.COMPLETED)
-            for overrides in job_overrides
-        ]
+        return outcomes
 
-    def _compose(self, jobs: list[list[str]]) -> "tuple[list[RequestedRun], dict[tuple[str, ...], str]]":
+    def _launch_until_decided(self, jobs: list[list[str]]) -> Sequence[JobReturn]:
+        """Train seed after seed of the sweep's cells until its claims are decided.
+
+        Raises:
+            InputError: if nothing can start, or a run of a later batch cannot work.
+        """
+        from wgan_sweep.report.figures import make_figure
+        from wgan_sweep.sweeps.archived import archived_records
+        from wgan_sweep.sweeps.plan import describe_plan
+        from wgan_sweep.sweeps.until_decided import UntilDecided, check_wanted
+
+        def request(wanted: Sequence[list[str]]) -> "list[RequestedRun]":
+            requested, problems = self._compose(list(wanted), jobs)
+            if problems:
+                raise InputError(_nothing_started(problems.values(), len(wanted)))
+            return requested
+
+        def complete(requested: "Sequence[RequestedRun]") -> "list[Outcome]":
+            archived = archived_records(requested)
+            if problems := _refusals(requested, launcher, archived):
+                raise InputError(_nothing_started(problems.values(), len(requested), is_first=not state.requested))
+            return self._complete(launcher, requested, archived)
+
+        def publish(sweep: UntilDecided) -> None:
+            for line in sweep.new_lines():
+                state.display.line(line)
+            state.conclusion = sweep.table()
+            known = {run.run_id for run in state.requested}
+            state.requested += [run for run in sweep.ended if run.run_id not in known]
+            if state.requested:
+                sweep.write(Path(self._config.hydra.sweep.dir))
+
+        config = request([jobs[0]])[0].config
+        check_wanted(config)
+        launcher = cast("Launcher", objects.make(plain(self._config.launch), "launch"))
+        make_figure(plain(self._config.figure))
+        sweep = UntilDecided(config, jobs, request, archived_records)
+        if self._config.plan:
+            batch = sweep.batch()
+            lines = [*sweep.new_lines(), "", sweep.table(), sweep.plan(batch)]
+            runs = describe_plan(batch, archived_records(batch), launcher.device) if batch else ""
+            state.print("\n".join([*lines, runs]))
+            sys.exit(0)
+        sweep.run(complete, publish)
+        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in jobs]
+
+    def _compose(
+        self, jobs: list[list[str]], others: Sequence[Sequence[str]] = ()
+    ) -> "tuple[list[RequestedRun], dict[tuple[str, ...], str]]":
         """Compose the config of each job.
+
+        Args:
+            jobs: The overrides of each job.
+            others: Those of other jobs of the sweep, from which labels distinguish these.
 
         Returns:
             The requested runs, and the problem of each job that cannot be composed, by its overrides.
@@ -187,7 +254,8 @@ class SweepLauncher(HydraLauncher):
         from wgan_sweep.sweeps.launching import RequestedRun
 
         shared = set(task_overrides(self._config.hydra))  # also if a sweeper asks for one run at a time
-        shared |= set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
+        among = [*jobs, *others]
+        shared |= set(among[0]).intersection(*among[1:]) if len(among) > 1 else set()
         sweep = Path(self._config.hydra.sweep.dir).name
         requested, problems = [], {}
         for overrides in jobs:
@@ -199,6 +267,27 @@ class SweepLauncher(HydraLauncher):
             except InputError as error:
                 problems[tuple(overrides)] = f"{' '.join(overrides)}: {error}"
         return requested, problems
+
+
+def _refusals(
+    requested: "Sequence[RequestedRun]", launcher: "Launcher", archived: "Mapping[str, Record]"
+) -> dict[tuple[str, ...], str]:
+    """Return the problem of each run that cannot work, by its overrides."""
+    from wgan_sweep.sweeps.plan import Action, Planner
+
+    plan_run = Planner(launcher.device)
+    planned = [(run, plan_run(run, archived.get(run.run_id))) for run in requested]
+    return {
+        run.overrides: f"{' '.join(run.overrides)}: {plan.reason}"
+        for run, plan in planned
+        if plan.action is Action.REFUSE
+    }
+
+
+def _nothing_started(problems: Iterable[str], count: int, *, is_first: bool = True) -> str:
+    lines = [f"  {problem}" for problem in problems]
+    what = "nothing was started" if is_first else "no further run was started"
+    return "\n".join([f"{what}, since {len(lines)} of {count} runs of the sweep cannot work:", *lines])
 
 
 def register() -> None:

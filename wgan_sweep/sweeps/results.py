@@ -94,7 +94,8 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     records = [by_id[run_id] for run_id in labels]
     with overlay(runs, archives) as shown:
         summary = make_figure(plain(config.figure))(records, shown)
-    lines = ["", summary.table, f"runs      {shell_path(runs)}/<id>, {len(own)} of them"]
+    conclusion = ["", state.conclusion] if state.conclusion else []
+    lines = ["", summary.table, *conclusion, f"runs      {shell_path(runs)}/<id>, {len(own)} of them"]
     for archive, count in Counter(archives.values()).items():
         lines.append(f"archived  {shell_path(archive)}, {count} of them")
     for record in own.values() if len(own) <= MAX_SAMPLE_PATHS else []:
@@ -122,6 +123,8 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     lines += offline_note(runs, labels)
     places = [*([runs] if own else []), *dict.fromkeys(archives.values())] or [runs]
     lines.append(f"report    wgan-report {' '.join(map(shell_path, places))}")
+    for name in ("decision.md", "decision.json") if state.conclusion else ():
+        lines.append(f"decision  {shell_path((folder / name).absolute())}")
     lines += problems
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
         lines += ["", optimum.read_text().strip()]

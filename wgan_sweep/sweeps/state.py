@@ -48,6 +48,8 @@ class CommandState:
         """Ids of runs that continue in jobs after the command has ended."""
         self.problems: list[str] = []
         """Why runs were refused or failed, where no record states it."""
+        self.conclusion = ""
+        """What the sweep has decided on its claims, as text; empty if it has none."""
         self.created_folders: list[Path] = []
         """Folders that Hydra creates for the sweep, innermost first."""
         self.started = provenance.now()

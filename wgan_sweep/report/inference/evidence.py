@@ -11,7 +11,8 @@ Sample = Sequence[float]
 Array = NDArray[np.float64]
 
 LEVEL = 0.05
-"""Error rate of a verdict: of supported and contradicted together, `LEVEL` / 2 each. Intervals cover 1 - `LEVEL`."""
+"""Error rate of a verdict: of supported and contradicted together, `LEVEL` / 2 each. Intervals cover 1 - `LEVEL`
+unless a test is given another level."""
 POWER = 0.8
 """Target power of the recommended number of seeds, if the estimates equalled the true values."""
 MAX_SEEDS = 1000
@@ -29,9 +30,9 @@ class Evidence:
     effect: float
     """Estimated effect; positive if it agrees with the statement."""
     low: float
-    """Lower end of the effect's confidence interval; above 0 exactly if `p_for` is below `LEVEL` / 2."""
+    """Lower end of the effect's confidence interval; above 0 exactly if `p_for` is below half the test's level."""
     high: float
-    """Upper end of the effect's confidence interval; below 0 exactly if `p_against` is below `LEVEL` / 2."""
+    """Upper end of the effect's confidence interval; below 0 exactly if `p_against` is below half the test's level."""
     measure: str
     """Description of the effect."""
     test: str

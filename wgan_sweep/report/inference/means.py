@@ -96,7 +96,7 @@ class _Differences:
         return np.array([behrens_fisher_isf(p, (a[i], f[i]), (b[i], g[i])) for i in range(len(a))])
 
 
-def _ordered(sides: Sequence[Sequence[Sample]]) -> Evidence:
+def _ordered(sides: Sequence[Sequence[Sample]], level: float) -> Evidence:
     """Test whether every mean of a side is lower than every mean of the next side; see `every_mean_lower`."""
     pairs = _pairs(sides)
     measure = "smallest difference of means" if len(pairs) > 1 else "difference of means"
@@ -107,8 +107,8 @@ def _ordered(sides: Sequence[Sequence[Sample]]) -> Evidence:
         difference = min(means[second] - means[first] for first, second in pairs)
         return Evidence(difference, -np.inf, np.inf, measure, test, 1.0, 1.0)
     differences = _Differences(Means.join(summaries), pairs)
-    low = float(np.min(differences.values - differences.isf(LEVEL / 2)))
-    high = float(np.min(differences.values + differences.isf(LEVEL / 2 / len(pairs))))
+    low = float(np.min(differences.values - differences.isf(level / 2)))
+    high = float(np.min(differences.values + differences.isf(level / 2 / len(pairs))))
     return Evidence(
         float(np.clip(_smallest_difference(summaries), low, high)),
         low,
@@ -147,7 +147,7 @@ def _seeds_for_order(sides: Sequence[Sequence[Sample]], level: float) -> int | N
     return smallest(is_enough)
 
 
-def every_mean_lower(lower: Sequence[Sample], higher: Sequence[Sample]) -> Evidence:
+def every_mean_lower(lower: Sequence[Sample], higher: Sequence[Sample], level: float = LEVEL) -> Evidence:
     """Test whether every cell of one set has a lower mean than every cell of another set.
 
     The effect is the smallest difference of means over all pairs. The statement is true if it holds for all pairs: an
@@ -160,8 +160,9 @@ def every_mean_lower(lower: Sequence[Sample], higher: Sequence[Sample]) -> Evide
     Args:
         lower: Cells whose means are claimed to be lower, each with two seeds or more.
         higher: Cells whose means are claimed to be higher, likewise.
+        level: Error rate of the verdict; the interval covers 1 - `level`.
     """
-    return _ordered([lower, higher])
+    return _ordered([lower, higher], level)
 
 
 def seeds_for_means(lower: Sequence[Sample], higher: Sequence[Sample], level: float = LEVEL) -> int | None:
@@ -181,9 +182,9 @@ def seeds_for_means(lower: Sequence[Sample], higher: Sequence[Sample], level: fl
     return _seeds_for_order([lower, higher], level)
 
 
-def means_rise(cells: Sequence[Sample]) -> Evidence:
+def means_rise(cells: Sequence[Sample], level: float = LEVEL) -> Evidence:
     """Test whether the means of a sequence of cells rise strictly, as in `every_mean_lower` for neighbouring cells."""
-    return _ordered([[cell] for cell in cells])
+    return _ordered([[cell] for cell in cells], level)
 
 
 def seeds_for_rise(cells: Sequence[Sample], level: float = LEVEL) -> int | None:
@@ -191,7 +192,7 @@ def seeds_for_rise(cells: Sequence[Sample], level: float = LEVEL) -> int | None:
     return _seeds_for_order([[cell] for cell in cells], level)
 
 
-def means_within(cells: Sequence[Sample], margin: float) -> Evidence:
+def means_within(cells: Sequence[Sample], margin: float, level: float = LEVEL) -> Evidence:
     """Test whether all means of a set of cells differ by less than a margin.
 
     Two one-sided tests of each pair (Schuirmann 1987). The effect is the margin minus the largest difference. The
@@ -201,6 +202,7 @@ def means_within(cells: Sequence[Sample], margin: float) -> Evidence:
     Args:
         cells: Two cells or more, each with two seeds or more.
         margin: The largest difference that counts as equal, in units of the metric; positive.
+        level: Error rate of the verdict; the interval covers 1 - `level`.
     """
     pairs = tuple(combinations(range(len(cells)), 2))
     measure, test = f"{margin:g} minus the largest difference of means", f"two one-sided tests, {_count(pairs)}"
@@ -209,8 +211,8 @@ def means_within(cells: Sequence[Sample], margin: float) -> Evidence:
         return Evidence(margin - float(np.ptp([np.mean(c) for c in cells])), -np.inf, np.inf, measure, test, 1.0, 1.0)
     differences = _Differences(summary[0], pairs)
     sizes = np.abs(differences.values)
-    low = margin - float(np.max(sizes + differences.isf(LEVEL / 2)))
-    high = margin - float(np.max(sizes - differences.isf(LEVEL / 4 / len(pairs))))
+    low = margin - float(np.max(sizes + differences.isf(level / 2)))
+    high = margin - float(np.max(sizes - differences.isf(level / 4 / len(pairs))))
     return Evidence(
         float(np.clip(margin - float(np.ptp(summary[0].shrunken())), low, high)),
         low,

@@ -14,7 +14,7 @@ Counts = tuple[int, int]
 """Events and runs."""
 
 
-def rarer(first: Counts, second: Counts) -> Evidence:
+def rarer(first: Counts, second: Counts, level: float = LEVEL) -> Evidence:
     """Test whether an event is rarer on the first side than on the second: Fisher's exact test.
 
     The effect is the logarithm of the odds ratio, positive if the event is rarer on the first side; its interval is the
@@ -23,6 +23,7 @@ def rarer(first: Counts, second: Counts) -> Evidence:
     Args:
         first: Events and runs of the side on which the event is claimed to be rarer.
         second: Events and runs of the other side.
+        level: Error rate of the verdict; the interval covers 1 - `level`.
     """
     table = [[first[0], first[1] - first[0]], [second[0], second[1] - second[0]]]
     measure = f"log odds ratio, {first[0]} of {first[1]} against {second[0]} of {second[1]}"
@@ -31,7 +32,7 @@ def rarer(first: Counts, second: Counts) -> Evidence:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an odds ratio of 0 or infinity
         ratio = stats.contingency.odds_ratio(table[::-1])
-        interval = ratio.confidence_interval(1 - LEVEL)
+        interval = ratio.confidence_interval(1 - level)
         effect, low, high = (float(np.log(value)) for value in (ratio.statistic, interval.low, interval.high))
     return Evidence(
         effect,

@@ -104,7 +104,7 @@ def _true_spread(side: Means) -> float:
     return float(np.sqrt(max(0.0, float(np.var(side.means, ddof=1)) - float(np.mean(side.errors**2)))))
 
 
-def spread_less(narrow: Sequence[Sample], wide: Sequence[Sample]) -> Evidence:
+def spread_less(narrow: Sequence[Sample], wide: Sequence[Sample], level: float = LEVEL) -> Evidence:
     """Test whether the means of one set of cells spread less than the means of another set.
 
     The effect is the difference of the standard deviations of the true means. The statistic is the same difference of
@@ -115,6 +115,7 @@ def spread_less(narrow: Sequence[Sample], wide: Sequence[Sample]) -> Evidence:
     Args:
         narrow: Cells whose means are claimed to spread less: two or more, each with two seeds or more.
         wide: Cells whose means are claimed to spread more, likewise.
+        level: Error rate of the verdict; the interval covers 1 - `level`.
     """
     measure, test = "difference of the means' standard deviations", "simulated null distribution"
     summaries = summarise(narrow, wide)
@@ -125,8 +126,8 @@ def spread_less(narrow: Sequence[Sample], wide: Sequence[Sample]) -> Evidence:
     null = _NullSpreads.around(summaries[0], summaries[1], DRAWS, np.random.default_rng(0))
     p_for, p_against = null.p_values(statistic)
     true_sds = [_true_spread(side) for side in summaries]
-    low = _bound(lambda effect: null.p_values(statistic, effect)[0] < LEVEL / 2, statistic, -null.scale)
-    high = _bound(lambda effect: null.p_values(statistic, effect)[1] < LEVEL / 2, statistic, null.scale)
+    low = _bound(lambda effect: null.p_values(statistic, effect)[0] < level / 2, statistic, -null.scale)
+    high = _bound(lambda effect: null.p_values(statistic, effect)[1] < level / 2, statistic, null.scale)
     effect = float(np.clip(true_sds[1] - true_sds[0], low, high))
     return Evidence(effect, low, high, measure, test, p_for, p_against)
 

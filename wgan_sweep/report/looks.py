@@ -1,0 +1,210 @@
+"""Claims that are tested look by look, while seeds are added to the cells that still matter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from wgan_sweep.report.cells import shown_metric
+from wgan_sweep.report.claim_kinds import Claim, Question, Rarer, Setting
+from wgan_sweep.report.claims import Judgement, Verdict, decided, settings_of, table, with_evidence
+from wgan_sweep.report.inference.evidence import LEVEL, holm
+from wgan_sweep.report.inference.sequential import Looks, is_futile
+from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status
+
+
+class Standing(StrEnum):
+    """Where the test of a claim stands."""
+
+    OPEN = "open"
+    DECIDED = "decided"
+    UNDECIDABLE = "undecidable at this budget"
+    """The seeds that would decide it are more than the largest number."""
+    LOST = "lost runs forbid a verdict"
+    EXHAUSTED = "undecided after all seeds"
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A claim in one setting, with the cells of a sweep that it is about, and the state of its test."""
+
+    claim: Claim
+    setting: str
+    cells: frozenset[int]
+    """Indices of its cells. Those without a result at the first look are not compared, and leave."""
+    compares_means: bool
+    """Whether it compares the means of cells; otherwise it counts runs."""
+    judgement: Judgement
+    standing: Standing = Standing.OPEN
+    look: int = -1
+    """Index of the last look at it; -1 before the first one."""
+    p_for: float = 1.0
+    """p-value over all looks so far of the null hypothesis that the claim is false; not adjusted for other claims."""
+    p_against: float = 1.0
+    """p-value over all looks so far of the null hypothesis that the claim is true; likewise."""
+    needed: tuple[tuple[int, int | None], ...] = ()
+    """For each look, its number of seeds, and how many seeds per cell would decide the claim; None if too many."""
+    lost: tuple[Record, ...] = ()
+    """The first runs of cells without a result at the first look."""
+
+
+def metrics_of(claims: Sequence[Claim]) -> set[str]:
+    """Return the metrics that claims name themselves."""
+    return {claim.event.metric for claim in claims if isinstance(claim, Rarer) and claim.event.metric}
+
+
+class Decision:
+    """Tests claims at each look until each is decided, undecidable, or out of seeds.
+
+    The error rate of the verdicts together is at most `LEVEL`: each look spends its share, see `inference.sequential`,
+    and Holm's correction covers the claims. The hypotheses are fixed by the cells of the sweep, and by which of them
+    have a result at the first look. A claim that is no longer open is not tested again. The same runs lead to the same
+    decision.
+
+    Args:
+        claims: The claims.
+        cells: A run of each cell, done and with every metric that a claim may ask for; its values do not matter.
+        looks: The numbers of seeds per cell.
+    """
+
+    def __init__(self, claims: Sequence[Claim], cells: Sequence[Record], looks: Looks) -> None:
+        self.looks = looks
+        self.tracked: list[Tracked] = []
+        """Each claim in each setting."""
+        self.unanswerable: dict[str, str] = {}
+        """Why claims cannot be answered by these cells, by claim."""
+        self._look = 0
+        # Two seeds each: a claim that asks for more axes says so only if the seeds suffice.
+        planned = [replace(cell, config={**cell.config, "seed": seed}) for cell in cells for seed in (0, 1)]
+        index = {cell.run_id: number for number, cell in enumerate(cells)}
+        for claim in claims:
+            questions = _asked(claim, settings_of(planned, SELECTION_METRICS[0]))
+            for setting, question in questions:
+                if question.why:
+                    self.unanswerable[claim.claim] = question.why
+                    continue
+                self.tracked.append(
+                    Tracked(
+                        claim,
+                        setting,
+                        frozenset(index[run] for run in question.runs),
+                        question.cells > 0,
+                        Judgement(claim.claim, setting, Verdict.UNDECIDED, "no look yet"),
+                    )
+                )
+            if not questions:
+                self.unanswerable[claim.claim] = "no cells on both sides of the comparison"
+
+    @property
+    def open(self) -> list[Tracked]:
+        """The claims that are open."""
+        return [tracked for tracked in self.tracked if tracked.standing is Standing.OPEN]
+
+    def next(self) -> tuple[list[int], int] | None:
+        """Return the cells of the next look and how many seeds each needs; None if no claim is open."""
+        cells = sorted(set().union(*(tracked.cells for tracked in self.open)))
+        return (cells, self.looks.seeds[self._look]) if cells else None
+
+    def take(self, runs: Mapping[int, Sequence[Record]]) -> list[Tracked]:
+        """Take the next look, and return the claims that it closes.
+
+        Args:
+            runs: For each cell of the look, the runs of its first seeds, as many as the look needs. A run that is not
+                done is lost.
+        """
+        look, self._look = self._look, self._look + 1
+        metric = shown_metric([record for records in runs.values() for record in records], None)
+        before = self.open
+        seen = {id(tracked): self._tested(tracked, look, runs, metric) for tracked in before}
+        current = [seen[id(tracked)][0] if id(tracked) in seen else tracked for tracked in self.tracked]
+        adjusted = zip(holm([t.p_for for t in current]), holm([t.p_against for t in current]), strict=True)
+        self.tracked = [
+            self._judged(tracked, seen[id(original)][1], *both) if id(original) in seen else tracked
+            for original, tracked, both in zip(self.tracked, current, adjusted, strict=True)
+        ]
+        return [now for was, now in zip(current, self.tracked, strict=True) if was.standing is not now.standing]
+
+    def _tested(
+        self, tracked: Tracked, look: int, runs: Mapping[int, Sequence[Record]], metric: str
+    ) -> tuple[Tracked, Question | None]:
+        """Return a claim after its test at a look, and the question that was tested; None if it could not be."""
+        if look == 0 and tracked.compares_means:
+            dropped = sorted(cell for cell in tracked.cells if not _has_result(runs[cell], metric))
+            lost = tuple(record for cell in dropped for record in runs[cell])
+            tracked = replace(tracked, cells=tracked.cells.difference(dropped), lost=lost)
+        own = [*tracked.lost, *(record for cell in sorted(tracked.cells) for record in runs[cell])]
+        questions = _asked(tracked.claim, settings_of(own, metric))
+        tracked = replace(tracked, look=look)
+        if not questions:
+            return _untested(tracked, "no runs on both sides of the comparison"), None
+        if len(questions) > 1:
+            return _untested(tracked, "its runs were measured in different ways"), None
+        ((_, question),) = questions
+        if tracked.compares_means and question.cells < len(tracked.cells) and not question.why:
+            return _untested(tracked, "the runs of a cell have no result that can be compared"), None
+        share = self.looks.shares[look]
+        judgement = replace(with_evidence(tracked.claim, tracked.setting, question, LEVEL * share), details=())
+        tracked = replace(tracked, judgement=judgement)
+        if judgement.evidence is None:
+            return tracked, None
+        p_for = self.looks.adjusted(look, judgement.evidence.p_for, tracked.p_for)
+        p_against = self.looks.adjusted(look, judgement.evidence.p_against, tracked.p_against)
+        return replace(tracked, p_for=p_for, p_against=p_against), question
+
+    def _judged(self, tracked: Tracked, question: Question | None, p_for: float, p_against: float) -> Tracked:
+        """Return a claim with its verdict and where it stands after a look.
+
+        Args:
+            tracked: The claim.
+            question: What was tested at the look; None if it could not be tested.
+            p_for: `Tracked.p_for`, adjusted for the number of claims.
+            p_against: `Tracked.p_against`, likewise.
+        """
+        seeds, largest = self.looks.seeds[tracked.look], self.looks.seeds[-1]
+        if tracked.compares_means and len(tracked.cells) < 2:
+            return replace(tracked, standing=Standing.LOST)
+        number = None
+        if question is not None:
+            # At the level of a single test of a fixed number of seeds: rather too few seeds than too many.
+            judgement = decided(tracked.judgement, question, p_for, p_against, LEVEL)
+            tracked = replace(tracked, judgement=judgement)
+            if judgement.verdict != Verdict.UNDECIDED:
+                return replace(tracked, standing=Standing.DECIDED)
+            if judgement.why:
+                return replace(tracked, standing=Standing.LOST)
+            if all(question.withheld):
+                judgement = replace(judgement, why=f"{sum(question.lost)} runs diverged or failed")
+                return replace(tracked, judgement=judgement, standing=Standing.LOST)
+            if judgement.seeds_to_decide is not None:
+                number = round(judgement.seeds_to_decide / max(1.0, question.seeds / seeds))
+        tracked = replace(tracked, needed=(*tracked.needed, (seeds, number)))
+        if is_futile(tracked.needed, largest):
+            return replace(tracked, standing=Standing.UNDECIDABLE)
+        return replace(tracked, standing=Standing.EXHAUSTED) if seeds == largest else tracked
+
+    def where(self, tracked: Tracked) -> str:
+        """Return where a claim stands, in words."""
+        if tracked.look < 0:
+            return "open: no look yet"
+        seeds, count = self.looks.seeds[tracked.look], len(self.looks.seeds)
+        return f"{tracked.standing} (look {tracked.look + 1} of {count}: {seeds} seeds)"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the claims as the header and the rows of a table."""
+        header, rows = table([tracked.judgement for tracked in self.tracked])
+        header[3] = "effect [interval]"
+        return [*header[:-1], "where it stands"], [
+            [*row[:-1], self.where(tracked)] for row, tracked in zip(rows, self.tracked, strict=True)
+        ]
+
+
+def _asked(claim: Claim, settings: Sequence[Setting]) -> list[tuple[str, Question]]:
+    return [(setting.name, question) for setting in settings if (question := claim.ask(setting))]
+
+
+def _untested(tracked: Tracked, why: str) -> Tracked:
+    judgement = Judgement(tracked.claim.claim, tracked.setting, Verdict.UNDECIDED, why)
+    return replace(tracked, judgement=judgement)
+
+
+def _has_result(records: Sequence[Record], metric: str) -> bool:
+    return any(record.status == Status.DONE and metric in record.scores for record in records)
