@@ -6,12 +6,13 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from wgan_sweep.report.inference import spreads
+from wgan_sweep.report.inference import means, spreads
 from wgan_sweep.report.inference.evidence import LEVEL, Evidence, holm
 from wgan_sweep.report.inference.means import every_mean_lower, means_within, seeds_for_means
 from wgan_sweep.report.inference.sequential import Looks, is_futile
@@ -27,9 +28,18 @@ Samples = list[list[float]]
 Test = Callable[..., Evidence]
 
 
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spreads, "DRAWS", 2000)
+FAST: list[tuple[Any, str, Any]] = [
+    (spreads, "DRAWS", 2000),
+    (spreads, "_bound", lambda _, estimate, __: estimate),
+    (means._Differences, "isf", lambda differences, _: np.zeros_like(differences.values)),
+]
+"""Few draws, and no intervals, which take most of the time."""
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, replacement in FAST:
+        monkeypatch.setattr(module, name, replacement)
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,7 @@ NULLS: dict[str, tuple[Test, tuple[Side, ...], bool]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("name", NULLS)
 def test_error_rates_over_twenty_looks(name: str) -> None:
     test, sides, is_liberal = NULLS[name]
@@ -193,6 +204,7 @@ def compared(sides: tuple[Side, Side], simulations: int) -> tuple[float, float, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("name", ALTERNATIVES)
 def test_true_claims_are_decided_before_the_last_look(name: str) -> None:
     power, seeds, fixed = compared(ALTERNATIVES[name], 200)
@@ -224,6 +236,7 @@ def power_with_futility(sides: tuple[Side, Side], simulations: int) -> tuple[flo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast")
 def test_futility_ends_hopeless_experiments_and_few_others() -> None:
     power, seeds, futile = power_with_futility((Side([0]), Side([0.1])), 60)
     assert futile > 0.7
@@ -234,7 +247,8 @@ def test_futility_ends_hopeless_experiments_and_few_others() -> None:
 
 
 def main() -> None:
-    spreads.DRAWS = 2000
+    for module, name, replacement in FAST:
+        setattr(module, name, replacement)
     sys.stdout.write("| null | corrected | uncorrected |\n|---|---|---|\n")
     for name, (test, sides, _) in NULLS.items():
         outcomes = simulate(test, sides, TWENTY, SIMULATIONS)

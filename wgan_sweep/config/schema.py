@@ -47,7 +47,7 @@ class Decide:
     """How many runs a sweep that trains until its claims are decided may have."""
 
     max_seeds: Annotated[int, Range(2, 1000)] = 20
-    budget: NonEmpty | None = None
+    budget: Any = None  # a text or null; it is checked where its unit is read
     batch: Annotated[int, Range(1, 1000)] = 1
 
 

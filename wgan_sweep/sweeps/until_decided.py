@@ -42,7 +42,7 @@ class Budget:
     """Whether an hour of a run counts once for each GPU that it uses."""
 
     @classmethod
-    def parse(cls, text: str | None) -> "Budget | None":
+    def parse(cls, text: object) -> "Budget | None":
         """Return the budget that the key ``decide.budget`` names.
 
         Raises:
@@ -50,7 +50,7 @@ class Budget:
         """
         if text is None:
             return None
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(h|gpuh)", text)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(h|gpuh)", str(text))
         if match is None or float(match[1]) == 0:
             raise InputError(f"decide.budget must be a number of hours, such as 40h or 40gpuh, got {shown(text)}")
         return cls(float(match[1]), match[2] == "gpuh")
@@ -354,9 +354,20 @@ class UntilDecided:
             f"are true with a probability of {1 - LEVEL:g} or more.",
             f"{len(self._records)} runs took {self.hours:.3g} {self._unit}.",
             *([f"Stopped: {self.stopped}."] if self.stopped and is_open else []),
+            *(
+                f"{tracked.claim.claim}: cells without a result at the first look are left out: "
+                f"{self._left_out(tracked)}."
+                for tracked in self.decision.tracked
+                if tracked.lost
+            ),
             *(f"Not asked: {claim} ({why})." for claim, why in self.decision.unanswerable.items()),
         ]
         return markdown(header, rows, notes)
+
+    def _left_out(self, tracked: Tracked) -> str:
+        lost = {record.run_id for record in tracked.lost}
+        cells = {cell for (cell, _), run in self._runs.items() if run.run_id in lost}
+        return "; ".join(" ".join(self.seeds.cells[cell]) for cell in sorted(cells))
 
     def record(self) -> DecisionRecord:
         """Return the state as it is stored."""

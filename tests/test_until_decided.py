@@ -1,0 +1,348 @@
+"""Sweeps until decided: which runs they train, in which order claims are decided, and what they refuse.
+
+Runs are trained only by the commands of the last tests. Of others, the records are written with chosen values.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wgan_sweep.commands import report as report_command
+from wgan_sweep.errors import InputError
+from wgan_sweep.report.decisions import DECISION, DecisionRecord, read_decisions
+from wgan_sweep.report.looks import Standing
+from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.sweeps.launching import Outcome, RequestedRun
+from wgan_sweep.sweeps.until_decided import Budget, Seeds, UntilDecided
+
+from .helpers import Shell, write_record
+
+FAR_AND_NEAR = """
+claims:
+  - claim: far
+    lower: {loss: wgan_gp}
+    than: {loss: wgan}
+  - claim: near
+    lower: {loss: wgan_gp}
+    than: {loss: wgan_div}
+"""
+BEST = "claims: [{claim: best, lowest: {loss: wgan_gp}, among: {data: gaussians8}}]"
+MEANS = {"wgan_gp": 1.0, "wgan_div": 1.5, "wgan": 9.0}
+LOSSES = tuple(MEANS)
+
+Value = Callable[[str, int], float | Status]
+"""The metric value of a run by its loss and seed, or how it is lost."""
+
+
+def value(loss: str, seed: int) -> float:
+    return MEANS[loss] + float(np.random.default_rng([seed, LOSSES.index(loss)]).normal(0, 0.3))
+
+
+@dataclass
+class Workshop:
+    """Writes the records of the runs that a sweep asks for."""
+
+    folder: Path
+    make: Callable
+    value: Value = value
+    trained: list[tuple[str, int]] = field(default_factory=list)
+    """Loss and seed of each run, in the order of its end."""
+    batches: list[int] = field(default_factory=list)
+    """The size of each batch."""
+    hours: float = 1.0
+    composed: dict[tuple[str, ...], RequestedRun] = field(default_factory=dict)
+    reverses: bool = False
+    """Whether the runs of a batch end in reverse order."""
+
+    def request(self, jobs: Sequence[Sequence[str]]) -> list[RequestedRun]:
+        base = ["data=gaussians8", "train.steps=3", "tracker=none", "device=cpu", f"claims={self.folder / 'mine.yaml'}"]
+        for job in jobs:
+            if tuple(job) not in self.composed:
+                config = self.make(*base, *job, tiny=False)
+                self.composed[tuple(job)] = RequestedRun(config, tuple(job), " ".join(job), "s")
+        return [self.composed[tuple(job)] for job in jobs]
+
+    def complete(self, requested: Sequence[RequestedRun]) -> list[Outcome]:
+        self.batches.append(len(requested))
+        outcomes = [self.train(run) for run in (reversed(requested) if self.reverses else requested)]
+        return outcomes[::-1] if self.reverses else outcomes
+
+    def train(self, run: RequestedRun) -> Outcome:
+        loss, seed = run.config.choices["loss"], run.config.seed
+        result = self.value(loss, seed)
+        record = Record(
+            run.run_id,
+            Status.DONE if isinstance(result, float) else result,
+            config=asdict(run.config),
+            step=3,
+            scores={"step": 3, "w1": result} if isinstance(result, float) else {},
+            science=dict(run.identity.science),
+            seconds=3600 * self.hours,
+        )
+        run.directory.path.mkdir(parents=True, exist_ok=True)
+        write_record(run.directory, record)
+        self.trained.append((loss, seed))
+        return Outcome(record)
+
+    def sweep(self, *limits: str, seeds: Sequence[int] = (), losses: Sequence[str] = LOSSES) -> UntilDecided:
+        jobs = [[f"loss={loss}", *([f"seed={seed}"] if seeds else [])] for loss in losses for seed in seeds or [0]]
+        (first,) = self.request([[*jobs[0], "decide.max_seeds=8", *limits]])
+        return UntilDecided(first.config, jobs, self.request, lambda _: {})
+
+    def run(self, sweep: UntilDecided) -> list[str]:
+        lines: list[str] = []
+        sweep.run(self.complete, lambda now: lines.extend(now.new_lines()))
+        return lines
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, make) -> Workshop:
+    (tmp_path / "mine.yaml").write_text(FAR_AND_NEAR)
+    return Workshop(tmp_path, make)
+
+
+def outcome(sweep: UntilDecided) -> list[tuple[str, str, int]]:
+    """Return verdict, standing and seeds of each claim."""
+    return [(claim.verdict, claim.standing, claim.seeds) for claim in sweep.record().claims]
+
+
+def test_only_the_cells_of_open_claims_get_further_seeds(workshop: Workshop) -> None:
+    sweep = workshop.sweep()
+    lines = workshop.run(sweep)
+    far, near = sweep.decision.tracked
+    assert (far.standing, far.judgement.verdict) == (Standing.DECIDED, "supported")
+    assert near.standing in (Standing.DECIDED, Standing.EXHAUSTED)
+    seeds = Counter(loss for loss, _ in workshop.trained)
+    decided, ended = (sweep.decision.looks.seeds[tracked.look] for tracked in (far, near))
+    assert decided != ended
+    assert seeds == {"wgan": decided, "wgan_div": ended, "wgan_gp": max(decided, ended)}
+    assert all([s for loss, s in workshop.trained if loss == name] == list(range(seeds[name])) for name in LOSSES)
+    assert workshop.batches[0] == 6
+    assert set(workshop.batches[1:]) <= {1, 2, 3}
+    assert sum(line.startswith(("far", "near")) for line in lines) == 2
+    assert f"decided (look {decided - 1} of 7: {decided} seeds)" in sweep.table()
+
+
+def test_a_claim_that_needs_too_many_seeds_is_undecidable_after_two_looks(workshop: Workshop) -> None:
+    noise = [0.0, 0.5, -0.5, 0.1, -0.1, 0.2, -0.2, 0.3]
+    workshop.value = lambda loss, seed: 1.0 + noise[seed] * (1 if loss == "wgan" else -1)
+    sweep = workshop.sweep(losses=["wgan", "wgan_gp"])
+    lines = workshop.run(sweep)
+    assert outcome(sweep) == [("undecided", "undecidable at this budget (look 3 of 7: 4 seeds)", 4)]
+    assert len(workshop.trained) == 8
+    assert lines[-1].startswith("far (model=mlp data=gaussians8 step=3): undecidable at this budget")
+
+
+def test_a_later_command_continues_and_decides_the_same_in_any_order_of_the_runs(workshop: Workshop) -> None:
+    whole = workshop.sweep()
+    workshop.run(whole)
+    expected, number = outcome(whole), len(workshop.trained)
+    again = workshop.sweep()
+    assert again.batch() == []
+    assert outcome(again) == expected
+
+    for path in (workshop.folder / "runs").iterdir():
+        (path / "record.json").unlink()
+    workshop.trained.clear()
+    workshop.reverses = True
+    first = workshop.sweep()
+    workshop.complete(first.batch())  # and the command is killed
+    (later,) = workshop.request([["loss=wgan", "seed=7"]])
+    workshop.train(later)  # a run of a later look exists already
+    workshop.run(second := workshop.sweep())
+    assert outcome(second) == expected
+    assert Counter(workshop.trained).most_common(1)[0][1] == 1
+    assert len(workshop.trained) == number + 1
+
+
+def test_the_seeds_of_the_sweep_come_first() -> None:
+    seeds = Seeds([["loss=wgan", "seed=7"], ["loss=wgan", "seed=3"]], 0, 5)
+    assert (seeds.cells, seeds.num_first, seeds.order) == ([["loss=wgan"]], 2, [7, 3, 8, 9, 10])
+    assert Seeds([["a=1"], ["a=2"]], 0, 3).order == [0, 1, 2]
+    assert Seeds([["a=1", "seed=4"]], 0, 3).job(0, 2) == ["a=1", "seed=6"]
+    with pytest.raises(InputError, match="same seeds"):
+        Seeds([["a=1", "seed=1"], ["a=2", "seed=2"]], 0, 5)
+    with pytest.raises(InputError, match="max_seeds=2"):
+        Seeds([["a=1", f"seed={n}"] for n in range(3)], 0, 2)
+
+
+def test_a_sweep_ends_when_the_next_batch_would_exceed_the_budget(workshop: Workshop) -> None:
+    workshop.value = lambda loss, seed: {"wgan": 1.35}.get(loss, 1.0) + 0.3 * (seed % 2)
+    sweep = workshop.sweep("decide.budget=10h", losses=["wgan", "wgan_gp"])
+    workshop.run(sweep)
+    assert workshop.batches == [4, 2, 2, 2]  # of one hour each
+    assert sweep.stopped.startswith("budget spent: 10 of 10 hours")
+    assert "budget spent" in sweep.table()
+    assert sweep.decision.open
+
+
+def test_hours_count_once_per_gpu_if_the_budget_says_so() -> None:
+    record = Record("x", config={"launch": {"gpus_per_run": 4}}, seconds=1800)
+    assert [Budget.parse(text).spent_by(record) for text in ("1h", "1.5gpuh")] == [0.5, 2.0]
+
+
+def test_a_failed_run_is_tried_once_by_each_command_and_counts_as_lost(workshop: Workshop) -> None:
+    workshop.value = lambda loss, seed: Status.FAILED if (loss, seed) == ("wgan", 1) else value(loss, seed)
+    sweep = workshop.sweep(losses=["wgan_gp", "wgan"])
+    workshop.run(sweep)
+    assert workshop.trained.count(("wgan", 1)) == 1
+    (far,) = sweep.decision.tracked
+    assert far.judgement.verdict == "supported"  # a lost run of the other side
+    assert far.judgement.lost == (0, 1)
+    workshop.trained.clear()
+    workshop.run(workshop.sweep(losses=["wgan_gp", "wgan"]))
+    assert workshop.trained == [("wgan", 1)]
+
+
+def test_lost_runs_of_its_own_cells_end_a_claim_without_a_verdict(workshop: Workshop) -> None:
+    workshop.value = lambda loss, seed: Status.DIVERGED if (loss, seed) == ("wgan_gp", 1) else value(loss, seed)
+    sweep = workshop.sweep(losses=["wgan_gp", "wgan"])
+    workshop.run(sweep)
+    (far,) = sweep.decision.tracked
+    assert far.standing is Standing.LOST
+    assert far.judgement.verdict == "undecided"
+    assert "would be supported" in far.judgement.why
+
+
+def test_a_cell_without_a_result_at_the_first_look_is_left_out(workshop: Workshop) -> None:
+    (workshop.folder / "mine.yaml").write_text(BEST)
+    workshop.value = lambda loss, seed: Status.DIVERGED if loss == "wgan_div" else value(loss, seed)
+    sweep = workshop.sweep()
+    workshop.run(sweep)
+    (best,) = sweep.decision.tracked
+    assert best.judgement.verdict == "supported"
+    assert best.cells == {LOSSES.index("wgan_gp"), LOSSES.index("wgan")}
+    assert Counter(loss for loss, _ in workshop.trained)["wgan_div"] == 2
+    assert "are left out: loss=wgan_div." in sweep.table()
+
+
+def test_a_command_stops_when_one_run_after_another_fails(workshop: Workshop) -> None:
+    workshop.value = lambda loss, seed: value(loss, seed) if seed < 2 else Status.FAILED
+    sweep = workshop.sweep()
+    workshop.run(sweep)
+    assert sweep.stopped.startswith("the last 3 runs failed")
+    assert workshop.batches == [6, 3]
+
+
+def test_a_run_without_a_result_ends_the_command(workshop: Workshop) -> None:
+    sweep = workshop.sweep()
+    sweep.run(lambda runs: [Outcome() for _ in runs], lambda _: None)
+    assert "6 runs have no result yet" in sweep.stopped
+
+
+def test_the_plan_counts_runs_and_estimates_hours(workshop: Workshop) -> None:
+    sweep = workshop.sweep("decide.max_seeds=6", "decide.batch=2")
+    text = sweep.plan(sweep.batch())
+    assert "6 runs. At most 18 runs in all." in text
+    assert "Looks after 2, 4, 6 seeds" in text
+    workshop.complete(workshop.sweep("decide.max_seeds=6", "decide.batch=2").batch())
+    sweep = workshop.sweep("decide.max_seeds=6", "decide.batch=2")
+    batch = sweep.batch()
+    text = sweep.plan(batch)
+    assert "At most 12 runs in all." in text
+    assert "at most 12. 6 are spent" in text
+    assert not workshop.trained[6:]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["decide.budget=40GB"], "a number of hours, such as 40h"),
+        (["decide.budget=40"], "such as 40h"),
+        (["decide.budget=0h"], "a number of hours"),
+        (["decide.max_seeds=1"], "max_seeds must be 2 or more"),
+        (["decide.batch=0"], "batch must be 1 or more"),
+        (["scorer=none"], "choose a scorer"),
+        (["launch=slurm", "launch.wait=false"], "launch.wait=false"),
+        (["claims=nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_what_cannot_work_is_refused(workshop: Workshop, overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        workshop.sweep(*overrides)
+
+
+def test_claims_that_no_cell_can_answer_are_refused(workshop: Workshop) -> None:
+    with pytest.raises(InputError, match=r"can answer none of its claims .*no cells on both sides"):
+        workshop.sweep("claims=paper", losses=["wgan", "lsgan"])
+
+
+def test_cells_that_cannot_be_compared_are_refused(workshop: Workshop) -> None:
+    (first,) = workshop.request([["loss=wgan"]])
+    for jobs, message in (
+        ([["loss=wgan", "scorer.num_samples=10"], ["loss=wgan_gp"]], "one scorer"),
+        ([["loss=wgan"], ["loss=wgan", "log_every=3"]], "the same run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            UntilDecided(first.config, jobs, workshop.request, lambda _: {})
+
+
+def test_a_claim_without_cells_is_named_and_not_asked(workshop: Workshop) -> None:
+    sweep = workshop.sweep(losses=["wgan", "wgan_gp"])
+    assert sweep.new_lines() == ["not asked: near (no cells on both sides of the comparison)"]
+    assert "Not asked: near" in sweep.table()
+
+
+def test_a_report_names_the_decision_of_the_sweep(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sweep = workshop.sweep()
+    workshop.run(sweep)
+    arguments = [str(tmp_path / "runs"), "--claims", str(tmp_path / "mine.yaml")]
+    report_command.main(arguments)
+    assert f"and no {DECISION} of their sweep is here" in capsys.readouterr().out
+    folder = tmp_path / "runs" / ".sweeps" / "s"
+    sweep.write(folder)
+    (tmp_path / "runs" / ".sweeps" / "other").mkdir()
+    (tmp_path / "runs" / ".sweeps" / "other" / DECISION).write_text('{"claims": 3}')
+    ((path, record),) = read_decisions(tmp_path / "runs")
+    assert path == folder / DECISION
+    assert record == sweep.record() == DecisionRecord.from_json(json.loads(path.read_text()))
+    report_command.main([*arguments, "--format", "json"])
+    far, near = json.loads(capsys.readouterr().out)
+    assert f"{path} has the decision: the verdict that holds is supported, decided (look" in far["collected"]
+    assert f"the verdict that holds is {sweep.decision.tracked[1].judgement.verdict}, " in near["collected"]
+
+
+def test_a_report_on_other_runs_names_no_decision(workshop: Workshop, make, tmp_path: Path) -> None:
+    sweep = workshop.sweep()
+    workshop.run(sweep)
+    sweep.write(tmp_path / "runs" / ".sweeps" / "s")
+    from wgan_sweep.report.claims import Judgement, Verdict
+    from wgan_sweep.report.decisions import with_decisions
+
+    judgement = Judgement("far", "", Verdict.SUPPORTED, "", ("0123456789ab",))
+    assert with_decisions([judgement], [], tmp_path / "runs") == [judgement]
+
+
+def test_a_command_trains_until_decided(sweep: Shell) -> None:
+    (sweep.folder / "mine.yaml").write_text(FAR_AND_NEAR)
+    options = ["data=gaussians8", "train.steps=2", "train.batch_size=8", "train.n_critic=1", "model.dim=4"]
+    options += ["scorer.num_samples=20", "tracker=none", "device=cpu", "loss=wgan,wgan_gp", "decide.max_seeds=2"]
+    done = sweep("-m", *options, "claims=mine.yaml", tiny=False)
+    (path,) = (sweep.folder / "runs" / ".sweeps").glob(f"*/{DECISION}")
+    record = DecisionRecord.from_json(json.loads(path.read_text()))
+    assert len(record.runs) == 4
+    assert record.claims[0].seeds == 2
+    assert record.claims[0].standing in done.stdout
+    assert record.runs == [r for r in record.runs if (sweep.folder / "runs" / r / "record.json").exists()]
+    plan = sweep("-m", *options, "claims=mine.yaml", "plan=true", tiny=False).stdout
+    assert "No claim is open: nothing is trained." in plan
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["claims=paper"], "give -m"),
+        (["-m", "claims=paper", "hydra/sweeper=optuna", "optimizer.lr=interval(0.1,1)"], "a sweeper that searches"),
+    ],
+)
+def test_a_single_run_and_a_search_refuse_claims(sweep: Shell, arguments: list[str], message: str) -> None:
+    if "hydra/sweeper=optuna" in arguments:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    assert message in sweep(*arguments, code=1).stderr
