@@ -179,7 +179,7 @@ def test_a_score_uses_the_modules_of_a_named_folder_only(make, site: Path, npz: 
     run(config)
     folders._named.clear()
     directory = str(directory_of(config).path)
-    arguments = [str(npz), directory, "--feature", "64", "--num-samples", "8", "--device", "cpu", "--json"]
+    arguments = [str(npz), directory, "--layer", "64", "--num-samples", "8", "--device", "cpu", "--json"]
     with pytest.raises(SystemExit, match=r"names loss\._target_='site_losses\.mine'.*--config-dir FOLDER"):
         score.main(arguments)
     score.main([*arguments, "--config-dir", str(site)])
@@ -462,7 +462,7 @@ def test_the_command_lists_the_options_of_a_plugin_and_refuses_a_broken_one(
 ) -> None:
     packages = write_plugin(tmp_path / "packages", GOOD)
     monkeypatch.setenv("PYTHONPATH", str(packages), prepend=":")
-    assert re.search(r"^loss: .*\bplugged\b", sweep.call(["--help"]).stdout, re.MULTILINE)
+    assert re.search(r"^  plugged\b", sweep.call(["--help"]).stdout, re.MULTILINE)
     (packages / "plug_losses" / "conf" / "loss" / "plugged.yaml").unlink()
     for arguments in (["--help"], ["train.steps=1"]):
         refused = sweep.call(arguments, code=1)

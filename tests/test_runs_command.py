@@ -500,8 +500,10 @@ def test_the_command_imports_neither_torch_nor_hydra_to_list_and_remove(folder: 
     append_metrics(RunDir(folder / items[0].run_id), {"step": 1, "images_seen": 1})
     program = (
         "import sys; from wgan_sweep.commands.runs import main\n"
-        "for words in (['list'], ['best'], ['rm', 'seed=1', '--yes'], ['clean', '--yes']): main(words)\n"
-        "heavy = {'torch', 'wandb', 'hydra', 'omegaconf', 'PIL', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+        "for words in (['list'], ['rm', 'seed=1', '--yes'], ['clean', '--yes']): main(words)\n"
+        "heavy = {'torch', 'wandb', 'hydra', 'omegaconf', 'PIL', 'numpy'} & set(sys.modules); assert not heavy, heavy\n"
+        "main(['best'])\n"  # which tests which cells may be the best
+        "heavy = {'torch', 'wandb', 'hydra', 'omegaconf'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
     assert len(find_runs(folder).records) == 8

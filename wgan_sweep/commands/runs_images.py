@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from wgan_sweep.commands.runs_options import Subparsers, add_command, check_folder, opened_runs
 from wgan_sweep.common.files import check_output
+from wgan_sweep.config import folders
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.selection import by_id
 
@@ -31,6 +32,14 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--live", action="store_true", help="the generator that was trained, not its moving average")
     parser.add_argument(
         "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that the config names"
+    )
+    parser.add_argument(
+        folders.FLAG,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        dest="folders",
+        help="use the modules in a folder, and run their code that the config names",
     )
 
 
@@ -80,8 +89,10 @@ def _find(options: argparse.Namespace) -> "RunDir":
 def _load(options: argparse.Namespace, device: "torch.device") -> "tuple[RunDir, Config, TrainedNetworks]":
     from wgan_sweep.runs.networks import load_networks, read_config
 
+    for folder in options.folders:
+        folders.use(folder)
     directory = _find(options)
-    config = read_config(directory, options.allow)
+    config = read_config(directory, [*options.allow, *folders.modules()])
     return directory, config, load_networks(directory, config, device, best=options.best, live=options.live)
 
 

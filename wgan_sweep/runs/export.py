@@ -18,13 +18,13 @@ from wgan_sweep.config import objects
 from wgan_sweep.config.documents import dump_yaml
 from wgan_sweep.config.keys import Role, role_of, without_roles
 from wgan_sweep.config.schema import Config
-from wgan_sweep.config.targets import check_untrusted
+from wgan_sweep.config.targets import ALLOWING, check_untrusted
 from wgan_sweep.data import ImageSet
 from wgan_sweep.data.points import Points, detached
 from wgan_sweep.errors import InputError, one_line
 from wgan_sweep.runs import checkpoints
 from wgan_sweep.runs.build import make_generator
-from wgan_sweep.runs.networks import BY_COMMAND, TrainedNetworks, make_sampler
+from wgan_sweep.runs.networks import TrainedNetworks, make_sampler
 from wgan_sweep.runs.samples import BATCH_SIZE, sample
 from wgan_sweep.training.sampler import Sampler
 
@@ -110,7 +110,7 @@ def _kind(real: object) -> str:
 
 
 def load_exported(
-    path: Path, device: torch.device, allowed: Collection[str] = (), *, remedy: str = BY_COMMAND
+    path: Path, device: torch.device, allowed: Collection[str] = (), *, remedy: str = ALLOWING
 ) -> ExportedGenerator:
     """Load a generator that `export_generator` wrote. Somebody else may have written the file: no other code is run.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wgan_sweep.config import objects
 from wgan_sweep.config.schema import Config
 from wgan_sweep.config.schema import read as read_yaml_config
-from wgan_sweep.config.targets import check_untrusted
+from wgan_sweep.config.targets import ALLOWING, check_untrusted
 from wgan_sweep.errors import InputError, one_line
 from wgan_sweep.runs import checkpoints
 from wgan_sweep.runs.build import make_critic, make_generator, on_device
@@ -23,9 +23,6 @@ from wgan_sweep.training.precision import Precision, precision
 from wgan_sweep.training.sampler import Sampler
 
 log = logging.getLogger("wgan_sweep")
-
-BY_COMMAND = "allow it, by --allow MODULE"
-"""How the user of a command allows a run to name code."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class TrainedNetworks:
             return self.sampler.precision.apply(self.critic, points.to(self.sampler.device)).cpu()
 
 
-def read_config(directory: RunDir, allowed: Collection[str] = (), *, remedy: str = BY_COMMAND) -> Config:
+def read_config(directory: RunDir, allowed: Collection[str] = (), *, remedy: str = ALLOWING) -> Config:
     """Return the config of a run, which somebody else may have written: it names only options, and allowed code.
 
     Args:
