@@ -350,8 +350,8 @@ class UntilDecided:
         is_open = any(tracked.standing is Standing.OPEN for tracked in self.decision.tracked)
         notes = [
             f"Tested after {_listed(self.decision.looks.seeds)} seeds per cell, until decided. p-values and intervals "
-            f"hold for all looks together, p-values also for all claims, {len(self.decision.tracked)} here (Holm): all verdicts "
-            f"are true with a probability of {1 - LEVEL:g} or more.",
+            f"hold for all looks together, p-values also for all claims, {len(self.decision.tracked)} here (Holm): "
+            f"all verdicts are true with a probability of {1 - LEVEL:g} or more.",
             f"{len(self._records)} runs took {self.hours:.3g} {self._unit}.",
             *([f"Stopped: {self.stopped}."] if self.stopped and is_open else []),
             *(
