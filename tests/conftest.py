@@ -1,6 +1,7 @@
 """Shared fixtures: composed configs, small real images, runs in a temporary folder."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,9 @@ from wgan_sweep.runs.writer import RunWriter, owned_run
 from wgan_sweep.scoring import weights
 
 from .helpers import PlannedScorer, Shell
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has started pytest in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 configs.register()
 

@@ -303,7 +303,7 @@ def test_an_interrupt_saves_the_run_and_leaves_the_handler(base) -> None:
         ws.train(config, progress=False)
     thread.join()
     assert signal.getsignal(signal.SIGINT) is handler
-    (interrupted,) = ws.find_runs(config.runs, status="running")
+    (interrupted,) = ws.find_runs(config.runs, status="dead")
     assert interrupted.record.step >= 1
     assert ws.load_run(interrupted.path, device="cpu").step == interrupted.record.step
 
@@ -647,7 +647,7 @@ def test_an_interpolation_leads_from_one_image_to_another(make, tmp_path: Path) 
     run(config)
     call(
         "sample",
-        directory_of(config).run_id,
+        directory_of(config).path.name,
         "--runs",
         config.runs,
         "--device",
@@ -732,14 +732,15 @@ def test_unusable_arguments_are_refused_with_a_reason(make, tmp_path: Path) -> N
     config = make()
     run(config)
     path = directory_of(config).path
-    shutil.copytree(path, path.with_name(f"{path.name[:8]}x"))
+    similar = RunDir(shutil.copytree(path, path.with_name(f"{path.name[:8]}x")))
+    similar.record.write_text(similar.record.read_text().replace(path.name, similar.path.name))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "file").touch()
     to = ["--to", tmp_path / "a.npz"]
     run_id = path.name
     for arguments, words in [
-        (["sample", path], "nothing to write"),
+        (["sample", run_id], "nothing to write"),
         (["sample", run_id, *to, "-n", 0], "--number must be 1 or more"),
         (["sample", run_id, *to, "--batch-size", 0], "--batch-size must be 1 or more"),
         (["sample", run_id, *to, "--device", "cuda:99"], "--device=cuda:99 cannot be used"),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from wgan_sweep.commands.runs_options import Subparsers, add_command, check_folder, opened_runs
 from wgan_sweep.common.files import check_output
-from wgan_sweep.config import folders
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.selection import by_id
 
@@ -34,7 +33,7 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that the config names"
     )
     parser.add_argument(
-        folders.FLAG,
+        "--config-dir",  # `folders.FLAG`, whose module imports Hydra
         action="append",
         default=[],
         metavar="FOLDER",
@@ -87,6 +86,7 @@ def _find(options: argparse.Namespace) -> "RunDir":
 
 
 def _load(options: argparse.Namespace, device: "torch.device") -> "tuple[RunDir, Config, TrainedNetworks]":
+    from wgan_sweep.config import folders
     from wgan_sweep.runs.networks import load_networks, read_config
 
     for folder in options.folders:
