@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-SDIST_FOLDERS = ["wgan_sweep", "conf", "tests"]
+SDIST_FOLDERS = [".github", "conf", "tests", "wgan_sweep"]
 SDIST_FILES = ["CHANGELOG.md", "LICENSE", "Makefile", "README.md", "pyproject.toml"]
 ADDED_TO_SDIST = {"PKG-INFO", ".gitignore"}
 """What the build adds: the metadata, and the patterns of files that it leaves out."""
