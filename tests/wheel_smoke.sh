@@ -19,6 +19,7 @@ fi
 "$python" -c 'import site; print(site.getsitepackages()[0])' >"$work/site.txt"
 target=$("$work/venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')
 "$work/venv/bin/python" -m pip install --quiet --no-deps "$work"/dist/*.whl
+"$work/venv/bin/python" -m pip uninstall --quiet --yes setuptools  # of venv, which would hide the newer one of the dependencies
 # A .pth file adds the path without processing the .pth files in it, so the editable install is not importable.
 cat "$work/site.txt" >"$target/zz-dependencies.pth"
 "$work/venv/bin/python" -m pip check
