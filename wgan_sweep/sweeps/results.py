@@ -1,6 +1,7 @@
 """The results of a sweep: its table and figure, in its folder, on the terminal and in the tracker."""
 
 import shlex
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ from wgan_sweep.sweeps.state import CommandState
 from wgan_sweep.tracking.tracker import FaultTolerantTracker
 from wgan_sweep.tracking.wandb import key_is_configured, last_close, settings
 
+NEARLY_FULL = 64 * 1024
+"""Free bytes below which a disk is too full for a run to record how it ended."""
 MAX_SAMPLE_PATHS = 12
 """The samples of each run are listed if the sweep has at most this many runs."""
 
@@ -129,6 +132,8 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
         lines += ["", optimum.read_text().strip()]
     done = {record.run_id for record in records if record.status == Status.DONE}
+    if labels.keys() > done and runs.is_dir() and shutil.disk_usage(runs).free < NEARLY_FULL:
+        lines.append(f"failed: No space left on device for {shell_path(runs)}: free some, and run the command again")
     is_complete = not problems and labels.keys() <= done | state.continuing
     return SweepResults("\n".join(lines) + "\n", is_complete)
 
