@@ -12,9 +12,9 @@ from pathlib import Path
 from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN, coordinates
+from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORING_AXES, coordinates
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status, selection_metric
-from wgan_sweep.runs.selection import StoredRun
+from wgan_sweep.runs.selection import stored_runs
 
 METRIC_NAMES = {"fid": "FID", "kid": "KID", "w1": "W1", "w2": "W2"}
 """How reports write the names of metrics; other metrics keep theirs."""
@@ -47,15 +47,14 @@ def _axes(records: Sequence[Record], points: Sequence[Mapping[str, str]]) -> lis
     varying = [key for key in keys if len({point.get(key) for point in points}) > 1]
     overridden = set().union(*(_overridden_keys(record) for record in records)) if records else set()
     selected = [key for key in varying if key in overridden]
-    scoring_axes = [*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)]
 
     def count_cells(keys: Iterable[str]) -> int:
         return len({tuple(point.get(key) for key in keys) for point in points})
 
     for key in varying:
-        if key not in selected and key not in scoring_axes and count_cells([*selected, key]) > count_cells(selected):
+        if key not in selected and key not in SCORING_AXES and count_cells([*selected, key]) > count_cells(selected):
             selected.append(key)
-    return selected + [key for key in scoring_axes if key in varying and _has_several_values(points, key)]
+    return selected + [key for key in SCORING_AXES if key in varying and _has_several_values(points, key)]
 
 
 def _has_several_values(points: Sequence[Mapping[str, str]], key: str) -> bool:
@@ -91,8 +90,7 @@ class Cell:
     def comparable_with(self) -> Key:
         """What cells must share to be comparable: how they were measured, and the data. The cell has a value."""
         values = coordinates(next(record for record in self.records if self._has_value(record)))
-        scoring = (*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN))
-        shared = [key for key in values if key in scoring or key.split(".")[0] == "data"]
+        shared = [key for key in values if key in SCORING_AXES or key.split(".")[0] == "data"]
         return tuple(f"{key}={values[key]}" for key in sorted(shared))
 
     @property
@@ -258,6 +256,6 @@ def group_runs(records: Sequence[Record], metric: str | None = None, runs: Path 
     members: dict[Key, list[Record]] = {}
     for record, point in zip(records, points, strict=True):
         members.setdefault(tuple(point.get(axis, NO_VALUE) for axis in varying_axes), []).append(record)
-    statuses = {r.run_id: StoredRun.read(r, runs).status for r in records} if runs is not None else {}
+    statuses = {run.run_id: run.status for run in stored_runs(records, runs)} if runs is not None else {}
     cells = {key: Cell(tuple(cell_records), metric, statuses) for key, cell_records in members.items()}
     return Report(varying_axes, cells, list(records), metric, statuses)

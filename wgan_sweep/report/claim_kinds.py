@@ -14,7 +14,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import axes
 from wgan_sweep.report.inference import means, rates, spreads
 from wgan_sweep.report.inference.evidence import LEVEL, Evidence
-from wgan_sweep.runs.coordinates import GROUPS, MEASURED_WITH, SCORED_IN, as_text
+from wgan_sweep.runs.coordinates import GROUPS, SCORING_AXES, as_text
 from wgan_sweep.runs.record import Record, Status
 
 PUBLISHED = Path(__file__).with_name("claims.yaml")
@@ -31,9 +31,6 @@ Coordinates = tuple[tuple[str, str], ...]
 Cells = Mapping[Coordinates, Sequence[Record]]
 Samples = list[list[float]]
 """Metric values ``[cells][seeds]``."""
-
-SCORING_AXES = {*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN)}
-"""Axes that describe how a run was scored. Metric values are comparable only if these agree."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from wgan_sweep.report.cells import shown_metric
 from wgan_sweep.report.claim_kinds import (
     PAPER,
     PUBLISHED,
-    SCORING_AXES,
     Claim,
     Coordinates,
     LostRun,
@@ -21,7 +20,7 @@ from wgan_sweep.report.claim_kinds import (
 )
 from wgan_sweep.report.inference.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, holm
 from wgan_sweep.report.text import finite, markdown
-from wgan_sweep.runs.coordinates import coordinates
+from wgan_sweep.runs.coordinates import SCORING_AXES, coordinates
 from wgan_sweep.runs.record import Record, Status
 
 __all__ = [

@@ -13,6 +13,8 @@ MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "exact_samples", "s
 """Entries of a record's `scores` that two scores must share to be comparable."""
 SCORED_IN = ("features", "network", "resize", "real")
 """Entries of a record's `scored_by` that two scores must share to be comparable."""
+SCORING_AXES = (*MEASURED_WITH, *(f"scored {name}" for name in SCORED_IN))
+"""The axes that describe how a run was scored. Metric values are comparable only if these agree."""
 DIGITS_OF_CONTENT = 8
 """Of the digest of the training images, on the axis ``data.content``."""
 
