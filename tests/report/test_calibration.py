@@ -154,29 +154,29 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spreads, "DRAWS", 1000)
 
 
+def assert_calibrated(rates: Rates) -> None:
+    assert rates.supported + rates.contradicted <= LEVEL + 2 * SE
+    assert rates.covered >= 1 - LEVEL - 2 * SE
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEANS)
 def test_error_rate_and_coverage_for_means(name: str) -> None:
     rates = simulate(every_mean_lower, MEANS[name], 0.0, SIMULATIONS)
-    assert rates.supported + rates.contradicted <= LEVEL + 2 * SE
-    assert rates.covered >= 1 - LEVEL - 2 * SE
+    assert_calibrated(rates)
     assert abs(rates.bias) < 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPREADS)
 def test_error_rate_and_coverage_for_spreads(name: str) -> None:
-    rates = simulate(spread_less, SPREADS[name], 0.0, SIMULATIONS)
-    assert rates.supported + rates.contradicted <= LEVEL + 2 * SE
-    assert rates.covered >= 1 - LEVEL - 2 * SE
+    assert_calibrated(simulate(spread_less, SPREADS[name], 0.0, SIMULATIONS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MARGINS)
 def test_error_rate_and_coverage_for_equivalence(name: str) -> None:
-    rates = equivalence(*MARGINS[name], SIMULATIONS)
-    assert rates.supported + rates.contradicted <= LEVEL + 2 * SE
-    assert rates.covered >= 1 - LEVEL - 2 * SE
+    assert_calibrated(equivalence(*MARGINS[name], SIMULATIONS))
 
 
 @pytest.mark.parametrize("name", ALTERNATIVES)

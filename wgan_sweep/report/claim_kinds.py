@@ -116,18 +116,6 @@ def _lost(lost: Iterable[LostRun], selector: Selector, cells: Sequence[Coordinat
     return [run for run in lost if matches(run.coordinates, selector) and common.items() <= run.coordinates.items()]
 
 
-def _ids(setting: Setting, cells: Iterable[Coordinates]) -> list[str]:
-    return [record.run_id for cell in cells for record in setting.cells[cell]]
-
-
-def _fewest(setting: Setting, cells: Iterable[Coordinates]) -> int:
-    return min(len(setting.cells[cell]) for cell in cells)
-
-
-def _too_few(seeds: int) -> str:
-    return "" if seeds >= MIN_SEEDS else f"a cell has only one seed: {MIN_SEEDS} or more are needed in each cell"
-
-
 def _repeated(axis: str, cells: Iterable[Coordinates]) -> str:
     """Return why cells are not one for each value of an axis; empty if they are."""
     values = [dict(cell).get(axis, "") for cell in cells]
@@ -135,26 +123,28 @@ def _repeated(axis: str, cells: Iterable[Coordinates]) -> str:
     return "" if repeated is None else f"several cells have {axis}={repeated}: name more axes"
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """The cells of a comparison, its lost runs, and what most questions have in common."""
+def _lost_of_sides(
+    setting: Setting, own: Sequence[Coordinates], rivals: Sequence[Coordinates], claimed: Selector, than: Selector
+) -> tuple[int, int]:
+    """Return the numbers of lost runs of the claim's own cells and of those that they are compared with."""
+    others = [run for run in setting.lost if not matches(run.coordinates, claimed)]
+    return len(_lost(setting.lost, claimed, own)), len(_lost(others, than, rivals))
 
-    setting: Setting
-    own: Sequence[Coordinates]
-    rivals: Sequence[Coordinates]
-    lost: tuple[int, int]
 
-    @classmethod
-    def of(
-        cls, setting: Setting, own: Sequence[Coordinates], rivals: Sequence[Coordinates], *selectors: Selector
-    ) -> "_Sides":
-        claimed, than = selectors
-        others = [run for run in setting.lost if not matches(run.coordinates, claimed)]
-        return cls(setting, own, rivals, (len(_lost(setting.lost, claimed, own)), len(_lost(others, than, rivals))))
+def _question(setting: Setting, cells: Sequence[Coordinates], *, why: str = "", **parts: Any) -> Question:
+    """Return the question about the means of cells; each cell needs `MIN_SEEDS` seeds.
 
-    @property
-    def cells(self) -> list[Coordinates]:
-        return [*self.own, *self.rivals]
+    Args:
+        setting: The setting.
+        cells: All compared cells.
+        why: Why it cannot be tested if there are enough seeds; empty if it can be.
+        **parts: The other fields of `Question`.
+    """
+    runs = [record.run_id for cell in cells for record in setting.cells[cell]]
+    seeds = min(len(setting.cells[cell]) for cell in cells)
+    if seeds < MIN_SEEDS:
+        why = f"a cell has only one seed: {MIN_SEEDS} or more are needed in each cell"
+    return Question(runs, seeds, why=why, cells=len(cells), **parts)
 
 
 @dataclass(frozen=True)
@@ -180,14 +170,13 @@ class Lower:
         rivals = [cell for cell in _select(setting.cells, self.than) if cell not in own]
         if not own or not rivals:
             return None
-        sides = _Sides.of(setting, own, rivals, self.claimed, self.than)
+        cells = [*own, *rivals]
+        lost = _lost_of_sides(setting, own, rivals, self.claimed, self.than)
         lower, higher = self._values(setting, own), self._values(setting, rivals)
-        seeds = _fewest(setting, sides.cells)
 
         def candidates() -> list[str]:
             if not self.names_candidates:
                 return []
-            cells = sides.cells
             may_be = means.possibly_lowest([*lower, *higher])
             varying = axes([record for cell in cells for record in setting.cells[cell]])
             names = [
@@ -197,16 +186,14 @@ class Lower:
             ]
             return [f"cells that may be the best ({1 - LEVEL:.0%}): {'; '.join(names)}"]
 
-        return Question(
-            _ids(setting, sides.cells),
-            seeds,
-            lambda level: means.every_mean_lower(lower, higher, level),
-            lambda level: means.seeds_for_means(lower, higher, level),
-            _too_few(seeds),
-            sides.lost,
-            (sides.lost[0] > 0, sides.lost[1] > 0),
-            candidates,
-            cells=len(sides.cells),
+        return _question(
+            setting,
+            cells,
+            test=lambda level: means.every_mean_lower(lower, higher, level),
+            seeds_to_decide=lambda level: means.seeds_for_means(lower, higher, level),
+            lost=lost,
+            withheld=(lost[0] > 0, lost[1] > 0),
+            details=candidates,
         )
 
     def _values(self, setting: Setting, cells: Sequence[Coordinates]) -> Samples:
@@ -236,18 +223,16 @@ class SpreadsLess:
         own, rivals = ([cell for cell in side if dict(cell).get(self.spread_of) in common] for side in (own, rivals))
         if len(common) < 2:
             return None
-        sides = _Sides.of(setting, own, rivals, self.claimed, self.than)
+        lost = _lost_of_sides(setting, own, rivals, self.claimed, self.than)
         narrow, wide = setting.values(own), setting.values(rivals)
-        seeds = _fewest(setting, sides.cells)
-        return Question(
-            _ids(setting, sides.cells),
-            seeds,
-            lambda level: spreads.spread_less(narrow, wide, level),
-            lambda level: spreads.seeds_for_spreads(narrow, wide, level),
-            _too_few(seeds) or _repeated(self.spread_of, own) or _repeated(self.spread_of, rivals),
-            sides.lost,
-            (any(sides.lost), any(sides.lost)),
-            cells=len(sides.cells),
+        return _question(
+            setting,
+            [*own, *rivals],
+            why=_repeated(self.spread_of, own) or _repeated(self.spread_of, rivals),
+            test=lambda level: spreads.spread_less(narrow, wide, level),
+            seeds_to_decide=lambda level: spreads.seeds_for_spreads(narrow, wide, level),
+            lost=lost,
+            withheld=(any(lost), any(lost)),
         )
 
 
@@ -270,16 +255,14 @@ class Equal:
         if len(cells) < 2:
             return None
         lost = len(_lost(setting.lost, self.cells, cells))
-        values, seeds = setting.values(cells), _fewest(setting, cells)
-        return Question(
-            _ids(setting, cells),
-            seeds,
-            lambda level: means.means_within(values, self.within, level),
-            lambda level: means.seeds_for_equivalence(values, self.within, level),
-            _too_few(seeds),
-            (lost, 0),
-            (lost > 0, False),
-            cells=len(cells),
+        values = setting.values(cells)
+        return _question(
+            setting,
+            cells,
+            test=lambda level: means.means_within(values, self.within, level),
+            seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level),
+            lost=(lost, 0),
+            withheld=(lost > 0, False),
         )
 
 
@@ -305,16 +288,15 @@ class Monotone:
         if len(cells) < 2:
             return None
         lost = len(_lost(setting.lost, self.cells, cells))
-        values, seeds = setting.values(cells), _fewest(setting, cells)
-        return Question(
-            _ids(setting, cells),
-            seeds,
-            lambda level: means.means_rise(values, level),
-            lambda level: means.seeds_for_rise(values, level),
-            _too_few(seeds) or _repeated(self.axis, cells),
-            (lost, 0),
-            (lost > 0, lost > 0),
-            cells=len(cells),
+        values = setting.values(cells)
+        return _question(
+            setting,
+            cells,
+            why=_repeated(self.axis, cells),
+            test=lambda level: means.means_rise(values, level),
+            seeds_to_decide=lambda level: means.seeds_for_rise(values, level),
+            lost=(lost, 0),
+            withheld=(lost > 0, lost > 0),
         )
 
 
@@ -330,7 +312,10 @@ class Event:
     """Something that happens to a run: it is lost, or a metric value lies beyond a bound."""
 
     text: str
-    """``lost``, ``diverged``, ``failed``, ``METRIC < NUMBER`` or ``METRIC > NUMBER``; bounds include lost runs."""
+    """``lost``, ``diverged``, ``failed``, ``METRIC < NUMBER`` or ``METRIC > NUMBER``.
+
+    With a bound, lost runs count, too.
+    """
 
     PATTERN = re.compile(r"(?P<metric>[\w.]+) *(?P<sign>[<>]) *(?P<bound>[-+\d.eE]+)")
 
