@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from wgan_sweep import __version__
@@ -13,6 +14,39 @@ VERSION = f"wgan-sweep {__version__}"
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command has: ``--version``."""
     parser.add_argument("--version", action="version", version=VERSION)
+
+
+def add_trust_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which a user allows code that a run's config names: ``--allow`` and ``--config-dir``."""
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that a run's config names"
+    )
+    parser.add_argument(
+        "--config-dir",  # `folders.FLAG`, whose module imports Hydra
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        dest="folders",
+        help="use the modules in a folder, and run their code that a run's config names",
+    )
+
+
+def allowed_names(options: argparse.Namespace) -> list[str]:
+    """Return the names that the options of `add_trust_options` allow; the modules of the folders become importable.
+
+    Raises:
+        InputError: if a folder cannot be used.
+    """
+    from wgan_sweep.config import folders
+
+    for folder in options.folders:
+        folders.use(folder)
+    return [*options.allow, *folders.modules()]
+
+
+def user_path(text: str) -> Path:
+    """Return the path that an argument names, with ``~`` expanded."""
+    return Path(text).expanduser()
 
 
 class Refused(argparse.Action):

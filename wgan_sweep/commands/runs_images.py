@@ -3,9 +3,9 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wgan_sweep.commands.options import add_trust_options, allowed_names, user_path
 from wgan_sweep.commands.runs_options import Subparsers, add_command, check_folder, opened_runs
 from wgan_sweep.common.files import check_output
 from wgan_sweep.errors import InputError
@@ -20,26 +20,12 @@ if TYPE_CHECKING:
     from wgan_sweep.runs.networks import TrainedNetworks
 
 
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
-
-
 def _add_networks(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that choose a run and its networks."""
     parser.add_argument("id", help="the run's id, or its first characters")
     parser.add_argument("--best", action="store_true", help="the step with the lowest metric, not the latest one")
     parser.add_argument("--live", action="store_true", help="the generator that was trained, not its moving average")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that the config names"
-    )
-    parser.add_argument(
-        "--config-dir",  # `folders.FLAG`, whose module imports Hydra
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        dest="folders",
-        help="use the modules in a folder, and run their code that the config names",
-    )
+    add_trust_options(parser)
 
 
 def add_sample(subparsers: Subparsers) -> None:
@@ -49,16 +35,19 @@ def add_sample(subparsers: Subparsers) -> None:
     parser.add_argument("-n", "--number", type=int, default=64, metavar="N", help="number of images (default: 64)")
     parser.add_argument(
         "--to",
-        type=_path,
+        type=user_path,
         metavar="FILE.npz|FOLDER",
         help="an npz file (array `images`, uint8 [N, H, W, C]; of points, `points`, float32 [N, D]), or a new folder "
         "of pictures 00000.png, ...",
     )
     parser.add_argument(
-        "--grid", type=_path, metavar="FILE.png", help="a picture of the first samples, as training shows them"
+        "--grid", type=user_path, metavar="FILE.png", help="a picture of the first samples, as training shows them"
     )
     parser.add_argument(
-        "--interpolation", type=_path, metavar="FILE.png", help="rows of images between two z, interpolated spherically"
+        "--interpolation",
+        type=user_path,
+        metavar="FILE.png",
+        help="rows of images between two z, interpolated spherically",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of z (default: 0)")
     parser.add_argument("--batch-size", type=int, default=50, help="images per forward pass (default: 50)")
@@ -71,7 +60,7 @@ def add_export(subparsers: Subparsers) -> None:
         subparsers, "export", "Write a run's generator to a file that wgan_sweep.load_generator reads.", _export
     )
     _add_networks(parser)
-    parser.add_argument("--to", type=_path, required=True, metavar="FILE.pt", help="the file")
+    parser.add_argument("--to", type=user_path, required=True, metavar="FILE.pt", help="the file")
 
 
 def _find(options: argparse.Namespace) -> "RunDir":
@@ -86,13 +75,11 @@ def _find(options: argparse.Namespace) -> "RunDir":
 
 
 def _load(options: argparse.Namespace, device: "torch.device") -> "tuple[RunDir, Config, TrainedNetworks]":
-    from wgan_sweep.config import folders
     from wgan_sweep.runs.networks import load_networks, read_config
 
-    for folder in options.folders:
-        folders.use(folder)
+    allowed = allowed_names(options)
     directory = _find(options)
-    config = read_config(directory, [*options.allow, *folders.modules()])
+    config = read_config(directory, allowed)
     return directory, config, load_networks(directory, config, device, best=options.best, live=options.live)
 
 

@@ -3,17 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from wgan_sweep.commands.options import Refused, add_common_options
+from wgan_sweep.commands.options import Refused, add_common_options, add_trust_options, user_path
 from wgan_sweep.common.announcing import announce
-from wgan_sweep.config import folders
 from wgan_sweep.config.catalogue import options as config_options
 from wgan_sweep.errors import InputError
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
 
 
 def _layer(text: str) -> int | str:
@@ -27,8 +21,8 @@ def _parser() -> argparse.ArgumentParser:
         "statistics), a folder of pictures, or a run's directory (its moving-average generator makes the images).",
     )
     metrics, spaces = config_options()["metric"], config_options()["features"]
-    parser.add_argument("real", type=_path)
-    parser.add_argument("fake", type=_path)
+    parser.add_argument("real", type=user_path)
+    parser.add_argument("fake", type=user_path)
     parser.add_argument("--metrics", default="fid", help=f"a list of {','.join(metrics)} (default: fid)")
     parser.add_argument(
         "--features", default="inception", choices=spaces, help="the feature space (default: inception)"
@@ -41,21 +35,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kid-subset-size", type=int, help="images per subset of KID (default: 1000)")
     parser.add_argument("--batch-size", type=int, default=50, help="images per forward pass (default: 50)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
-    parser.add_argument("--save", type=_path, metavar="NPZ", help="save REAL's statistics, which can be REAL next time")
     parser.add_argument(
-        "--neighbours", type=_path, metavar="PNG", help="draw generated images beside the nearest real ones"
+        "--save", type=user_path, metavar="NPZ", help="save REAL's statistics, which can be REAL next time"
     )
     parser.add_argument(
-        "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that a run's config names"
+        "--neighbours", type=user_path, metavar="PNG", help="draw generated images beside the nearest real ones"
     )
-    parser.add_argument(
-        folders.FLAG,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        dest="folders",
-        help="use the modules in a folder, and run their code that a run's config names",
-    )
+    add_trust_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_common_options(parser)
     return parser

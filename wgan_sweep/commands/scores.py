@@ -3,18 +3,19 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import torch
 
+from wgan_sweep.commands.options import allowed_names
 from wgan_sweep.common.devices import find_device
 from wgan_sweep.common.files import check_output, write
 from wgan_sweep.common.pictures import png
 from wgan_sweep.common.ranges import LARGEST_INT, Count, Range, check_value
-from wgan_sweep.config import folders, objects
+from wgan_sweep.config import objects
 from wgan_sweep.config.documents import read_yaml
 from wgan_sweep.config.folders import conf_dir
 from wgan_sweep.errors import InputError
@@ -51,17 +52,15 @@ def _feature_space(options: argparse.Namespace) -> FeatureSpace:
     return cast("FeatureSpace", objects.make(node, "features"))
 
 
-def _open_source(path: Path, options: argparse.Namespace, device: torch.device) -> Source:
+def _open_source(path: Path, options: argparse.Namespace, allowed: Sequence[str], device: torch.device) -> Source:
     if RunDir(path).record.is_file():
-        allowed = [*options.allow, *folders.modules()]
         return run_source(path, num_samples=options.num_samples, seed=options.seed, device=device, allowed=allowed)
     return open_source(path)
 
 
 def score(options: argparse.Namespace) -> None:
     """Check everything that can be checked without the network, score, print, and write the files asked for."""
-    for folder in options.folders:
-        folders.use(folder)
+    allowed = allowed_names(options)
     check_value(options.batch_size, Count, "--batch-size")
     check_value(options.num_samples, Annotated[int, Range(2, LARGEST_INT)], "--num-samples")
     device = find_device(options.device, "--device")
@@ -71,7 +70,7 @@ def score(options: argparse.Namespace) -> None:
     metrics = _make_metrics(options)
     if options.neighbours is not None:
         metrics.setdefault("memorisation", METRICS["memorisation"]())
-    real, fake = (_open_source(path, options, device) for path in (options.real, options.fake))
+    real, fake = (_open_source(path, options, allowed, device) for path in (options.real, options.fake))
     check_counts(real, fake, metrics)
     space = _feature_space(options)
     comparison = compare(real, fake, metrics, space, device, options.batch_size)
