@@ -19,17 +19,17 @@ def _folders() -> tuple[Path, ...]:
 def options() -> dict[str, list[str]]:
     """Return the names of the options of each group, by the name of the group."""
     names: dict[str, list[str]] = {}
-    for group, option in sorted(_files(_folders())):
+    for group, option in sorted(option_files(_folders())):
         names.setdefault(group, []).append(option)
     return names
 
 
 @cache
-def _files(folders: tuple[Path, ...]) -> dict[tuple[str, str], Path]:
-    """Return the file of each option, by group and name."""
+def option_files(folders: tuple[Path, ...]) -> dict[tuple[str, str], Path]:
+    """Return the file of each option in some folders, by group and name; the first folder that has it counts."""
     files: dict[tuple[str, str], Path] = {}
     for folder in folders:
-        for file in folder.rglob("*/*.yaml"):
+        for file in sorted(folder.rglob("*/*.yaml")):
             group, _, option = file.relative_to(folder).with_suffix("").as_posix().partition("/")
             files.setdefault((group, option), file)
     return files
@@ -37,7 +37,7 @@ def _files(folders: tuple[Path, ...]) -> dict[tuple[str, str], Path]:
 
 def option_keys(group: str, option: str) -> tuple[str, ...]:
     """Return the dotted keys of the values that an option's file sets."""
-    return _keys_in(_files(_folders())[group, option], group)
+    return _keys_in(option_files(_folders())[group, option], group)
 
 
 @cache

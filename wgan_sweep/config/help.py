@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from wgan_sweep.config.catalogue import option_files
+
 WIDTH = 80
 _LINE = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?: +(?P<value>[^#]*?))?(?: *# *(?P<comment>.*))?$")
 _HIDDEN = ("defaults", "hydra", "_target_", "_partial_")
@@ -44,11 +46,9 @@ def describe(folders: Sequence[Path], choices: dict[str, Any]) -> str:
         choices: The chosen option of each group.
     """
     groups: dict[str, dict[str, Path]] = {}
-    for folder in folders:
-        for file in sorted(folder.rglob("*/*.yaml")):
-            group, _, option = str(file.relative_to(folder).with_suffix("")).partition("/")
-            if group != "hydra":
-                groups.setdefault(group, {}).setdefault(option, file)
+    for (group, option), file in option_files(tuple(folders)).items():
+        if group != "hydra":
+            groups.setdefault(group, {})[option] = file
     paragraphs = [_of_group(group, groups[group], choices.get(group)) for group in sorted(groups)]
     root = next(file for folder in folders if (file := folder / "config.yaml").exists())
     return "\n\n".join(["\n".join(_keys(_read(root, ""))), *paragraphs])

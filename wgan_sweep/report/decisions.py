@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from wgan_sweep.common.ranges import check_value
 from wgan_sweep.common.reading import read_document
 from wgan_sweep.report.claims import Judgement
-from wgan_sweep.runs.record import Record
+from wgan_sweep.runs.record import Record, checked_fields
+from wgan_sweep.runs.requests import SWEEPS
 
 DECISION = "decision.json"
 """Name of the record in the folder of a sweep."""
@@ -59,24 +60,16 @@ class DecisionRecord:
         Raises:
             TypeError, ValueError: if the value is not of this form.
         """
-        claims = [Decided(**_checked(Decided, entry)) for entry in _checked(list, values.get("claims"))]
-        return cls(**{**_checked(cls, {**values, "claims": []}), "claims": claims})
-
-
-def _checked(kind: Any, values: Any) -> Any:
-    if kind is list:
-        check_value(values, list[dict[str, Any]], "claims")
-        return values
-    hints = {name: hint for name, hint in get_type_hints(kind).items() if name in values and name != "claims"}
-    for name, hint in hints.items():
-        check_value(values[name], hint, name)
-    return {name: values[name] for name in hints}
+        check_value(values.get("claims"), list[dict[str, Any]], "claims")
+        claims = [Decided(**checked_fields(Decided, entry)) for entry in values["claims"]]
+        others = {name: value for name, value in values.items() if name != "claims"}
+        return cls(claims=claims, **checked_fields(cls, others))
 
 
 def read_decisions(folder: Path) -> list[tuple[Path, DecisionRecord]]:
     """Return the decisions of the sweeps of a folder of runs, oldest first; files that cannot be read are left out."""
     found = []
-    for path in sorted((folder / ".sweeps").glob(f"*/{DECISION}")):
+    for path in sorted((folder / SWEEPS).glob(f"*/{DECISION}")):
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             found.append((path, DecisionRecord.from_json(json.loads(read_document(path)))))
     return found

@@ -80,15 +80,29 @@ class EarlierScores:
         Raises:
             TypeError, ValueError: if the value is not of this form.
         """
-        hints = {key: hint for key, hint in get_type_hints(cls).items() if key in values}
-        for key, hint in hints.items():
-            check_value(values[key], hint, f"{name}.{key}")
-        return cls(**{key: values[key] for key in hints})
+        return cls(**checked_fields(cls, values, f"{name}."))
 
 
 @cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(Record)
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def checked_fields(kind: type, values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return those of the values that are fields of a dataclass, after a check of their types.
+
+    Args:
+        kind: The dataclass.
+        values: Values by name.
+        above: What stands before a name in messages.
+
+    Raises:
+        TypeError, ValueError: if a value is of another type.
+    """
+    hints = {name: hint for name, hint in _hints(kind).items() if name in values}
+    for name, hint in hints.items():
+        check_value(values[name], hint, f"{above}{name}")
+    return {name: values[name] for name in hints}
 
 
 @dataclass
@@ -159,7 +173,7 @@ class Record:
         """
         if not isinstance(values, dict):
             raise TypeError("it holds no mapping")
-        hints = {name: hint for name, hint in _hints().items() if name in values}
+        hints = {name: hint for name, hint in _hints(cls).items() if name in values}
         record = cls(**{name: values[name] for name in hints})
         if "format" not in values:
             raise OutdatedRecordError("it was written by wgan-sweep 0.1, whose run ids mean something else")

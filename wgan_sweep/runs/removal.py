@@ -12,6 +12,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.lock import REMOVED, lock_owner, remove_folder, run_lock
 from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.requests import SWEEPS
 
 SECONDS_PER_DAY = 86400.0
 DAYS_UNTIL_ABANDONED = 1.0
@@ -103,7 +104,7 @@ def leftovers(folder: Path, records: Sequence[Record], *, days: float, checkpoin
         found += [Leftover(Kind.TEMPORARY, path, directory) for path in directory.leftovers()]
         if checkpoints and record.status == Status.DONE:
             found += [Leftover(Kind.CHECKPOINT, path, directory) for path in directory.previous_checkpoints()]
-    sweeps = [path for path in _folders(folder / ".sweeps") if path.name not in active_sweeps]
+    sweeps = [path for path in _folders(folder / SWEEPS) if path.name not in active_sweeps]
     return found + [Leftover(Kind.SWEEP, path) for path in sweeps if _days_since_change(path) >= days]
 
 
@@ -122,7 +123,7 @@ def _temporary_files(folder: Path) -> Iterator[Path]:
     yield from sorted(path for path in folder.glob(f"{REMOVED}*") if path.is_dir())
     patterns: Iterable[Path] = (
         *(folder / ".slurm").glob(".*.json.*"),
-        *(folder / ".sweeps").glob("*/.*"),
+        *(folder / SWEEPS).glob("*/.*"),
         *(folder / ".locks").glob("*/claim-*"),
     )
     yield from sorted(path for path in patterns if path.is_file() and _days_since_change(path) >= DAYS_UNTIL_ABANDONED)
