@@ -123,6 +123,9 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
             problems.append(f"failed: the {kind} of the sweep cannot be written: {error}")
     if any((record.finished or "") >= state.started for record in records):  # else an earlier command has mirrored all
         _mirror(state.requested, folder.absolute(), task_overrides(config.hydra))
+    done = {record.run_id for record in records if record.status == Status.DONE}
+    if labels.keys() > done and runs.is_dir() and shutil.disk_usage(runs).free < NEARLY_FULL:
+        problems.append(f"failed: No space left on device in {shell_path(runs)}: free some, and run the command again")
     lines += offline_note(runs, labels)
     places = [*([runs] if own else []), *dict.fromkeys(archives.values())] or [runs]
     lines.append(f"report    wgan-report {' '.join(map(shell_path, places))}")
@@ -131,9 +134,6 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     lines += problems
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
         lines += ["", optimum.read_text().strip()]
-    done = {record.run_id for record in records if record.status == Status.DONE}
-    if labels.keys() > done and runs.is_dir() and shutil.disk_usage(runs).free < NEARLY_FULL:
-        lines.append(f"failed: No space left on device for {shell_path(runs)}: free some, and run the command again")
     is_complete = not problems and labels.keys() <= done | state.continuing
     return SweepResults("\n".join(lines) + "\n", is_complete)
 
