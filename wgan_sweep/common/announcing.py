@@ -1,4 +1,4 @@
-"""A word on a terminal before work that takes seconds, such as importing torch."""
+"""A line on a terminal before work that takes seconds, such as importing torch."""
 
 import sys
 
