@@ -173,7 +173,7 @@ class Record:
         """
         if not isinstance(values, dict):
             raise TypeError("it holds no mapping")
-        hints = {name: hint for name, hint in _hints(cls).items() if name in values}
+        hints = {name: hint for name, hint in _hints(Record).items() if name in values}
         record = cls(**{name: values[name] for name in hints})
         if "format" not in values:
             raise OutdatedRecordError("it was written by wgan-sweep 0.1, whose run ids mean something else")
