@@ -31,7 +31,7 @@ from wgan_sweep.runs.places import opened
 from wgan_sweep.runs.record import EarlierScores, Record, Status
 from wgan_sweep.sweeps.archived import archived_records, launch_missing
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
-from wgan_sweep.sweeps.plan import describe_plan, plan_run
+from wgan_sweep.sweeps.plan import Planner, describe_plan
 
 from .helpers import Shell, append_metrics, directory_of, records, run, write_record
 from .report.test_damage import RECORD_DAMAGE, mutate
@@ -372,7 +372,7 @@ def test_a_sweep_does_not_train_what_its_archive_has(make, tmp_path: Path, plann
     archived = archived_records([*runs.values()])
     assert archived == {r.run_id: r for r in (*done, diverged)}
     planned = {
-        name: plan_run(item, None, archived.get(item.run_id)) for name, item in runs.items() if item.config.archive
+        name: Planner()(item, archived.get(item.run_id)) for name, item in runs.items() if item.config.archive
     }
     assert {name: item.action.value for name, item in planned.items()} == {
         "first": "archived",
@@ -413,12 +413,12 @@ def test_a_finished_run_in_the_folder_comes_before_that_in_the_archive(make, tmp
     path = make_archive(tmp_path / "runs", tmp_path / "x.jsonl.gz")
     item = requested(make(f"archive={path}"))
     archived = archived_records([item])
-    assert plan_run(item, None, archived[item.run_id]).action == "skip"
+    assert Planner()(item, archived[item.run_id]).action == "skip"
     stored = directory_of(config).read_record()
     assert stored is not None
     stored.status = Status.FAILED
     write_record(directory_of(config), stored)
-    assert plan_run(item, None, archived[item.run_id]).action == "archived"
+    assert Planner()(item, archived[item.run_id]).action == "archived"
 
 
 def test_an_archive_with_another_run_under_an_id_is_refused(make, tmp_path: Path) -> None:
