@@ -371,9 +371,7 @@ def test_a_sweep_does_not_train_what_its_archive_has(make, tmp_path: Path, plann
     assert runs["first"].run_id == done[0].run_id == run_id(make("seed=0", *base))  # the archive is no part of the id
     archived = archived_records([*runs.values()])
     assert archived == {r.run_id: r for r in (*done, diverged)}
-    planned = {
-        name: Planner()(item, archived.get(item.run_id)) for name, item in runs.items() if item.config.archive
-    }
+    planned = {name: Planner()(item, archived.get(item.run_id)) for name, item in runs.items() if item.config.archive}
     assert {name: item.action.value for name, item in planned.items()} == {
         "first": "archived",
         "diverged": "archived",
