@@ -21,6 +21,7 @@ from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.writer import RunWriter, owned_run
 from wgan_sweep.scoring import weights
 
+from .command_server import CommandServer
 from .helpers import PlannedScorer, Shell
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has started pytest in the background
@@ -135,12 +136,20 @@ def owned() -> Iterator[Callable[[RunDir], RunWriter]]:
         yield own
 
 
+@pytest.fixture(scope="session")
+def command_server() -> Iterator[CommandServer]:
+    """A process that runs commands without importing libraries for each."""
+    server = CommandServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def sweep(tmp_path: Path, npz: Path) -> Iterator[Shell]:
+def sweep(tmp_path: Path, npz: Path, command_server: CommandServer) -> Iterator[Shell]:
     """The installed command, in a folder whose name has spaces."""
     folder = tmp_path / "folder with spaces"
     folder.mkdir()
-    shell = Shell(folder, npz)
+    shell = Shell(folder, npz, command_server)
     yield shell
     shell.close()
 

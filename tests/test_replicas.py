@@ -175,8 +175,8 @@ LONG = ["train.steps=100000", "save_every=5", "log_every=5"]
 
 
 @pytest.fixture
-def sweep(tmp_path, npz) -> Shell:
-    return Shell(tmp_path, npz)
+def sweep(tmp_path, npz, command_server) -> Shell:
+    return Shell(tmp_path, npz, command_server)
 
 
 def test_a_killed_follower_is_a_recorded_failure_and_the_run_can_be_resumed(sweep: Shell) -> None:

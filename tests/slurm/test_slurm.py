@@ -89,7 +89,7 @@ def assert_same_as_local_sweep(sweep: Shell, tmp_path: Path, *overrides: str, sh
     """Check that the weights are bitwise equal to those of an uninterrupted sweep on this machine."""
     folder = tmp_path / "local"
     folder.mkdir()
-    Shell(folder, sweep.npz)("-m", *overrides, "launch=parallel", "launch.jobs=2", *shared)
+    Shell(folder, sweep.npz, sweep.server)("-m", *overrides, "launch=parallel", "launch.jobs=2", *shared)
     actual, expected = weights(sweep.folder), weights(folder)
     assert actual.keys() == expected.keys()
     for seed, state in actual.items():

