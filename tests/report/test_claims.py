@@ -201,6 +201,17 @@ def test_means_are_equal_within_a_margin_or_not(tmp_path: Path) -> None:
     assert ask({**equal, "within": 6}, [*records, lost], tmp_path).verdict == Verdict.UNDECIDED
 
 
+def test_a_list_selects_the_cells_of_each_of_its_values(tmp_path: Path) -> None:
+    records = rx_grid(FLAT, WIDE, NOISE * 2)
+    both = ask({"equal": {"loss": ["wgan_div", "wgan_gp"]}, "within": 30}, records, tmp_path)
+    assert both.verdict == Verdict.SUPPORTED
+    assert both.evidence is not None
+    difference = 30 - both.evidence.effect
+    assert difference == pytest.approx(max(WIDE) - min(FLAT), abs=0.5)
+    one = ask({"equal": {"loss": ["wgan_div", "wgan"]}, "within": 6}, records, tmp_path)
+    assert one == ask({"equal": {"loss": "wgan_div"}, "within": 6}, records, tmp_path)
+
+
 def test_means_rise_or_fall_along_an_axis(tmp_path: Path) -> None:
     records = [record(10 * k + e, k=k, seed=seed) for k in (0.5, 1.0, 2.0, 10.0) for seed, e in enumerate(NOISE)]
     within = {"in": {"loss": "wgan_div"}}

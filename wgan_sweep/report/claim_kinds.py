@@ -25,7 +25,7 @@ MIN_SEEDS = 2
 """Seeds that each cell needs."""
 
 Selector = Mapping[str, Any]
-"""Axes and the values that select cells. An axis that is not named may have any value."""
+"""Axes and the values that select cells. A list selects each of its values; an axis that is absent may have any."""
 Coordinates = tuple[tuple[str, str], ...]
 """Axes and values of a cell, as a hashable tuple."""
 Cells = Mapping[Coordinates, Sequence[Record]]
@@ -94,7 +94,10 @@ class Claim(Protocol):
 
 def matches(coordinates: Mapping[str, str], selector: Selector) -> bool:
     """Whether a run with these coordinates is selected."""
-    return all(coordinates.get(axis) == as_text(value) for axis, value in selector.items())
+    return all(
+        coordinates.get(axis) in {as_text(value), *(map(as_text, value) if isinstance(value, list) else ())}
+        for axis, value in selector.items()
+    )
 
 
 def _select(cells: Cells, selector: Selector) -> list[Coordinates]:
