@@ -25,6 +25,7 @@ EXTRA_OVERRIDES = {
     ("model", "mlp"): ["model.depth=1"],
     ("model", "location"): ["data=shifted_uniform"],
     ("stabiliser", "label_smoothing"): ["loss=nsgan"],
+    **{("schedule", name): ["schedule.steps=100"] for name in ("linear", "cosine", "warmup")},
     ("experiment", "kp_grid"): ["data=npz", "data.path={npz}"],
     ("experiment", "rx_grid"): ["data=npz", "data.path={npz}"],
     ("experiment", "comparison"): ["data=npz", "data.path={npz}"],

@@ -9,6 +9,7 @@ from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config.documents import read_yaml
 from wgan_sweep.config.folders import conf_dir, extensions
 from wgan_sweep.config.keys import leaves
+from wgan_sweep.config.players import groups_of_players
 from wgan_sweep.errors import InputError
 
 
@@ -26,13 +27,23 @@ def options() -> dict[str, list[str]]:
 
 @cache
 def option_files(folders: tuple[Path, ...]) -> dict[tuple[str, str], Path]:
-    """Return the file of each option in some folders, by group and name; the first folder that has it counts."""
+    """Return the file of each option in some folders, by group and name; the first folder that has it counts.
+
+    An option of a group of both players is also one of the group of each.
+    """
     files: dict[tuple[str, str], Path] = {}
     for folder in folders:
         for file in sorted(folder.rglob("*/*.yaml")):
             group, _, option = file.relative_to(folder).with_suffix("").as_posix().partition("/")
             files.setdefault((group, option), file)
+            for own in groups_of_players().get(group, []):
+                files.setdefault((own, option), file)
     return files
+
+
+def option_values(group: str, option: str) -> dict[str, Any]:
+    """Return the values that the file of an option sets, with its ``_target_``."""
+    return read_yaml(option_files(_folders())[group, option])
 
 
 def option_keys(group: str, option: str) -> tuple[str, ...]:

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from wgan_sweep.config.players import groups_of_players
 from wgan_sweep.errors import InputError, one_line
 
 FLAG = "--config-dir"
@@ -131,9 +133,21 @@ class OptionFolders(SearchPathPlugin):
     """Lets Hydra find the options of plugins and users, after those of this package."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the folders."""
+        """Append the folders, and offer the options of both players to each player."""
+        _offer_to_each_player(conf_dir())
         for folder in extensions():
             search_path.append(folder.origin, f"file://{folder.path}")
+            _offer_to_each_player(folder.path)
+
+
+def _offer_to_each_player(folder: Path) -> None:
+    """Store ``critic_optimizer=NAME`` with the values of ``optimizer=NAME``, and so on, for the options of a folder."""
+    for group, own_groups in groups_of_players().items():
+        for file in (folder / group).rglob("*.yaml"):
+            name = file.relative_to(folder / group).with_suffix("").as_posix()
+            for own in own_groups:
+                node = {"defaults": [{f"/{group}@_here_": name}]}
+                ConfigStore.instance().store(name, node, group=own, provider="wgan_sweep")
 
 
 def register() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from wgan_sweep.config.catalogue import option_files
+from wgan_sweep.config.keys import find_key
 
 WIDTH = 80
 _LINE = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?: +(?P<value>[^#]*?))?(?: *# *(?P<comment>.*))?$")
@@ -47,7 +48,8 @@ def describe(folders: Sequence[Path], choices: dict[str, Any]) -> str:
     """
     groups: dict[str, dict[str, Path]] = {}
     for (group, option), file in option_files(tuple(folders)).items():
-        if group != "hydra":
+        is_own = file.parent.name == group or not find_key(group).like  # not that of the group of both players
+        if group != "hydra" and is_own:
             groups.setdefault(group, {})[option] = file
     paragraphs = [_of_group(group, groups[group], choices.get(group)) for group in sorted(groups)]
     root = next(file for folder in folders if (file := folder / "config.yaml").exists())
@@ -58,6 +60,8 @@ def _of_group(group: str, files: dict[str, Path], chosen: str | None) -> str:
     options = {name: _read(file, group) for name, file in files.items()}
     width = max(map(len, options)) + 4
     lines = [f"{group}=..." + (f"  (default: {chosen})" if chosen else "")]
+    if shared := find_key(group).like:
+        lines += _row("  NAME", f"the options of {shared}", width)
     for name, option in options.items():
         lines += _row(f"  {name}", option.title, width)
     if group == "experiment":  # their keys are those of other groups

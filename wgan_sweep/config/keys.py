@@ -47,9 +47,15 @@ class Key:
     """Whether it is a config group: its options are named by files."""
     only_by_reference: bool = False
     """Whether it counts only through the interpolations of other science keys that refer to it, as ``div.k`` does."""
+    like: str = ""
+    """Of a group that belongs to one player: the group of both players. It has the same options, and takes from that
+    group the values that it does not set itself."""
+    before: str = ""
+    """The option that stands for the group in a config from before it existed."""
 
 
 NONE = {"_target_": "none"}
+CONSTANT = {"_target_": "constant"}
 
 KEYS = (
     Key("loss", Role.SCIENCE, is_group=True),
@@ -62,6 +68,11 @@ KEYS = (
     Key("data.path", Role.PLACE),  # images are identified by their content
     Key("data.root", Role.PLACE),
     Key("optimizer", Role.SCIENCE, is_group=True),
+    Key("generator_optimizer", Role.SCIENCE, is_group=True, like="optimizer", before="same"),
+    Key("critic_optimizer", Role.SCIENCE, is_group=True, like="optimizer", before="same"),
+    Key("schedule", Role.SCIENCE, neutral=CONSTANT, is_group=True, before="constant"),
+    Key("generator_schedule", Role.SCIENCE, neutral=CONSTANT, is_group=True, like="schedule", before="same"),
+    Key("critic_schedule", Role.SCIENCE, neutral=CONSTANT, is_group=True, like="schedule", before="same"),
     Key("train.steps", Role.EXTENT),
     Key("train.batch_size", Role.SCIENCE, neutral=64),
     Key("train.n_critic", Role.SCIENCE, neutral=1),
@@ -127,8 +138,8 @@ def referenced_keys() -> list[str]:
 
 
 def science_groups() -> list[str]:
-    """Return the config groups that are axes of choice, in the table's order."""
-    return [key.name for key in KEYS if key.role is Role.SCIENCE and key.is_group]
+    """Return the config groups that are axes of choice, in the table's order, without those of one player."""
+    return [key.name for key in KEYS if key.role is Role.SCIENCE and key.is_group and not key.like]
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,10 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wgan_sweep.common.ranges import LARGEST_INT, Count, NonEmpty, Range, check_value, shown
 from wgan_sweep.config import folders, help  # noqa: A004
-from wgan_sweep.config.catalogue import unknown_key
+from wgan_sweep.config.catalogue import option_values, unknown_key
 from wgan_sweep.config.documents import dump_yaml, read_resolved_yaml
 from wgan_sweep.config.folders import conf_dir as conf_dir
 from wgan_sweep.config.keys import KEYS, leaves, referenced_keys, science_keys
+from wgan_sweep.config.players import groups_of_players, sets_value
 from wgan_sweep.errors import InputError
 
 
@@ -63,6 +64,11 @@ class Config:
     model: Any = MISSING
     data: Any = MISSING
     optimizer: Any = MISSING
+    generator_optimizer: Any = MISSING
+    critic_optimizer: Any = MISSING
+    schedule: Any = MISSING
+    generator_schedule: Any = MISSING
+    critic_schedule: Any = MISSING
     train: Train = field(default_factory=Train)
     seed: int = MISSING
     features: Any = MISSING
@@ -117,7 +123,7 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     """Return the typed and resolved config of a composed one.
 
     Paths of data and runs become absolute. A group that no chosen option refers to (`div` for a loss without exponents)
-    is left out of the choices.
+    is left out of the choices. A config from before a group existed gets the option that stands for it.
 
     Args:
         composed: The config as Hydra composed it, with its interpolations.
@@ -132,6 +138,9 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     }
     unused = unused_overrides(composed, set(named) & set(referenced_keys()))
     values = _resolve(composed)
+    for key in KEYS:
+        if key.before and values.get(key.name) is None:
+            values[key.name] = option_values(key.name, key.before)
     _check_types(values, Config, "")
     config = _typed_if_plain(values) or _converted(values)
     config.choices = config.choices | {group: name for group, name in named.items() if group not in unused}
@@ -264,8 +273,8 @@ def _check_types(values: Any, schema: Any, above: str) -> None:
             if not isinstance(value, Mapping):
                 raise InputError(f"{key} must hold {', '.join(_hints(hints[name]))}, got {shown(value)}")
             _check_types(value, hints[name], f"{key}.")
-        elif value == MISSING:
-            raise InputError(f"{key} is missing: set {key}=VALUE")
+        elif missing := [leaf for leaf, value in leaves(value, key) if value == MISSING]:
+            raise InputError(f"{missing[0]} is missing: set {missing[0]}=VALUE")
         elif hints[name] is str and type(value) in (int, float):
             continue  # `runs=2024`
         elif not isinstance(value, str):
@@ -324,12 +333,37 @@ def unused_overrides(composed: DictConfig, keys: Iterable[str]) -> list[str]:
         keys: Keys as given on the command line, for example ``div.k`` or ``sampling``.
     """
     raw = _unresolved(composed)
+    used = _used_references(raw)
+    by_reference = [key for key in keys if key.split(".")[0] in referenced_keys()]
+    return [key for key in by_reference if not any(_related(key, reference) for reference in used)]
+
+
+def replaced_overrides(composed: DictConfig, keys: Iterable[str]) -> dict[str, list[str]]:
+    """Return those of the overridden keys that no player uses, with the groups of the players that replace them.
+
+    Args:
+        composed: The composed config, with its interpolations.
+        keys: Keys as given on the command line, for example ``optimizer.lr``.
+    """
+    raw = _unresolved(composed)
+    used, groups = _used_references(raw), groups_of_players()
+    replaced = {}
+    for key in keys:
+        group, _, name = key.partition(".")
+        own = groups.get(group, [])
+        is_replaced = bool(own) and all(sets_value(raw.get(one), name) for one in own)
+        if is_replaced and not any(_related(key, reference) for reference in used):
+            replaced[key] = own
+    return replaced
+
+
+def _used_references(raw: Mapping[str, Any]) -> set[str]:
+    """Return the keys that the interpolations of science keys refer to, directly or through other keys."""
     used = {reference for key in science_keys() for reference in _references(raw.get(key.name.split(".")[0]))}
     for name in referenced_keys():
         if any(_related(name, reference) for reference in used):
             used |= set(_references(raw.get(name)))
-    by_reference = [key for key in keys if key.split(".")[0] in referenced_keys()]
-    return [key for key in by_reference if not any(_related(key, reference) for reference in used)]
+    return used
 
 
 def _references(node: Any) -> Iterator[str]:

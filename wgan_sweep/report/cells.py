@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from wgan_sweep.common.suggestions import did_you_mean
-from wgan_sweep.config.keys import overridden_key
+from wgan_sweep.config.keys import find_key, overridden_key
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORING_AXES, coordinates
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status, selection_metric
@@ -63,9 +63,16 @@ def _has_several_values(points: Sequence[Mapping[str, str]], key: str) -> bool:
 
 
 def short_name(axis: str, axes: Sequence[str]) -> str:
-    """Return the last part of a dotted axis, unless another axis has the same."""
-    last = axis.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in axes) == 1 else axis
+    """Return the last part of a dotted axis, with its player if it belongs to one, unless another axis has the same."""
+    name = _last_part(axis)
+    return name if sum(_last_part(other) == name for other in axes) == 1 else axis
+
+
+def _last_part(axis: str) -> str:
+    """Return ``k`` of ``div.k``, and ``critic lr`` of ``critic_optimizer.lr``."""
+    group, _, last = axis.rpartition(".")
+    player = group.removesuffix(f"_{find_key(group).like}") if group and find_key(group).like else ""
+    return f"{player} {last}".strip()
 
 
 @dataclass(frozen=True)

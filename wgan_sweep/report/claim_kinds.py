@@ -471,7 +471,7 @@ def _check(key: str, value: Any) -> None:
 
 
 def _check_axis(key: str, axis: Any) -> None:
-    groups = {*GROUPS, "div"}
+    groups = {*GROUPS, *(entry.name for entry in KEYS if entry.like), "div"}
     roots = {*groups, *(entry.name.split(".")[0] for entry in KEYS if entry.role is Role.SCIENCE)}
     if not isinstance(axis, str) or (axis not in groups and ("." not in axis or axis.split(".")[0] not in roots)):
         known = [*groups, *(entry.name for entry in KEYS if entry.role is Role.SCIENCE and "." in entry.name)]

@@ -1,7 +1,8 @@
 """Building the parts of a run from its config. A config that cannot work is refused here, before training starts."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
@@ -14,7 +15,8 @@ from wgan_sweep.common.devices import find_device
 from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.ranges import LARGEST_INT, Range, check_value, shown
 from wgan_sweep.config import objects
-from wgan_sweep.config.keys import KEYS
+from wgan_sweep.config.keys import KEYS, find_key
+from wgan_sweep.config.players import player_node
 from wgan_sweep.config.schema import Config, check_ranges
 from wgan_sweep.config.schema import replicas as replicas_of
 from wgan_sweep.errors import InputError
@@ -28,6 +30,7 @@ from wgan_sweep.training.cuda_graphs import CudaGraph
 from wgan_sweep.training.player import MakeOptimizer
 from wgan_sweep.training.precision import Precision, precision
 from wgan_sweep.training.replicas import Replicas, sharding_obstacle
+from wgan_sweep.training.schedules import LearningRate, MakeScheduler
 from wgan_sweep.training.trainer import Trainer, TrainerSettings
 
 if TYPE_CHECKING:
@@ -73,6 +76,11 @@ def check_options(config: Config) -> None:
         if not key.is_group or key.name == "div":
             continue
         node = getattr(config, key.name)
+        if key.like:
+            node, name = _player_option(config, key.name)
+            if name == key.name:  # else it is checked as the group of both players
+                objects.check_parameters(node, name)
+            continue
         if key.name == "scorer":
             check_value(node.get("every", 0), Annotated[int, Range(0, LARGEST_INT, remedy=EVERY)], "scorer.every")
             check_value(node.get("during"), dict[str, Any] | None, "scorer.during")
@@ -87,6 +95,18 @@ def check_options(config: Config) -> None:
             f"train.batch_size={config.train.batch_size} is shared by launch.gpus_per_run={count} processes: choose a "
             "multiple of it"
         )
+
+
+def _player_option(config: Config, group: str) -> tuple[dict[str, Any], str]:
+    """Return the node that counts for a player's group, and the key that messages give: that of both if it is theirs.
+
+    Args:
+        config: The config.
+        group: The group, such as ``critic_optimizer``.
+    """
+    shared = find_key(group).like
+    node = player_node(vars(config), group)
+    return node, shared if node == getattr(config, shared) else group
 
 
 def _check_gpus(count: int, name: str, launched: torch.device | None) -> None:
@@ -140,6 +160,55 @@ _Networks = tuple[torch.nn.Module, torch.nn.Module]
 """Generator and critic."""
 
 
+@dataclass(frozen=True)
+class _Optimization:
+    """How a player is optimized, as a config describes it."""
+
+    make_optimizer: MakeOptimizer
+    optimizer_key: str
+    """The key of its optimizer in messages."""
+    make_scheduler: MakeScheduler | None
+    schedule_key: str
+    """The key of its schedule in messages."""
+
+    @classmethod
+    def of(cls, config: Config, player: str, make: MakeOption) -> Self:
+        """Make the objects of a config for a player, ``generator`` or ``critic``."""
+        optimizer, optimizer_key = _player_option(config, f"{player}_optimizer")
+        schedule, schedule_key = _player_option(config, f"{player}_schedule")
+        return cls(make(optimizer, optimizer_key), optimizer_key, make(schedule, schedule_key), schedule_key)
+
+    def optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Make an optimizer.
+
+        Raises:
+            InputError: if its settings are refused.
+        """
+        settings = getattr(self.make_optimizer, "keywords", {})
+        given = ", ".join(f"{self.optimizer_key}.{name}={shown(value)}" for name, value in settings.items())
+        with _refusing(f"the optimizer cannot be made with {given}"):
+            return self.make_optimizer(parameters)
+
+    def check_schedule(self, optimizer: torch.optim.Optimizer) -> None:
+        """Check that the schedule suits an optimizer.
+
+        Raises:
+            InputError: if it does not.
+        """
+        if self.make_scheduler is not None:
+            with _refusing(f"{self.schedule_key} cannot schedule the learning rate of {self.optimizer_key}"):
+                LearningRate(optimizer, self.make_scheduler)
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Raise an InputError that begins with `what` for errors of settings."""
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, LookupError) as error:
+        raise InputError(f"{what} ({error}): correct them") from error
+
+
 @dataclass
 class _Choices:
     """The objects that a config describes."""
@@ -149,7 +218,8 @@ class _Choices:
     loss: Loss
     constraint: Constraint
     stabiliser: Stabiliser
-    make_optimizer: MakeOptimizer
+    generator: _Optimization
+    critic: _Optimization
     model: Model
     real: RealData
 
@@ -174,19 +244,11 @@ class _Choices:
             loss=make(config.loss, "loss"),
             constraint=make(config.constraint, "constraint"),
             stabiliser=make(config.stabiliser, "stabiliser"),
-            make_optimizer=make(config.optimizer, "optimizer"),
+            generator=_Optimization.of(config, "generator", make),
+            critic=_Optimization.of(config, "critic", make),
             model=make(config.model, "model"),
             real=load_split(config),
         )
-
-    def optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Make an optimizer."""
-        try:
-            return self.make_optimizer(parameters)
-        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-            settings = getattr(self.make_optimizer, "keywords", {})
-            given = ", ".join(f"optimizer.{name}={shown(value)}" for name, value in settings.items())
-            raise InputError(f"the optimizer cannot be made with {given} ({error}): correct them") from error
 
     def networks(self, seed: int) -> _Networks:
         """Make generator and critic, on torch's default device."""
@@ -267,8 +329,8 @@ class Checker:
                 numbers = config.train.batch_size * (math.prod(choices.real.shape) + choices.model.latent_dim)
                 settings = f"{_sizes(config)}, train.batch_size={config.train.batch_size}"
                 check_fits(needed_bytes(networks, numbers), choices.device, settings)
-            for network in networks:
-                choices.optimizer(network.parameters())
+            for network, optimization in zip(networks, (choices.generator, choices.critic), strict=True):
+                optimization.check_schedule(optimization.optimizer(network.parameters()))
                 if replicas_of(config) > 1 and (why := sharding_obstacle(network)):
                     raise InputError(f"launch.gpus_per_run={replicas_of(config)}: {why}; use launch.gpus_per_run=1")
         _final_scorer(config, choices.real, choices.device)
@@ -352,8 +414,10 @@ def build(config: Config, replicas: Replicas | None = None) -> Parts:
         loss=choices.loss,
         constraint=choices.constraint,
         stabiliser=choices.stabiliser,
-        generator_optimizer=choices.optimizer,
-        critic_optimizer=choices.optimizer,
+        generator_optimizer=choices.generator.optimizer,
+        critic_optimizer=choices.critic.optimizer,
+        generator_schedule=choices.generator.make_scheduler,
+        critic_schedule=choices.critic.make_scheduler,
         batches=choices.real.batches(config.train.batch_size, config.seed, device),
         device=device,
         precision=choices.precision,

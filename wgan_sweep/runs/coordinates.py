@@ -1,14 +1,16 @@
 """The coordinates of a run: its value on every axis of choice, as text."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from wgan_sweep.config.keys import Role, leaves, role_of, science_groups, science_keys
+from wgan_sweep.config.keys import KEYS, Role, find_key, leaves, role_of, science_groups, science_keys
+from wgan_sweep.config.players import groups_of_players, player_node
 from wgan_sweep.runs.hashing import canonical
 from wgan_sweep.runs.record import Record, Status
 
 GROUPS = tuple(science_groups())
-"""The config groups that are axes."""
+"""The config groups that are axes, without those of one player."""
 MEASURED_WITH = ("fid_feature", "fid_generated", "fid_real", "exact_samples", "step")
 """Entries of a record's `scores` that two scores must share to be comparable."""
 SCORED_IN = ("features", "network", "resize", "real")
@@ -26,10 +28,12 @@ def as_text(value: Any) -> str:
 
 
 def coordinates(record: Record) -> dict[str, str]:
-    """Return a run's value on every axis: the option of each group by name, and each science number by its key."""
-    config = record.config
-    choices = config.get("choices", {})
-    chosen = {group: choices[group] for group in GROUPS if group in choices}
+    """Return a run's value on every axis: the option of each group by name, and each science number by its key.
+
+    Every run has values of each player's groups, such as ``critic_optimizer.lr``: those that count for the player.
+    """
+    config, choices = _with_groups_of_players(record.config)
+    chosen = {key.name: choices[key.name] for key in KEYS if key.role is Role.SCIENCE and key.name in choices}
     roots = dict.fromkeys([*chosen, *(key.name.split(".")[0] for key in science_keys() if "." in key.name)])
     numbers = {
         key: as_text(value)
@@ -44,3 +48,21 @@ def coordinates(record: Record) -> dict[str, str]:
     measured = {name: as_text(scores[name]) for name in MEASURED_WITH if name in scores}
     scored = {f"scored {name}": record.scored_by[name] for name in SCORED_IN if scores and name in record.scored_by}
     return {**chosen, **numbers, **content, **measured, **scored}
+
+
+def _with_groups_of_players(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a config with what counts for each player, and its choices, also of a run from before such groups."""
+    values, choices = dict(config), dict(config.get("choices", {}))
+    for key in KEYS if choices else ():
+        if key.before and key.name not in values:
+            values[key.name], choices[key.name] = {}, key.before
+    for shared, own_groups in groups_of_players().items():
+        if shared not in choices:
+            continue
+        nodes = [player_node(values, group) for group in own_groups]
+        for group, node in zip(own_groups, nodes, strict=True):
+            is_same = choices.get(group) in (None, find_key(group).before)
+            values[group], choices[group] = node, choices[shared] if is_same else choices[group]
+        if all(node == nodes[0] for node in nodes):  # as in a run's identity
+            values[shared], choices[shared] = nodes[0], choices[own_groups[0]]
+    return values, choices

@@ -14,6 +14,7 @@ from typing import Any
 from wgan_sweep.common.source import user_source
 from wgan_sweep.config import objects
 from wgan_sweep.config.keys import REQUIRED, Role, science_keys, without_roles
+from wgan_sweep.config.players import groups_of_players, player_node
 from wgan_sweep.config.schema import Config
 from wgan_sweep.runs.data import content_digest
 from wgan_sweep.runs.directory import RunDir
@@ -54,17 +55,33 @@ def identify(config: Config) -> Identity:
 def science(config: Config) -> dict[str, Any]:
     """Return the science values of a config that differ from neutral, by dotted key (see `Identity`).
 
+    What both players share is given once, as ``optimizer``; if they differ, by the group of each.
+
     Raises:
         InputError: if the training data cannot be read, or a number is not finite.
     """
     values = asdict(config)
-    result = {}
+    described = {}
     for key in science_keys():
-        node = reduce(lambda node, name: node[name], key.name.split("."), values)
-        value = _describe_data(node) if key.name == "data" else _describe(node, key.name)
-        if key.neutral is REQUIRED or value != canonical(key.neutral):
-            result[key.name] = value
-    return result
+        if key.like:
+            node = player_node(values, key.name)
+        else:
+            node = reduce(lambda node, name: node[name], key.name.split("."), values)
+        described[key.name] = _describe_data(node) if key.name == "data" else _describe(node, key.name)
+    for shared, own_groups in groups_of_players().items():
+        own = {group: described.pop(group) for group in own_groups}
+        first, *others = own.values()
+        if all(other == first for other in others):
+            described[shared] = first
+        else:
+            del described[shared]
+            described |= own
+    neutral = {key.name: key.neutral for key in science_keys()}
+    return {
+        name: value
+        for name, value in described.items()
+        if neutral[name] is REQUIRED or value != canonical(neutral[name])
+    }
 
 
 def run_id(config: Config) -> str:

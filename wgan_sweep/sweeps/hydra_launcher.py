@@ -42,13 +42,21 @@ def run_config(composed: DictConfig, hydra_config: Any) -> schema.Config:
     Raises:
         InputError: if it is not complete, or an override has no effect.
     """
-    unused = schema.unused_overrides(composed, map(overridden_key, task_overrides(hydra_config)))
+    overridden = [overridden_key(override) for override in task_overrides(hydra_config)]
+    unused = schema.unused_overrides(composed, overridden)
+    replaced = schema.replaced_overrides(composed, overridden)
     config = schema.finalise(composed, hydra_config.runtime.choices)
     if unused:
         chosen = ", ".join(f"{group}={config.choices[group]}" for group in ("loss", "constraint"))
         raise InputError(
             f"{', '.join(unused)} given, but nothing refers to it ({chosen}): it would train the same run again. "
             "Leave it out, or choose a loss or constraint that uses it"
+        )
+    if replaced:
+        groups = dict.fromkeys(group for own in replaced.values() for group in own)
+        raise InputError(
+            f"{', '.join(replaced)} given, but neither player uses it: {' and '.join(groups)} set their own. Leave it "
+            "out, or leave it to one of them"
         )
     return config
 

@@ -1,5 +1,6 @@
 """Optimizers for the device: fused on CUDA, and capturable where a CUDA graph records their steps."""
 
+from collections.abc import Sequence
 from importlib import import_module
 
 import torch
@@ -29,6 +30,30 @@ def configure_for_device(optimizer: torch.optim.Optimizer, *, capturable: bool) 
             if isinstance(step := optimizer.state.get(parameter, {}).get("step"), Tensor):
                 optimizer.state[parameter]["step"] = step.to(parameter.device)
     return optimizer
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float], *, capturable: bool) -> None:
+    """Set the learning rate of each parameter group.
+
+    Args:
+        optimizer: The optimizer.
+        rates: The learning rates.
+        capturable: Whether a CUDA graph records the optimizer's steps. If the optimizer can read a rate from the
+            device, it is then a tensor, which stays the same and whose value replays read.
+    """
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if not capturable or not ("capturable" in group or group.get("fused")):
+            group["lr"] = rate
+            continue
+        device = group["params"][0].device
+        if not isinstance(group["lr"], Tensor) or group["lr"].device != device:
+            group["lr"] = torch.empty((), dtype=torch.float32, device=device)  # what fused kernels read
+        group["lr"].fill_(rate)
+
+
+def reads_rates_from_tensors(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether all learning rates are tensors."""
+    return all(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
 
 
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:

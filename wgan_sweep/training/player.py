@@ -1,6 +1,7 @@
 """A player of the game: a network with its optimizer."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from wgan_sweep.objectives.stabilisers import HistoricalAverage
 from wgan_sweep.training.aliases import Network
 from wgan_sweep.training.loss_scaling import LossScale
-from wgan_sweep.training.optimizers import configure_for_device
+from wgan_sweep.training.optimizers import configure_for_device, reads_rates_from_tensors, set_learning_rates
+from wgan_sweep.training.schedules import LearningRate, MakeScheduler
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -23,6 +25,7 @@ class Player:
         network: The network, on its device.
         forward: Its forward pass for training: the network itself, or compiled.
         make_optimizer: Returns an optimizer of the given parameters.
+        make_scheduler: Returns the scheduler of an optimizer's learning rate; None: the rate is constant.
         keeps_history: Whether to keep the historical average of the parameters, for a stabiliser.
         capturable: Whether a CUDA graph may record the optimizer's steps.
         loss_scale: The scale of the player's loss; None if its precision needs none.
@@ -34,6 +37,7 @@ class Player:
         *,
         forward: Network,
         make_optimizer: MakeOptimizer,
+        make_scheduler: MakeScheduler | None = None,
         keeps_history: bool,
         capturable: bool,
         loss_scale: LossScale | None = None,
@@ -41,12 +45,21 @@ class Player:
         self.network, self.forward = network, forward
         self._make_optimizer, self._capturable = make_optimizer, capturable
         self._keeps_history, self.loss_scale = keeps_history, loss_scale
+        self._make_scheduler = make_scheduler
+        self.learning_rate: LearningRate | None = None
+        """The learning rate of the current step; None if it is constant."""
         self.restart()
 
     def restart(self) -> None:
-        """Start with a new optimizer, and a history that begins with the current parameters."""
+        """Start with a new optimizer, and a history that begins with the current parameters.
+
+        The learning rate continues.
+        """
         optimizer = self._make_optimizer(self.network.parameters())
         self.optimizer = configure_for_device(optimizer, capturable=self._capturable)
+        if self._make_scheduler is not None and self.learning_rate is None:
+            self.learning_rate = LearningRate(self.optimizer, self._make_scheduler)
+        self._set_learning_rates()
         self.history = HistoricalAverage(self.network.parameters()) if self._keeps_history else None
         self.has_optimizer_state = bool(self.optimizer.state)
         """Whether the optimizer has allocated its state, which it does in its first step."""
@@ -133,8 +146,32 @@ class Player:
         values = [value for state in self.optimizer.state.values() for value in state.values() if value is not None]
         return self.history is None and all(isinstance(v, Tensor) and v.device == device for v in values)
 
-    def load_optimizer(self, state: dict[str, object]) -> None:
-        """Load the optimizer's state, which may come from another device."""
+    def _set_learning_rates(self) -> None:
+        if self.learning_rate is not None:
+            set_learning_rates(self.optimizer, self.learning_rate.values, capturable=self._capturable)
+
+    def advance_learning_rate(self) -> None:
+        """Go on to the learning rate of the next step."""
+        if self.learning_rate is not None:
+            self.learning_rate.advance()
+            self._set_learning_rates()
+
+    def learning_rate_on(self, device: torch.device) -> Tensor | None:
+        """Return a copy of the learning rate of the current step (scalar on a device); None if it is constant."""
+        if self.learning_rate is None:
+            return None
+        return torch.full((), self.learning_rate.values[0], device=device)
+
+    @property
+    def has_stale_rate_in_graph(self) -> bool:
+        """Whether a CUDA graph would repeat the learning rate of the step that it recorded."""
+        return self.learning_rate is not None and not reads_rates_from_tensors(self.optimizer)
+
+    def load_optimizer(self, state: dict[str, object], learning_rate: dict[str, Any] | None = None) -> None:
+        """Load the optimizer's state, which may come from another device, and the state of a changing learning rate."""
         self.optimizer.load_state_dict(state)
         self.has_optimizer_state = bool(self.optimizer.state)
         configure_for_device(self.optimizer, capturable=self._capturable)
+        if self.learning_rate is not None and learning_rate is not None:
+            self.learning_rate.load_state_dict(learning_rate)
+        self._set_learning_rates()

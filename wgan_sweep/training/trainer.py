@@ -27,6 +27,7 @@ from wgan_sweep.training.precision import Precision
 from wgan_sweep.training.probes import Probes
 from wgan_sweep.training.replicas import Replicas
 from wgan_sweep.training.sampler import draw_z
+from wgan_sweep.training.schedules import MakeScheduler
 
 MakeGraph = Callable[[list[torch.Generator]], Graph]
 
@@ -86,6 +87,8 @@ class Trainer:
         stabiliser: Other changes to training.
         generator_optimizer: Returns the generator's optimizer for its parameters.
         critic_optimizer: Returns the critic's optimizer for its parameters.
+        generator_schedule: Returns the scheduler of the generator's learning rate; None: the rate is constant.
+        critic_schedule: Returns the scheduler of the critic's learning rate; None: the rate is constant.
         batches: Real examples.
         device: Device of all tensors.
         precision: Numeric precision.
@@ -106,6 +109,8 @@ class Trainer:
         stabiliser: Stabiliser,
         generator_optimizer: MakeOptimizer,
         critic_optimizer: MakeOptimizer,
+        generator_schedule: MakeScheduler | None = None,
+        critic_schedule: MakeScheduler | None = None,
         batches: RealExamples,
         device: torch.device,
         precision: Precision,
@@ -163,19 +168,26 @@ class Trainer:
                 )
 
         def make_player(
-            network: nn.Module, forward: Network, make_optimizer: MakeOptimizer, loss_scale: LossScale | None
+            network: nn.Module,
+            forward: Network,
+            make_optimizer: MakeOptimizer,
+            make_scheduler: MakeScheduler | None,
+            loss_scale: LossScale | None,
         ) -> Player:
             return Player(
                 network,
                 forward=forward,
                 make_optimizer=make_optimizer,
+                make_scheduler=make_scheduler,
                 keeps_history=bool(stabiliser.history_weight),
                 capturable=self._graphed is not None,
                 loss_scale=loss_scale,
             )
 
-        self._generator_player = make_player(generator, generator_forward, generator_optimizer, generator_scale)
-        self._critic_player = make_player(critic, critic_forward, critic_optimizer, critic_scale)
+        self._generator_player = make_player(
+            generator, generator_forward, generator_optimizer, generator_schedule, generator_scale
+        )
+        self._critic_player = make_player(critic, critic_forward, critic_optimizer, critic_schedule, critic_scale)
         self._initial_critic = None if settings.freeze_generator_at is None else copy.deepcopy(critic.state_dict())
         self._average = MovingAverage(generator, settings.ema)
         self._probes = Probes(
@@ -225,9 +237,10 @@ class Trainer:
             Metrics of the step's last updates, scalars on the device: critic_loss (with its gradient terms),
             generator_loss, generator_gradient_norm (of its loss, with respect to all parameters of the generator),
             wasserstein (E_real[T] - E_fake[T]), gradient_term, and, if there are gradient terms, gradient_norm (at the
-            points of the last term). In fp16 also critic_loss_scale and generator_loss_scale (below
-            `loss_scaling.MIN_SCALE`, the player has diverged), and skipped_updates: the number of updates that both
-            players have skipped so far, because the gradient overflowed. generator_gradient_norm is infinite then.
+            points of the last term). Of players whose learning rate changes, also that of the step: generator_lr,
+            critic_lr. In fp16 also critic_loss_scale and generator_loss_scale (below `loss_scaling.MIN_SCALE`, the
+            player has diverged), and skipped_updates: the number of updates that both players have skipped so far,
+            because the gradient overflowed. generator_gradient_norm is infinite then.
         """
         while self.step < until:
             with self._precision.step(), self._replicas.sharded():
@@ -244,6 +257,9 @@ class Trainer:
             metrics = self._graphed(self._iterate, self._iteration_state)
         else:
             metrics = self._iterate()
+        metrics = metrics | self._learning_rates()
+        for player in self._players:
+            player.advance_learning_rate()
         self.step += 1
         self._average.update(self.step)
         return metrics
@@ -260,6 +276,12 @@ class Trainer:
         if not self._is_generator_frozen:
             self._generator_player.update(may_wait=self._may_wait)
         return metrics | self._scaling_metrics()
+
+    def _learning_rates(self) -> Metrics:
+        """Return the learning rates of the step that change."""
+        rates = {"critic_lr": self._critic_player, "generator_lr": self._generator_player}
+        values = {name: player.learning_rate_on(self.device) for name, player in rates.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
     def _update_critic(self, real: Tensor) -> Metrics:
         """Update the critic on a real batch ``[N, ...]`` and as many generated examples; return the metrics."""
@@ -400,6 +422,8 @@ class Trainer:
             return
         if any(optimizers.has_step_hooks(player.optimizer) for player in self._players):
             self._graphed.fall_back("an optimizer has step hooks or a learning rate scheduler")
+        elif any(player.has_stale_rate_in_graph for player in self._players):
+            self._graphed.fall_back("an optimizer cannot read its learning rate, which changes, from the device")
         elif self._precision.scales_loss and not all(player.can_skip_on_device for player in self._players):
             self._graphed.fall_back("an optimizer's state is not on the device, where updates would be skipped")
 
@@ -453,6 +477,7 @@ class Trainer:
         """Return everything that later steps depend on: tensors, numbers and containers of them."""
         histories = [player.history for player in self._players]
         scales = [player.loss_scale for player in self._players]
+        rates = [player.learning_rate for player in self._players]
         return {
             "step": self.step,
             "generator": self.generator.state_dict(),
@@ -462,6 +487,7 @@ class Trainer:
             "critic_optimizer": self._critic_player.optimizer.state_dict(),
             "batches": self._batches.state_dict(),
             "past": [history.state_dict() for history in histories if history is not None],
+            "learning_rates": [None if rate is None else rate.state_dict() for rate in rates],
             "loss_scales": [scale.state_dict() for scale in scales if scale is not None],
             "streams": {purpose: stream.get_state() for purpose, stream in self._streams.items()},
             "gradient_rules": self._rules.state_dict(),
@@ -474,8 +500,9 @@ class Trainer:
         self.generator.load_state_dict(state["generator"])
         self.critic.load_state_dict(state["critic"])
         self.averaged.load_state_dict(state["averaged"])
-        self._generator_player.load_optimizer(state["generator_optimizer"])
-        self._critic_player.load_optimizer(state["critic_optimizer"])
+        critic_rate, generator_rate = state.get("learning_rates", (None, None))  # earlier versions had constant ones
+        self._generator_player.load_optimizer(state["generator_optimizer"], generator_rate)
+        self._critic_player.load_optimizer(state["critic_optimizer"], critic_rate)
         self._batches.load_state_dict(state["batches"])
         histories = [player.history for player in self._players]
         for history, stored in zip(filter(None, histories), state["past"], strict=True):

@@ -1,0 +1,44 @@
+"""Groups of one player, such as ``critic_optimizer``: what they do not set is taken from the group of both players."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from wgan_sweep.config.keys import KEYS, find_key
+
+
+def groups_of_players() -> dict[str, list[str]]:
+    """Return the groups of the single players, by the group of both: ``optimizer`` and ``schedule``."""
+    groups: dict[str, list[str]] = {}
+    for key in KEYS:
+        if key.like:
+            groups.setdefault(key.like, []).append(key.name)
+    return groups
+
+
+def player_node(values: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the node that counts for one player.
+
+    Args:
+        values: A config, or that of a record from before the group existed.
+        group: The group of one player, such as ``critic_optimizer``.
+
+    Returns:
+        The group's own node if an option of its own was chosen; else the node of the group of both players, with the
+        values in its place that the player's group sets, which are not null.
+    """
+    own = values.get(group) or {}
+    if own.get("_target_") is not None:
+        return dict(own)
+    changes = {name: value for name, value in own.items() if value is not None}
+    return {**(values.get(find_key(group).like) or {}), **changes}
+
+
+def sets_value(node: Mapping[str, Any] | None, name: str) -> bool:
+    """Return whether the node of a player's group replaces a value of the group of both players.
+
+    Args:
+        node: The node, None if there is none.
+        name: The key below the group; empty for the group as a whole.
+    """
+    own = node or {}
+    return own.get("_target_") is not None or (bool(name) and own.get(name.partition(".")[0]) is not None)
