@@ -32,12 +32,46 @@ def norm_layer(name: str, channels: int) -> nn.Module:
     return NORMS[name](channels)
 
 
+class GlobalPool(nn.Module):
+    """The sum or the mean over pixels: ``[N, C, H, W]`` to ``[N, C]``.
+
+    Args:
+        reduce: From a tensor and dimensions to the tensor without them, such as `torch.sum`.
+    """
+
+    def __init__(self, reduce: Callable[[Tensor, list[int]], Tensor]) -> None:
+        super().__init__()
+        self.reduce = reduce
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[N, C]``."""
+        return self.reduce(x, [2, 3])
+
+
+POOLS: dict[str, Callable[[], nn.Module]] = {
+    "none": nn.Identity,
+    "mean": lambda: GlobalPool(torch.mean),
+    "sum": lambda: GlobalPool(torch.sum),
+}
+
+
+def pool_layer(name: str, channels: int, size: int) -> tuple[nn.Module, int]:
+    """Return the pooling `name` (none, mean or sum) of ``[N, channels, size, size]``, and how many features remain.
+
+    Raises:
+        InputError: If the name is unknown.
+    """
+    if name not in POOLS:
+        raise InputError(f"model.pool has no pooling {name!r}: choose one of {', '.join(POOLS)}")
+    return POOLS[name](), channels * (size**2 if name == "none" else 1)
+
+
 class OutputHead(nn.Module):
     """The last layer of a critic: from ``[N, C, H, W]`` or ``[N, C]`` features to ``[N]`` outputs."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, bias: bool = True) -> None:
         super().__init__()
-        self.linear = nn.Linear(features, 1)
+        self.linear = nn.Linear(features, 1, bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return ``[N]``."""
@@ -51,13 +85,14 @@ class Critic(nn.Module):
     Args:
         body: Its output must have `features` values per example.
         features: Number of features per example.
+        head_bias: Whether the head has a bias.
     """
 
-    def __init__(self, body: nn.Module, features: int) -> None:
+    def __init__(self, body: nn.Module, features: int, head_bias: bool = True) -> None:
         super().__init__()
         self.features = features
         self.body = body
-        self.head: nn.Module = OutputHead(features)
+        self.head: nn.Module = OutputHead(features, head_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[N]``."""
@@ -201,7 +236,12 @@ def is_power_of_two(size: int, minimum: int) -> bool:
     return size >= minimum and size & (size - 1) == 0
 
 
-def upsample(x: Tensor) -> Tensor:
-    """Upsample ``[N, C, H, W]`` by 2, nearest neighbour, in the dtype of x: autocast would convert it to float32."""
+def upsample(x: Tensor, mode: str = "nearest") -> Tensor:
+    """Upsample ``[N, C, H, W]`` by 2, in the dtype of x: autocast would convert it to float32.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        mode: ``nearest`` neighbour or ``bilinear`` interpolation.
+    """
     with torch.autocast(x.device.type, enabled=False):
-        return torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        return torch.nn.functional.interpolate(x, scale_factor=2.0, mode=mode)
