@@ -44,10 +44,12 @@ FORMATS: dict[str, Callable[[Report, OpenedRuns, argparse.Namespace], str | byte
 def _claims(options: argparse.Namespace, records: Sequence[Record], folder: Path) -> str:
     """Return the verdicts on the claims as Markdown or JSON."""
     from wgan_sweep.report import claims
+    from wgan_sweep.report.curves import Curves
     from wgan_sweep.report.decisions import with_decisions
 
     asked = claims.read_claims(claims.claims_file(options.claims or claims.PAPER))
-    judgements = with_decisions(claims.judge(asked, records, options.metric), records, folder)
+    judged = claims.judge(asked, records, options.metric, Curves.in_folder(folder))
+    judgements = with_decisions(judged, records, folder)
     if options.format == "json":
         return json.dumps(claims.to_entries(judgements), indent=2) + "\n"
     if options.format != "md":

@@ -1,18 +1,21 @@
 """The kinds of claims: which cells each compares, and how."""
 
 import math
+import operator
 import re
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config.documents import read_resolved_yaml
 from wgan_sweep.config.keys import KEYS, Role
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import axes
-from wgan_sweep.report.inference import means, rates, spreads
+from wgan_sweep.report.curves import Curve, Curves
+from wgan_sweep.report.inference import correlations, means, rates, spreads, times
 from wgan_sweep.report.inference.evidence import LEVEL, Evidence
 from wgan_sweep.runs.coordinates import GROUPS, SCORING_AXES, as_text
 from wgan_sweep.runs.record import Record, Status
@@ -23,6 +26,8 @@ PAPER = "paper"
 """Name of the paper's claims, where a file is asked for."""
 MIN_SEEDS = 2
 """Seeds that each cell needs."""
+MIN_STEPS = 5
+"""Steps that a curve needs for a correlation along it."""
 
 Selector = Mapping[str, Any]
 """Axes and the values that select cells. A list selects each of its values; an axis that is absent may have any."""
@@ -38,7 +43,7 @@ class LostRun:
     """A run that ended without a result."""
 
     coordinates: Mapping[str, str]
-    status: Status
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Setting:
     """Finished runs with a value of the metric, one per seed."""
     lost: Sequence[LostRun]
     """Diverged and failed runs."""
+    curves: Curves
+    """The learning curves of its runs."""
 
     def values(self, cells: Iterable[Coordinates]) -> Samples:
         """Return the metric values of cells."""
@@ -78,7 +85,9 @@ class Question:
     details: Callable[[], list[str]] = field(default=list)
     """Returns further results, as sentences."""
     cells: int = 0
-    """Number of cells whose means are compared; 0 if runs are counted, whatever their cell."""
+    """Number of cells whose runs are compared; 0 if runs are counted, whatever their cell."""
+    fewest_cells: int = 2
+    """Number of cells that it needs."""
 
 
 class Claim(Protocol):
@@ -126,16 +135,24 @@ def _repeated(axis: str, cells: Iterable[Coordinates]) -> str:
     return "" if repeated is None else f"several cells have {axis}={repeated}: name more axes"
 
 
+def _lost_runs_of_sides(
+    setting: Setting, own: Sequence[Coordinates], rivals: Sequence[Coordinates], claimed: Selector, than: Selector
+) -> tuple[list[LostRun], list[LostRun]]:
+    """Return the lost runs of the claim's own cells and of those that they are compared with."""
+    others = [run for run in setting.lost if not matches(run.coordinates, claimed)]
+    return _lost(setting.lost, claimed, own), _lost(others, than, rivals)
+
+
 def _lost_of_sides(
     setting: Setting, own: Sequence[Coordinates], rivals: Sequence[Coordinates], claimed: Selector, than: Selector
 ) -> tuple[int, int]:
     """Return the numbers of lost runs of the claim's own cells and of those that they are compared with."""
-    others = [run for run in setting.lost if not matches(run.coordinates, claimed)]
-    return len(_lost(setting.lost, claimed, own)), len(_lost(others, than, rivals))
+    first, second = _lost_runs_of_sides(setting, own, rivals, claimed, than)
+    return len(first), len(second)
 
 
 def _question(setting: Setting, cells: Sequence[Coordinates], *, why: str = "", **parts: Any) -> Question:
-    """Return the question about the means of cells; each cell needs `MIN_SEEDS` seeds.
+    """Return the question about the runs of cells; each cell needs `MIN_SEEDS` seeds.
 
     Args:
         setting: The setting.
@@ -311,46 +328,56 @@ def _number(text: str | None) -> float | None:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A bound on a metric value, such as ``fid <= 30``."""
+
+    metric: str
+    sign: str
+    value: float
+
+    PATTERN = re.compile(r"(?P<metric>[\w.]+) *(?P<sign>[<>]=?) *(?P<value>[-+\d.eE]+)")
+    SIGNS: ClassVar = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+    FORMS = ", ".join(f"METRIC {sign} NUMBER" for sign in SIGNS)
+
+    @classmethod
+    def parse(cls, text: str) -> "Bound | None":
+        """Return the bound that a text describes; None if it describes none."""
+        match = cls.PATTERN.fullmatch(text)
+        value = _number(match["value"]) if match else None
+        return cls(match["metric"], match["sign"], value) if match and value is not None else None
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is within the bound."""
+        return bool(self.SIGNS[self.sign](value, self.value))
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that happens to a run: it is lost, or a metric value lies beyond a bound."""
 
     text: str
-    """``lost``, ``diverged``, ``failed``, ``METRIC < NUMBER`` or ``METRIC > NUMBER``.
-
-    With a bound, lost runs count, too.
-    """
-
-    PATTERN = re.compile(r"(?P<metric>[\w.]+) *(?P<sign>[<>]) *(?P<bound>[-+\d.eE]+)")
+    """``lost``, ``diverged``, ``failed``, or a bound; with a bound, lost runs count, too."""
 
     def __post_init__(self) -> None:
         """Refuse any other text."""
-        match = self.PATTERN.fullmatch(self.text)
-        is_bound = match is not None and _number(match["bound"]) is not None
-        if self.text not in ("lost", Status.DIVERGED, Status.FAILED) and not is_bound:
-            raise ValueError(
-                f"event {self.text!r} is none of: lost, diverged, failed, METRIC < NUMBER, METRIC > NUMBER"
-            )
+        if self.text not in ("lost", Status.DIVERGED, Status.FAILED) and self.bound is None:
+            raise ValueError(f"event {self.text!r} is none of: lost, diverged, failed, {Bound.FORMS}")
 
     @property
-    def metric(self) -> str | None:
-        """The metric that it is about; None if it is about lost runs."""
-        match = self.PATTERN.fullmatch(self.text)
-        return match["metric"] if match else None
+    def bound(self) -> Bound | None:
+        """The bound; None if it is about lost runs."""
+        return Bound.parse(self.text)
 
     def happened_to(self, run: LostRun) -> bool:
         """Whether the event happened to a lost run."""
-        return self.text not in (Status.DIVERGED, Status.FAILED) or run.status == self.text
+        return self.text not in (Status.DIVERGED, Status.FAILED) or run.record.status == self.text
 
     def happened(self, scores: Mapping[str, float]) -> bool | None:
         """Whether the event happened to a finished run; None if it has no such metric."""
-        match = self.PATTERN.fullmatch(self.text)
-        if match is None:
+        if self.bound is None:
             return False
-        value = scores.get(match["metric"], math.nan)
-        if math.isnan(value):
-            return None
-        bound = float(match["bound"])
-        return value < bound if match["sign"] == "<" else value > bound
+        value = scores.get(self.bound.metric, math.nan)
+        return None if math.isnan(value) else self.bound.holds(value)
 
 
 @dataclass(frozen=True)
@@ -363,6 +390,11 @@ class Rarer:
     than: Selector
     """Selects the runs that they are compared with; the claim's own runs are left out."""
     event: Event
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that it names."""
+        return (self.event.bound.metric,) if self.event.bound else ()
 
     def ask(self, setting: Setting) -> Question | None:
         """Return the question in a setting; None if the setting lacks runs on one side."""
@@ -390,6 +422,219 @@ class Rarer:
         return finished + [("", self.event.happened_to(run)) for run in setting.lost if is_selected(run.coordinates)]
 
 
+def _unmeasured(names: Sequence[str], curves: Iterable[Curve]) -> str:
+    """Return which of the names no run has measured during training; empty if there is none."""
+    measured = frozenset[str]().union(*(curve.measured for curve in curves))
+    missing = next((name for name in names if name not in measured), None)
+    return "" if missing is None else f"no run has measured {missing} along its curve{did_you_mean(missing, measured)}"
+
+
+@dataclass(frozen=True)
+class Correlates:
+    """Claims that two measurements of a run are correlated along its curve, in every cell.
+
+    Lost runs forbid a verdict: their whole curves may be correlated otherwise.
+    """
+
+    claim: str
+    first: str
+    second: str
+    cells: Selector
+    """Selects the cells."""
+    threshold: float = 0.0
+    """The correlation beyond which the mean of each cell is claimed to lie."""
+    below: bool = False
+    """Whether it is claimed to lie below."""
+
+    def __post_init__(self) -> None:
+        """Refuse the same measurement twice."""
+        if self.first == self.second:
+            raise ValueError(f"correlates and with are both {self.first}: name two measurements")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that it names."""
+        return self.first, self.second
+
+    def ask(self, setting: Setting) -> Question | None:
+        """Return the question in a setting; None if no cell is selected."""
+        cells = _select(setting.cells, self.cells)
+        if not cells:
+            return None
+        curves = [[setting.curves.along(r.run_id, *self.metrics) for r in setting.cells[cell]] for cell in cells]
+        every = [curve for cell in curves for curve in cell]
+        fewest = min(len(curve.steps) for curve in every)
+        few = (
+            f"a run has {self.first} and {self.second} at {fewest} steps, fewer than {MIN_STEPS}: score more often "
+            "(scorer.every=...)"
+        )
+        why = _unmeasured(self.metrics, every) or (few if fewest < MIN_STEPS else "")
+        lost = len(_lost(setting.lost, self.cells, cells))
+        sign = -1 if self.below else 1
+        found = [] if why else [[_correlation(curve) for curve in cell] for cell in curves]
+        z = [
+            [sign * correlations.fisher_z(value, len(curve.steps)) for value, curve in zip(values, cell, strict=True)]
+            for values, cell in zip(found, curves, strict=False)
+        ]
+
+        def details() -> list[str]:
+            runs = sorted(value for values in found for value in values)
+            steps = sorted({len(curve.steps) for curve in every})
+            return [
+                f"rank correlations of {self.first} and {self.second}: {runs[0]:.2f} to {runs[-1]:.2f}, median "
+                f"{statistics.median(runs):.2f}, over {' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))} "
+                "steps of each run"
+            ]
+
+        return _question(
+            setting,
+            cells,
+            why=why,
+            test=lambda level: correlations.correlated(z, sign * self.threshold, level),
+            seeds_to_decide=lambda level: correlations.seeds_for_correlation(z, sign * self.threshold, level),
+            lost=(lost, 0),
+            withheld=(lost > 0, lost > 0),
+            details=details,
+            fewest_cells=1,
+        )
+
+
+def _correlation(curve: Curve) -> float:
+    first, second = curve.values.values()
+    return correlations.rank_correlation(first, second)
+
+
+UNITS: dict[str, Callable[[Record], float]] = {
+    "steps": lambda _: 1.0,
+    "hours": lambda record: record.hours() / max(1, record.step),
+    "gpu_hours": lambda record: record.hours(per_gpu=True) / max(1, record.step),
+}
+"""The duration of a step of a run, by unit. Of the hours of a run, its steps have equal shares."""
+
+
+@dataclass(frozen=True)
+class Faster:
+    """Claims that the runs of every cell of one kind reach a goal sooner than those of every cell of another kind.
+
+    A run that does not reach it is censored at its last scored step. A lost run that had not reached it never will.
+    """
+
+    claim: str
+    claimed: Selector
+    """Selects the claim's own cells."""
+    than: Selector
+    """Selects the cells that they are compared with; the claim's own cells are left out."""
+    goal: str
+    """A bound on a metric value."""
+    unit: str = "steps"
+
+    def __post_init__(self) -> None:
+        """Refuse a goal that is no bound, and an unknown unit."""
+        if Bound.parse(self.goal) is None:
+            raise ValueError(f"to={self.goal!r} is none of: {Bound.FORMS}")
+        if self.unit not in UNITS:
+            raise ValueError(f"in_units_of={self.unit!r} is none of: {', '.join(UNITS)}")
+
+    @property
+    def bound(self) -> Bound:
+        """The goal."""
+        bound = Bound.parse(self.goal)
+        if bound is None:
+            raise ValueError(self.goal)
+        return bound
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that it names."""
+        return (self.bound.metric,)
+
+    def ask(self, setting: Setting) -> Question | None:
+        """Return the question in a setting; None if the setting lacks cells on one side."""
+        own = _select(setting.cells, self.claimed)
+        rivals = [cell for cell in _select(setting.cells, self.than) if cell not in own]
+        if not own or not rivals:
+            return None
+        lost = _lost_runs_of_sides(setting, own, rivals, self.claimed, self.than)
+        sides = [
+            {cell: [*setting.cells[cell], *(run.record for run in runs if _is_of_cell(run, cell))] for cell in cells}
+            for cells, runs in zip((own, rivals), lost, strict=True)
+        ]
+        records = [record for side in sides for cell in side.values() for record in cell]
+        why = self._why(setting, records)
+        first, second = (
+            [[] if why else [self._time(setting, record) for record in cell] for cell in side.values()]
+            for side in sides
+        )
+        # Those whose cell has no other runs are not among the times.
+        apart = [
+            any(not any(_is_of_cell(run, cell) for cell in side) for run in runs)
+            for side, runs in zip(sides, lost, strict=True)
+        ]
+        hosts = {record.host for record in records}
+
+        def details() -> list[str]:
+            timed = (
+                f"; they ran on {len(hosts)} hosts, whose speeds may differ"
+                if self.unit != "steps" and len(hosts) > 1
+                else ""
+            )
+            both = [_described(side, self.unit) for side in (first, second)]
+            return [f"{self.goal} is reached by {both[0]}, against {both[1]}{timed}"]
+
+        return _question(
+            setting,
+            [*own, *rivals],
+            why=why,
+            test=lambda level: times.sooner(first, second, level),
+            seeds_to_decide=lambda level: times.seeds_for_times(first, second, level),
+            lost=(len(lost[0]), len(lost[1])),
+            withheld=(apart[0], apart[1]),
+            details=details,
+        )
+
+    def _why(self, setting: Setting, records: Sequence[Record]) -> str:
+        """Return why the times of runs cannot be compared; empty if they can be."""
+        curves = {record.run_id: setting.curves.along(record.run_id, self.bound.metric) for record in records}
+        done = [curves[record.run_id] for record in records if record.status == Status.DONE]
+        if why := _unmeasured(self.metrics, done):
+            return why
+        if min(len(curve.steps) for curve in done) < 2:
+            return f"a run has {self.bound.metric} at fewer than 2 steps: score during training (scorer.every=...)"
+        lost = [curves[record.run_id] for record in records if record.status != Status.DONE]
+        if len({curve.steps for curve in done}) > 1 or any(
+            curve.steps != done[0].steps[: len(curve.steps)] for curve in lost
+        ):
+            return "its runs were scored at different steps: give all the same scorer.every"
+        if len({curve.how for curve in (*done, *lost) if curve.steps}) > 1:
+            return "its runs were scored in different ways during training: give all the same scorer.during"
+        if self.unit != "steps" and not all(record.seconds > 0 for record in records):
+            return f"a run has no record of its duration, which {self.unit} need"
+        return ""
+
+    def _time(self, setting: Setting, record: Record) -> times.Time:
+        curve = setting.curves.along(record.run_id, self.bound.metric)
+        values = zip(curve.steps, curve.values[self.bound.metric], strict=True)
+        reached = next((step for step, value in values if self.bound.holds(value)), None)
+        if reached is None and record.status != Status.DONE:
+            return times.Time(math.inf, is_reached=False)
+        step = curve.steps[-1] if reached is None else reached
+        return times.Time(step * UNITS[self.unit](record), reached is not None)
+
+
+def _is_of_cell(run: LostRun, cell: Coordinates) -> bool:
+    """Whether a lost run belongs to a cell of finished runs, which have been scored in addition."""
+    return {axis: value for axis, value in cell if axis not in SCORING_AXES} == run.coordinates
+
+
+def _described(cells: Sequence[times.Cell], unit: str) -> str:
+    """Return how many runs reach a goal, and when half of them have, in words."""
+    runs = [time for cell in cells for time in cell]
+    reached = sum(time.is_reached for time in runs)
+    median = times.median(runs)
+    when = "less than half of them" if median is None else f"half of them within {median:.4g} {unit.replace('_', ' ')}"
+    return f"{reached} of {len(runs)} runs ({when})"
+
+
 FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
     ("claim", "lower", "than"): lambda claim, lower, than: Lower(claim, lower, than),
     ("claim", "higher", "than"): lambda claim, higher, than: Lower(claim, higher, than, higher=True),
@@ -410,12 +655,26 @@ FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
     ("claim", "event", "rarer_in", "than_in"): lambda claim, event, rarer_in, than_in: Rarer(
         claim, rarer_in, than_in, Event(event)
     ),
+    ("claim", "correlates", "with", "in"): lambda claim, correlates, **rest: Correlates(
+        claim, correlates, rest["with"], rest["in"]
+    ),
+    ("claim", "correlates", "with", "in", "above"): lambda claim, correlates, above, **rest: Correlates(
+        claim, correlates, rest["with"], rest["in"], above
+    ),
+    ("claim", "correlates", "with", "in", "below"): lambda claim, correlates, below, **rest: Correlates(
+        claim, correlates, rest["with"], rest["in"], below, below=True
+    ),
+    ("claim", "faster", "than", "to"): lambda claim, faster, than, to: Faster(claim, faster, than, to),
+    ("claim", "faster", "than", "to", "in_units_of"): lambda claim, faster, than, to, in_units_of: Faster(
+        claim, faster, than, to, in_units_of
+    ),
 }
 """Constructors of claims, by the keys of their entry in a file of claims."""
 
-TEXTS = {"claim", "event"}
+TEXTS = {"claim", "event", "correlates", "with", "to", "in_units_of"}
 AXES = {"spread_of", "rises_with", "falls_with"}
 NUMBERS = {"within"}
+CORRELATIONS = {"above", "below"}
 
 
 def claims_file(name: str | Path) -> Path:
@@ -458,6 +717,9 @@ def _check(key: str, value: Any) -> None:
     if key in NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{key}={value!r} is not a positive number")
+    elif key in CORRELATIONS:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -1 < value < 1:
+            raise ValueError(f"{key}={value!r} is not a correlation between -1 and 1")
     elif key in TEXTS | AXES:
         if not isinstance(value, str) or not value:
             raise ValueError(f"{key}={value!r} is not a text")

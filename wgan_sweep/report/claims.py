@@ -18,6 +18,7 @@ from wgan_sweep.report.claim_kinds import (
     claims_file,
     read_claims,
 )
+from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.inference.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, holm
 from wgan_sweep.report.text import finite, markdown
 from wgan_sweep.runs.coordinates import SCORING_AXES, coordinates
@@ -86,13 +87,11 @@ def _is_shared(axis: str) -> bool:
     return axis in SCORING_AXES or axis.split(".")[0] in ("data", "model")
 
 
-def settings_of(records: Sequence[Record], metric: str) -> list[Setting]:
+def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[Setting]:
     """Return the settings of runs: sets of runs that can be compared by a metric."""
     settings: dict[Coordinates, dict[Coordinates, dict[Any, Record]]] = {}
     lost = [
-        LostRun(coordinates(record), record.status)
-        for record in records
-        if record.status in (Status.DIVERGED, Status.FAILED)
+        LostRun(coordinates(record), record) for record in records if record.status in (Status.DIVERGED, Status.FAILED)
     ]
     for record in records:
         if record.status != Status.DONE or not math.isfinite(record.scores.get(metric, math.nan)):
@@ -114,20 +113,24 @@ def settings_of(records: Sequence[Record], metric: str) -> list[Setting]:
             metric,
             {key: list(by_seed.values()) for key, by_seed in cells.items()},
             [run for run in lost if belongs(run.coordinates, shared)],
+            curves,
         )
         for shared, cells in settings.items()
     ]
 
 
-def judge(claims: Sequence[Claim], records: Sequence[Record], metric: str | None = None) -> list[Judgement]:
+def judge(
+    claims: Sequence[Claim], records: Sequence[Record], metric: str | None = None, curves: Curves | None = None
+) -> list[Judgement]:
     """Test claims on runs.
 
     Args:
         claims: The claims; each is tested once per setting.
         records: The runs.
         metric: The metric to compare; by default the selection metric of the runs.
+        curves: Their curves, for the claims that are about these.
     """
-    settings = settings_of(records, shown_metric(records, metric))
+    settings = settings_of(records, shown_metric(records, metric), curves or Curves.none())
     asked: list[tuple[Judgement, Question | None]] = []
     for claim in claims:
         found = [

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wgan_sweep.report.cells import shown_metric
-from wgan_sweep.report.claim_kinds import Claim, Question, Rarer, Setting
+from wgan_sweep.report.claim_kinds import MIN_SEEDS, Claim, Correlates, Faster, Question, Rarer, Setting
 from wgan_sweep.report.claims import Judgement, Verdict, decided, settings_of, table, with_evidence
+from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.inference.evidence import LEVEL, holm
 from wgan_sweep.report.inference.sequential import Looks, is_futile
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status
@@ -20,6 +21,8 @@ class Standing(StrEnum):
     UNDECIDABLE = "undecidable at this budget"
     """The seeds that would decide it are more than the largest number."""
     LOST = "lost runs forbid a verdict"
+    UNTESTABLE = "it cannot be tested"
+    """For a reason that further seeds do not change, such as curves with too few scored steps."""
     EXHAUSTED = "undecided after all seeds"
 
 
@@ -31,8 +34,8 @@ class Tracked:
     setting: str
     cells: frozenset[int]
     """Indices of its cells. Those without a result at the first look are not compared, and leave."""
-    compares_means: bool
-    """Whether it compares the means of cells; otherwise it counts runs."""
+    fewest_cells: int
+    """Number of cells that it needs; 0 if it counts runs, whatever their cell."""
     judgement: Judgement
     standing: Standing = Standing.OPEN
     look: int = -1
@@ -49,7 +52,12 @@ class Tracked:
 
 def metrics_of(claims: Sequence[Claim]) -> set[str]:
     """Return the metrics that claims name themselves."""
-    return {claim.event.metric for claim in claims if isinstance(claim, Rarer) and claim.event.metric}
+    return {metric for claim in claims if isinstance(claim, Rarer | Correlates | Faster) for metric in claim.metrics}
+
+
+def are_about_curves(claims: Sequence[Claim]) -> bool:
+    """Return whether any claim is about the curves of runs."""
+    return any(isinstance(claim, Correlates | Faster) for claim in claims)
 
 
 class Decision:
@@ -64,20 +72,25 @@ class Decision:
         claims: The claims.
         cells: A run of each cell, done and with every metric that a claim may ask for; its values do not matter.
         looks: The numbers of seeds per cell.
+        planned: The curves of these runs; their values do not matter, either.
+        curves: The curves of the runs of looks.
     """
 
-    def __init__(self, claims: Sequence[Claim], cells: Sequence[Record], looks: Looks) -> None:
+    def __init__(
+        self, claims: Sequence[Claim], cells: Sequence[Record], looks: Looks, planned: Curves, curves: Curves
+    ) -> None:
         self.looks = looks
+        self._curves = curves
         self.tracked: list[Tracked] = []
         """Each claim in each setting."""
         self.unanswerable: dict[str, str] = {}
         """Why claims cannot be answered by these cells, by claim."""
         self._look = 0
         # Two seeds each: a claim that asks for more axes says so only if the seeds suffice.
-        planned = [replace(cell, config={**cell.config, "seed": seed}) for cell in cells for seed in (0, 1)]
+        runs = [replace(cell, config={**cell.config, "seed": seed}) for cell in cells for seed in (0, 1)]
         index = {cell.run_id: number for number, cell in enumerate(cells)}
         for claim in claims:
-            questions = _asked(claim, settings_of(planned, SELECTION_METRICS[0]))
+            questions = _asked(claim, settings_of(runs, SELECTION_METRICS[0], planned))
             for setting, question in questions:
                 if question.why:
                     self.unanswerable[claim.claim] = question.why
@@ -87,7 +100,7 @@ class Decision:
                         claim,
                         setting,
                         frozenset(index[run] for run in question.runs),
-                        question.cells > 0,
+                        question.fewest_cells if question.cells else 0,
                         Judgement(claim.claim, setting, Verdict.UNDECIDED, "no look yet"),
                     )
                 )
@@ -127,19 +140,19 @@ class Decision:
         self, tracked: Tracked, look: int, runs: Mapping[int, Sequence[Record]], metric: str
     ) -> tuple[Tracked, Question | None]:
         """Return a claim after its test at a look, and the question that was tested; None if it could not be."""
-        if look == 0 and tracked.compares_means:
+        if look == 0 and tracked.fewest_cells:
             dropped = sorted(cell for cell in tracked.cells if not _has_result(runs[cell], metric))
             lost = tuple(record for cell in dropped for record in runs[cell])
             tracked = replace(tracked, cells=tracked.cells.difference(dropped), lost=lost)
         own = [*tracked.lost, *(record for cell in sorted(tracked.cells) for record in runs[cell])]
-        questions = _asked(tracked.claim, settings_of(own, metric))
+        questions = _asked(tracked.claim, settings_of(own, metric, self._curves))
         tracked = replace(tracked, look=look)
         if not questions:
             return _untested(tracked, "no runs on both sides of the comparison"), None
         if len(questions) > 1:
             return _untested(tracked, "its runs were measured in different ways"), None
         ((_, question),) = questions
-        if tracked.compares_means and question.cells < len(tracked.cells) and not question.why:
+        if tracked.fewest_cells and question.cells < len(tracked.cells) and not question.why:
             return _untested(tracked, "the runs of a cell have no result that can be compared"), None
         share = self.looks.shares[look]
         judgement = replace(with_evidence(tracked.claim, tracked.setting, question, LEVEL * share), details=())
@@ -160,7 +173,7 @@ class Decision:
             p_against: `Tracked.p_against`, likewise.
         """
         seeds, largest = self.looks.seeds[tracked.look], self.looks.seeds[-1]
-        if tracked.compares_means and len(tracked.cells) < 2:
+        if len(tracked.cells) < tracked.fewest_cells:
             return replace(tracked, standing=Standing.LOST)
         number = None
         if question is not None:
@@ -176,6 +189,8 @@ class Decision:
                 return replace(tracked, judgement=judgement, standing=Standing.LOST)
             if judgement.seeds_to_decide is not None:
                 number = round(judgement.seeds_to_decide / max(1.0, question.seeds / seeds))
+        elif tracked.judgement.why and tracked.judgement.seeds >= MIN_SEEDS:
+            return replace(tracked, standing=Standing.UNTESTABLE)
         tracked = replace(tracked, needed=(*tracked.needed, (seeds, number)))
         if is_futile(tracked.needed, largest):
             return replace(tracked, standing=Standing.UNDECIDABLE)

@@ -15,6 +15,7 @@ from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims
 from wgan_sweep.report.cells import METRIC_NAMES, Key, Report, Standing
 from wgan_sweep.report.claim_kinds import Claim
+from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.decisions import with_decisions
 from wgan_sweep.report.text import BEST_SIGN, POSSIBLY_BEST_SIGN, finite, footnotes, grid
 from wgan_sweep.runs.directory import RunDir
@@ -115,7 +116,7 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: s
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     places = grid(report)
-    judged = claims.judge(tested_claims, report.records, report.metric)
+    judged = claims.judge(tested_claims, report.records, report.metric, Curves.in_folder(runs))
     verdicts = with_decisions(judged, report.records, runs)
     return environment.get_template("page.html").render(
         title=title,

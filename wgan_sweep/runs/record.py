@@ -157,6 +157,12 @@ class Record:
     format: int = FORMAT
     """Version of this format."""
 
+    def hours(self, *, per_gpu: bool = False) -> float:
+        """Return the hours that the run has taken, which count once for each GPU of the run if `per_gpu`."""
+        launch = self.config.get("launch")
+        processes = launch.get("gpus_per_run", 1) if isinstance(launch, Mapping) and per_gpu else 1
+        return self.seconds / 3600 * (processes if isinstance(processes, int) else 1)
+
     @property
     def reason(self) -> str | None:
         """The last line of the error: of a traceback, the exception itself."""

@@ -44,6 +44,21 @@ def is_done_in_archive(run: RequestedRun, archived: Record | None) -> bool:
     return is_finished(archived, run.config) and not is_finished(run.directory.read_record(), run.config)
 
 
+def archived_lines(requested: Sequence[RequestedRun]) -> dict[str, list[dict[str, float]]]:
+    """Return the lines of measurements of requested runs that are in the archives that their configs name, by run id.
+
+    Raises:
+        InputError: if an archive cannot be read.
+    """
+    wanted = {(run.config.archive, run.run_id) for run in requested}
+    return {
+        run.record.run_id: run.metrics
+        for archive in dict.fromkeys(run.config.archive for run in requested if run.config.archive is not None)
+        for run in read_archive(Path(archive))
+        if (archive, run.record.run_id) in wanted
+    }
+
+
 def why_trained_anew(run: RequestedRun, archived: Record | None) -> str:
     """Return why a run is trained anew although an archive has it; empty if the archive does not have it."""
     if archived is None:

@@ -5,7 +5,7 @@ The state is derived from the runs alone: the same command takes the same looks 
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,14 +17,15 @@ from wgan_sweep.config.keys import Role, overridden_key, without_roles
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.claim_kinds import Claim, claims_file, read_claims
 from wgan_sweep.report.claims import Verdict
+from wgan_sweep.report.curves import TRAINING, Curves, Lines
 from wgan_sweep.report.decisions import DECISION, Decided, DecisionRecord
 from wgan_sweep.report.inference.evidence import LEVEL
 from wgan_sweep.report.inference.sequential import Looks
-from wgan_sweep.report.looks import Decision, Standing, Tracked, metrics_of
+from wgan_sweep.report.looks import Decision, Standing, Tracked, are_about_curves, metrics_of
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status
 from wgan_sweep.runs.state import is_finished
-from wgan_sweep.sweeps.archived import is_done_in_archive
+from wgan_sweep.sweeps.archived import archived_lines, is_done_in_archive
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
 
 MIN_SEEDS = 2
@@ -60,9 +61,7 @@ class Budget:
 
     def spent_by(self, record: Record) -> float:
         """Return the hours that a run has taken."""
-        launch = record.config.get("launch")
-        processes = launch.get("gpus_per_run", 1) if isinstance(launch, Mapping) and self.per_gpu else 1
-        return record.seconds / 3600 * (processes if isinstance(processes, int) else 1)
+        return record.hours(per_gpu=self.per_gpu)
 
 
 Request = Callable[[Sequence[list[str]]], list[RequestedRun]]
@@ -157,6 +156,9 @@ class UntilDecided:
         self._runs: dict[tuple[int, int], RequestedRun] = {}
         self._records: dict[tuple[int, int], Record] = {}
         """Runs that have ended, by cell and index of the seed."""
+        self._reads_curves = are_about_curves(claims)
+        self._archived_lines: dict[str, Lines] = {}
+        """Of runs that are done in an archive, by id, if claims need their curves."""
         self._tried: set[str] = set()
         """Ids of runs that this command has trained."""
         self._had_failed: set[str] = set()
@@ -178,12 +180,25 @@ class UntilDecided:
             )
             for run in first
         ]
-        self.decision = Decision(claims, cells, Looks.up_to(limits.max_seeds, self.seeds.num_first, limits.batch))
+        planned = {run.run_id: _planned_lines(run.config, metrics_of(claims)) for run in first}
+        self.decision = Decision(
+            claims,
+            cells,
+            Looks.up_to(limits.max_seeds, self.seeds.num_first, limits.batch),
+            Curves(planned.__getitem__),
+            Curves(self._lines),
+        )
         if not self.decision.tracked:
             reasons = "; ".join(f"{claim}: {why}" for claim, why in self.decision.unanswerable.items())
             raise InputError(f"claims={self._name}: the sweep's cells can answer none of its claims ({reasons})")
         self.lines: list[str] = [f"not asked: {claim} ({why})" for claim, why in self.decision.unanswerable.items()]
         """What has happened, one line per event, for the next `new_lines`."""
+
+    def _lines(self, run_id: str) -> Lines:
+        """Return the lines of measurements of a run that has ended."""
+        if run_id in self._archived_lines:
+            return self._archived_lines[run_id]
+        return next(run for run in self._runs.values() if run.run_id == run_id).directory.read_metrics()
 
     def _requested(self, wanted: Sequence[tuple[int, int]]) -> list[RequestedRun]:
         new = [key for key in wanted if key not in self._runs]
@@ -225,12 +240,13 @@ class UntilDecided:
         unread = [key for key in wanted if key not in self._records]
         requested = self._requested(unread)
         archived = self._archived(requested) if requested else {}
-        missing = []
+        missing, from_archive = [], []
         for key, run in zip(unread, requested, strict=True):
             record = run.directory.read_record()
             in_archive = archived.get(run.run_id)
             if in_archive is not None and is_done_in_archive(run, in_archive):
                 record = in_archive
+                from_archive.append(run)
             elif record is None or not self._has_ended(run, record):
                 missing.append(run)
                 if record is not None and record.status == Status.FAILED:
@@ -238,6 +254,8 @@ class UntilDecided:
                 continue
             if record is not None:
                 self._records[key] = record
+        if self._reads_curves:
+            self._archived_lines |= archived_lines(from_archive)
         return missing
 
     def _has_ended(self, run: RequestedRun, record: Record) -> bool:
@@ -396,6 +414,17 @@ class UntilDecided:
         """Write the table and the record into the sweep's folder."""
         write(folder / "decision.md", self.table())
         write(folder / DECISION, json.dumps(asdict(self.record()), indent=2) + "\n")
+
+
+def _planned_lines(config: schema.Config, names: Iterable[str]) -> list[dict[str, float]]:
+    """Return the lines of measurements of a run as if all values were 0: the names of claims, at the steps of both."""
+    steps, every = config.train.steps, config.scorer.get("every", 0)
+    scored = {steps, *(range(every, steps, every) if every else ())}
+    logged = {*scored, *range(config.log_every, steps, config.log_every)}
+    return [
+        {"step": step, **{name: 0.0 for name in names if step in (logged if name in TRAINING else scored)}}
+        for step in sorted(logged)
+    ]
 
 
 def _listed(numbers: Sequence[int]) -> str:
