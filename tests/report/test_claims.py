@@ -1,6 +1,7 @@
 """Claims: their verdicts on simulated runs, and the conditions under which they stay undecided."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.report import claim_kinds as kinds
 from wgan_sweep.report import claims
 from wgan_sweep.report.claims import PUBLISHED, Verdict, judge, read_claims
-from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.report.curves import Curves
+from wgan_sweep.runs.archive import write_archive
+from wgan_sweep.runs.directory import FINAL, RunDir
 from wgan_sweep.runs.record import Record
 
-from ..helpers import write_record
+from ..helpers import append_metrics, write_record
 from .test_report import record
 
 SCHEMES = ("real_fake", "within_source", "mixed_pairs", "mixture", "fake", "real")
@@ -150,10 +153,10 @@ def of_loss(loss: str, values: list[float], **choices) -> list[Record]:
     return [record(value, loss=loss, seed=seed, **choices) for seed, value in enumerate(values)]
 
 
-def ask(entry: dict, records: list[Record], tmp_path: Path) -> claims.Judgement:
+def ask(entry: dict, records: list[Record], tmp_path: Path, curves: Curves | None = None) -> claims.Judgement:
     path = tmp_path / "claims.yaml"
     path.write_text(json.dumps({"claims": [{"claim": "c", **entry}]}))
-    (judgement,) = judge(read_claims(path), records)
+    (judgement,) = judge(read_claims(path), records, curves=curves)
     return judgement
 
 
@@ -242,6 +245,195 @@ def test_an_event_is_rarer_among_runs_of_one_kind(tmp_path: Path) -> None:
         ask({**entry, "event": "fid ~ 5"}, good, tmp_path)
 
 
+def falling(steps: int, every: int = 10) -> list[dict[str, float]]:
+    """Return the lines of a run whose FID and critic estimate fall together."""
+    return [{"step": every * n, "fid": 100.0 - n, "wasserstein": 50.0 - n**1.5} for n in range(1, steps + 1)]
+
+
+def curves_of(records: list[Record], lines: list[list[dict[str, float]]]) -> Curves:
+    return Curves(dict(zip((r.run_id for r in records), lines, strict=True)).__getitem__)
+
+
+CORRELATED = {"correlates": "wasserstein", "with": "fid", "in": {"loss": "wgan_div"}}
+
+
+def test_two_measurements_are_correlated_along_the_curves_of_six_runs(tmp_path: Path) -> None:
+    records = of_loss("wgan_div", [1.0] * 6)
+    curves = curves_of(records, [falling(8 + seed) for seed in range(6)])
+    judgement = ask(CORRELATED, records, tmp_path, curves)
+    assert judgement.verdict == Verdict.SUPPORTED
+    assert judgement.p_for == 1 / 64
+    assert judgement.details == (
+        "rank correlations of wasserstein and fid: 1.00 to 1.00, median 1.00, over 8 to 13 steps of each run",
+    )
+    assert ask({**CORRELATED, "above": 0.9}, records, tmp_path, curves).verdict == Verdict.SUPPORTED
+    assert ask({**CORRELATED, "below": -0.1}, records, tmp_path, curves).verdict == Verdict.CONTRADICTED
+    rising = [[{**line, "wasserstein": -line["wasserstein"]} for line in falling(8)] for _ in records]
+    assert ask(CORRELATED, records, tmp_path, curves_of(records, rising)).verdict == Verdict.CONTRADICTED
+    judgement = ask({**CORRELATED, "below": -0.5}, records, tmp_path, curves_of(records, rising))
+    assert judgement.verdict == Verdict.SUPPORTED
+    assert judgement.evidence is not None
+    assert judgement.evidence.effect == pytest.approx(0.5, abs=0.02)
+    opposite = [*rising[:3], *(falling(8) for _ in range(3))]
+    assert ask(CORRELATED, records, tmp_path, curves_of(records, opposite)).verdict == Verdict.UNDECIDED
+
+
+def test_few_runs_and_lost_runs_do_not_decide_a_correlation(tmp_path: Path) -> None:
+    five = of_loss("wgan_div", [1.0] * 5)
+    judgement = ask(CORRELATED, five, tmp_path, curves_of(five, [falling(9)] * 5))
+    assert judgement.verdict == Verdict.UNDECIDED
+    assert judgement.seeds_to_decide == 6
+    lost = record(None, status="diverged", seed=9)
+    records = of_loss("wgan_div", [1.0] * 6)
+    judgement = ask(CORRELATED, [*records, lost], tmp_path, curves_of(records, [falling(9)] * 6))
+    assert judgement.verdict == Verdict.UNDECIDED
+    assert "without lost runs it would be supported" in judgement.why
+
+
+def test_a_curve_without_enough_steps_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    records = of_loss("wgan_div", [1.0] * 6)
+    few = curves_of(records, [*[falling(9)] * 5, falling(4)])
+    judgement = ask(CORRELATED, records, tmp_path, few)
+    assert judgement.evidence is None
+    assert judgement.why == (
+        "a run has wasserstein and fid at 4 steps, fewer than 5: score more often (scorer.every=...)"
+    )
+    curves = curves_of(records, [falling(9)] * 6)
+    judgement = ask({**CORRELATED, "correlates": "waserstein"}, records, tmp_path, curves)
+    assert judgement.why == "no run has measured waserstein along its curve; did you mean wasserstein?"
+    assert "no run has measured wasserstein" in ask(CORRELATED, records, tmp_path).why
+
+
+def test_a_curve_has_the_first_comparable_values_at_the_steps_that_have_all() -> None:
+    def scored(step: int, fid: float, generated: int, **more: float) -> dict[str, float]:
+        return {"step": step, "fid": fid, "fid_generated": generated, **more}
+
+    lines = [
+        {"step": 1, "wasserstein": 5.0},
+        {"step": 2, "wasserstein": 4.0},
+        scored(2, 30.0, 100),
+        {"step": 4, "wasserstein": 3.0},
+        scored(4, 20.0, 100),
+        scored(4, 10.0, 5000, **{FINAL: 1}),
+        scored(4, 12.0, 5000),  # scored again with more samples
+        scored(4, 19.0, 100),
+        {"step": 6, "wasserstein": float("nan")},
+        scored(6, 15.0, 100),
+    ]
+    curve = Curves(lambda _: lines).along("a", "wasserstein", "fid")
+    assert curve.steps == (2, 4)
+    assert curve.values == {"wasserstein": (4.0, 3.0), "fid": (30.0, 20.0)}
+    assert curve.how == (("fid_generated", 100),)
+    assert Curves(lambda _: lines).along("a", "fid").steps == (2, 4, 6)
+
+
+FASTER = {"faster": {"loss": "wgan_div"}, "than": {"loss": "wgan_gp"}, "to": "fid <= 30"}
+
+
+def reaching(at: int | None, steps: int = 10, every: int = 10, **more: float) -> list[dict[str, float]]:
+    """Return the lines of a run whose FID is 30 from a scored step on."""
+    return [
+        {"step": every * n, "fid": 30.0 if at is not None and every * n >= at else 31.0, **more}
+        for n in range(1, steps + 1)
+    ]
+
+
+def race(own: list[int | None], rivals: list[int | None]) -> tuple[list[Record], Curves]:
+    records = [*of_loss("wgan_div", [1.0] * len(own)), *of_loss("wgan_gp", [1.0] * len(rivals))]
+    return records, curves_of(records, [reaching(at) for at in [*own, *rivals]])
+
+
+def test_runs_that_reach_a_value_sooner(tmp_path: Path) -> None:
+    records, curves = race([10, 20, 30, 20], [40, 80, None, None])
+    judgement = ask(FASTER, records, tmp_path, curves)
+    assert judgement.verdict == Verdict.SUPPORTED
+    assert judgement.p_for == pytest.approx(1 / 70)
+    assert judgement.evidence is not None
+    assert judgement.evidence.low == pytest.approx(math.log(40 / 30))
+    assert judgement.details == (
+        "fid <= 30 is reached by 4 of 4 runs (half of them within 20 steps), against 2 of 4 runs (half of them within "
+        "80 steps)",
+    )
+    swapped = {**FASTER, "faster": FASTER["than"], "than": FASTER["faster"]}
+    assert ask(swapped, records, tmp_path, curves).verdict == Verdict.CONTRADICTED
+    assert ask({**FASTER, "to": "fid < 30"}, records, tmp_path, curves).verdict == Verdict.UNDECIDED  # none reaches it
+    records, curves = race([10, 20, 30], [80, 90, 90])
+    judgement = ask(FASTER, records, tmp_path, curves)
+    assert judgement.verdict == Verdict.UNDECIDED
+    assert judgement.seeds_to_decide == 4
+
+
+def test_times_are_compared_in_hours_of_runs_and_of_their_gpus(tmp_path: Path) -> None:
+    """The rivals take ten times as many steps, and a hundredth of the time per step."""
+    records, curves = race([10, 10, 10, 10], [100, 90, 90, 100])
+    for item in records:
+        item.step, item.seconds, item.host = (
+            100,
+            36000.0 if item.config["choices"]["loss"] == "wgan_div" else 360.0,
+            "a",
+        )
+    assert ask(FASTER, records, tmp_path, curves).verdict == Verdict.SUPPORTED
+    judgement = ask({**FASTER, "in_units_of": "hours"}, records, tmp_path, curves)
+    assert judgement.verdict == Verdict.CONTRADICTED
+    assert judgement.evidence is not None
+    assert judgement.evidence.effect == pytest.approx(math.log(0.095 / 1), abs=0.06)
+    for item in records[4:]:
+        item.config["launch"], item.host = {"gpus_per_run": 1000}, "b"
+    judgement = ask({**FASTER, "in_units_of": "gpu_hours"}, records, tmp_path, curves)
+    assert judgement.verdict == Verdict.SUPPORTED
+    assert judgement.details[0].endswith(
+        "within 1 gpu hours), against 4 of 4 runs (half of them within 90 gpu hours); they ran on 2 hosts, whose speeds "
+        "may differ"
+    )
+    records[0].seconds = 0.0
+    judgement = ask({**FASTER, "in_units_of": "hours"}, records, tmp_path, curves)
+    assert judgement.why == "a run has no record of its duration, which hours need"
+
+
+def test_a_lost_run_reaches_a_value_before_it_is_lost_or_never(tmp_path: Path) -> None:
+    records, _ = race([10, 20, 30], [40, 80, 90, 90])
+    lines = [reaching(at) for at in (10, 20, 30, 40, 80, 90, 90)]
+    lost = record(None, status="diverged", loss="wgan_div", seed=8)
+
+    def with_lost(own: list[dict[str, float]]) -> claims.Judgement:
+        return ask(FASTER, [*records, lost], tmp_path, curves_of([*records, lost], [*lines, own]))
+
+    judgement = with_lost(reaching(20, steps=3))
+    assert judgement.lost == (1, 0)
+    assert judgement.p_for == pytest.approx(1 / 70)
+    assert judgement.verdict == Verdict.SUPPORTED
+    judgement = with_lost(reaching(None, steps=3))
+    assert judgement.p_for is not None
+    assert judgement.p_for > 0.1  # it is later than all four
+    assert judgement.verdict == Verdict.UNDECIDED
+
+
+def test_a_cell_of_which_all_runs_are_lost_is_not_claimed_to_be_sooner(tmp_path: Path) -> None:
+    own = [run for sampling in ("real_fake", "fake") for run in of_loss("wgan_div", [1.0] * 4, sampling=sampling)]
+    records = [*own, *of_loss("wgan_gp", [1.0] * 4)]
+    curves = curves_of(records, [reaching(at) for at in [10] * 8 + [50, 60, 70, 80]])
+    assert ask(FASTER, records, tmp_path, curves).verdict == Verdict.SUPPORTED
+    lost = record(None, status="failed", loss="wgan_div", sampling="mixture", seed=0)
+    lines = [*[reaching(10)] * 8, *[reaching(at) for at in (50, 60, 70, 80)], []]
+    judgement = ask(FASTER, [*records, lost], tmp_path, curves_of([*records, lost], lines))
+    assert "without lost runs it would be supported" in judgement.why
+
+
+def test_times_of_runs_that_were_scored_differently_are_not_compared(tmp_path: Path) -> None:
+    records, _ = race([10] * 4, [90] * 4)
+
+    def why(last: list[dict[str, float]]) -> str:
+        lines = [*[reaching(10, fid_generated=500)] * 4, *[reaching(90, fid_generated=500)] * 3, last]
+        return ask(FASTER, records, tmp_path, curves_of(records, lines)).why
+
+    assert why(reaching(90, fid_generated=500)) == ""
+    assert why(reaching(90, fid_generated=900)).startswith("its runs were scored in different ways during training")
+    assert why(reaching(90, every=5, steps=20, fid_generated=500)).startswith("its runs were scored at different steps")
+    assert "fewer than 2 steps: score during training (scorer.every=...)" in why(reaching(90, steps=1))
+    judgement = ask({**FASTER, "to": "kid < 1"}, records, tmp_path, curves_of(records, [reaching(10)] * 8))
+    assert judgement.why.startswith("no run has measured kid along its curve")
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -250,6 +442,15 @@ def test_an_event_is_rarer_among_runs_of_one_kind(tmp_path: Path) -> None:
         ({"equal": {"loss": "wgan"}, "within": 0}, "within=0 is not a positive number"),
         ({"equal": {"loss": "wgan"}, "within": True}, "within=True is not a positive number"),
         ({"rises_with": "divk", "in": {"loss": "wgan"}}, "rises_with: 'divk' is no axis; did you mean div"),
+        ({"correlates": "wasserstein", "with": "fid", "in": {"loss": "wgan"}, "above": 1}, "above=1 is not a correlat"),
+        ({"correlates": "wasserstein", "with": "fid", "in": {"loss": "wgan"}, "below": True}, "below=True is not a c"),
+        ({"correlates": "fid", "with": "fid", "in": {"loss": "wgan"}}, "correlates and with are both fid: name two"),
+        ({"correlates": ["fid"], "with": "w1", "in": {"loss": "wgan"}}, r"correlates=\['fid'\] is not a text"),
+        ({"faster": {"loss": "wgan"}, "than": {"loss": "x"}, "to": "fid 30"}, "to='fid 30' is none of: METRIC < NUM"),
+        (
+            {"faster": {"loss": "wgan"}, "than": {"loss": "x"}, "to": "fid<=3", "in_units_of": "days"},
+            "in_units_of='days' is none of: steps, hours, gpu_hours",
+        ),
         ({"lower": {}, "than": {"loss": "wgan"}}, "lower={} is not a mapping of axes to values"),
     ],
 )
@@ -279,6 +480,26 @@ def test_the_command_judges_a_users_claims(tmp_path: Path, capsys) -> None:
     entries = json.loads(capsys.readouterr().out)
     assert [entry["verdict"] for entry in entries] == ["supported", "undecided", "undecided"]
     assert len(entries[0]["runs"]) == 12
+
+
+def test_the_command_reads_the_curves_of_runs(tmp_path: Path, capsys) -> None:
+    """From a folder, and from an archive of it; as JSON and on a page, too."""
+    records = of_loss("wgan_div", [1.0] * 6)
+    runs = write(tmp_path / "runs", records)
+    for item in records:
+        for line in falling(8):
+            append_metrics(RunDir(runs / item.run_id), line)
+    (tmp_path / "mine.yaml").write_text(json.dumps({"claims": [{"claim": "follows", **CORRELATED}]}))
+    options = ["--claims", str(tmp_path / "mine.yaml")]
+    command.main([str(runs), *options])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| follows"))
+    assert [cell.strip() for cell in row.split("|")][3:5] == ["supported", "0.994 [0.994, 0.994]"]
+    write_archive(tmp_path / "a.jsonl.gz", runs, records)
+    command.main([str(tmp_path / "a.jsonl.gz"), *options, "--format", "json"])
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert (entry["verdict"], entry["evidence"]["p_for"]) == ("supported", 1 / 64)
+    command.main([str(runs), *options, "--format", "html", "-o", str(tmp_path / "x.html")])
+    assert "mean rank correlation along runs" in (tmp_path / "x.html").read_text()
 
 
 @pytest.mark.parametrize(

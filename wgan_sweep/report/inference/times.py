@@ -1,5 +1,6 @@
 """Tests of whether runs of one kind reach a goal sooner than runs of another kind."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -32,10 +33,10 @@ def median(cell: Cell) -> float | None:
     """Return the time by which half of the runs have reached the goal (Kaplan and Meier); None if fewer have."""
     data = stats.CensoredData(
         uncensored=[time.value for time in cell if time.is_reached],
-        right=[time.value for time in cell if not time.is_reached],
+        right=[min(time.value, sys.float_info.max) for time in cell if not time.is_reached],
     )
     remaining = stats.ecdf(data).sf
-    halves = remaining.quantiles[remaining.probabilities <= 0.5]
+    halves = remaining.quantiles[remaining.probabilities <= 0.5 + 1e-9]
     return float(halves[0]) if len(halves) else None
 
 
