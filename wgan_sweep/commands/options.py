@@ -6,14 +6,27 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wgan_sweep import __version__
+from wgan_sweep.common.verbosity import FLAGS, HELP, Verbosity
 
 VERSION = f"wgan-sweep {__version__}"
 """What ``--version`` prints."""
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every command has: ``--version``."""
+    """Add the options that every command has: ``--version``, and those of `add_verbosity_options`."""
     parser.add_argument("--version", action="version", version=VERSION)
+    add_verbosity_options(parser)
+    parser.set_defaults(verbosity=Verbosity.NORMAL)
+
+
+def add_verbosity_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--quiet`` and ``--verbose``, which set `verbosity` if they are given."""
+    flags = parser.add_mutually_exclusive_group()
+    for verbosity, text in HELP.items():
+        names = [flag for flag, meaning in FLAGS.items() if meaning is verbosity]
+        flags.add_argument(
+            *names, dest="verbosity", action="store_const", const=verbosity, default=argparse.SUPPRESS, help=text
+        )
 
 
 def add_trust_options(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wgan_sweep.commands.options import add_common_options
-from wgan_sweep.common.announcing import announce
 from wgan_sweep.common.files import check_output
+from wgan_sweep.common.verbosity import announce, logging_to_stderr
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import METRIC_NAMES, Report, check_metric, group_runs, shown_metric
 from wgan_sweep.report.text import to_csv, to_json, to_markdown
@@ -146,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         if options.output is not None:
             check_output(options.output, "--output")
-        announce(f"wgan-report: reading {' '.join(map(str, options.runs))}")
-        with opened(options.runs) as runs:
+        announce(f"wgan-report: reading {' '.join(map(str, options.runs))}", options.verbosity)
+        with logging_to_stderr("wgan-report", options.verbosity), opened(options.runs) as runs:
             is_complete = _report(runs, options)
     except InputError as error:
         sys.exit(f"wgan-report: {error}")

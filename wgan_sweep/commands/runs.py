@@ -20,6 +20,7 @@ from wgan_sweep.commands.runs_options import (
 )
 from wgan_sweep.common.files import check_output
 from wgan_sweep.common.ranges import Range, check_value
+from wgan_sweep.common.verbosity import logging_to_stderr
 from wgan_sweep.errors import InputError, RunLockedError, one_line
 from wgan_sweep.report.cells import check_metric, shown_metric
 from wgan_sweep.runs.archive import SUFFIX, write_archive
@@ -274,7 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add(subparsers)
     options = parser.parse_args(arguments)
     try:
-        is_complete = options.execute(options)
+        with logging_to_stderr("wgan-runs", options.verbosity):
+            is_complete = options.execute(options)
     except InputError as error:
         sys.exit(f"wgan-runs: {error}")
     except OSError as error:

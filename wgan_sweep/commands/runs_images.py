@@ -116,7 +116,9 @@ def _sample(options: argparse.Namespace) -> bool:
         pictured: list[Tensor] = []
         count = options.number if options.to is not None else min(options.number, networks.real.num_pictured)
         batches = sample_batches(networks.sampler, count, options.seed, options.batch_size)
-        kept = _keeping(show_progress(batches, count, "samples"), networks.real.num_pictured, pictured)
+        kept = _keeping(
+            show_progress(batches, count, "samples", verbosity=options.verbosity), networks.real.num_pictured, pictured
+        )
         if options.to is not None:
             write_samples(options.to, kept, count)
             sys.stdout.write(f"{options.to}: {count} samples by {source}\n")

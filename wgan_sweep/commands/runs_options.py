@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from wgan_sweep.commands.options import add_verbosity_options
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.places import DEFAULT_FOLDER, opened
 from wgan_sweep.runs.selection import StoredRun, stored_runs
@@ -37,6 +38,7 @@ def add_command(subparsers: Subparsers, name: str, description: str, execute: Ex
         metavar="FOLDER",
         help="folder of run directories, or an archive (default: $WGAN_SWEEP_RUNS, else ./runs)",
     )
+    add_verbosity_options(parser)
     parser.set_defaults(execute=execute)
     return parser
 

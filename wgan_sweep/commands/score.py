@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from wgan_sweep.commands.options import Refused, add_common_options, add_trust_options, user_path
-from wgan_sweep.common.announcing import announce
+from wgan_sweep.common.verbosity import announce, logging_to_stderr
 from wgan_sweep.config.catalogue import options as config_options
 from wgan_sweep.errors import InputError
 
@@ -50,11 +50,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``wgan-score``."""
     options = _parser().parse_args(arguments)
-    announce("wgan-score: loading PyTorch")
+    announce("wgan-score: loading PyTorch", options.verbosity)
     from wgan_sweep.commands.scores import score
 
     try:
-        score(options)
+        with logging_to_stderr("wgan-score", options.verbosity):
+            score(options)
     except InputError as error:
         sys.exit(f"wgan-score: {error}")
     except OSError as error:

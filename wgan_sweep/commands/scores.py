@@ -73,7 +73,7 @@ def score(options: argparse.Namespace) -> None:
     real, fake = (_open_source(path, options, allowed, device) for path in (options.real, options.fake))
     check_counts(real, fake, metrics)
     space = _feature_space(options)
-    comparison = compare(real, fake, metrics, space, device, options.batch_size)
+    comparison = compare(real, fake, metrics, space, device, options.batch_size, options.verbosity)
     sys.stdout.write(_to_text(_result(real, fake, comparison, space), as_json=options.json))
     sys.stdout.flush()  # a file that cannot be written loses no scores
     if options.save is not None:

@@ -19,11 +19,11 @@ from omegaconf import DictConfig
 
 from wgan_sweep.commands.init import write_template
 from wgan_sweep.commands.options import VERSION
-from wgan_sweep.common.announcing import announce
+from wgan_sweep.common.verbosity import Verbosity, announce
 from wgan_sweep.config import folders, objects, refusals, schema
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps import config_of_run, hydra_launcher
-from wgan_sweep.sweeps.arguments import take, use_folders
+from wgan_sweep.sweeps.arguments import take, take_verbosity, use_folders
 from wgan_sweep.sweeps.compose import task_overrides
 from wgan_sweep.sweeps.hydra_launcher import launch_single_run, objective_value, run_config
 from wgan_sweep.sweeps.state import state
@@ -39,7 +39,7 @@ INTERRUPTED = "wgan-sweep: interrupted; run the same command again to resume fro
 
 def _run_job(composed: DictConfig) -> float | None:
     """Complete one run: a single one, or one of a sweep under another Hydra launcher than this package's."""
-    announce("wgan-sweep: checking the run")
+    announce("wgan-sweep: checking the run", state.verbosity)
     from wgan_sweep.runs.record import Status
     from wgan_sweep.sweeps.archived import archived_records, launch_missing
     from wgan_sweep.sweeps.launching import Launcher, RequestedRun, run_when_unlocked
@@ -144,7 +144,11 @@ def main() -> None:
             return
         if "--init" in sys.argv[1:]:
             state.refuse("--init needs a folder to write to: wgan-sweep --init site")
-        sys.argv[1:] = config_of_run.expand(use_folders(sys.argv[1:]))
+        arguments = sys.argv[1:]
+        state.verbosity = take_verbosity(arguments)
+        if state.verbosity is Verbosity.QUIET:
+            os.environ.setdefault("WANDB_SILENT", "true")  # the lines of W&B
+        sys.argv[1:] = config_of_run.expand(use_folders(arguments))
     except refusals.BAD_INPUT as error:
         state.refuse(refusals.explain(error))
     app = hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="config")

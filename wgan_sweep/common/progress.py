@@ -1,17 +1,25 @@
 """Progress of runs and sweeps: live bars on a terminal, plain lines elsewhere."""
 
+import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, Self, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
+from wgan_sweep.common.redrawing import LiveBars, has_live_display
+from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.errors import InputError, RunLockedError
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often progress is written where there are no bars."""
+WIDTH_OF_BARS = 120
+"""Columns of a terminal below which there is room for numbers only."""
 SHORTEST_RUN = 0.5
 """Seconds; a run that takes less was complete before."""
 
@@ -31,22 +39,27 @@ Batch = TypeVar("Batch", bound=Sized)
 
 
 def show_progress(
-    batches: Iterable[Batch], total: int | None, label: str, console: Console | None = None
+    batches: Iterable[Batch],
+    total: int | None,
+    label: str,
+    console: Console | None = None,
+    verbosity: Verbosity = Verbosity.NORMAL,
 ) -> Iterator[Batch]:
     """Yield batches and show how many of `total` items were yielded: a bar on a terminal, lines elsewhere."""
     console = console or Console(stderr=True)
-    if console.is_terminal:
-        with Progress(
-            TextColumn(label), BarColumn(), MofNCompleteColumn(), console=console, transient=True
-        ) as progress:
-            task = progress.add_task(label, total=total)
+    if not verbosity.shows_progress:
+        yield from batches
+    elif has_live_display(console):
+        progress = Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), console=console)
+        task = progress.add_task(label, total=total)
+        with LiveBars(console, progress.get_renderable):
             for batch in batches:
                 yield batch
                 progress.advance(task, len(batch))
-        return
-    yield from log_progress(
-        batches, total, lambda text: console.print(f"{label}  {text}", highlight=False, soft_wrap=True)
-    )
+    else:
+        yield from log_progress(
+            batches, total, lambda text: console.print(f"{label}  {text}", highlight=False, soft_wrap=True)
+        )
 
 
 def log_progress(batches: Iterable[Batch], total: int | None, write: Callable[[str], None]) -> Iterator[Batch]:
@@ -63,6 +76,10 @@ def log_progress(batches: Iterable[Batch], total: int | None, write: Callable[[s
 class ProgressReporter(Protocol):
     """Shows the progress of runs: the `Display` of this process, or of another process (`RemoteDisplay`)."""
 
+    @property
+    def verbosity(self) -> Verbosity:
+        """What is shown."""
+
     def run(self, label: str, total: int) -> "RunProgress":
         """Return the progress of a run of `total` steps, which shows itself here."""
 
@@ -75,11 +92,11 @@ class ProgressReporter(Protocol):
     def remove_bar(self, task: TaskID | None, *, completed: bool = True) -> None:
         """Remove the bar of a run, and advance the bar of the sweep if the run is completed."""
 
-    def line(self, text: str) -> None:
-        """Write a line."""
+    def line(self, text: str, level: int = logging.INFO) -> None:
+        """Write a line, if messages of its level are shown."""
 
     def line_if_no_bars(self, text: str) -> None:
-        """Write a line if there are no bars."""
+        """Write a line of progress if there are no bars."""
 
 
 class RunProgress:
@@ -93,6 +110,8 @@ class RunProgress:
 
     def __init__(self, display: ProgressReporter, label: str, total: int) -> None:
         self.summary = "interrupted"
+        self.level = logging.INFO
+        """The level of the summary: a warning if the run needs attention."""
         self._display = display
         self._label = label
         self._total = total
@@ -110,7 +129,7 @@ class RunProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._display.remove_bar(self._task, completed=kind is None or not issubclass(kind, RunLockedError))
         if kind is None:
-            self._line(self.summary)
+            self._line(self.summary, self.level)
         elif not issubclass(kind, InputError | RunLockedError):  # the caller reports these two
             self._line(f"{self.summary} ({kind.__name__})")
 
@@ -148,73 +167,119 @@ class RunProgress:
             self._last_line = time.monotonic()
             self._display.line_if_no_bars(f"{self._label}  {text}")
 
-    def _line(self, text: str) -> None:
-        self._display.line(f"{self._label}  {text}")
+    def _line(self, text: str, level: int = logging.INFO) -> None:
+        self._display.line(f"{self._label}  {text}", level)
+
+
+@dataclass
+class _Bar:
+    """The bar of a run; where no bars are shown, what one would say."""
+
+    task: TaskID | None
+    total: int
+    began: float
+    start: float | None = None
+    """The completed fraction of the run when it was first known: a resumed run does not start at zero."""
+    fraction: float = 0.0
+    """The completed fraction of the run."""
+
+    @property
+    def worked(self) -> float:
+        """The fraction of the run that was completed while the bar was shown."""
+        return self.fraction - (self.start or 0.0)
 
 
 class _Pace:
     """How many runs of a sweep are complete, and when the others will be.
 
-    Runs that were complete before take no time, and do not count in the estimate.
+    The rate is the number of runs, with fractions of those in training, over the time since the first one began. Runs
+    that were complete before take no time, and do not count in the rate.
     """
 
     def __init__(self) -> None:
         self.done = self.total = 0
-        self._previous = time.monotonic()
-        self._seconds, self._trained = 0.0, 0
+        self._began: float | None = None
+        self._ignored, self._worked = 0.0, 0.0
+        """Seconds that do not count in the rate; fractions of runs that are over, as in `_Bar.worked`."""
 
-    def complete_one(self) -> None:
+    def begin_one(self, now: float) -> None:
+        """Note that a run begins."""
+        self._began = now if self._began is None else self._began
+
+    def complete_one(self, bar: _Bar, now: float, *, is_alone: bool) -> None:
         """Count a run that is complete."""
         self.done += 1
-        now = time.monotonic()
-        seconds, self._previous = now - self._previous, now
-        if seconds >= SHORTEST_RUN:
-            self._seconds, self._trained = self._seconds + seconds, self._trained + 1
+        if now - bar.began >= SHORTEST_RUN:
+            self._worked += 1 - (bar.start or 0.0)
+        elif is_alone:
+            self._ignored += now - bar.began
 
-    def __str__(self) -> str:
-        if not self._trained or self.done >= self.total:
+    def left(self, bars: Iterable[_Bar], now: float) -> str:
+        """Return the time that is left, as text; empty if it is not known, or nothing is left.
+
+        Args:
+            bars: The runs in training.
+            now: The time, by `time.monotonic`.
+        """
+        bars = list(bars)
+        worked = self._worked + sum(bar.worked for bar in bars)
+        if self._began is None or worked <= 0 or self.done >= self.total:
             return ""
-        seconds = (self.total - self.done) * self._seconds / self._trained
+        remaining = self.total - self.done - sum(bar.fraction for bar in bars)
+        seconds = remaining * (now - self._began - self._ignored) / worked
         return f"about {timedelta(seconds=round(seconds))} left"
 
 
+class _Label(ProgressColumn):
+    """The name of a run, which is cut off where the terminal is too narrow."""
+
+    def render(self, task: Task) -> Text:
+        """Return the name."""
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
 class Display:
-    """Shows a bar for the sweep and one per run on a terminal; writes lines to anything else.
+    """Shows a bar for the sweep and one per run on a terminal and in a notebook; writes lines to anything else.
 
     Args:
         console: Where to write. Default: standard error, so that standard output holds only results.
-        quiet: Whether the default shows nothing.
+        verbosity: What is shown.
     """
 
-    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self.console = console or Console(stderr=True, quiet=quiet)
-        self._live: Progress | None = None
+    def __init__(self, console: Console | None = None, verbosity: Verbosity = Verbosity.NORMAL) -> None:
+        self.console = console or Console(stderr=True)
+        self.verbosity = verbosity
+        """What is shown."""
+        self._shows_bars = verbosity.shows_progress and has_live_display(self.console)
+        self._progress = Progress(console=self.console)
+        self._live: LiveBars | None = None
         self._sweep: TaskID | None = None
         self._pace: _Pace | None = None
+        self._bars: dict[TaskID, _Bar] = {}
+        self._numbers = itertools.count(1)
         self._last_line = time.monotonic()
 
-    def _progress(self) -> Progress | None:
-        if self._live is None and self.console.is_terminal:
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
-                console=self.console,
-                transient=True,
-            )
-            self._live.start()
-        return self._live
+    def _show_bars(self) -> bool:
+        """Return whether there are bars, after starting to show them where they are shown."""
+        if self._live is None and self._shows_bars:
+            self._live = LiveBars(self.console, self._draw).start()
+        return self._live is not None
+
+    def _draw(self) -> RenderableType:
+        """Return the bars as a table, without their graphic part on a narrow terminal."""
+        step, text = MofNCompleteColumn(), TextColumn("{task.fields[text]}", markup=False)
+        is_wide = self.console.width >= WIDTH_OF_BARS
+        self._progress.columns = (_Label(), *([BarColumn(24)] if is_wide else []), step, text)
+        return self._progress.get_renderable()
 
     def sweep(self, total: int) -> None:
         """Show a bar for a sweep of `total` runs, until `close`. Another call adds runs."""
         self._pace = self._pace or _Pace()
         self._pace.total += total
-        if progress := self._progress():
+        if self._show_bars():
             if self._sweep is None:
-                self._sweep = progress.add_task("sweep", total=0, text="runs")
-            previous_total = next(task.total or 0 for task in progress.tasks if task.id == self._sweep)
-            progress.update(self._sweep, total=previous_total + total)
+                self._sweep = self._progress.add_task("sweep", total=0, text="runs")
+            self._progress.update(self._sweep, total=self._pace.total)
 
     def run(self, label: str, total: int) -> RunProgress:
         """Return the progress of a run of `total` steps, which shows itself here."""
@@ -222,46 +287,116 @@ class Display:
 
     def add_bar(self, label: str, total: int) -> TaskID | None:
         """Add a bar."""
-        progress = self._progress()
-        return progress.add_task(label, total=total, text="") if progress else None
+        now, bar = time.monotonic(), TaskID(next(self._numbers))
+        task = self._progress.add_task(label, total=total, text="") if self._show_bars() else None
+        self._bars[bar] = _Bar(task, total, now)
+        if self._pace is not None:
+            self._pace.begin_one(now)
+        return bar
 
     def update_bar(self, task: TaskID | None, step: int | None, text: str) -> None:
         """Set the step and the text of a bar; None keeps the step."""
-        if self._live and task is not None:
-            self._live.update(task, completed=step, text=text)
+        bar = None if task is None else self._bars.get(task)
+        if bar is None:
+            return
+        if step is not None:
+            bar.fraction = min(step / max(bar.total, 1), 1.0)
+            bar.start = bar.fraction if bar.start is None else bar.start
+        if bar.task is not None:
+            self._progress.update(bar.task, completed=step, text=text)
+            self._show_pace()
 
     def remove_bar(self, task: TaskID | None, *, completed: bool = True) -> None:
         """Remove the bar of a run, and advance the bar of the sweep if the run is completed."""
+        bar = None if task is None else self._bars.pop(task, None)
+        if bar is None:
+            return
+        if bar.task is not None:
+            self._progress.remove_task(bar.task)
         if self._pace is not None and completed:
-            self._pace.complete_one()
-            self._show_pace(self._pace)
-        if self._live and task is not None:
-            self._live.remove_task(task)
-            if self._sweep is None:
-                self.close()
+            self._pace.complete_one(bar, time.monotonic(), is_alone=not self._bars)
+            self._show_pace()
+        if self._sweep is None:
+            self._hide_bars()
 
-    def _show_pace(self, pace: _Pace) -> None:
+    def _time_left(self) -> str:
+        return "" if self._pace is None else self._pace.left(self._bars.values(), time.monotonic())
+
+    def _show_pace(self) -> None:
         """Show how many runs of the sweep are complete."""
-        if self._live and self._sweep is not None:
-            self._live.update(self._sweep, completed=pace.done, text=f"runs  {pace}")
-        elif self._live is None and pace.total > 1 and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+        pace = self._pace
+        if pace is None:
+            return
+        if self._sweep is not None:
+            self._progress.update(self._sweep, completed=pace.done, text=f"runs  {self._time_left()}")
+        elif pace.total > 1 and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.line(f"sweep  {pace.done} of {pace.total} runs  {pace}".rstrip())
+            self.line(f"sweep  {pace.done} of {pace.total} runs  {self._time_left()}".rstrip())
 
-    def line(self, text: str) -> None:
-        """Write a line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def line(self, text: str, level: int = logging.INFO) -> None:
+        """Write a line, if messages of its level are shown."""
+        if self.verbosity.shows(level):
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def line_if_no_bars(self, text: str) -> None:
-        """Write a line if there are no bars."""
+        """Write a line of progress if there are no bars, with the time that the sweep has left."""
         if self._live is None:
-            self.line(text)
+            left = self._time_left() if self._pace is not None and self._pace.total > 1 else ""
+            self.line(f"{text}  (sweep: {left})" if left else text)
+
+    def _hide_bars(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+        self._live = None
 
     def close(self) -> None:
         """Remove all bars."""
-        if self._live:
-            self._live.stop()
-        self._live = self._sweep = self._pace = None
+        self._hide_bars()
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        self._bars.clear()
+        self._sweep = self._pace = None
+
+
+class LabelledDisplay:
+    """A display on which every line begins with the same words, such as which run of a sweep it is about.
+
+    Args:
+        display: Where it is shown.
+        words: The words.
+    """
+
+    def __init__(self, display: ProgressReporter, words: str) -> None:
+        self._display, self._words = display, words
+
+    @property
+    def verbosity(self) -> Verbosity:
+        """What is shown."""
+        return self._display.verbosity
+
+    def run(self, label: str, total: int) -> RunProgress:
+        """Return the progress of a run of `total` steps, which shows itself here."""
+        return RunProgress(self, label, total)
+
+    def add_bar(self, label: str, total: int) -> TaskID | None:
+        """Add a bar."""
+        return self._display.add_bar(f"{self._words}  {label}", total)
+
+    def update_bar(self, task: TaskID | None, step: int | None, text: str) -> None:
+        """Set the step and the text of a bar; None keeps the step."""
+        self._display.update_bar(task, step, text)
+
+    def remove_bar(self, task: TaskID | None, *, completed: bool = True) -> None:
+        """Remove the bar of a run, and advance the bar of the sweep if the run is completed."""
+        self._display.remove_bar(task, completed=completed)
+
+    def line(self, text: str, level: int = logging.INFO) -> None:
+        """Write a line, if messages of its level are shown."""
+        self._display.line(f"{self._words}  {text}", level)
+
+    def line_if_no_bars(self, text: str) -> None:
+        """Write a line of progress if there are no bars."""
+        self._display.line_if_no_bars(f"{self._words}  {text}")
 
 
 class RemoteDisplay:
@@ -269,10 +404,13 @@ class RemoteDisplay:
 
     Args:
         send: Sends the name of a call and its arguments to the other process.
+        verbosity: What the other process shows.
     """
 
-    def __init__(self, send: Callable[[str, tuple[Any, ...]], None]) -> None:
+    def __init__(self, send: Callable[[str, tuple[Any, ...]], None], verbosity: Verbosity) -> None:
         self._send = send
+        self.verbosity = verbosity
+        """What is shown."""
         self._bars = 0
 
     def run(self, label: str, total: int) -> RunProgress:
@@ -293,12 +431,13 @@ class RemoteDisplay:
         """Remove the bar of a run, and advance the bar of the sweep if the run is completed."""
         self._send("remove_bar", (task, completed))
 
-    def line(self, text: str) -> None:
-        """Write a line."""
-        self._send("line", (text,))
+    def line(self, text: str, level: int = logging.INFO) -> None:
+        """Write a line, if messages of its level are shown."""
+        if self.verbosity.shows(level):
+            self._send("line", (text, level))
 
     def line_if_no_bars(self, text: str) -> None:
-        """Write a line if there are no bars."""
+        """Write a line of progress if there are no bars."""
         self._send("line_if_no_bars", (text,))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,7 @@ def find_runs(runs: Path) -> FoundRuns:
     Raises:
         InputError: if the folder cannot be read.
     """
+    began = time.monotonic()
     records: list[Record] = []
     problems: list[str] = []
     outdated: list[str] = []
@@ -206,4 +208,5 @@ def find_runs(runs: Path) -> FoundRuns:
             elif record is not None:
                 copies.append(path.name)
     records.sort(key=lambda record: (record.started or "", record.run_id))
+    log.debug("%s: the records of %d directories are read in %.2f s", runs, len(paths), time.monotonic() - began)
     return FoundRuns(records, problems, outdated, copies)

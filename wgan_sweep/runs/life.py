@@ -72,7 +72,7 @@ def run(
                     _work(loop, state, config, progress, began)
                     return state.record
         remove_leftovers(directory)
-        progress.summary = f"{summary(record)} ({_why_finished(record, config)})"
+        progress.summary, progress.level = f"{summary(record)} ({_why_finished(record, config)})", _level_of(record)
         return record
 
 
@@ -143,7 +143,7 @@ def _work(loop: RunLoop | str, state: RunState, config: Config, progress: RunPro
                 tracker.abandon()
             else:
                 mirroring.close(state.record, state.directory, tracker)
-    progress.summary = f"{summary(state.record)}  {spent():.0f} s"
+    progress.summary, progress.level = f"{summary(state.record)}  {spent():.0f} s", _level_of(state.record)
 
 
 def record_lost_process(
@@ -215,6 +215,11 @@ def _why_finished(record: Record, config: Config) -> str:
         return "not tried again: retry_diverged=true does"
     beyond = f": {config.train.steps} steps were requested" if record.step > config.train.steps else ""
     return f"nothing left to do{beyond}"
+
+
+def _level_of(record: Record) -> int:
+    """Return the level of a record's summary: a warning if the run diverged or failed."""
+    return logging.INFO if record.status == Status.DONE else logging.WARNING
 
 
 def summary(record: Record) -> str:

@@ -1,11 +1,13 @@
 """Compares two sets of images by metrics in a feature space."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from wgan_sweep.common.progress import show_progress
+from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import FeatureSpace
@@ -35,6 +37,7 @@ def compare(
     space: FeatureSpace,
     device: torch.device,
     batch_size: int,
+    verbosity: Verbosity = Verbosity.NORMAL,
 ) -> Comparison:
     """Compute metrics between two sets of images.
 
@@ -45,6 +48,7 @@ def compare(
         space: The feature space.
         device: Device of the feature network.
         batch_size: Images per forward pass.
+        verbosity: Whether progress is shown.
 
     Raises:
         InputError: if a metric cannot be computed from these sources.
@@ -55,7 +59,15 @@ def compare(
     for label, source in (("REAL", real), ("FAKE", fake)):
         _check_space(label, source, space)
     real_features, fake_features = (
-        _feature_set(source, label, space, device, batch_size, features=features, logits=logits and source is fake)
+        _feature_set(
+            source,
+            partial(show_progress, label=label, verbosity=verbosity),
+            space,
+            device,
+            batch_size,
+            features=features,
+            logits=logits and source is fake,
+        )
         for label, source in (("real", real), ("fake", fake))
     )
     try:
@@ -104,7 +116,7 @@ def _check_space(label: str, source: Source, space: FeatureSpace) -> None:
 
 def _feature_set(
     source: Source,
-    label: str,
+    show: Callable[[Iterable[torch.Tensor], int | None], Iterable[torch.Tensor]],
     space: FeatureSpace,
     device: torch.device,
     batch_size: int,
@@ -116,5 +128,5 @@ def _feature_set(
         if source.statistics is None:
             raise ValueError(f"{source.name} has neither images nor statistics")
         return FeatureSet(source.statistics)
-    batches = show_progress(source.batches(batch_size), source.count, label)
+    batches = show(source.batches(batch_size), source.count)
     return collect(batches, space.extract(device, logits=logits), features=features, logits=logits)

@@ -12,7 +12,7 @@ from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.life import summary
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import is_finished
-from wgan_sweep.sweeps.launching import Outcome, RequestedRun, ShouldStop
+from wgan_sweep.sweeps.launching import Outcome, RequestedRun, ShouldStop, labelled
 
 Launch = Callable[[Sequence[RequestedRun], Display, ShouldStop], list[Outcome]]
 """Completes runs: a launcher, for example."""
@@ -101,11 +101,12 @@ def launch_missing(
     for run in requested:
         record = archived.get(run.run_id)
         if record is not None and is_done_in_archive(run, record):
-            with display.run(f"{run.run_id} {run.label}".strip(), run.config.train.steps) as progress:
+            with labelled(display, run).run(f"{run.run_id} {run.label}".strip(), run.config.train.steps) as progress:
                 progress.summary = f"{summary(record)} (in the archive {run.config.archive})"
         else:
             if record is not None and run.directory.read_record() is None:
-                display.line(f"{run.label}: {why_trained_anew(run, record)}".removeprefix(": "))
+                shown = labelled(display, run)
+                shown.line(f"{run.label}: {why_trained_anew(run, record)}".removeprefix(": "))
             missing.append(run)
     outcomes = (
         dict(zip((id(run) for run in missing), launch(missing, display, should_stop), strict=True)) if missing else {}

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+from wgan_sweep.common import verbosity
+from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.config import folders
+from wgan_sweep.errors import InputError
 
 FOLDER_FLAGS = (*(folders.FLAG[:length] for length in range(len("--config-d"), len(folders.FLAG) + 1)), "-cd")
 """``--config-dir``, shortened as Hydra allows it."""
@@ -20,6 +23,20 @@ def take(arguments: list[str], flags: Sequence[str]) -> str | None:
             del arguments[index : index + 2]
             return value
     return None
+
+
+def take_verbosity(arguments: list[str]) -> Verbosity:
+    """Remove ``--quiet`` and ``--verbose`` from the arguments, and return what they mean.
+
+    Raises:
+        InputError: if both are given.
+    """
+    given = [argument for argument in arguments if argument in verbosity.FLAGS]
+    arguments[:] = [argument for argument in arguments if argument not in verbosity.FLAGS]
+    chosen = {verbosity.FLAGS[flag] for flag in given} or {Verbosity.NORMAL}
+    if len(chosen) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other: give one of them")
+    return chosen.pop()
 
 
 def use_folders(arguments: Sequence[str]) -> list[str]:

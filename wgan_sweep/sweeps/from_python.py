@@ -25,6 +25,7 @@ from hydra.types import HydraContext, RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
+from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.config import refusals, schema
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
@@ -83,9 +84,10 @@ def _unchanged_environment() -> Iterator[None]:
 @contextmanager
 def unchanged_process(*, shows_progress: bool) -> Iterator[CommandState]:
     """Yield a state for the caller's runs; restore log handlers and environment variables at the end."""
+    verbosity = Verbosity.NORMAL if shows_progress else Verbosity.SILENT
     handlers, level = log.handlers[:], log.level
     try:
-        with _ONE_CALL, _unchanged_environment(), separate_state(shows_progress=shows_progress) as state:
+        with _ONE_CALL, _unchanged_environment(), separate_state(verbosity) as state:
             yield state
     finally:
         log.handlers[:] = handlers

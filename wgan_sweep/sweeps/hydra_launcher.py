@@ -16,9 +16,9 @@ from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from wgan_sweep.common.announcing import announce
 from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.ranges import NonEmpty, check_value
+from wgan_sweep.common.verbosity import announce
 from wgan_sweep.config import objects, schema
 from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.errors import InputError
@@ -144,10 +144,10 @@ class SweepLauncher(HydraLauncher):
         Raises:
             InputError: if nothing can start.
         """
-        announce(f"wgan-sweep: checking {len(job_overrides)} run{'s' * (len(job_overrides) > 1)}")
+        announce(f"wgan-sweep: checking {len(job_overrides)} run{'s' * (len(job_overrides) > 1)}", state.verbosity)
         if self._config.claims is not None:
             return self._launch_until_decided([list(overrides) for overrides in job_overrides])
-        requested, problems = self._compose([list(overrides) for overrides in job_overrides])
+        requested, problems = self._compose([list(overrides) for overrides in job_overrides], first=initial_job_idx)
         from wgan_sweep.report.figures import make_figure
         from wgan_sweep.sweeps.archived import archived_records
         from wgan_sweep.sweeps.plan import describe_plan
@@ -213,7 +213,7 @@ class SweepLauncher(HydraLauncher):
         from wgan_sweep.sweeps.until_decided import UntilDecided, check_wanted
 
         def request(wanted: Sequence[list[str]]) -> "list[RequestedRun]":
-            requested, problems = self._compose(list(wanted), jobs)
+            requested, problems = self._compose(list(wanted), jobs, first=len(state.requested))
             if problems:
                 raise InputError(_nothing_started(problems.values(), len(wanted)))
             return requested
@@ -248,13 +248,14 @@ class SweepLauncher(HydraLauncher):
         return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in jobs]
 
     def _compose(
-        self, jobs: list[list[str]], others: Sequence[Sequence[str]] = ()
+        self, jobs: list[list[str]], others: Sequence[Sequence[str]] = (), *, first: int
     ) -> "tuple[list[RequestedRun], dict[tuple[str, ...], str]]":
         """Compose the config of each job.
 
         Args:
             jobs: The overrides of each job.
             others: Those of other jobs of the sweep, from which labels distinguish these.
+            first: Number of runs that the sweep has asked for before.
 
         Returns:
             The requested runs, and the problem of each job that cannot be composed, by its overrides.
@@ -266,12 +267,14 @@ class SweepLauncher(HydraLauncher):
         shared |= set(among[0]).intersection(*among[1:]) if len(among) > 1 else set()
         sweep = Path(self._config.hydra.sweep.dir).name
         requested, problems = [], {}
-        for overrides in jobs:
+        for number, overrides in enumerate(jobs, first + 1):
             label = " ".join([override for override in overrides if override not in shared] or overrides)
             try:
                 composed = self._compose_job(self._config, overrides)
                 config = run_config(composed, composed.hydra)
-                requested.append(RequestedRun(config, tuple(overrides), label, sweep))
+                requested.append(
+                    RequestedRun(config, tuple(overrides), label, sweep, f"{number} of {first + len(jobs)}")
+                )
             except InputError as error:
                 problems[tuple(overrides)] = f"{' '.join(overrides)}: {error}"
         return requested, problems

@@ -1,15 +1,17 @@
 """What all launchers share: the runs that a sweep requests, their outcomes, and training one of them."""
 
 import logging
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Protocol
 
 import torch
 
 from wgan_sweep.common import cores, gpu_memory
-from wgan_sweep.common.progress import Display, ProgressReporter
+from wgan_sweep.common.progress import Display, LabelledDisplay, ProgressReporter
 from wgan_sweep.common.ranges import Range
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError, RunLockedError
@@ -40,6 +42,8 @@ class RequestedRun:
     """The overrides that distinguish it from the other runs of its sweep."""
     sweep: str | None
     """The name of its sweep; None for a single run."""
+    number: str = ""
+    """Its number in its sweep, as in ``3 of 24``, which begins every line about it; empty for a single run."""
 
     identity: Identity = field(init=False)
     """The run's identity, as of its request."""
@@ -104,21 +108,41 @@ AtLeastOne = Annotated[int, Range(1, 100_000)]
 
 
 class DisplayHandler(logging.Handler):
-    """Shows log messages of level INFO and above as lines of the display, so that they do not break its bars."""
+    """Shows log messages as lines of a display, so that they do not break its bars."""
 
     def __init__(self, display: ProgressReporter) -> None:
-        super().__init__(logging.INFO)
-        self._display = display
+        super().__init__(display.verbosity.value)
+        self.display = display
+        """Where they are shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a message."""
-        self._display.line(record.getMessage())
+        self.display.line(record.getMessage(), record.levelno)
 
 
 def log_to_display(display: ProgressReporter) -> None:
-    """Show the log messages of this package on a display."""
+    """Show the log messages of this package on a display, as far as its verbosity says."""
     log.addHandler(DisplayHandler(display))
-    log.setLevel(logging.INFO)
+    log.setLevel(display.verbosity.value)
+
+
+def labelled(display: ProgressReporter, requested: RequestedRun) -> ProgressReporter:
+    """Return a display whose lines begin with the number of a requested run in its sweep, if it is part of one."""
+    return LabelledDisplay(display, requested.number) if requested.number else display
+
+
+@contextmanager
+def _logging_to(display: ProgressReporter) -> Iterator[None]:
+    """Show log messages on another display inside this context."""
+    handlers = [handler for handler in log.handlers if isinstance(handler, DisplayHandler)]
+    before = [handler.display for handler in handlers]
+    for handler in handlers:
+        handler.display = display
+    try:
+        yield
+    finally:
+        for handler, earlier in zip(handlers, before, strict=True):
+            handler.display = earlier
 
 
 def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop: ShouldStop) -> Outcome:
@@ -127,8 +151,16 @@ def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop
     Raises:
         RunLockedError: if another process holds the run.
     """
+    display = labelled(display, requested)
     try:
-        with cores.limited_spinning_beside_others():
+        with cores.limited_spinning_beside_others(), _logging_to(display):
+            log.debug(
+                "%s  process %d, %s: %s",
+                requested.run_id,
+                os.getpid(),
+                cores.threads(torch.get_num_threads()),
+                " ".join(requested.overrides),
+            )
             record = run(
                 requested.config,
                 overrides=list(requested.overrides),
@@ -141,7 +173,7 @@ def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop
     except (InputError, OSError) as error:  # OSError: not even the record could be written
         status = "refused" if isinstance(error, InputError) else "failed"
         problem = f"{status}: {requested.name}: {error}"
-        display.line(problem)
+        display.line(problem, logging.ERROR)
         return Outcome(problem=problem)
     except KeyboardInterrupt:
         if should_stop():
@@ -161,7 +193,7 @@ def run_when_unlocked(requested: RequestedRun, display: ProgressReporter, should
         except RunLockedError as owner:
             if str(owner) != shown_owner:
                 shown_owner = str(owner)
-                display.line(f"waiting: {owner} holds run {requested.label}".rstrip())
+                labelled(display, requested).line(f"waiting: {owner} holds run {requested.label}".rstrip())
             time.sleep(SECONDS_BETWEEN_ATTEMPTS)
     return Outcome()
 
@@ -181,4 +213,6 @@ def record_failure(requested: RequestedRun, reason: str) -> Outcome:
 
 def report_deferred(requested: RequestedRun, owner: RunLockedError, display: ProgressReporter) -> None:
     """Show that another process holds a requested run, which is therefore deferred until the others are complete."""
-    display.line(f"{requested.label}: {owner} holds this run; it is deferred until the others are complete")
+    labelled(display, requested).line(
+        f"{requested.label}: {owner} holds this run; it is deferred until the others are complete"
+    )

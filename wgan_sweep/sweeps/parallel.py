@@ -13,6 +13,7 @@ import torch
 from wgan_sweep.common import cores, gpu_memory
 from wgan_sweep.common.processes import ChildProcess
 from wgan_sweep.common.progress import Display, DisplayRelay, RemoteDisplay
+from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.errors import RunLockedError
 from wgan_sweep.sweeps.launching import (
     AtLeastOne,
@@ -135,9 +136,12 @@ class _Worker:
         self.run_index: int | None = None
         """The index of the run that it trains."""
         self._is_stopping = False
-        self._slot = slot
+        self._slot, self._verbosity = slot, display.verbosity
         self._relay = DisplayRelay(display)
-        self._child = ChildProcess(_serve, slot)
+        self._child = self._start()
+
+    def _start(self) -> ChildProcess:
+        return ChildProcess(_serve, self._slot, self._verbosity)
 
     @property
     def connection(self) -> Connection:
@@ -179,7 +183,7 @@ class _Worker:
         self.run_index = None
         if self._is_stopping:
             return Outcome()
-        self._child = ChildProcess(_serve, self._slot)
+        self._child = self._start()
         return record_failure(run, reason)
 
     def end(self) -> None:
@@ -195,7 +199,7 @@ def apply_limits(slot: Slot) -> None:
     gpu_memory.limit_to_share(slot.processes_per_gpu)
 
 
-def _serve(connection: Connection, slot: Slot) -> None:
+def _serve(connection: Connection, slot: Slot, verbosity: Verbosity) -> None:
     """Train the runs that arrive, until the launcher closes the connection."""
     apply_limits(slot)
 
@@ -203,7 +207,7 @@ def _serve(connection: Connection, slot: Slot) -> None:
         with suppress(OSError):  # the launcher has died: `connection.poll` then tells the run to save and end
             connection.send((name, arguments))
 
-    display = RemoteDisplay(show)
+    display = RemoteDisplay(show, verbosity)
     log_to_display(display)
     while True:
         try:

@@ -27,6 +27,7 @@ from wgan_sweep.sweeps.launching import (
     Outcome,
     RequestedRun,
     ShouldStop,
+    labelled,
     log_to_display,
     record_failure,
 )
@@ -235,7 +236,7 @@ class Slurm:
             for run in missing:
                 earlier = submissions.get(run.run_id)
                 if earlier is not None and earlier.steps < run.config.train.steps:
-                    display.line(
+                    labelled(display, run).line(
                         f"{run.label}: job {earlier.job} trains it only to step {earlier.steps}; when it is done, run "
                         f"this command again to train to step {run.config.train.steps}"
                     )
@@ -298,7 +299,7 @@ class Slurm:
                 record = directory.read_record()
                 state = active.get(submission.job, "ENDED") if active is not None else shown.get(run_id, "")
                 if state == "RUNNING" and run_id not in bars:
-                    bars[run_id] = display.add_bar(run.label, run.config.train.steps)
+                    bars[run_id] = labelled(display, run).add_bar(run.label, run.config.train.steps)
                 if run_id in bars and record is not None:
                     step = directory.last_metrics().get("step", record.step)
                     display.update_bar(bars[run_id], int(step), state.lower())
@@ -306,7 +307,8 @@ class Slurm:
                     shown[run_id] = state
                     result = f": {summary(record)}" if state == "ENDED" and record is not None else ""
                     if state != "PENDING":
-                        display.line(f"{run_id} {run.label}  job {submission.job} {state.lower()}{result}")
+                        shown_run = labelled(display, run)
+                        shown_run.line(f"{run_id} {run.label}  job {submission.job} {state.lower()}{result}")
                 if state == "ENDED" and run_id in bars:
                     display.remove_bar(bars.pop(run_id), completed=True)
             if active is not None and not active:

@@ -1,5 +1,6 @@
 """The state of one command, and its output."""
 
+import logging
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.runs import provenance
 
 if TYPE_CHECKING:
@@ -35,11 +37,11 @@ class CommandState:
     """What Hydra's launcher, Hydra's callback and the command share. Hydra creates the first two itself.
 
     Args:
-        shows_progress: Whether progress is shown on standard error.
+        verbosity: What is shown on standard error.
         prints_results: Whether results are written to standard output.
     """
 
-    def __init__(self, *, shows_progress: bool = True, prints_results: bool = True) -> None:
+    def __init__(self, *, verbosity: Verbosity = Verbosity.NORMAL, prints_results: bool = True) -> None:
         self.stop_signal: int | None = None
         """The signal that asked to stop, if any: runs in training save and end, the others do not start."""
         self.requested: list[RequestedRun] = []
@@ -53,7 +55,9 @@ class CommandState:
         self.created_folders: list[Path] = []
         """Folders that Hydra creates for the sweep, innermost first."""
         self.started = provenance.now()
-        self._shows_progress, self._prints_results = shows_progress, prints_results
+        self.verbosity = verbosity
+        """What is shown on standard error; to be set before `display` is used."""
+        self._prints_results = prints_results
         self._display: Display | None = None
 
     @property
@@ -63,8 +67,8 @@ class CommandState:
             from wgan_sweep.common.progress import Display
             from wgan_sweep.sweeps.launching import log_to_display
 
-            self._display = Display(quiet=not self._shows_progress)
-            if self._shows_progress:
+            self._display = Display(verbosity=self.verbosity)
+            if self.verbosity is not Verbosity.SILENT:
                 log_to_display(self._display)
         return self._display
 
@@ -100,7 +104,7 @@ class CommandState:
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         message = f"{name}: stopping at the next step, with a checkpoint; a second signal or Ctrl-C stops at once"
         if self._display is not None:  # do not create it here: the signal may interrupt an import
-            self._display.line(message)
+            self._display.line(message, logging.WARNING)
         else:
             sys.stderr.write(f"{message}\n")
 
@@ -136,10 +140,10 @@ state = CommandState()
 
 
 @contextmanager
-def separate_state(*, shows_progress: bool) -> Iterator[CommandState]:
+def separate_state(verbosity: Verbosity) -> Iterator[CommandState]:
     """Give calls from Python a state of their own, and handle interrupts; restore the command's state at the end."""
     before = vars(state).copy()
-    vars(state).update(vars(CommandState(shows_progress=shows_progress, prints_results=False)))
+    vars(state).update(vars(CommandState(verbosity=verbosity, prints_results=False)))
     try:
         with state.handling_interrupts():
             yield state
