@@ -170,5 +170,5 @@ def without_roles(node: Any, key: str, *roles: Role) -> Any:
 
 
 def overridden_key(override: str) -> str:
-    """Return the key of a Hydra override: ``div.k`` of ``+div.k=1``, ``loss`` of ``loss@x=wgan``."""
-    return override.lstrip("+~").split("=")[0].split("@")[0]
+    """Return the key of a Hydra override: ``div.k`` of ``+div.k=1``, ``loss.x`` of ``+sampling@loss.x=real``."""
+    return override.lstrip("+~").split("=")[0].rpartition("@")[2]

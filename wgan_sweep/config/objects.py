@@ -133,17 +133,28 @@ def check_parameters(node: Any, key: str) -> None:
     if not isinstance(node, Mapping):
         return
     hints: dict[str, Any] = {}
+    hint_of_others: Any = Any
     if node.get("_target_") is not None:
         target = target_of(node, key)
         hints = _type_hints(target)
+        hint_of_others = _hint_of_others(target, hints)
         if reserved := sorted(name for name in node if name in ("_args_", "_recursive_", "_convert_")):
             raise InputError(f"{key}.{reserved[0]} is not supported: give parameters by their names")
         check_value(node.get("_partial_", False), bool, f"{key}._partial_")
         _check_names(node, target, key)
     for name, value in node.items():
         if name not in WIRING:
-            check_value(value, hints.get(name, Any), f"{key}.{name}")
+            check_value(value, hints.get(name, hint_of_others), f"{key}.{name}")
             check_parameters(value, f"{key}.{name}")
+
+
+def _hint_of_others(target: Any, hints: Mapping[str, Any]) -> Any:
+    """Return the type hint of parameters that a target takes by any name: that of its ``**parameters``."""
+    try:
+        parameters = signature(target).parameters.values()
+    except ValueError:  # a built-in function may have none
+        return Any
+    return next((hints.get(p.name, Any) for p in parameters if p.kind is p.VAR_KEYWORD), Any)
 
 
 def _check_names(node: Mapping[str, Any], target: Any, key: str) -> None:

@@ -1,7 +1,7 @@
 """Constraints on the critic: applied when it is built, in its objective, or after each optimizer step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 import torch
@@ -16,6 +16,8 @@ from wgan_sweep.objectives.sampling import Sampling
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
 Exponent = Annotated[float, Range(above=1)]
+Interval = Annotated[int, Range(1, 10**6)]
+"""A gradient term is part of every n-th critic update only, with n times its weight."""
 
 
 def _no_wrapping(critic: nn.Module) -> nn.Module:
@@ -43,20 +45,22 @@ def none() -> Constraint:
     return Constraint()
 
 
-def gradient_penalty(weight: Positive, centre: NotNegative, exponent: Exponent, sampling: Sampling) -> Constraint:
+def gradient_penalty(
+    weight: Positive, centre: NotNegative, exponent: Exponent, sampling: Sampling, every: Interval = 1
+) -> Constraint:
     """Two-sided penalty weight |n - centre|^exponent of the gradient norm n.
 
     Gulrajani et al. 2017, equation 3: weight 10, centre 1, exponent 2.
     """
-    return Constraint(terms=(GradientTerm(Centred(weight, centre, exponent), sampling),))
+    return Constraint(terms=(GradientTerm(Centred(weight, centre, exponent), sampling, every),))
 
 
-def lipschitz_penalty(weight: Positive, bound: NotNegative, sampling: Sampling) -> Constraint:
+def lipschitz_penalty(weight: Positive, bound: NotNegative, sampling: Sampling, every: Interval = 1) -> Constraint:
     """One-sided penalty weight max(0, n - bound)^2 of the gradient norm n.
 
     WGAN-LP, Petzka et al. 2018: weight 10, bound 1.
     """
-    return Constraint(terms=(GradientTerm(OneSided(weight, bound), sampling),))
+    return Constraint(terms=(GradientTerm(OneSided(weight, bound), sampling, every),))
 
 
 def weight_clip(c: Positive) -> Constraint:
@@ -93,6 +97,36 @@ def spectral_norm(n_power_iterations: Annotated[int, Range(1, 1000)]) -> Constra
             _weight_parametrizations(module).eval()
 
     return Constraint(wrap=wrap, project=iterate)
+
+
+def all_of(**parts: Constraint) -> Constraint:
+    """Several constraints at once: all wrap the critic, add their gradient terms, and change it after each step.
+
+    They act in the order of their names, whatever the order in which they are given. The names also distinguish their
+    gradient terms in the metrics.
+    """
+    ordered = dict(sorted(parts.items()))
+    wraps = [part.wrap for part in ordered.values() if part.wrap is not _no_wrapping]
+    projections = [part.project for part in ordered.values() if part.project is not _no_projection]
+
+    def wrap(critic: nn.Module) -> nn.Module:
+        for wrap_by_part in wraps:
+            critic = wrap_by_part(critic)
+        return critic
+
+    def project(critic: nn.Module) -> None:
+        for project_by_part in projections:
+            project_by_part(critic)
+
+    return Constraint(
+        wrap=wrap if wraps else _no_wrapping,
+        terms=tuple(
+            replace(term, name="_".join(filter(None, (name, term.name))))
+            for name, part in ordered.items()
+            for term in part.terms
+        ),
+        project=project if projections else _no_projection,
+    )
 
 
 def _normalised_layers(critic: nn.Module) -> list[nn.Module]:

@@ -176,12 +176,32 @@ def _term_of_gradient(gradient: Tensor, psi: Psi) -> TermValue:
 
 @dataclass(frozen=True)
 class GradientTerm:
-    """The mean of psi(norm of the critic's gradient) over the points of r(x)."""
+    """The mean of psi(norm of the critic's gradient) over the points of r(x).
+
+    Raises:
+        InputError: Unless every >= 1.
+    """
 
     psi: Psi
     """The function of the norm."""
     sampling: Sampling
     """The sampling scheme r(x)."""
+    every: int = 1
+    """The term is part of every n-th critic update only, the first included, with n times its weight (lazy
+    regularisation, Karras et al. 2020, StyleGAN2)."""
+    name: str = ""
+    """Its name in metrics, where an objective has several terms."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(
+                f"a gradient term is part of every n-th critic update: every must be 1 or more, got {self.every}"
+            )
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether there are critic updates without the term."""
+        return self.every > 1
 
 
 def batch_dependence(critic: nn.Module) -> str | None:

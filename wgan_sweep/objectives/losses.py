@@ -20,12 +20,15 @@ class Loss:
 
     critic: Callable[[Tensor, Tensor], Tensor]
     """From (real outputs, fake outputs) to the critic's loss, a scalar."""
-    generator: Callable[[Tensor], Tensor]
-    """From fake outputs to the generator's loss, a scalar."""
+    generator: Callable[..., Tensor]
+    """From fake outputs to the generator's loss, a scalar; from (real outputs, fake outputs) if it `compares`."""
     terms: tuple[GradientTerm, ...] = ()
     """Gradient terms of the critic's objective."""
     critic_with_label: Callable[[Tensor, Tensor, float], Tensor] | None = None
     """`critic` with the label of real examples as third argument (1 gives `critic`); None if the loss has no labels."""
+    compares: bool = False
+    """Whether the generator's loss compares fake with real outputs. The generator's update then has a real batch of its
+    own; without, no real examples are drawn or passed through the critic for it."""
 
     def with_real_label(self, label: float) -> "Loss | None":
         """Return the loss with another label for real examples, or None if it has no labels."""
@@ -113,3 +116,33 @@ def _hinge_critic_loss(real_outputs: Tensor, fake_outputs: Tensor) -> Tensor:
 def hinge() -> Loss:
     """Margins of 1 for the critic, -E_fake[T] for the generator (Lim & Ye 2017; Miyato et al. 2018, eqs. 16-17)."""
     return Loss(_hinge_critic_loss, _wasserstein_generator_loss)
+
+
+def _relativistic_average_loss(higher: Tensor, lower: Tensor) -> Tensor:
+    return softplus(lower.mean() - higher).mean() + softplus(lower - higher.mean()).mean()
+
+
+def relativistic_average() -> Loss:
+    """Each output is compared with the mean output of the other kind (Jolicoeur-Martineau 2018, RaSGAN).
+
+    The critic minimises -E_real[log sigmoid(T - E_fake[T])] - E_fake[log(1 - sigmoid(T - E_real[T]))], and the
+    generator the same with real and fake exchanged.
+    """
+    return Loss(_relativistic_average_loss, _exchanged(_relativistic_average_loss), compares=True)
+
+
+def _relativistic_pairing_loss(higher: Tensor, lower: Tensor) -> Tensor:
+    return softplus(lower - higher).mean()
+
+
+def relativistic_pairing() -> Loss:
+    """Each real output is compared with one fake output (Jolicoeur-Martineau 2018, RSGAN; Huang et al. 2024, RpGAN).
+
+    The critic minimises E[-log sigmoid(T(real) - T(fake))], the generator E[-log sigmoid(T(fake) - T(real))]. Examples
+    are paired in the order of the batches, which is random.
+    """
+    return Loss(_relativistic_pairing_loss, _exchanged(_relativistic_pairing_loss), compares=True)
+
+
+def _exchanged(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda real_outputs, fake_outputs: loss(fake_outputs, real_outputs)

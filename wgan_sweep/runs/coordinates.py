@@ -28,26 +28,29 @@ def as_text(value: Any) -> str:
 
 
 def coordinates(record: Record) -> dict[str, str]:
-    """Return a run's value on every axis: the option of each group by name, and each science number by its key.
+    """Return a run's value on every axis: the option of each group by name, and each science value by its key.
 
-    Every run has values of each player's groups, such as ``critic_optimizer.lr``: those that count for the player.
+    Every run has values of each player's groups, such as ``critic_optimizer.lr``: those that count for the player. An
+    option inside another one (a constraint of ``constraint=all_of``) is given by the name of its target.
     """
     config, choices = _with_groups_of_players(record.config)
     chosen = {key.name: choices[key.name] for key in KEYS if key.role is Role.SCIENCE and key.name in choices}
     roots = dict.fromkeys([*chosen, *(key.name.split(".")[0] for key in science_keys() if "." in key.name)])
-    numbers = {
-        key: as_text(value)
+    values = {
+        key.removesuffix("._target_"): as_text(
+            value if not key.endswith("._target_") else str(value).rpartition(".")[2]
+        )
         for root in roots
         if root != "sampling"
         for key, value in leaves(config.get(root), root)
-        if not key.endswith("_target_") and role_of(key) is Role.SCIENCE
+        if key != f"{root}._target_" and role_of(key) is Role.SCIENCE
     }
     digest = record.science.get("data", {}).get("content")
     content = {"data.content": digest[:DIGITS_OF_CONTENT]} if isinstance(digest, str) else {}
     scores = record.scores if record.status == Status.DONE else {}
     measured = {name: as_text(scores[name]) for name in MEASURED_WITH if name in scores}
     scored = {f"scored {name}": record.scored_by[name] for name in SCORED_IN if scores and name in record.scored_by}
-    return {**chosen, **numbers, **content, **measured, **scored}
+    return {**chosen, **values, **content, **measured, **scored}
 
 
 def _with_groups_of_players(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,7 +5,8 @@ registered with the graph. A captured graph is used only if replaying it gives t
 from the same state. Otherwise, or if capturing fails, iterations stay eager.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,7 +19,9 @@ Iteration = Callable[[], Metrics]
 State = Callable[[], tuple[list[Tensor], list[Tensor]]]
 
 WARM_UP_ITERATIONS = 3
-"""Eager iterations before the capture, in which libraries choose their kernels and optimizers allocate their state."""
+"""Eager iterations before each capture, in which libraries choose their kernels and optimizers allocate their state."""
+MAX_VARIANTS = 4
+"""Number of variants of an iteration that are captured, each of which holds memory. Further ones stay eager."""
 SPREAD_FACTOR = 4.0
 """Largest accepted difference between a replayed and an eager iteration, in differences between two eager ones.
 
@@ -89,8 +92,20 @@ class CudaGraph:
         torch.cuda.empty_cache()
 
 
+@dataclass
+class _Variant:
+    """A variant of the iteration: its graph, and how far it is from being used."""
+
+    graph: Graph
+    warm_ups_left: int = WARM_UP_ITERATIONS
+    static_metrics: Metrics = field(default_factory=dict)
+    """The tensors that each replay writes its metrics to; empty before the capture."""
+
+
 class GraphedIteration:
     """Runs an iteration repeatedly: first eagerly, then by replaying its captured graph.
+
+    An iteration may have variants, which launch different kernels: each has a graph of its own.
 
     It refers to no owner of the iteration, so that the graph is freed with its owner.
 
@@ -107,9 +122,7 @@ class GraphedIteration:
 
     def reset(self) -> None:
         """Start over with a new graph, because the tensors of the state have been replaced."""
-        self._graph: Graph | None = None
-        self._static_metrics: Metrics = {}
-        self._warm_ups_left = WARM_UP_ITERATIONS
+        self._variants: dict[Hashable, _Variant] = {}
 
     def fall_back(self, reason: str) -> None:
         """Run all further iterations eagerly."""
@@ -118,48 +131,52 @@ class GraphedIteration:
 
     @property
     def is_replaying(self) -> bool:
-        """Whether iterations are replayed from a graph."""
-        return bool(self._static_metrics)
+        """Whether iterations are replayed from a graph; of variants, at least one."""
+        return any(variant.static_metrics for variant in self._variants.values())
 
-    def __call__(self, iteration: Iteration, state: State) -> Metrics:
+    def __call__(self, iteration: Iteration, state: State, name: Hashable = None) -> Metrics:
         """Run the iteration once and return its metrics, which later iterations do not overwrite.
 
         Args:
             iteration: The iteration.
             state: Returns all tensors that the iteration changes in place and the next one reads: weights, and others.
+            name: Which variant of the iteration this is.
         """
-        if self.fallback_reason:
+        is_left_out = name not in self._variants and len(self._variants) == MAX_VARIANTS
+        if self.fallback_reason or is_left_out:
             return iteration()
-        if self._graph is None:
-            self._graph = self._make_graph()
-        if self._warm_ups_left:
-            self._warm_ups_left -= 1
-            return self._graph.run_eagerly(iteration)
-        if not self.is_replaying:
-            return self._capture_and_verify(iteration, state)
-        self._graph.replay()
-        return self._copy_of_metrics()
+        if name not in self._variants:
+            self._variants[name] = _Variant(self._make_graph())
+        variant = self._variants[name]
+        if variant.warm_ups_left:
+            variant.warm_ups_left -= 1
+            return variant.graph.run_eagerly(iteration)
+        if not variant.static_metrics:
+            del variant  # a failed capture must free its graph
+            return self._capture_and_verify(iteration, state, name)
+        variant.graph.replay()
+        return self._copy_of_metrics(variant)
 
-    def _copy_of_metrics(self) -> Metrics:
-        values = torch.stack(list(self._static_metrics.values())).clone()
-        return dict(zip(self._static_metrics, values.unbind(), strict=True))
+    def _copy_of_metrics(self, variant: _Variant) -> Metrics:
+        values = torch.stack(list(variant.static_metrics.values())).clone()
+        return dict(zip(variant.static_metrics, values.unbind(), strict=True))
 
-    def _capture_and_verify(self, iteration: Iteration, state: State) -> Metrics:
+    def _capture_and_verify(self, iteration: Iteration, state: State, name: Hashable) -> Metrics:
         """Capture the iteration and run it once: by the graph if that agrees with eager execution, else eagerly."""
-        graph = self._graph or self._make_graph()
+        variant = self._variants[name]
         weights, other_tensors = state()
         snapshot = _Snapshot([*weights, *other_tensors], self._generators)
         try:
-            self._static_metrics = graph.capture(iteration)
+            variant.static_metrics = variant.graph.capture(iteration)
             snapshot.restore()  # a capture changes nothing, unless part of the iteration was run instead of recorded
-            reason = self._verify(graph, iteration, weights, snapshot)
+            reason = self._verify(variant.graph, iteration, weights, snapshot)
         except Exception as error:  # a capture can fail in the code of any layer, optimizer or library
             message = str(error).splitlines() or [type(error).__name__]
             reason = f"capturing failed: {message[0]}"
         if reason is None:
-            graph.release_eager_memory()
-            return self._copy_of_metrics()
-        del graph  # the last reference beside `self._graph`: an eager iteration may need the graph's memory
+            variant.graph.release_eager_memory()
+            return self._copy_of_metrics(variant)
+        del variant  # the last reference beside `self._variants`: an eager iteration may need the graphs' memory
         self.fall_back(reason)
         snapshot.restore()
         return iteration()

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +31,8 @@ from wgan_sweep.training.sampler import draw_z
 from wgan_sweep.training.schedules import MakeScheduler
 
 MakeGraph = Callable[[list[torch.Generator]], Graph]
+Schedule = tuple[tuple[int, ...], ...]
+"""For each critic update of an iteration, the indices of the gradient terms that are part of it."""
 
 
 class RealExamples(Protocol):
@@ -164,7 +167,10 @@ class Trainer:
             self._compiled["critic"] = critic_forward = CompiledNetwork("the critic", critic)
             if self._objective.terms:
                 self._compiled["critic's gradient"] = self._compiled_gradient = CompiledGradient(
-                    "the critic's gradient", critic, critic_scale, _compilation_obstacle(replicas, stabiliser)
+                    "the critic's gradient",
+                    critic,
+                    critic_scale,
+                    _compilation_obstacle(replicas, stabiliser, self._objective),
                 )
 
         def make_player(
@@ -236,11 +242,12 @@ class Trainer:
         Yields:
             Metrics of the step's last updates, scalars on the device: critic_loss (with its gradient terms),
             generator_loss, generator_gradient_norm (of its loss, with respect to all parameters of the generator),
-            wasserstein (E_real[T] - E_fake[T]), gradient_term, and, if there are gradient terms, gradient_norm (at the
-            points of the last term). Of players whose learning rate changes, also that of the step: generator_lr,
-            critic_lr. In fp16 also critic_loss_scale and generator_loss_scale (below `loss_scaling.MIN_SCALE`, the
-            player has diverged), and skipped_updates: the number of updates that both players have skipped so far,
-            because the gradient overflowed. generator_gradient_norm is infinite then.
+            wasserstein (E_real[T] - E_fake[T]), gradient_term, and, if there are gradient terms, gradient_norm (mean at
+            their points). If there are several, also gradient_term_NAME and gradient_norm_NAME for each; a lazy term
+            keeps its latest values until it is evaluated again. Of players whose learning rate changes, also that of
+            the step: generator_lr, critic_lr. In fp16 also critic_loss_scale and generator_loss_scale (below
+            `loss_scaling.MIN_SCALE`, the player has diverged), and skipped_updates: the number of updates that both
+            players have skipped so far, because the gradient overflowed. generator_gradient_norm is infinite then.
         """
         while self.step < until:
             with self._precision.step(), self._replicas.sharded():
@@ -253,10 +260,12 @@ class Trainer:
             self._restart_critic()
         self._load_batches()
         self._respect_optimizers()
+        schedule = self._schedule
+        iterate = partial(self._iterate, schedule)
         if self._graphed and self._is_ready_for_graph:
-            metrics = self._graphed(self._iterate, self._iteration_state)
+            metrics = self._graphed(iterate, self._iteration_state, schedule)
         else:
-            metrics = self._iterate()
+            metrics = iterate()
         metrics = metrics | self._learning_rates()
         for player in self._players:
             player.advance_learning_rate()
@@ -264,13 +273,24 @@ class Trainer:
         self._average.update(self.step)
         return metrics
 
-    def _iterate(self) -> Metrics:
-        """Update the critic `n_critic` times on the loaded batches, and the generator once."""
+    @property
+    def _schedule(self) -> Schedule:
+        """The gradient terms that are part of each critic update of the next iteration, by their indices."""
+        start = self._settings.freeze_generator_at if self._is_generator_frozen else None
+        first = (self.step - (start or 0)) * self._settings.n_critic  # the number of updates of this critic so far
+        return tuple(self._objective.terms_at(first + index) for index in range(self._settings.n_critic))
+
+    def _iterate(self, schedule: Schedule) -> Metrics:
+        """Update the critic `n_critic` times on the loaded batches, and the generator once.
+
+        Args:
+            schedule: The gradient terms of each critic update.
+        """
         metrics: Metrics = {}
         if self._settings.simultaneous:
             metrics |= self._compute_generator_gradient()
-        for raw in self._raw_batches:
-            metrics |= self._update_critic(self._batches.decode(raw))
+        for raw, terms in zip(self._raw_batches, schedule, strict=False):
+            metrics |= self._update_critic(self._batches.decode(raw), terms)
         if not self._settings.simultaneous:
             metrics |= self._compute_generator_gradient()
         if not self._is_generator_frozen:
@@ -283,12 +303,17 @@ class Trainer:
         values = {name: player.learning_rate_on(self.device) for name, player in rates.items()}
         return {name: value for name, value in values.items() if value is not None}
 
-    def _update_critic(self, real: Tensor) -> Metrics:
-        """Update the critic on a real batch ``[N, ...]`` and as many generated examples; return the metrics."""
+    def _update_critic(self, real: Tensor, terms: Sequence[int]) -> Metrics:
+        """Update the critic on a real batch ``[N, ...]`` and as many generated examples; return the metrics.
+
+        Args:
+            real: The real batch.
+            terms: The indices of the gradient terms that are part of the update.
+        """
         real = self._augment(real.to(self._dtype))
         with torch.no_grad():
             fake = self._augment(self._generate())
-        batches = self._objective.prepare(real, fake, self._streams["points"])
+        batches = self._objective.prepare(real, fake, self._streams["points"], terms)
         self._choose_gradient_rules(batches)
         metrics = self._compute_compiled_critic_gradient(batches)
         if metrics is None:
@@ -311,7 +336,9 @@ class Trainer:
         """Set the gradient of the generator's parameters, but of no other; return the metrics."""
         self.critic.requires_grad_(requires_grad=False)
         try:
-            real = None if self._last_batch is None else self._last_batch[0]
+            real = None
+            if self._generator_needs_real:
+                real = self._augment(self._batches.decode(self._raw_batches[-1]).to(self._dtype))
             loss = self._generator_loss(real, self._augment(self._generate()))
             self._backward(self._generator_player, loss)
         finally:
@@ -320,12 +347,26 @@ class Trainer:
         self._add_history_gradient(self._generator_player)
         return {"generator_loss": loss.detach(), "generator_gradient_norm": gradient_norm}
 
+    @property
+    def _generator_needs_real(self) -> bool:
+        """Whether the generator's loss depends on real examples, of which its update then has a batch of its own."""
+        return self._stabiliser.generator_loss is not None or self._loss.compares
+
     def _generator_loss(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        """Return the generator's loss (scalar); `real` may be None if the generator needs no real examples."""
         if self._stabiliser.generator_loss is not None and real is not None:
             with self._precision.forward():
                 return self._stabiliser.generator_loss(self.critic, real, fake)
-        shard = self._replicas.local_shard(fake)
-        return self._loss.generator(self._replicas.all_gather(self._apply_critic(shard)))
+        fake_outputs = self._gathered_outputs(fake)
+        if not self._loss.compares or real is None:
+            return self._loss.generator(fake_outputs)
+        with torch.no_grad():
+            real_outputs = self._gathered_outputs(real)
+        return self._loss.generator(real_outputs, fake_outputs)
+
+    def _gathered_outputs(self, batch: Tensor) -> Tensor:
+        """Return the critic's outputs ``[N]`` for a batch ``[N, ...]``, of which each process computes its shard."""
+        return self._replicas.all_gather(self._apply_critic(self._replicas.local_shard(batch)))
 
     def _backward(self, player: Player, loss: Tensor) -> None:
         """Set the gradient of a player's parameters, summed over all replicas."""
@@ -381,12 +422,13 @@ class Trainer:
         self._critic_player.restart()
 
     def _load_batches(self) -> None:
-        """Load the raw batches of an iteration."""
-        batches = [self._batches.next_raw() for _ in range(self._settings.n_critic)]
+        """Load the raw batches of an iteration: one per update of the critic, and one for the generator if needed."""
+        count = self._settings.n_critic + self._generator_needs_real
+        batches = [self._batches.next_raw() for _ in range(count)]
         self._raw_batches = _store(self._raw_batches, batches, in_place=self._graphed is not None)
 
     def _keep_last_batch(self, real: Tensor, fake: Tensor) -> None:
-        """Keep the last batch, for the generator's loss and for probes."""
+        """Keep the last batch, for probes."""
         real, fake = _store(self._last_batch or (), (real, fake), in_place=self._graphed is not None)
         self._last_batch = real, fake
 
@@ -438,7 +480,8 @@ class Trainer:
             for value in state.values()
             if isinstance(value, Tensor)
         ]
-        return weights, [*self.critic.buffers(), *self.generator.buffers(), *optimizer_states, *scales]
+        buffers = [*self.critic.buffers(), *self.generator.buffers()]
+        return weights, [*buffers, *optimizer_states, *scales, *self._objective.latest.values()]
 
     def gradient_norm(self) -> Tensor:
         """Return the mean norm of the critic's gradient between the last batch's real and fake examples (scalar).
@@ -491,8 +534,7 @@ class Trainer:
             "loss_scales": [scale.state_dict() for scale in scales if scale is not None],
             "streams": {purpose: stream.get_state() for purpose, stream in self._streams.items()},
             "gradient_rules": self._rules.state_dict(),
-            # The generator's gradient is computed before the step's first batch is loaded.
-            "last": self._last_batch if self._settings.simultaneous else None,
+            "latest_terms": dict(self._objective.latest),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -515,8 +557,8 @@ class Trainer:
             stream.set_state(state["streams"][purpose].cpu())
         if "gradient_rules" in state:  # checkpoints of earlier versions lack them
             self._rules.load_state_dict(state["gradient_rules"])
-        if state["last"] is not None:
-            self._last_batch = state["last"][0].to(self.device), state["last"][1].to(self.device)
+        latest = state.get("latest_terms", {})  # checkpoints of earlier versions lack them
+        self._objective.latest = {index: value.to(self.device, copy=True) for index, value in latest.items()}
         self.step = int(state["step"])
         if self._graphed:
             self._graphed.reset()
@@ -539,17 +581,17 @@ def _graph_obstacle(settings: TrainerSettings, replicas: Replicas, stabiliser: S
         return "several processes exchange gradients"
     if settings.freeze_generator_at is not None:
         return "the generator is frozen at some step"
-    if settings.simultaneous:
-        return "an iteration begins with the previous one's batch"
     if stabiliser.augment_input is not Stabiliser().augment_input or stabiliser.history_weight:
         return "the stabiliser depends on the step"
     return None
 
 
-def _compilation_obstacle(replicas: Replicas, stabiliser: Stabiliser) -> str | None:
+def _compilation_obstacle(replicas: Replicas, stabiliser: Stabiliser, objective: CriticObjective) -> str | None:
     """Return why the critic's gradient must not be compiled, or None."""
     if replicas.size > 1:
         return "several processes exchange critic outputs"
     if stabiliser.history_weight:
         return "the stabiliser adds a loss on the weights"
+    if any(term.is_lazy for term in objective.terms):
+        return "a gradient term is not part of every update"
     return None
