@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from wgan_sweep.config import schema as configs
 from wgan_sweep.config.schema import conf_dir, unused_overrides
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs.build import check
+from wgan_sweep.runs.build import build, check
 from wgan_sweep.runs.identity import run_id
 
 
@@ -30,6 +30,8 @@ def test_the_defaults_are_those_of_the_paper(make) -> None:
         ("gan", "none", "torch.optim.Adam", 2e-4, 1),
         ("lsgan", "none", "torch.optim.Adam", 2e-4, 1),
         ("hinge", "spectral_norm", "torch.optim.Adam", 2e-4, 5),
+        ("relativistic_average", "spectral_norm", "torch.optim.Adam", 2e-4, 1),
+        ("rpgan", "r1_r2", "torch.optim.Adam", 2e-4, 1),
     ],
 )
 def test_a_loss_sets_the_constraint_and_optimizer_it_was_published_with(
@@ -47,6 +49,18 @@ def test_overrides_take_precedence_over_the_settings_of_a_loss(make) -> None:
     assert config.choices["constraint"] == "spectral_norm"
     assert config.optimizer == {"_target_": "torch.optim.RMSprop", "_partial_": True, "lr": 1}
     assert config.train.n_critic == 2
+
+
+def test_constraints_are_combined_under_names(make) -> None:
+    """R2 follows R1 unless it is set, also inside another combination."""
+    parts = ["+constraint@constraint.both=r1_r2", "+constraint@constraint.clip=weight_clip"]
+    numbers = ["constraint.both.r1.weight=5", "constraint.both.r1.every=4", "constraint.both.r2.every=2"]
+    node = make("loss=wgan", "constraint=all_of", *parts, *numbers, "constraint.clip.c=0.1").constraint
+    assert (node["both"]["r1"]["weight"], node["both"]["r2"]["weight"]) == (5, 5)
+    assert (node["both"]["r1"]["every"], node["both"]["r2"]["every"]) == (4, 2)
+    assert node["both"]["r2"]["sampling"]["_target_"].endswith(".fake")
+    constraint = build(make("loss=wgan", "constraint=all_of", *parts, *numbers)).trainer._constraint
+    assert [(term.name, term.every) for term in constraint.terms] == [("both_r1", 4), ("both_r2", 2)]
 
 
 def test_a_relative_data_path_is_made_absolute(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +129,10 @@ INVALID = [
     (["data.path=/nowhere.npz"], ["/nowhere.npz"]),
     (["loss=wgan", "constraint.c=big"], ["constraint.c", "big"]),
     (["loss=wgan", "constraint.c=-1"], ["constraint.c", "-1"]),
+    (["constraint=r1_r2", "constraint.r1.weight=-1"], ["constraint.r1.weight", "-1"]),
+    (["constraint=r1_r2", "constraint.r2.every=0"], ["constraint.r2.every", "0"]),
+    (["constraint=all_of", "+constraint.weight=3"], ["constraint.weight", "3", "an option"]),
+    (["constraint=all_of", "+constraint.a.weight=3"], ["constraint.a", "an option"]),
     (["optimizer.lr=fast"], ["optimizer.lr", "fast"]),
     (["optimizer.lr=-1"], ["optimizer", "-1"]),
     (["scorer.every=-1"], ["scorer.every"]),

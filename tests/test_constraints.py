@@ -7,8 +7,15 @@ from wgan_sweep.config import objects
 from wgan_sweep.errors import InputError
 from wgan_sweep.models import DCGAN
 from wgan_sweep.objectives import sampling
-from wgan_sweep.objectives.constraints import gradient_penalty, none, spectral_norm, weight_clip
-from wgan_sweep.objectives.gradient_terms import Centred, critic_pass, evaluate_term
+from wgan_sweep.objectives.constraints import (
+    all_of,
+    gradient_penalty,
+    lipschitz_penalty,
+    none,
+    spectral_norm,
+    weight_clip,
+)
+from wgan_sweep.objectives.gradient_terms import Centred, OneSided, critic_pass, evaluate_term
 
 
 @pytest.fixture
@@ -56,6 +63,36 @@ def test_r1_is_half_gamma_times_the_squared_gradient_at_real_examples(make) -> N
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-14)
 
 
+def test_all_of_wraps_adds_terms_and_projects_as_its_parts_do_one_after_another() -> None:
+    def make_critic(constraint) -> nn.Module:
+        with rng.seeded(0, "critic"):
+            return constraint.wrap(DCGAN(4, 8, "batch", "none").critic((1, 16, 16)))
+
+    parts = {
+        "b": spectral_norm(1),
+        "a": weight_clip(0.05),
+        "d": gradient_penalty(10, 1, 2, sampling.real),
+        "c": all_of(y=lipschitz_penalty(1, 1, sampling.fake, every=4), x=gradient_penalty(5, 0, 2, sampling.real)),
+    }
+    composed, separate = make_critic(all_of(**parts)), make_critic(spectral_norm(1))
+    for _ in range(3):
+        all_of(**parts).project(composed)
+        weight_clip(0.05).project(separate)
+        parts["b"].project(separate)
+    for actual, expected in zip(composed.state_dict().values(), separate.state_dict().values(), strict=True):
+        assert torch.equal(actual, expected)
+    terms = all_of(**parts).terms
+    assert [term.name for term in terms] == ["c_x", "c_y", "d"]  # in the order of the names
+    assert [term.psi for term in terms] == [Centred(5, 0, 2), OneSided(1, 1), Centred(10, 1, 2)]
+    assert [term.sampling for term in terms] == [sampling.real, sampling.fake, sampling.real]
+    assert [term.every for term in terms] == [1, 4, 1]
+
+
+def test_all_of_nothing_has_no_effect(critic: nn.Module) -> None:
+    assert all_of() == none()
+    assert all_of(a=none()) == none()
+
+
 def weight_matrices(critic: nn.Module) -> list[torch.Tensor]:
     return [m.weight.detach().flatten(1) for m in critic.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
 
@@ -88,6 +125,7 @@ def test_spectral_norm_does_not_change_the_weights_between_steps(critic: nn.Modu
         (lambda: gradient_penalty(0, 1, 2, sampling.real), "weight"),
         (lambda: gradient_penalty(1, -1, 2, sampling.real), "centre"),
         (lambda: gradient_penalty(1, 1, 1, sampling.real), "exponent"),
+        (lambda: gradient_penalty(1, 1, 2, sampling.real, every=0), "every"),
     ],
 )
 def test_settings_out_of_range_are_refused(create, name: str) -> None:

@@ -65,6 +65,8 @@ def test_ids_are_pinned(make) -> None:
     points = ["data=gaussians8", "runs=x", "scorer=none"]
     ids = {
         (): "0bb3bb545ad2",
+        ("loss=wgan_gp",): "f3f2cd2d55a5",
+        ("loss=wgan", "constraint=r1", "stabiliser=feature_matching"): "b04da04c33e4",
         ("optimizer=rmsprop", "seed=3"): "93c79dd0e407",
     }
     assert {overrides: run_id(make(*points, *overrides, tiny=False)) for overrides in ids} == ids
@@ -87,7 +89,9 @@ def test_a_new_training_key_at_its_neutral_value_changes_no_id(pair_ids, make, m
 
 
 LATER_OPTIONS = {
-    constraints: "def gradient_penalty(weight: float, centre: float, exponent: float, sampling, every: int = 1): ...",
+    constraints: """
+def gradient_penalty(weight: float, centre: float, exponent: float, sampling, every: int = 1, order: int = 2): ...
+""",
     losses: "def wasserstein_divergence(k: float, p: float, sampling, weights: tuple = (1.0,)): ...",
 }
 """Functions of this package as a later version may have them: with one more parameter, whose default is neutral."""
@@ -102,12 +106,21 @@ def test_a_new_parameter_of_an_option_changes_no_id_at_its_default(pair_ids, mak
             monkeypatch.setattr(module, name, function)
     assert pair_ids() == before
     base = make("loss=wgan_gp")
-    explicit = dataclasses.replace(base, constraint={**base.constraint, "every": 1})
-    lazy = dataclasses.replace(base, constraint={**base.constraint, "every": 16})
-    assert run_id(explicit) == run_id(base) != run_id(lazy)
+    explicit = dataclasses.replace(base, constraint={**base.constraint, "order": 2})
+    other = dataclasses.replace(base, constraint={**base.constraint, "order": 1})
+    assert run_id(explicit) == run_id(base) != run_id(other)
     divergence = make("loss=wgan_div")
     weighted = dataclasses.replace(divergence, loss={**divergence.loss, "weights": [1]})
     assert run_id(weighted) == run_id(divergence)
+
+
+def test_the_interval_of_a_lazy_term_is_part_of_the_id_unless_it_is_one(make) -> None:
+    """Configs from before this parameter lack it."""
+    for overrides in (["loss=wgan_gp"], ["loss=wgan", "constraint=lipschitz_penalty"], ["constraint=r1"]):
+        base = make(*overrides)
+        without = {name: value for name, value in base.constraint.items() if name != "every"}
+        assert run_id(dataclasses.replace(base, constraint=without)) == run_id(base)
+        assert run_id(make(*overrides, "constraint.every=16")) != run_id(base)
 
 
 def test_an_id_depends_on_values_and_not_on_the_file_that_sets_them(make) -> None:

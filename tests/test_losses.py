@@ -54,6 +54,8 @@ def test_logarithms_do_not_overflow(output: float) -> None:
     outputs = torch.tensor([output])
     for loss in (losses.minimax(), losses.non_saturating()):
         assert float(loss.critic(outputs, outputs)) == 1e4
+    assert float(PAIRING.critic(-outputs, outputs)) == max(2 * output, 0)
+    assert float(losses.relativistic_average().critic(-outputs, outputs)) == 2 * max(2 * output, 0)
     assert float(losses.non_saturating().generator(outputs)) == max(-output, 0)
     assert float(losses.minimax().generator(outputs)) == min(-output, 0)
 
@@ -67,6 +69,7 @@ def test_with_a_confident_critic_only_the_minimax_generator_gradient_vanishes(
     assert float(fake.grad) == pytest.approx(gradient, abs=1e-12)
 
 
+PAIRING = losses.relativistic_pairing()
 EVERY_LOSS = [
     losses.minimax(),
     losses.non_saturating(),
@@ -74,18 +77,27 @@ EVERY_LOSS = [
     losses.hinge(),
     losses.wasserstein(),
     losses.wasserstein_divergence(2, 6, sampling.real_fake),
+    losses.relativistic_average(),
+    PAIRING,
 ]
+
+
+def generator_loss(loss: losses.Loss, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    return loss.generator(real, fake) if loss.compares else loss.generator(fake)
 
 
 @pytest.mark.parametrize("loss", EVERY_LOSS)
 @given(data=st.data(), size=st.integers(1, 6))
 def test_the_order_of_the_examples_does_not_matter(loss: losses.Loss, data, size: int) -> None:
+    """Of real and of fake examples; of pairs, if the loss compares pairs."""
     outputs = st.lists(st.floats(-50, 50), min_size=size, max_size=size)
     real, fake = (torch.tensor(data.draw(outputs), dtype=torch.float64) for _ in range(2))
     order = data.draw(st.permutations(range(size)))
-    torch.testing.assert_close(loss.critic(real[order], fake), loss.critic(real, fake), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(loss.critic(real, fake[order]), loss.critic(real, fake), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(loss.generator(fake[order]), loss.generator(fake), rtol=1e-12, atol=1e-12)
+    orders = [(real[order], fake[order])] + ([(real[order], fake), (real, fake[order])] if loss is not PAIRING else [])
+    for reordered in orders:
+        torch.testing.assert_close(loss.critic(*reordered), loss.critic(real, fake), rtol=1e-12, atol=1e-12)
+        expected = generator_loss(loss, real, fake)
+        torch.testing.assert_close(generator_loss(loss, *reordered), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", EVERY_LOSS)
@@ -99,8 +111,30 @@ def test_the_critic_raises_real_and_lowers_fake_outputs_and_the_generator_raises
     real_gradient, fake_gradient = torch.autograd.grad(loss.critic(real, fake), (real, fake))
     assert bool((real_gradient < 0).all())
     assert bool((fake_gradient > 0).all())
-    (generator_gradient,) = torch.autograd.grad(loss.generator(fake), fake)
+    (generator_gradient,) = torch.autograd.grad(generator_loss(loss, real, fake), fake)
     assert bool((generator_gradient < 0).all())
+
+
+def test_relativistic_pairing_is_the_cross_entropy_of_the_difference_of_pairs() -> None:
+    """RSGAN of Jolicoeur-Martineau 2018, which Huang et al. 2024 call RpGAN."""
+    pairs = list(zip(REAL.tolist(), FAKE.tolist(), strict=True))
+    critic = -sum(math.log(probability(real - fake)) for real, fake in pairs) / 3
+    generator = -sum(math.log(probability(fake - real)) for real, fake in pairs) / 3
+    assert float(PAIRING.critic(REAL, FAKE)) == pytest.approx(critic, rel=1e-12)
+    assert float(PAIRING.generator(REAL, FAKE)) == pytest.approx(generator, rel=1e-12)
+    unpaired = REAL[[1, 2, 0]]
+    assert float(PAIRING.critic(unpaired, FAKE)) != pytest.approx(critic, rel=1e-3)
+
+
+def test_the_relativistic_average_is_the_cross_entropy_of_the_difference_to_the_other_mean() -> None:
+    """RaSGAN of Jolicoeur-Martineau 2018: D(x) = sigmoid(C(x) - mean of C over the other kind)."""
+    loss = losses.relativistic_average()
+    real = [probability(output - 1) for output in REAL.tolist()]  # the mean fake output is 1
+    fake = [probability(output - 3) for output in FAKE.tolist()]  # the mean real output is 3
+    critic = -sum(map(math.log, real)) / 3 - sum(math.log(1 - p) for p in fake) / 3
+    generator = -sum(map(math.log, fake)) / 3 - sum(math.log(1 - p) for p in real) / 3
+    assert float(loss.critic(REAL, FAKE)) == pytest.approx(critic, rel=1e-12)
+    assert float(loss.generator(REAL, FAKE)) == pytest.approx(generator, rel=1e-12)
 
 
 def test_least_squares_is_half_the_squared_distance_to_the_labels() -> None:
@@ -135,7 +169,7 @@ def test_the_critic_loss_is_lowest_where_a_real_output_matches_the_smoothed_labe
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.wasserstein(), losses.hinge(), losses.wasserstein_divergence(2, 6, sampling.real)]
+    "loss", [losses.wasserstein(), losses.hinge(), losses.wasserstein_divergence(2, 6, sampling.real), PAIRING]
 )
 def test_a_loss_without_labels_cannot_be_smoothed(loss: losses.Loss) -> None:
     assert loss.with_real_label(0.9) is None

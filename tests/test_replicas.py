@@ -32,6 +32,8 @@ CASES = [
     ["loss=hinge", "constraint=spectral_norm"],
     ["loss=wgan", "constraint=lipschitz_penalty"],
     ["loss=lsgan", "stabiliser=label_smoothing"],
+    ["loss=relativistic_average"],
+    ["loss=rpgan", "constraint.r1.every=3", "+constraint@constraint.sn=spectral_norm"],
     ["loss=gan", "stabiliser=instance_noise"],
     ["loss=nsgan", "stabiliser=feature_matching"],
     ["stabiliser=historical_averaging"],

@@ -5,12 +5,16 @@ import torch
 from torch import nn
 
 from wgan_sweep.common import rng
+from wgan_sweep.objectives.losses import Loss
 from wgan_sweep.runs.build import build
 from wgan_sweep.training.gradient_rules import EXAMPLES
 from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.sampler import draw_z
 from wgan_sweep.training.trainer import Trainer
 
+LAZY = ["loss=rpgan", "constraint.r1.every=8", "constraint.r2.every=3"]
+"""Gradient terms that are part of some critic updates only. In iterations of two updates, the latter is in every third
+update, the former in every fourth iteration."""
 COMBINATIONS = [
     ["loss=wgan_div"],
     ["loss=wgan_div", "sampling=mixed_pairs", "div=evans"],
@@ -30,8 +34,19 @@ COMBINATIONS = [
     *(["loss=wgan_gp", f"train.freeze_generator_at={step}"] for step in (1, 2, 3)),
     ["loss=wgan_div", "stabiliser=historical_averaging", "train.freeze_generator_at=4"],
     ["loss=wgan_div", "train.simultaneous=true"],
+    ["loss=rpgan", "train.precision=bf16"],
+    ["loss=relativistic_average", "stabiliser=instance_noise", "model=mlp"],
+    ["loss=wgan_div", "constraint=r1_r2", "+constraint@constraint.sn=spectral_norm"],
+    [*LAZY, "train.freeze_generator_at=3"],
+    LAZY,
+    ["loss=relativistic_average", "train.simultaneous=true"],
     ["loss=hinge", "stabiliser=feature_matching", "train.simultaneous=true"],
 ]
+
+
+PENALTY_R1, PENALTY_R2 = (
+    [f"constraint.weight={weight}", f"sampling={sampling}"] for weight, sampling in ((2, "real"), (3, "fake"))
+)
 
 
 @pytest.fixture
@@ -283,6 +298,90 @@ def test_a_frozen_generator_faces_a_critic_that_starts_again(trainer, stabiliser
     critic_steps = {int(state["step"]) for state in frozen.state_dict()["critic_optimizer"]["state"].values()}
     assert critic_steps == {3 * frozen._settings.n_critic}
     assert len({line["critic_loss"] for line in metrics}) == 3  # the critic is still trained
+
+
+def test_a_generator_whose_loss_compares_outputs_has_a_real_batch_of_its_own(trainer) -> None:
+    """Its loss is computed from the networks before its update. Other losses draw and pass no real examples for it."""
+    trained = trainer("loss=rpgan", "train.n_critic=2", "train.simultaneous=true")
+    run(trained, 1)
+    critic, generator = copy.deepcopy(trained.critic), copy.deepcopy(trained.generator)
+    noise, batches = trained._streams["noise"].clone_state(), copy.deepcopy(trained._batches)
+    real = [batches() for _ in range(3)][-1]
+    sizes: list[int] = []
+    trained.critic.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    (metrics,) = run(trained, 2)
+    with torch.no_grad():
+        fake = generator(torch.randn(8, 8, generator=noise))
+        expected = nn.functional.softplus(critic(real) - critic(fake)).mean()
+    assert metrics["generator_loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert sizes == [8] * 6  # fake and real examples of the generator, then of each critic update
+    assert trained.state_dict()["batches"]["drawn"] == 2 * 3
+    assert trained.images_seen == 2 * 2 * 8  # by the critic
+
+
+def test_feature_matching_acts_from_the_first_step_on(trainer) -> None:
+    trained = trainer("loss=hinge", "stabiliser=feature_matching", "train.simultaneous=true")
+    body, generator = copy.deepcopy(trained.critic.body), copy.deepcopy(trained.generator)
+    noise, batches = trained._streams["noise"].clone_state(), copy.deepcopy(trained._batches)
+    real = [batches() for _ in range(3)][-1]
+    (metrics,) = run(trained, 1)
+    with torch.no_grad():
+        fake = generator(torch.randn(8, 8, generator=noise))
+        expected = (body(real).flatten(1).mean(0) - body(fake).flatten(1).mean(0)).square().sum()
+    assert metrics["generator_loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_generator_loss_of_the_user_with_fake_outputs_alone_is_trained(trainer) -> None:
+    """As in the guide: functions in place, nothing but the two players' losses."""
+    trained = trainer("train.n_critic=1")
+    trained._loss = Loss(lambda real, fake: fake.mean() - real.mean(), lambda fake: 2.5 - 0 * fake.mean())
+    (metrics,) = run(trained, 1)
+    assert metrics["generator_loss"] == 2.5
+
+
+def test_the_metrics_of_several_terms_are_those_of_runs_with_one_of_them(trainer) -> None:
+    def first_metrics(*overrides: str) -> dict[str, float]:
+        (metrics,) = run(trainer("loss=rpgan", "train.n_critic=1", *overrides), 1)
+        return metrics
+
+    both = first_metrics("constraint.r1.weight=2", "constraint.r2.weight=3")
+    penalty = ["constraint=gradient_penalty", "constraint.centre=0"]
+    r1, r2 = (first_metrics(*penalty, *o) for o in (PENALTY_R1, PENALTY_R2))
+    assert set(both) - set(r1) == {f"gradient_{what}_{name}" for what in ("term", "norm") for name in ("r1", "r2")}
+    for name, single in (("r1", r1), ("r2", r2)):
+        for what in ("term", "norm"):
+            assert both[f"gradient_{what}_{name}"] == pytest.approx(single[f"gradient_{what}"], rel=1e-6)
+    assert both["gradient_term"] == pytest.approx(r1["gradient_term"] + r2["gradient_term"], rel=1e-6)
+    assert both["gradient_norm"] == pytest.approx((r1["gradient_norm"] + r2["gradient_norm"]) / 2, rel=1e-6)
+    assert both["critic_loss"] - both["gradient_term"] == pytest.approx(r1["critic_loss"] - r1["gradient_term"], 1e-6)
+
+
+def test_the_terms_of_a_loss_and_of_its_constraint_have_different_names(trainer) -> None:
+    (metrics,) = run(trainer("loss=wgan_div", "constraint=r1", "train.n_critic=1"), 1)
+    assert {name for name in metrics if name.startswith("gradient_term")} == {
+        "gradient_term",
+        "gradient_term_loss",
+        "gradient_term_constraint",
+    }
+    total = metrics["gradient_term_loss"] + metrics["gradient_term_constraint"]
+    assert metrics["gradient_term"] == pytest.approx(total, rel=1e-6)
+
+
+def test_a_lazy_term_is_part_of_every_nth_update_of_the_critic(trainer) -> None:
+    """Its metrics keep their latest values in between; a critic that starts again begins with the term."""
+    trained = trainer(*LAZY, "train.freeze_generator_at=5")
+    evaluated: list[tuple[int, ...]] = []
+    prepare = trained._objective.prepare
+    trained._objective.prepare = lambda *arguments: evaluated.append(arguments[3]) or prepare(*arguments)
+    metrics = run(trained, 8)
+    r1, r2 = 0, 1
+    in_first = [tuple(t for t, n in ((r1, 8), (r2, 3)) if update % n == 0) for update in range(10)]
+    assert evaluated == in_first + in_first[:6]
+    values = [line["gradient_term_r1"] for line in metrics]
+    assert len(set(values[:4])) == len(set(values[5:])) == 1
+    assert len(set(values)) == 3
+    assert [len({line["gradient_term_r2"] for line in metrics[a:b]}) for a, b in ((0, 5), (0, 1), (1, 2))] == [4, 1, 1]
+    assert len({line["critic_loss"] for line in metrics}) == 8
 
 
 def test_steps_on_the_game_xy_are_the_known_linear_maps(make) -> None:

@@ -6,7 +6,7 @@ import json
 import statistics
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,30 @@ def test_the_optimizer_that_a_loss_selects_is_not_an_axis() -> None:
 
 def test_a_key_that_was_not_overridden_is_an_axis_where_it_alone_separates_runs() -> None:
     assert set(axes([record(1.0), record(2.0, lr=1e-3)])) == {"optimizer.lr"}
+
+
+def test_the_parts_of_a_constraint_are_axes(make) -> None:
+    """By the names of their options, their values, and the sampling schemes inside them."""
+
+    def axes_of(*sweep: tuple[str, ...]) -> tuple[list[str], list[tuple[str, ...]]]:
+        runs = []
+        for given in sweep:
+            config = make("data=gaussians8", "loss=rpgan", *given, tiny=False)
+            runs.append(Record(f"id{len(runs)}", Status.DONE, list(given), asdict(config), scores={"w1": 1.0}))
+        return axes(runs), list(group_runs(runs).cells)
+
+    option = "+constraint@constraint.sn={}".format
+    assert axes_of((option("spectral_norm"),), (option("weight_clip"),)) == (
+        ["constraint.sn"],
+        [("spectral_norm",), ("weight_clip",)],
+    )
+    weight = "constraint.r1.weight={}".format
+    assert axes_of((weight(1),), (weight(5),)) == (["constraint.r1.weight"], [("1",), ("5",)])
+    sampling = "+sampling@constraint.r2.sampling={}".format
+    assert axes_of((sampling("fake"),), (sampling("real"),)) == (
+        ["constraint.r2.sampling"],
+        [("fake",), ("real",)],
+    )
 
 
 def test_two_overridden_keys_that_vary_together_are_both_axes() -> None:
