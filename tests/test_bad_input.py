@@ -82,7 +82,7 @@ class Case:
         extra = {
             "label_smoothing": ["loss=nsgan"],
             "npz": ["data.path={npz}"],
-            **dict.fromkeys(("linear", "cosine", "warmup"), [f"{self.group}.steps=100"]),
+            **{schedule: [f"{self.group}.steps=100"] for schedule in ("linear", "cosine", "warmup")},
             "published": PUBLISHED,
             "image_folder": ["data.path=/"],
         }

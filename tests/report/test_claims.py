@@ -382,8 +382,8 @@ def test_times_are_compared_in_hours_of_runs_and_of_their_gpus(tmp_path: Path) -
     judgement = ask({**FASTER, "in_units_of": "gpu_hours"}, records, tmp_path, curves)
     assert judgement.verdict == Verdict.SUPPORTED
     assert judgement.details[0].endswith(
-        "within 1 gpu hours), against 4 of 4 runs (half of them within 90 gpu hours); they ran on 2 hosts, whose speeds "
-        "may differ"
+        "within 1 gpu hours), against 4 of 4 runs (half of them within 90 gpu hours); they ran on 2 hosts, whose "
+        "speeds may differ"
     )
     records[0].seconds = 0.0
     judgement = ask({**FASTER, "in_units_of": "hours"}, records, tmp_path, curves)

@@ -31,7 +31,7 @@ from wgan_sweep.training.sampler import draw_z
 from wgan_sweep.training.schedules import MakeScheduler
 
 MakeGraph = Callable[[list[torch.Generator]], Graph]
-Schedule = tuple[tuple[int, ...], ...]
+ActiveTerms = tuple[tuple[int, ...], ...]
 """For each critic update of an iteration, the indices of the gradient terms that are part of it."""
 
 
@@ -260,10 +260,10 @@ class Trainer:
             self._restart_critic()
         self._load_batches()
         self._respect_optimizers()
-        schedule = self._schedule
-        iterate = partial(self._iterate, schedule)
+        active_terms = self._active_terms
+        iterate = partial(self._iterate, active_terms)
         if self._graphed and self._is_ready_for_graph:
-            metrics = self._graphed(iterate, self._iteration_state, schedule)
+            metrics = self._graphed(iterate, self._iteration_state, active_terms)
         else:
             metrics = iterate()
         metrics = metrics | self._learning_rates()
@@ -274,22 +274,22 @@ class Trainer:
         return metrics
 
     @property
-    def _schedule(self) -> Schedule:
+    def _active_terms(self) -> ActiveTerms:
         """The gradient terms that are part of each critic update of the next iteration, by their indices."""
         start = self._settings.freeze_generator_at if self._is_generator_frozen else None
         first = (self.step - (start or 0)) * self._settings.n_critic  # the number of updates of this critic so far
         return tuple(self._objective.terms_at(first + index) for index in range(self._settings.n_critic))
 
-    def _iterate(self, schedule: Schedule) -> Metrics:
+    def _iterate(self, active_terms: ActiveTerms) -> Metrics:
         """Update the critic `n_critic` times on the loaded batches, and the generator once.
 
         Args:
-            schedule: The gradient terms of each critic update.
+            active_terms: The gradient terms of each critic update.
         """
         metrics: Metrics = {}
         if self._settings.simultaneous:
             metrics |= self._compute_generator_gradient()
-        for raw, terms in zip(self._raw_batches, schedule, strict=False):
+        for raw, terms in zip(self._raw_batches, active_terms, strict=False):
             metrics |= self._update_critic(self._batches.decode(raw), terms)
         if not self._settings.simultaneous:
             metrics |= self._compute_generator_gradient()
