@@ -82,7 +82,8 @@ class Case:
         extra = {
             "label_smoothing": ["loss=nsgan"],
             "npz": ["data.path={npz}"],
-            **{schedule: [f"{self.group}.steps=100"] for schedule in ("linear", "cosine", "warmup")},
+            **{name: [f"{self.group}.steps=100"] for name in ("linear", "cosine", "warmup")},
+            "same": ["schedule=linear", "schedule.steps=100"] if self.group.endswith("_schedule") else [],
             "published": PUBLISHED,
             "image_folder": ["data.path=/"],
         }

@@ -1,9 +1,11 @@
 """Replayed iterations equal eager ones. On a CPU, a stand-in for CUDA graphs shows which state an iteration uses."""
 
+import copy
 import gc
 import math
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,8 @@ STEPS = WARM_UP_ITERATIONS + 4
 class SimulatedGraph:
     """Replays an iteration by running it again, with the trainer's Python state made unusable and then restored.
 
-    As in a CUDA graph, only tensors and random number generators carry state between replays.
+    As in a CUDA graph, only tensors and random number generators carry state between replays. Learning rates that are
+    no tensors are those of the capture.
     """
 
     trainer: Trainer
@@ -38,6 +41,7 @@ class SimulatedGraph:
         tensors = [tensor for group in self.trainer._iteration_state() for tensor in group]
         values, generator_states = [t.detach().clone() for t in tensors], self._generator_states()
         self._iteration = iteration
+        self._rates = [group["lr"] for group in self._parameter_groups()]
         self._metrics = {name: value.clone() for name, value in iteration().items()}
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
@@ -45,6 +49,9 @@ class SimulatedGraph:
         for stream, state in zip(self.trainer._streams.values(), generator_states, strict=True):
             stream.set_state(state)
         return self._metrics
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        return [group for player in self.trainer._players for group in player.optimizer.param_groups]
 
     def _generator_states(self) -> list[Tensor]:
         return [stream.get_state() for stream in self.trainer._streams.values()]
@@ -55,10 +62,15 @@ class SimulatedGraph:
     def replay(self) -> None:
         attributes, drawn = dict(vars(self.trainer)), self.trainer._batches.drawn
         self.trainer.step, self.trainer._batches.drawn = -(10**9), None
+        rates = [group["lr"] for group in self._parameter_groups()]
+        for group, rate in zip(self._parameter_groups(), self._rates, strict=True):
+            group["lr"] = rate
         for name, value in self._iteration().items():
             self._metrics[name].copy_(value)
         vars(self.trainer).update(attributes)  # a replay assigns no attributes
         self.trainer._batches.drawn = drawn
+        for group, rate in zip(self._parameter_groups(), rates, strict=True):
+            group["lr"] = rate
         self.replays += 1
 
 
@@ -109,6 +121,7 @@ class RunsDuringCapture(SimulatedGraph):
 
     def capture(self, iteration: Iteration) -> Metrics:
         self._iteration = iteration
+        self._rates = [group["lr"] for group in self._parameter_groups()]
         self._metrics = {name: value.clone() for name, value in iteration().items()}
         return self._metrics
 
@@ -159,6 +172,43 @@ def test_replayed_iterations_equal_eager_ones_or_the_record_gives_a_reason(make,
         assert "no CUDA graph: " in trainer.execution["iterations"]
         obstacles = {"stabiliser=instance_noise", "stabiliser=historical_averaging"}
         assert obstacles & set(overrides) or any("freeze" in override for override in overrides)
+
+
+CHANGING_RATES = ["schedule=linear", "schedule.steps=8", "critic_schedule=warmup"]
+CHANGING_RATES += ["critic_schedule.steps=4", f"generator_optimizer.lr={2**-12}", f"critic_optimizer.lr={2**-10}"]
+"""Rates that have no rounding error as 32-bit numbers."""
+
+
+def weights_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    state = trainer.state_dict()
+    return {name: state[name] for name in ("generator", "critic", "averaged")}
+
+
+@pytest.mark.parametrize("overrides", [[], ["optimizer=rmsprop"], ["train.precision=fp16"]], ids=" ".join)
+def test_replayed_iterations_follow_a_learning_rate_that_changes(make, build_with_graph, overrides) -> None:
+    trainer, _ = build_with_graph(SimulatedGraph, *CHANGING_RATES, *overrides)
+    eager = build(make(*CHANGING_RATES, *overrides)).trainer
+    assert run(trainer, STEPS) == run(eager, STEPS)
+    assert_bitwise_equal(weights_of(trainer), weights_of(eager))
+    assert trainer.execution["iterations"] == "a CUDA graph"
+    state = copy.deepcopy(trainer.state_dict())
+    for resumed in (trainer, build(make(*CHANGING_RATES, *overrides)).trainer):
+        resumed.load_state_dict(copy.deepcopy(state))
+        run(resumed, 2 * STEPS)
+        run(eager, 2 * STEPS)
+        assert_bitwise_equal(weights_of(resumed), weights_of(eager))
+
+
+def test_an_optimizer_that_cannot_read_its_rate_from_the_device_ends_the_use_of_a_graph(make, build_with_graph) -> None:
+    overrides = ["optimizer=sgd", "optimizer.lr=0.01", "schedule=cosine", "schedule.steps=8"]
+    trainer, _ = build_with_graph(SimulatedGraph, *overrides)
+    eager = build(make(*overrides)).trainer
+    assert run(trainer, STEPS) == run(eager, STEPS)
+    assert "an optimizer cannot read its learning rate" in trainer.execution["iterations"]
+    assert_bitwise_equal(trainer.state_dict(), eager.state_dict())
+    constant, _ = build_with_graph(SimulatedGraph, "optimizer=sgd")
+    run(constant, STEPS)
+    assert constant.execution["iterations"] == "a CUDA graph"
 
 
 @pytest.mark.parametrize(

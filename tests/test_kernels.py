@@ -6,7 +6,7 @@ budget. ``python -m tests.test_kernels`` writes the file from the current counts
 
 import csv
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from wgan_sweep.models import DCGAN, MLP, Location, ResNet
 from wgan_sweep.models.group_norm import group_norm_in_dtype_of_input
 from wgan_sweep.models.layers import NORMS
 from wgan_sweep.objectives import constraints, fast_double_backward, losses, sampling
-from wgan_sweep.training import gradient_rules, precision
+from wgan_sweep.training import gradient_rules, precision, schedules
 
 BUDGETS = Path(__file__).parent / "kernel_budgets.csv"
 SLACK_ABOVE, SLACK_BELOW = 0.02, 0.05
@@ -187,6 +187,28 @@ def test_the_simulated_gpu_computes_what_a_cpu_does() -> None:
     counts = count_update(workload.model, workload.shape, workload.batch, "fp32", loss=gradient_penalty_loss())
     critic, generator = counts.critic.totals()["operations"], counts.generator.totals()["operations"]
     assert N_CRITIC * critic + generator == counter.total
+
+
+@pytest.mark.parametrize("make_optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.SGD])
+def test_a_learning_rate_that_changes_needs_few_kernels_and_no_synchronisation(make_optimizer) -> None:
+    """Per player, the rate is measured and set; the optimizer may also multiply its step by it."""
+    count = partial(count_update, DCGAN(4, 8, "batch", "layer"), (3, 16, 16), 4, "fp32", loss=losses.wasserstein())
+    used: list[torch.optim.Optimizer] = []
+
+    def make_used(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        used.append(make_optimizer(parameters))
+        return used[-1]
+
+    constant = count(make_optimizer=make_used)
+    assert not any(isinstance(optimizer.param_groups[0]["lr"], torch.Tensor) for optimizer in used)
+    changing = count(make_optimizer=make_used, make_scheduler=schedules.linear(8))
+    assert all(optimizer.param_groups[0]["lr"].is_cuda for optimizer in used[2:])
+    plain, scheduled = (
+        {name: c.critic.totals()[name] + c.generator.totals()[name] for name in c.critic.totals()}
+        for c in (constant, changing)
+    )
+    assert scheduled["kernels"] - plain["kernels"] in (4, 6)
+    assert scheduled["host_syncs"] == scheduled["device_mixes"] == 0
 
 
 def plain_layer(function: Callable[..., object]) -> Callable[[pytest.MonkeyPatch], None]:

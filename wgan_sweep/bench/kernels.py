@@ -27,6 +27,7 @@ from wgan_sweep.training.aliases import Metrics
 from wgan_sweep.training.gradient_rules import GradientRules
 from wgan_sweep.training.player import MakeOptimizer
 from wgan_sweep.training.precision import precision
+from wgan_sweep.training.schedules import MakeScheduler
 from wgan_sweep.training.trainer import Trainer, TrainerSettings
 
 aten = torch.ops.aten
@@ -170,6 +171,7 @@ def count_update(
     loss: Loss,
     constraint: Constraint | None = None,
     make_optimizer: MakeOptimizer = torch.optim.Adam,
+    make_scheduler: MakeScheduler | None = None,
 ) -> UpdateCounts:
     """Count an iteration of the `Trainer` with one critic update, as it would be captured in a CUDA graph.
 
@@ -181,6 +183,7 @@ def count_update(
         loss: The losses of both players.
         constraint: The constraint on the critic; None: no constraint.
         make_optimizer: Returns the optimizer of either player.
+        make_scheduler: Returns the scheduler of either player's learning rate; None: the rates are constant.
     """
     constraint = constraint or no_constraint()
     with torch.device("meta"):
@@ -214,6 +217,8 @@ def count_update(
                 stabiliser=no_stabiliser(),
                 generator_optimizer=make_used_optimizer,
                 critic_optimizer=make_used_optimizer,
+                generator_schedule=make_scheduler,
+                critic_schedule=make_scheduler,
                 batches=batches,
                 device=CPU,  # of the random number generators: there is none for a fake device
                 precision=precision(precision_name, GPU),
@@ -398,6 +403,8 @@ class _Recorder(TorchDispatchMode):
             output: Any = 1.0 if args[0].is_floating_point() else 1
         elif func in CONVOLUTIONS:
             output = _convolve(func, args)
+        elif func._overloadname == "tensor_lr":  # a fused optimizer works in place; torch has no fake version of these
+            output = None
         else:
             output = func(*args, **kwargs)
         if self._dtypes_of_casts is None:

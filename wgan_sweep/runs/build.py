@@ -76,20 +76,19 @@ def check_options(config: Config) -> None:
         if not key.is_group or key.name == "div":
             continue
         node = getattr(config, key.name)
-        if key.like:
-            node, name = _player_option(config, key.name)
-            if name == key.name:  # else it is checked as the group of both players
-                objects.check_parameters(node, name)
-            continue
         if key.name == "scorer":
             check_value(node.get("every", 0), Annotated[int, Range(0, LARGEST_INT, remedy=EVERY)], "scorer.every")
             check_value(node.get("during"), dict[str, Any] | None, "scorer.during")
             objects.check_parameters(_scorer_node(config), "scorer")
             objects.check_parameters(_scorer_node(config, during=True), "scorer.during")
             continue
-        if node.get("_target_") is None:
+        inherits = bool(key.like) and "_target_" not in node
+        if node.get("_target_") is None and not inherits:
             raise InputError(f"{key.name}._target_ must not be null: choose one of its options, {key.name}=NAME")
-        objects.check_parameters(node, key.name)
+        name = key.name
+        if key.like:
+            node, name = _player_option(config, key.name)
+        objects.check_parameters(node, name)
     if config.train.batch_size % (count := replicas_of(config)):
         raise InputError(
             f"train.batch_size={config.train.batch_size} is shared by launch.gpus_per_run={count} processes: choose a "
