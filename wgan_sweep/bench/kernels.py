@@ -403,8 +403,8 @@ class _Recorder(TorchDispatchMode):
             output: Any = 1.0 if args[0].is_floating_point() else 1
         elif func in CONVOLUTIONS:
             output = _convolve(func, args)
-        elif func._overloadname == "tensor_lr":  # a fused optimizer works in place; torch has no fake version of these
-            output = None
+        elif func._schema.name.startswith("aten::_fused_") and not func._schema.returns:
+            output = None  # a fused optimizer works in place; torch lacks the fake version of some
         else:
             output = func(*args, **kwargs)
         if self._dtypes_of_casts is None:

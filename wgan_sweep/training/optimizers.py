@@ -1,7 +1,8 @@
 """Optimizers for the device: fused on CUDA, and capturable where a CUDA graph records their steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,13 +43,21 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float],
             device, it is then a tensor, which stays the same and whose value replays read.
     """
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if not capturable or not ("capturable" in group or group.get("fused")):
+        if not capturable or not _reads_tensors(group):
             group["lr"] = rate
             continue
         device = group["params"][0].device
         if not isinstance(group["lr"], Tensor) or group["lr"].device != device:
             group["lr"] = torch.empty((), dtype=torch.float32, device=device)  # what fused kernels read
         group["lr"].fill_(rate)
+
+
+def _reads_tensors(group: Mapping[str, Any]) -> bool:
+    """Return whether an optimizer's kernels read a learning rate on their device.
+
+    Those that update one parameter after the other ask for its number.
+    """
+    return bool(group.get("fused")) or ("capturable" in group and group.get("foreach") is not False)
 
 
 def reads_rates_from_tensors(optimizer: torch.optim.Optimizer) -> bool:
