@@ -26,6 +26,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.objectives.gradient_terms import GradientTerm
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.runs import provenance
+from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import identify
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.sweeps import config_of_run
@@ -298,6 +299,10 @@ def test_every_example_of_the_guide_trains(make, npz: Path, tmp_path: Path, monk
     assert trained["Sampling scheme r(x)"][0][0].science["loss"]["sampling"]["share"] == 0.25
     assert science("Model", "model") == "own_models.Radial"
     assert science("Data set", "data") == "own_data.Annulus"
+    assert science("Schedule", "critic_schedule") == "own_schedules.staircase"
+    (stepped,) = trained["Schedule"][0]
+    rates = [line["critic_lr"] for line in RunDir(Path(stepped.config["runs"]) / stepped.run_id).read_metrics()]
+    assert rates == pytest.approx([0.5 * stepped.config["optimizer"]["lr"]])
     assert len(trained["Launcher"][0]) == len(trained["Figure"][0]) == 2
     assert re.search(r"^\| \w{12} \| done +\| \d", trained["Figure"][1], re.MULTILINE)
 

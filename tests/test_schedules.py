@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -256,13 +257,12 @@ def test_each_player_has_the_shared_values_that_it_does_not_set(make) -> None:
 
 def test_an_option_of_a_users_folder_is_an_option_of_each_player(make, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(folders, "_named", [])
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "site" / "optimizer").mkdir(parents=True)
     text = "_target_: torch.optim.AdamW\n_partial_: true\nlr: 0.003\n"
     (tmp_path / "site" / "optimizer" / "decayed.yaml").write_text(text)
     folders.use(tmp_path / "site")
-    make()  # Hydra searches the folder from now on
-    config = make("critic_optimizer=decayed", f"hydra.searchpath=[file://{tmp_path / 'site'}]")
+    config = make("critic_optimizer=decayed")
     assert config.critic_optimizer == {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.003}
 
 
