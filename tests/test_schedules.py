@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -28,6 +29,7 @@ from wgan_sweep.runs.build import build, check
 from wgan_sweep.runs.coordinates import coordinates
 from wgan_sweep.runs.identity import run_id, science
 from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.sweeps import config_of_run
 from wgan_sweep.training import schedules
 from wgan_sweep.training.schedules import LearningRate, MakeScheduler
 
@@ -326,6 +328,28 @@ def test_a_run_from_before_there_were_groups_of_players_keeps_its_id_and_cell(ma
     assert group_runs([old, new]).axes == ["optimizer.lr"]
     new = Record("y", Status.DONE, config=asdict(make("seed=1", "optimizer.lr=3e-4")))
     assert coordinates(old) == coordinates(new)
+
+
+ASKED_AGAIN = [
+    TTUR,
+    ["critic_optimizer=rmsprop", "critic_optimizer.lr=1e-3", *LINEAR, "generator_schedule.end=0.5"],
+    ["loss=wgan_gp", "critic_schedule=warmup", "critic_schedule.steps=7", "+generator_optimizer.weight_decay=0.1"],
+]
+
+
+@pytest.mark.parametrize("overrides", ASKED_AGAIN, ids=" ".join)
+def test_a_run_can_be_asked_for_again_by_its_directory(make, overrides: list[str], tmp_path: Path) -> None:
+    config = make(*overrides)
+    (tmp_path / "config.yaml").write_text(schema.to_yaml(config))
+    (tmp_path / "record.json").write_text("{}")
+    GlobalHydra.instance().clear()
+    again = config_of_run.expand([f"--config-path={tmp_path}"])
+    assert make(*again, tiny=False) == config
+
+
+def test_a_damaged_record_has_coordinates(make) -> None:
+    config = asdict(make()) | {"critic_optimizer": "adam", "schedule": 3, "generator_schedule": None}
+    assert coordinates(Record("x", config=config))["critic_optimizer.lr"] == "0.0002"
 
 
 def test_the_rate_of_a_player_is_an_axis_with_a_short_name(make) -> None:

@@ -26,19 +26,22 @@ def player_node(values: Mapping[str, Any], group: str) -> dict[str, Any]:
         The group's own node if an option of its own was chosen; else the node of the group of both players, with the
         values in its place that the player's group sets, which are not null.
     """
-    own = values.get(group) or {}
+    own, shared = _mapping(values.get(group)), _mapping(values.get(find_key(group).like))
     if own.get("_target_") is not None:
         return dict(own)
-    changes = {name: value for name, value in own.items() if value is not None}
-    return {**(values.get(find_key(group).like) or {}), **changes}
+    return {**shared, **{name: value for name, value in own.items() if value is not None}}
 
 
-def sets_value(node: Mapping[str, Any] | None, name: str) -> bool:
+def sets_value(node: Any, name: str) -> bool:
     """Return whether the node of a player's group replaces a value of the group of both players.
 
     Args:
-        node: The node, None if there is none.
+        node: The node; a value that is no mapping sets nothing.
         name: The key below the group; empty for the group as a whole.
     """
-    own = node or {}
+    own = _mapping(node)
     return own.get("_target_") is not None or (bool(name) and own.get(name.partition(".")[0]) is not None)
+
+
+def _mapping(node: Any) -> Mapping[str, Any]:
+    return node if isinstance(node, Mapping) else {}
