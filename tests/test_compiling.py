@@ -23,7 +23,7 @@ from wgan_sweep.training.replicas import Replicas
 
 from .test_gradient_terms import CRITICS, critic_and_batches, relative_error
 from .test_sampling import SCHEMES
-from .test_trainer import assert_bitwise_equal, run
+from .test_trainer import LAZY, assert_bitwise_equal, run
 
 
 @pytest.fixture
@@ -80,7 +80,12 @@ def test_the_traced_gradient_is_that_of_the_whole_objective(name: str, scheme: s
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(
     "overrides",
-    [["loss=wgan_div"], ["loss=wgan_gp", "sampling=mixture"], ["loss=nsgan", "constraint=r1", "sampling=real"]],
+    [
+        ["loss=wgan_div"],
+        ["loss=wgan_gp", "sampling=mixture"],
+        ["loss=nsgan", "constraint=r1", "sampling=real"],
+        ["loss=rpgan"],
+    ],
     ids=" ".join,
 )
 def test_training_with_a_traced_gradient_agrees_with_eager_training(
@@ -123,6 +128,7 @@ def only_for(expected: Player, backward: Callable[..., None]) -> Callable[..., N
     [
         (["constraint=spectral_norm"], "the network has buffers"),
         (["stabiliser=historical_averaging"], "the stabiliser adds a loss on the weights"),
+        (LAZY, "a gradient term is not part of every update"),
     ],
 )
 @pytest.mark.usefixtures("without_compiler")
