@@ -41,6 +41,7 @@ def config_or_error(compose, *arguments) -> object:
     [
         ["seed=1", "div.k=2.5", "data=gaussians8", "model=mlp"],
         ["loss=wgan_gp", "constraint=lipschitz_penalty", "+scorer.during.num_samples=5"],
+        ["loss=rpgan", "constraint.r1.weight=3", "+constraint@constraint.sn=spectral_norm", "constraint.r2.every=4"],
         ["~train.ema", "seed=2", "hydra.job.name=x"],
         ["experiment=kp_grid", "train.steps=5", "+metric@scorer.metrics.kid=kid"],
         ["div=official_code", "div.p=3", "data.path='a, b'", "++train.more=[1,2]"],
@@ -68,6 +69,9 @@ MIXED = [
     ],
     *[[f"loss={loss}", f"constraint={name}", "seed=3"] for loss in ("wgan", "wgan_gp") for name in ("r1", "none")],
     *[["loss=wgan_gp", f"sampling={name}", f"optimizer.lr={lr}"] for name in ("real", "fake") for lr in (1e-4, 0.001)],
+    *[["loss=rpgan", f"+constraint@constraint.x={name}", "seed=3"] for name in ("weight_clip", "gradient_penalty")],
+    *[["loss=rpgan", f"constraint.r1.weight={weight}"] for weight in (1, "1.0", 5)],
+    ["loss=rpgan", "constraint.r1.weight=-5"],
     *[["model=mlp", "data=gaussians8", "scorer=exact", f"seed={seed}", "div={k:2,p:3}"] for seed in ("'4'", 5)],
     ["train.steps=10", "scorer.num_samples=5", "data.size=40"],
     ["train.batch_size=60000"],
@@ -109,7 +113,7 @@ def test_a_mixed_sweep_has_the_configs_ids_and_refusals_of_plain_hydra(loader, m
     monkeypatch.setattr(configs, "_typed_if_plain", lambda values: None)
     plain = [requested_or_refused(load, master, job, lambda run: Planner()(run)) for job in jobs]
     assert quick == plain
-    assert sum(isinstance(result, str) for result in plain) == 8
+    assert sum(isinstance(result, str) for result in plain) == 9
     assert sum(not isinstance(result, str) and result[2].action is Action.REFUSE for result in plain) == 5
 
 
