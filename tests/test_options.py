@@ -31,6 +31,9 @@ EXTRA_OVERRIDES = {
     ("experiment", "comparison"): ["data=npz", "data.path={npz}"],
     ("experiment", "norms"): ["data=npz", "data.path={npz}"],
     ("experiment", "authors_celeba64"): ["data=npz", "data.path={npz}"],
+    ("experiment", "reference/wgan_clip_dcgan"): ["data=npz", "data.path={npz}"],
+    ("experiment", "reference/wgan_div_celeba64"): ["data=npz", "data.path={npz}"],
+    ("experiment", "reference/wgan_div_su"): ["data=npz", "data.path={npz}", "~data.size"],
 }
 """Overrides that make an option small, or that it needs."""
 

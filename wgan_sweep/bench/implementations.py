@@ -147,7 +147,7 @@ def _with_torchgan_attributes(network: Any, workload: Workload) -> Any:
 
 def mimicry(workload: Workload, device: torch.device, precision_name: str) -> Steps:
     """Train WGAN-GP with torch-mimicry's training steps on this package's networks."""
-    base = _import_mimicry_networks()
+    base = import_mimicry("nets.wgan_gp.wgan_gp_base")
 
     def forward(self: Any, batch: Tensor) -> Tensor:
         output: Tensor = self.network(batch)
@@ -168,15 +168,19 @@ def mimicry(workload: Workload, device: torch.device, precision_name: str) -> St
         yield None
 
 
-def _import_mimicry_networks() -> Any:
-    """Import torch-mimicry's networks without its package initialiser, which imports TensorFlow."""
+def import_mimicry(module: str) -> Any:
+    """Import a module of torch-mimicry without the package's initialiser, which imports TensorFlow.
+
+    Args:
+        module: Its name within the package, such as ``nets.sngan.sngan_32``.
+    """
     name = "torch_mimicry"
     if name not in sys.modules and (spec := find_spec(name)) is not None:
         package = ModuleType(name)
         package.__spec__ = spec
         package.__path__ = list(spec.submodule_search_locations or [])
         sys.modules[name] = package
-    return import_module("torch_mimicry.nets.wgan_gp.wgan_gp_base")
+    return import_module(f"{name}.{module}")
 
 
 def implementations(precisions: list[str]) -> dict[str, tuple[Implementation, str]]:
