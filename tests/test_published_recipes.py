@@ -1,0 +1,78 @@
+"""Recipes of conf/experiment/reference/: their settings are those of the published code (see the files for sources)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from wgan_sweep.config.schema import conf_dir
+
+ADAM, RMSPROP = "torch.optim.Adam", "torch.optim.RMSprop"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "wgan_clip_dcgan": {  # main.py: --lrD, --lrG, --clamp_upper, --Diters, --batchSize, --nz; --adam is off
+        "optimizer": {"_target_": RMSPROP, "_partial_": True, "lr": 5e-5},
+        "constraint": {"_target_": "wgan_sweep.objectives.constraints.weight_clip", "c": 0.01},
+        "batch_size": 64,
+        "n_critic": 5,
+        "latent_dim": 100,
+        "data": "lsun",
+    },
+    "wgan_div_celeba64": {  # wgan_div.py: LR, beta1, beta2, LAMBDA, tf.pow(..., 3), CRITIC_ITERS, BATCH_SIZE, ITERS
+        "optimizer": {"_target_": ADAM, "_partial_": True, "lr": 2e-4, "betas": [0.0, 0.9]},
+        "constraint": {"_target_": "wgan_sweep.objectives.constraints.none"},
+        "k": 10.0,
+        "p": 6.0,
+        "sampling": "real_fake",
+        "batch_size": 64,
+        "n_critic": 4,
+        "steps": 200_000,
+        "latent_dim": 128,
+        "data": "celeba",
+    },
+    "wgan_div_su": {  # wgan_div_celeba.py: Adam(2e-4, 0.5), whose second beta is 0.999; k, p, batch_size, range(1)
+        "optimizer": {"_target_": ADAM, "_partial_": True, "lr": 2e-4, "betas": [0.5, 0.999]},
+        "constraint": {"_target_": "wgan_sweep.objectives.constraints.none"},
+        "k": 2.0,
+        "p": 6.0,
+        "sampling": "mixture",
+        "batch_size": 64,
+        "n_critic": 1,
+        "steps": 1_000_000,
+        "latent_dim": 128,
+        "data": "image_folder",
+    },
+}
+"""The settings of the published code, by recipe."""
+FOLDER = conf_dir() / "experiment" / "reference"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_recipe_has_the_published_settings(name: str, make) -> None:
+    path = ["data.path=images"] if SETTINGS[name]["data"] == "image_folder" else []
+    config = make(f"experiment=reference/{name}", *path, tiny=False)
+    published = SETTINGS[name]
+    values = {
+        "optimizer": config.optimizer,
+        "constraint": config.constraint,
+        "k": config.loss.get("k"),
+        "p": config.loss.get("p"),
+        "sampling": config.choices.get("sampling"),
+        "batch_size": config.train.batch_size,
+        "n_critic": config.train.n_critic,
+        "steps": config.train.steps,
+        "latent_dim": config.model["latent_dim"],
+        "data": config.choices["data"],
+    }
+    assert {key: values[key] for key in published} == published
+    assert config.train.ema == 0  # the generator itself is scored
+    assert config.scorer["num_samples"] == 50_000
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_recipe_names_its_source_its_published_value_and_the_differences(file: Path) -> None:
+    assert file.stem in SETTINGS
+    comments = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ")]
+    for word in ("Source: ", "Published value: ", "Differences: "):
+        assert sum(comment.startswith(word) for comment in comments) == 1, word
+    assert yaml.safe_load(file.read_text())["defaults"]
