@@ -4,6 +4,7 @@ Runs are trained only by the commands of the last tests. Of others, the records 
 """
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,11 +17,12 @@ from wgan_sweep.commands import report as report_command
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.decisions import DECISION, DecisionRecord, read_decisions
 from wgan_sweep.report.looks import Standing
+from wgan_sweep.runs.archive import write_archive
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
 from wgan_sweep.sweeps.until_decided import Budget, Seeds, UntilDecided
 
-from .helpers import Shell, write_record
+from .helpers import Shell, append_metrics, write_record
 
 FAR_AND_NEAR = """
 claims:
@@ -58,12 +60,18 @@ class Workshop:
     composed: dict[tuple[str, ...], RequestedRun] = field(default_factory=dict)
     reverses: bool = False
     """Whether the runs of a batch end in reverse order."""
+    options: Sequence[str] = ()
+    """Overrides of all runs."""
+    lines: Callable[[str, int], list[dict[str, float]]] = lambda _, __: []
+    """The lines of measurements of a run, by its loss and seed."""
+    archived: dict[str, Record] = field(default_factory=dict)
+    """Runs that are done in an archive, by id."""
 
     def request(self, jobs: Sequence[Sequence[str]]) -> list[RequestedRun]:
         base = ["data=gaussians8", "train.steps=3", "tracker=none", "device=cpu", f"claims={self.folder / 'mine.yaml'}"]
         for job in jobs:
             if tuple(job) not in self.composed:
-                config = self.make(*base, *job, tiny=False)
+                config = self.make(*base, *self.options, *job, tiny=False)
                 self.composed[tuple(job)] = RequestedRun(config, tuple(job), " ".join(job), "s")
         return [self.composed[tuple(job)] for job in jobs]
 
@@ -79,20 +87,22 @@ class Workshop:
             run.run_id,
             Status.DONE if isinstance(result, float) else result,
             config=asdict(run.config),
-            step=3,
-            scores={"step": 3, "w1": result} if isinstance(result, float) else {},
+            step=run.config.train.steps,
+            scores={"step": run.config.train.steps, "w1": result} if isinstance(result, float) else {},
             science=dict(run.identity.science),
             seconds=3600 * self.hours,
         )
         run.directory.path.mkdir(parents=True, exist_ok=True)
         write_record(run.directory, record)
+        for line in self.lines(loss, seed):
+            append_metrics(run.directory, line)
         self.trained.append((loss, seed))
         return Outcome(record)
 
     def sweep(self, *limits: str, seeds: Sequence[int] = (), losses: Sequence[str] = LOSSES) -> UntilDecided:
         jobs = [[f"loss={loss}", *([f"seed={seed}"] if seeds else [])] for loss in losses for seed in seeds or [0]]
         (first,) = self.request([[*jobs[0], "decide.max_seeds=8", *limits]])
-        return UntilDecided(first.config, jobs, self.request, lambda _: {})
+        return UntilDecided(first.config, jobs, self.request, lambda _: self.archived)
 
     def run(self, sweep: UntilDecided) -> list[str]:
         lines: list[str] = []
@@ -318,6 +328,80 @@ def test_a_report_on_other_runs_names_no_decision(workshop: Workshop, make, tmp_
 
     judgement = Judgement("far", "", Verdict.SUPPORTED, "", ("0123456789ab",))
     assert with_decisions([judgement], [], tmp_path / "runs") == [judgement]
+
+
+FOLLOWS = "claims: [{claim: follows, correlates: wasserstein, with: w1, in: {loss: wgan}}]"
+FASTER = "claims: [{claim: faster, faster: {loss: wgan}, than: {loss: wgan_gp}, to: w1 < 5}]"
+
+
+def curve(loss: str, seed: int) -> list[dict[str, float]]:
+    """W1 falls below 5 after 3 to 5 steps, with other losses after 7 to 9; the critic's estimate falls, too."""
+    late = (2 if loss == "wgan" else 6) + seed % 3
+    return [
+        {"step": step, "w1": 4.0 + max(0, late + 1 - step) + 0.001 / step, "wasserstein": -step}
+        for step in range(1, 12)
+    ]
+
+
+def test_claims_about_curves_get_the_seeds_that_they_need(workshop: Workshop) -> None:
+    """A correlation is a matter of one cell, and no test of either kind decides fewer than 6, or 4, seeds."""
+    workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
+    (workshop.folder / "mine.yaml").write_text(FOLLOWS)
+    sweep = workshop.sweep()
+    workshop.run(sweep)
+    assert outcome(sweep) == [("supported", "decided (look 7 of 7: 8 seeds)", 8)]
+    assert set(workshop.trained) == {("wgan", seed) for seed in range(8)}
+    (workshop.folder / "mine.yaml").write_text(FASTER)
+    workshop.trained.clear()
+    sweep = workshop.sweep()
+    workshop.run(sweep)
+    assert outcome(sweep) == [("supported", "decided (look 5 of 7: 6 seeds)", 6)]
+    assert set(workshop.trained) == {("wgan_gp", seed) for seed in range(6)}
+    (faster,) = sweep.decision.tracked
+    assert faster.judgement.evidence.effect == pytest.approx(np.log(2), abs=0.3)
+
+
+def test_a_claim_about_curves_is_refused_if_runs_are_scored_too_rarely(workshop: Workshop) -> None:
+    (workshop.folder / "mine.yaml").write_text(FOLLOWS)
+    with pytest.raises(InputError, match=r"wasserstein and w1 at 1 steps, fewer than 5: score more often"):
+        workshop.sweep()
+    (workshop.folder / "mine.yaml").write_text(FASTER)
+    with pytest.raises(InputError, match=r"w1 at fewer than 2 steps: score during training"):
+        workshop.sweep()
+    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("with: w1", "with: critic_loss"))
+    workshop.options, workshop.composed = ["log_every=2", "train.steps=11"], {}
+    assert workshop.sweep().decision.open  # both are logged without a scorer
+    (workshop.folder / "mine.yaml").write_text(FOLLOWS)
+    workshop.options, workshop.composed = ["scorer.every=3", "train.steps=11"], {}
+    with pytest.raises(InputError, match=r"at 4 steps"):
+        workshop.sweep()
+
+
+def test_a_claim_that_seeds_cannot_help_ends_at_the_first_look(workshop: Workshop) -> None:
+    workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
+    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", "waserstein"))
+    sweep = workshop.sweep()
+    (line,) = workshop.run(sweep)
+    assert outcome(sweep) == [("undecided", "it cannot be tested (look 1 of 7: 2 seeds)", 2)]
+    assert "no run has measured waserstein along its curve; did you mean wasserstein?" in line
+
+
+def test_curves_are_read_from_archives(workshop: Workshop) -> None:
+    (workshop.folder / "mine.yaml").write_text(FOLLOWS)
+    workshop.lines = curve
+    path = workshop.folder / "a.jsonl.gz"
+    workshop.options = ["scorer.every=1", "train.steps=11", f"archive={path}"]
+    requested = workshop.request([["loss=wgan", f"seed={seed}"] for seed in range(8)])
+    records = [workshop.train(run).record for run in requested]
+    write_archive(path, requested[0].directory.path.parent, records)
+    for run in requested:
+        shutil.rmtree(run.directory.path)
+    workshop.trained.clear()
+    workshop.archived = {record.run_id: record for record in records}
+    sweep = workshop.sweep(losses=["wgan"])
+    workshop.run(sweep)
+    assert workshop.trained == []
+    assert outcome(sweep) == [("supported", "decided (look 7 of 7: 8 seeds)", 8)]
 
 
 def test_a_command_trains_until_decided(sweep: Shell) -> None:

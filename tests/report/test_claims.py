@@ -493,7 +493,7 @@ def test_the_command_reads_the_curves_of_runs(tmp_path: Path, capsys) -> None:
     options = ["--claims", str(tmp_path / "mine.yaml")]
     command.main([str(runs), *options])
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| follows"))
-    assert [cell.strip() for cell in row.split("|")][3:5] == ["supported", "0.994 [0.994, 0.994]"]
+    assert [cell.strip() for cell in row.split("|")][3:5] == ["supported", "0.9881 [0.9881, 0.9881]"]
     write_archive(tmp_path / "a.jsonl.gz", runs, records)
     command.main([str(tmp_path / "a.jsonl.gz"), *options, "--format", "json"])
     (entry,) = json.loads(capsys.readouterr().out)
