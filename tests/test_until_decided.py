@@ -359,6 +359,9 @@ def test_claims_about_curves_get_the_seeds_that_they_need(workshop: Workshop) ->
     assert set(workshop.trained) == {("wgan_gp", seed) for seed in range(6)}
     (faster,) = sweep.decision.tracked
     assert faster.judgement.evidence.effect == pytest.approx(np.log(2), abs=0.3)
+    (workshop.folder / "mine.yaml").write_text(FASTER.replace("w1 < 5", "w1 < 5, in_units_of: hours"))
+    assert not workshop.sweep().batch()
+    assert outcome(sweep) == [("supported", "decided (look 5 of 7: 6 seeds)", 6)]
 
 
 def test_a_claim_about_curves_is_refused_if_runs_are_scored_too_rarely(workshop: Workshop) -> None:
@@ -366,7 +369,7 @@ def test_a_claim_about_curves_is_refused_if_runs_are_scored_too_rarely(workshop:
     with pytest.raises(InputError, match=r"wasserstein and w1 at 1 steps, fewer than 5: score more often"):
         workshop.sweep()
     (workshop.folder / "mine.yaml").write_text(FASTER)
-    with pytest.raises(InputError, match=r"w1 at fewer than 2 steps: score during training"):
+    with pytest.raises(InputError, match=r"w1 at fewer than 2 common steps: score all at the same steps"):
         workshop.sweep()
     (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("with: w1", "with: critic_loss"))
     workshop.options, workshop.composed = ["log_every=2", "train.steps=11"], {}

@@ -11,12 +11,12 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.report import claim_kinds as kinds
 from wgan_sweep.report import claims
 from wgan_sweep.report.claims import PUBLISHED, Verdict, judge, read_claims
-from wgan_sweep.report.curves import Curves
+from wgan_sweep.report.curves import TRAINING, Curves
 from wgan_sweep.runs.archive import write_archive
 from wgan_sweep.runs.directory import FINAL, RunDir
 from wgan_sweep.runs.record import Record
 
-from ..helpers import append_metrics, write_record
+from ..helpers import append_metrics, directory_of, run, write_record
 from .test_report import record
 
 SCHEMES = ("real_fake", "within_source", "mixed_pairs", "mixture", "fake", "real")
@@ -351,8 +351,7 @@ def test_runs_that_reach_a_value_sooner(tmp_path: Path) -> None:
     assert judgement.evidence is not None
     assert judgement.evidence.low == pytest.approx(math.log(40 / 30))
     assert judgement.details == (
-        "fid <= 30 is reached by 4 of 4 runs (half of them within 20 steps), against 2 of 4 runs (half of them within "
-        "80 steps)",
+        "fid <= 30 is reached by 4 of 4 runs (median 20 steps), against 2 of 4 runs (median 80 steps)",
     )
     swapped = {**FASTER, "faster": FASTER["than"], "than": FASTER["faster"]}
     assert ask(swapped, records, tmp_path, curves).verdict == Verdict.CONTRADICTED
@@ -382,8 +381,7 @@ def test_times_are_compared_in_hours_of_runs_and_of_their_gpus(tmp_path: Path) -
     judgement = ask({**FASTER, "in_units_of": "gpu_hours"}, records, tmp_path, curves)
     assert judgement.verdict == Verdict.SUPPORTED
     assert judgement.details[0].endswith(
-        "within 1 gpu hours), against 4 of 4 runs (half of them within 90 gpu hours); they ran on 2 hosts, whose "
-        "speeds may differ"
+        "(median 1 gpu hours), against 4 of 4 runs (median 90 gpu hours); they ran on 2 hosts, whose speeds may differ"
     )
     records[0].seconds = 0.0
     judgement = ask({**FASTER, "in_units_of": "hours"}, records, tmp_path, curves)
@@ -409,7 +407,7 @@ def test_a_lost_run_reaches_a_value_before_it_is_lost_or_never(tmp_path: Path) -
 
 
 def test_a_cell_of_which_all_runs_are_lost_is_not_claimed_to_be_sooner(tmp_path: Path) -> None:
-    own = [run for sampling in ("real_fake", "fake") for run in of_loss("wgan_div", [1.0] * 4, sampling=sampling)]
+    own = [item for sampling in ("real_fake", "fake") for item in of_loss("wgan_div", [1.0] * 4, sampling=sampling)]
     records = [*own, *of_loss("wgan_gp", [1.0] * 4)]
     curves = curves_of(records, [reaching(at) for at in [10] * 8 + [50, 60, 70, 80]])
     assert ask(FASTER, records, tmp_path, curves).verdict == Verdict.SUPPORTED
@@ -417,6 +415,29 @@ def test_a_cell_of_which_all_runs_are_lost_is_not_claimed_to_be_sooner(tmp_path:
     lines = [*[reaching(10)] * 8, *[reaching(at) for at in (50, 60, 70, 80)], []]
     judgement = ask(FASTER, [*records, lost], tmp_path, curves_of([*records, lost], lines))
     assert "without lost runs it would be supported" in judgement.why
+
+
+def test_times_are_compared_at_the_steps_at_which_all_were_scored(tmp_path: Path) -> None:
+    """The rivals were scored twice as often: that one of them reaches the value at step 15 is not known of others."""
+    records, _ = race([None] * 4, [None] * 4)
+    lines = [*[reaching(20)] * 4, *[reaching(15, every=5, steps=20)] * 4]
+    judgement = ask(FASTER, records, tmp_path, curves_of(records, lines))
+    assert judgement.evidence is not None
+    assert judgement.evidence.effect == 0
+    assert judgement.p_for == judgement.p_against == 1
+    assert "4 of 4 runs (median 20 steps), against 4 of 4 runs (median 20 steps)" in judgement.details[0]
+
+
+def test_curves_are_those_of_trained_runs(make, planned_fids) -> None:
+    planned_fids(20.0, 30.0, 25.0, 22.0)
+    config = make("loss=wgan_gp", "scorer.every=2")
+    trained = run(config)
+    curves = Curves.in_folder(Path(config.runs))
+    curve = curves.along(trained.run_id, "wasserstein", "fid")
+    assert (curve.steps, curve.values["fid"]) == ((2, 4, 6), (20.0, 30.0, 25.0))
+    assert curves.along(trained.run_id, *TRAINING).steps == (2, 3, 4, 6)  # saved at 3 and 6
+    logged = {line["step"]: line["wasserstein"] for line in directory_of(config).read_metrics() if "fid" not in line}
+    assert curve.values["wasserstein"] == tuple(logged[step] for step in curve.steps)
 
 
 def test_times_of_runs_that_were_scored_differently_are_not_compared(tmp_path: Path) -> None:
@@ -428,8 +449,9 @@ def test_times_of_runs_that_were_scored_differently_are_not_compared(tmp_path: P
 
     assert why(reaching(90, fid_generated=500)) == ""
     assert why(reaching(90, fid_generated=900)).startswith("its runs were scored in different ways during training")
-    assert why(reaching(90, every=5, steps=20, fid_generated=500)).startswith("its runs were scored at different steps")
-    assert "fewer than 2 steps: score during training (scorer.every=...)" in why(reaching(90, steps=1))
+    assert why(reaching(90, every=5, steps=20, fid_generated=500)) == ""
+    assert why(reaching(90, every=99, steps=4)).startswith("its runs have fid at fewer than 2 common steps: score all")
+    assert why(reaching(90, steps=1)).startswith("its runs have fid at fewer than 2 common steps: score all")
     judgement = ask({**FASTER, "to": "kid < 1"}, records, tmp_path, curves_of(records, [reaching(10)] * 8))
     assert judgement.why.startswith("no run has measured kid along its curve")
 

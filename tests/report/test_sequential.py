@@ -13,12 +13,14 @@ import pytest
 from scipy import stats
 
 from wgan_sweep.report.inference import means, spreads
+from wgan_sweep.report.inference.correlations import correlated
 from wgan_sweep.report.inference.evidence import LEVEL, Evidence, holm
 from wgan_sweep.report.inference.means import every_mean_lower, means_within, seeds_for_means
 from wgan_sweep.report.inference.sequential import Looks, is_futile
 from wgan_sweep.report.inference.spreads import spread_less
+from wgan_sweep.report.inference.times import sooner
 
-from .test_calibration import MARGINS, MEANS, SPREADS, Side
+from .test_calibration import CURVES, MARGINS, MEANS, SPREADS, TIMES, Sampler, Side
 
 TWENTY = Looks.up_to(21)
 """Looks after 2, 3, ..., 21 seeds."""
@@ -54,7 +56,7 @@ class Outcome:
     """Seeds per cell at which the corrected test ended."""
 
 
-def p_values(test: Test, sides: Sequence[Side], looks: Looks, rng: np.random.Generator) -> list[tuple[float, float]]:
+def p_values(test: Test, sides: Sequence[Sampler], looks: Looks, rng: np.random.Generator) -> list[tuple[float, float]]:
     """Return the p-values at each look: of all seeds up to it, without any correction."""
     full = [replace(side, seeds=looks.seeds[-1]).sample(rng) for side in sides]
     results = [test(*([cell[:seeds] for cell in side] for side in full)) for seeds in looks.seeds]
@@ -76,7 +78,7 @@ def verdict_of(p_for: float, p_against: float) -> str:
     return "supported" if p_for < LEVEL / 2 else "contradicted" if p_against < LEVEL / 2 else ""
 
 
-def simulate(test: Test, sides: Sequence[Side], looks: Looks, simulations: int) -> list[Outcome]:
+def simulate(test: Test, sides: Sequence[Sampler], looks: Looks, simulations: int) -> list[Outcome]:
     rng = np.random.default_rng(1)
     return [follow(looks, p_values(test, sides, looks, rng)) for _ in range(simulations)]
 
@@ -147,7 +149,7 @@ def test_the_error_rate_holds_over_twenty_looks_and_without_correction_it_does_n
     assert rate(outcomes, "uncorrected") > error_bound(2000) + 0.05
 
 
-NULLS: dict[str, tuple[Test, tuple[Side, ...], bool]] = {
+NULLS: dict[str, tuple[Test, tuple[Sampler, ...], bool]] = {
     **{
         f"means, {name}": (every_mean_lower, MEANS[name], is_liberal)
         for name, is_liberal in (
@@ -165,6 +167,9 @@ NULLS: dict[str, tuple[Test, tuple[Side, ...], bool]] = {
         (MARGINS["two cells at the margin"][0],),
         True,
     ),
+    "curves, trends in random directions": (correlated, (CURVES["trends in random directions, n = 6"],), True),
+    "times, 1 x 1": (sooner, TIMES["1 x 1, n = 5"], True),
+    "times, 1 x 1, unequal censoring": (sooner, TIMES["1 x 1, unequal censoring, n = 5"], False),
 }
 """Tests, cells, and whether the test without correction is known to exceed the error rate."""
 

@@ -346,6 +346,21 @@ class Bound:
         value = _number(match["value"]) if match else None
         return cls(match["metric"], match["sign"], value) if match and value is not None else None
 
+    @classmethod
+    def required(cls, key: str, text: str) -> "Bound":
+        """Return the bound that the text of a claim's key describes.
+
+        Raises:
+            ValueError: if it describes none.
+        """
+        bound = cls.parse(text)
+        if bound is None:
+            raise ValueError(f"{key}={text!r} is none of: {cls.FORMS}")
+        return bound
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.sign} {self.value:g}"
+
     def holds(self, value: float) -> bool:
         """Whether a value is within the bound."""
         return bool(self.SIGNS[self.sign](value, self.value))
@@ -474,7 +489,7 @@ class Correlates:
         found = [] if why else [[_correlation(curve) for curve in cell] for cell in curves]
         z = [
             [sign * correlations.fisher_z(value, len(curve.steps)) for value, curve in zip(values, cell, strict=True)]
-            for values, cell in zip(found, curves, strict=False)
+            for values, cell in zip(found, curves if found else [], strict=True)
         ]
 
         def details() -> list[str]:
@@ -516,7 +531,8 @@ UNITS: dict[str, Callable[[Record], float]] = {
 class Faster:
     """Claims that the runs of every cell of one kind reach a goal sooner than those of every cell of another kind.
 
-    A run that does not reach it is censored at its last scored step. A lost run that had not reached it never will.
+    A run that does not reach it is censored at the last step at which all were scored. A lost run that had not reached
+    it never will.
     """
 
     claim: str
@@ -524,29 +540,19 @@ class Faster:
     """Selects the claim's own cells."""
     than: Selector
     """Selects the cells that they are compared with; the claim's own cells are left out."""
-    goal: str
-    """A bound on a metric value."""
+    goal: Bound
     unit: str = "steps"
+    """One of `UNITS`."""
 
     def __post_init__(self) -> None:
-        """Refuse a goal that is no bound, and an unknown unit."""
-        if Bound.parse(self.goal) is None:
-            raise ValueError(f"to={self.goal!r} is none of: {Bound.FORMS}")
+        """Refuse an unknown unit."""
         if self.unit not in UNITS:
             raise ValueError(f"in_units_of={self.unit!r} is none of: {', '.join(UNITS)}")
 
     @property
-    def bound(self) -> Bound:
-        """The goal."""
-        bound = Bound.parse(self.goal)
-        if bound is None:
-            raise ValueError(self.goal)
-        return bound
-
-    @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that it names."""
-        return (self.bound.metric,)
+        return (self.goal.metric,)
 
     def ask(self, setting: Setting) -> Question | None:
         """Return the question in a setting; None if the setting lacks cells on one side."""
@@ -560,9 +566,16 @@ class Faster:
             for cells, runs in zip((own, rivals), lost, strict=True)
         ]
         records = [record for side in sides for cell in side.values() for record in cell]
-        why = self._why(setting, records)
+        curves = {record.run_id: setting.curves.along(record.run_id, self.goal.metric) for record in records}
+        steps = sorted(
+            frozenset.intersection(*(frozenset(curves[r.run_id].steps) for r in records if r.status == Status.DONE))
+        )
+        why = self._why(records, curves, steps)
         first, second = (
-            [[] if why else [self._time(setting, record) for record in cell] for cell in side.values()]
+            [
+                [] if why else [self._time(record, curves[record.run_id], steps) for record in cell]
+                for cell in side.values()
+            ]
             for side in sides
         )
         # Those whose cell has no other runs are not among the times.
@@ -592,32 +605,35 @@ class Faster:
             details=details,
         )
 
-    def _why(self, setting: Setting, records: Sequence[Record]) -> str:
-        """Return why the times of runs cannot be compared; empty if they can be."""
-        curves = {record.run_id: setting.curves.along(record.run_id, self.bound.metric) for record in records}
-        done = [curves[record.run_id] for record in records if record.status == Status.DONE]
-        if why := _unmeasured(self.metrics, done):
+    def _why(self, records: Sequence[Record], curves: Mapping[str, Curve], steps: Sequence[int]) -> str:
+        """Return why the times of runs cannot be compared; empty if they can be.
+
+        Args:
+            records: The runs.
+            curves: Their curves of the metric, by id.
+            steps: The steps at which all finished runs were scored.
+        """
+        if why := _unmeasured(self.metrics, curves.values()):
             return why
-        if min(len(curve.steps) for curve in done) < 2:
-            return f"a run has {self.bound.metric} at fewer than 2 steps: score during training (scorer.every=...)"
-        lost = [curves[record.run_id] for record in records if record.status != Status.DONE]
-        if len({curve.steps for curve in done}) > 1 or any(
-            curve.steps != done[0].steps[: len(curve.steps)] for curve in lost
-        ):
-            return "its runs were scored at different steps: give all the same scorer.every"
-        if len({curve.how for curve in (*done, *lost) if curve.steps}) > 1:
+        if len(steps) < 2:
+            return (
+                f"its runs have {self.goal.metric} at fewer than 2 common steps: score all at the same steps during "
+                "training (scorer.every=...)"
+            )
+        scored = [record for record in records if curves[record.run_id].steps]
+        if len({curves[record.run_id].how for record in scored}) > 1:
             return "its runs were scored in different ways during training: give all the same scorer.during"
-        if self.unit != "steps" and not all(record.seconds > 0 for record in records):
+        if self.unit != "steps" and not all(record.seconds > 0 for record in scored):
             return f"a run has no record of its duration, which {self.unit} need"
         return ""
 
-    def _time(self, setting: Setting, record: Record) -> times.Time:
-        curve = setting.curves.along(record.run_id, self.bound.metric)
-        values = zip(curve.steps, curve.values[self.bound.metric], strict=True)
-        reached = next((step for step, value in values if self.bound.holds(value)), None)
+    def _time(self, record: Record, curve: Curve, steps: Sequence[int]) -> times.Time:
+        """Return the first of the steps at which a run has reached the goal, in the claim's unit."""
+        values = dict(zip(curve.steps, curve.values[self.goal.metric], strict=True))
+        reached = next((step for step in steps if step in values and self.goal.holds(values[step])), None)
         if reached is None and record.status != Status.DONE:
             return times.Time(math.inf, is_reached=False)
-        step = curve.steps[-1] if reached is None else reached
+        step = steps[-1] if reached is None else reached
         return times.Time(step * UNITS[self.unit](record), reached is not None)
 
 
@@ -627,11 +643,11 @@ def _is_of_cell(run: LostRun, cell: Coordinates) -> bool:
 
 
 def _described(cells: Sequence[times.Cell], unit: str) -> str:
-    """Return how many runs reach a goal, and when half of them have, in words."""
+    """Return how many runs reach a goal, and the median time, in words."""
     runs = [time for cell in cells for time in cell]
     reached = sum(time.is_reached for time in runs)
     median = times.median(runs)
-    when = "less than half of them" if median is None else f"half of them within {median:.4g} {unit.replace('_', ' ')}"
+    when = "no median" if median is None else f"median {median:.4g} {unit.replace('_', ' ')}"
     return f"{reached} of {len(runs)} runs ({when})"
 
 
@@ -664,9 +680,11 @@ FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
     ("claim", "correlates", "with", "in", "below"): lambda claim, correlates, below, **rest: Correlates(
         claim, correlates, rest["with"], rest["in"], below, below=True
     ),
-    ("claim", "faster", "than", "to"): lambda claim, faster, than, to: Faster(claim, faster, than, to),
+    ("claim", "faster", "than", "to"): lambda claim, faster, than, to: Faster(
+        claim, faster, than, Bound.required("to", to)
+    ),
     ("claim", "faster", "than", "to", "in_units_of"): lambda claim, faster, than, to, in_units_of: Faster(
-        claim, faster, than, to, in_units_of
+        claim, faster, than, Bound.required("to", to), in_units_of
     ),
 }
 """Constructors of claims, by the keys of their entry in a file of claims."""

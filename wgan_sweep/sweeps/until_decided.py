@@ -177,6 +177,7 @@ class UntilDecided:
                 config=asdict(run.config),
                 scores={"step": run.config.train.steps, **dict.fromkeys(metrics, 0.0)},
                 science=dict(run.identity.science),
+                seconds=1.0,
             )
             for run in first
         ]
