@@ -148,6 +148,7 @@ def test_a_pair_whose_order_is_unknown_counts_against_every_verdict() -> None:
     assert mann_whitney_cdf(np.array(unknown), 3, 2) == pytest.approx(float(p))
     assert evidence.p_against == 1  # each of the pairs may agree with the claim
     assert sooner([censored(*[9] * 9)], [censored(*[9] * 9)]).p_for == 1
+    assert sooner([censored(1, 2, 3)], [censored(7, 8, 9)]).effect == 0
     assert sooner([reached(*[5] * 9)], [reached(*[5] * 9)]).p_for == 1
 
 

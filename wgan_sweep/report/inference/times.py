@@ -82,8 +82,10 @@ class _Ratios:
         are_reached = [np.array([time.is_reached for time in cell]) for cell in (first, second)]
         largest = max(float(np.max(log[np.isfinite(log)], initial=-np.inf)) for log in logs)
         shown = [np.minimum(log, largest if np.isfinite(largest) else 0.0) for log in logs]
-        self.estimate = float(np.median(shown[1][None] - shown[0][:, None]))
-        """The median ratio, if the times of runs that have not reached the goal were the last known ones."""
+        is_known = are_reached[0][:, None] | are_reached[1][None]
+        self.estimate = float(np.median(np.where(is_known, shown[1][None] - shown[0][:, None], 0.0)))
+        """The median ratio, if a run that has not reached the goal had reached it at the last time that is known of it;
+        of two such runs, the ratio counts as 1."""
         with np.errstate(invalid="ignore"):  # two infinite times
             ratios = logs[1][None] - logs[0][:, None]
         self.at_least = np.where(are_reached[0][:, None], ratios, -np.inf)
