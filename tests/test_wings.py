@@ -41,6 +41,7 @@ LIBRARIES = {
     "joblib": {"common", "report"},
     "matplotlib": {"common"},
     "rich": {"common", "report"},
+    "shtab": {"commands"},
     "submitit": {"sweeps"},
     "mlxtend": {"data"},
 }

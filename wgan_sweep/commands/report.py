@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from wgan_sweep.commands.completion import add_completion_option
 from wgan_sweep.commands.options import add_common_options
 from wgan_sweep.common.files import check_output
 from wgan_sweep.common.verbosity import announce, logging_to_stderr
@@ -94,6 +95,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=4, help="concurrent uploads (default: 4)")
     parser.add_argument("--watch", action="store_true", help="show a live table of the runs until Ctrl-C")
     add_common_options(parser)
+    add_completion_option(parser)
     return parser.parse_args(arguments)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from wgan_sweep.commands.completion import add_completion_option
 from wgan_sweep.commands.options import add_common_options
 from wgan_sweep.commands.runs_images import add_export, add_sample
 from wgan_sweep.commands.runs_options import (
@@ -270,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``wgan-runs``."""
     parser = argparse.ArgumentParser("wgan-runs", description="What to do with the runs that exist.")
     add_common_options(parser)
+    add_completion_option(parser)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(subparsers)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from wgan_sweep.commands.completion import add_completion_option
 from wgan_sweep.commands.options import Refused, add_common_options, add_trust_options, user_path
 from wgan_sweep.common.verbosity import announce, logging_to_stderr
 from wgan_sweep.config.catalogue import options as config_options
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add_trust_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_common_options(parser)
+    add_completion_option(parser)
     return parser
 
 
