@@ -69,3 +69,16 @@ def test_the_help_has_a_line_for_every_option_and_key_of_the_package_and_of_the_
     } <= shown
     assert {key for key in schema_keys(Config) if key.startswith("train.")} <= shown
     assert not [line for line in text.splitlines() if len(line) > 80]
+
+
+def test_every_key_of_the_help_is_explained() -> None:
+    """The explanation begins in column 34: beside the key, or below a key that is longer than that."""
+    lines = help_text.describe([conf_dir()], {}).splitlines()
+    keys = {index: line.partition("=")[0].strip() for index, line in enumerate(lines) if re.match(r"^  [\w.]+=", line)}
+    assert len(keys) > 100
+    bare = [
+        key
+        for index, key in keys.items()
+        if not re.match(r"^.{33} \S", lines[index]) and not lines[index + 1 : index + 2][0].startswith(" " * 34)
+    ]
+    assert bare == [], "give these keys a comment in their file in conf/"
