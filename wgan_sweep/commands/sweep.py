@@ -40,6 +40,7 @@ INTERRUPTED = "wgan-sweep: interrupted; run the same command again to resume fro
 def _run_job(composed: DictConfig) -> float | None:
     """Complete one run: a single one, or one of a sweep under another Hydra launcher than this package's."""
     announce("wgan-sweep: checking the run", state.verbosity)
+    from wgan_sweep.runs import pruning
     from wgan_sweep.runs.record import Status
     from wgan_sweep.sweeps.archived import archived_records, launch_missing
     from wgan_sweep.sweeps.launching import Launcher, RequestedRun, run_when_unlocked
@@ -59,6 +60,7 @@ def _run_job(composed: DictConfig) -> float | None:
                 folders.use(source.path)
         config = run_config(composed, job)
         requested = RequestedRun(config, overrides, " ".join(overrides), sweep)
+        pruning.check_is_in_sweep(config)
         launcher = cast("Launcher", objects.make(config.launch, "launch"))
         archived = archived_records([requested])
     except refusals.BAD_INPUT as error:

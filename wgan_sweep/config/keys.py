@@ -96,6 +96,7 @@ KEYS = (
     Key("graphs", Role.COMPUTING),
     Key("runs", Role.PLACE),
     Key("archive", Role.PLACE),
+    Key("prune", Role.EXTENT, is_group=True),
     Key("claims", Role.EXTENT),
     Key("decide", Role.EXTENT),
     Key("plan", Role.PRESENTATION),

@@ -52,6 +52,10 @@ class Decide:
     batch: Annotated[int, Range(1, 1000)] = 1
 
 
+NO_PRUNER = {"_target_": "wgan_sweep.runs.pruning.NoPruner"}
+"""The option ``prune=none``."""
+
+
 @dataclass
 class Config:
     """The root. Groups of objects (``_target_``) are untyped here: the signature of the target is their type."""
@@ -79,7 +83,8 @@ class Config:
     device: NonEmpty = MISSING
     graphs: bool = MISSING
     runs: NonEmpty = MISSING
-    archive: NonEmpty | None = None  # with a default, so that configs from before this key can be read
+    prune: Any = field(default_factory=lambda: dict(NO_PRUNER))  # with a default, so that older configs can be read
+    archive: NonEmpty | None = None  # likewise
     claims: NonEmpty | None = None  # likewise
     decide: Decide = field(default_factory=Decide)
     plan: bool = MISSING
@@ -161,7 +166,8 @@ def _converted(values: dict[str, Any]) -> Config:
     try:
         typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(values))
         for key in KEYS:
-            if key.is_group and not isinstance(node := values.get(key.name), Mapping):
+            node = values.get(key.name, NO_PRUNER if key.name == "prune" else None)
+            if key.is_group and not isinstance(node, Mapping):
                 raise InputError(f"{key.name} must be an option, got {shown(node)}: choose {key.name}=NAME")
         return cast("Config", OmegaConf.to_object(typed))
     except OmegaConfBaseException as error:

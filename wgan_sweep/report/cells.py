@@ -13,14 +13,18 @@ from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config.keys import find_key, overridden_key
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORING_AXES, coordinates
-from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status, selection_metric
+from wgan_sweep.runs.record import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    SELECTION_METRICS,
+    Record,
+    Status,
+    selection_metric,
+)
 from wgan_sweep.runs.selection import stored_runs
 
 METRIC_NAMES = {"fid": "FID", "kid": "KID", "w1": "W1", "w2": "W2"}
 """How reports write the names of metrics; other metrics keep theirs."""
-
-LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "sliced_w2", "js", "kl")
-HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes", "high_quality")
 
 Key = tuple[str, ...]
 """The values of a cell on the axes of its report."""
@@ -94,6 +98,11 @@ class Cell:
         return [record.scores[self.metric] for record in self.records if self._has_value(record)]
 
     @property
+    def has_pruned_runs(self) -> bool:
+        """Whether runs were pruned: the mean of the others is too favourable, since they were the better ones."""
+        return any(record.status == Status.PRUNED for record in self.records)
+
+    @property
     def comparable_with(self) -> Key:
         """What cells must share to be comparable: how they were measured, and the data. The cell has a value."""
         values = coordinates(next(record for record in self.records if self._has_value(record)))
@@ -165,7 +174,7 @@ class Standing(StrEnum):
     BEST = "best"
     """The best mean of the cells with two seeds or more."""
     POSSIBLY_BEST = "possibly best"
-    """Seed noise may be why its mean is not the best, or the noise is not known, since it has one seed."""
+    """Seed noise may be why its mean is not the best, or the noise is not known: it has one seed, or pruned runs."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,8 @@ class Report:
         """The cells with the best mean, and those that cannot be distinguished from it over seeds.
 
         Cells are compared within groups that were measured in the same way on the same data. A group has marks if two
-        of its cells have two seeds or more. A metric of which neither low nor high values are better has no marks.
+        of its cells have two seeds or more. A cell with pruned runs is at most possibly best. A metric of which neither
+        low nor high values are better has no marks.
         """
         if self.metric not in LOWER_IS_BETTER + HIGHER_IS_BETTER:
             return {}
@@ -214,7 +224,7 @@ class Report:
                 groups.setdefault(cell.comparable_with, []).append(key)
         found: dict[Key, Standing] = {}
         for keys in groups.values():
-            tested = [key for key in keys if len(self.cells[key].values) > 1]
+            tested = [key for key in keys if len(self.cells[key].values) > 1 and not self.cells[key].has_pruned_runs]
             if len(tested) < 2:
                 continue
             from wgan_sweep.report.inference.means import possibly_lowest  # slow to import

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from wgan_sweep.config.keys import leaves
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import HIGHER_IS_BETTER, METRIC_NAMES, NO_VALUE, axes, group_runs, short_name, shown_metric
+from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, axes, group_runs, short_name, shown_metric
 from wgan_sweep.report.charts import cell_name
 from wgan_sweep.report.text import finite, footnotes, markdown, printable
 from wgan_sweep.report.watch import STYLES
@@ -110,7 +110,7 @@ def to_entries(runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
             "started": run.record.started,
             "finished": run.record.finished,
             "overrides": run.record.overrides,
-            "reason": run.record.reason,
+            "reason": run.record.reason or run.record.pruned,
         }
         for run in runs
     ]
@@ -149,6 +149,7 @@ def describe(run: StoredRun, differences: Sequence[tuple[str, Any, Any]], *, wit
     lines = {
         "run": record.run_id,
         "status": f"{status}, at step {record.step}, {record.images_seen:,} images",
+        "pruned": record.pruned,
         "overrides": " ".join(record.overrides) or "none",
         "sweep": record.sweep,
         "started": record.started,

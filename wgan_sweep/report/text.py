@@ -9,20 +9,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wgan_sweep.report.cells import HIGHER_IS_BETTER, METRIC_NAMES, NO_VALUE, Key, Report, Standing
+from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Key, Report, Standing
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN
-from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.record import HIGHER_IS_BETTER, Record, Status
 from wgan_sweep.runs.selection import DEAD, NOT_STARTED
 
 BEST_SIGN = "★"
 """Follows the value of the best cell, where it is not in bold type alone."""
 POSSIBLY_BEST_SIGN = "°"
 """Follows the value of a cell that cannot be distinguished from the best one."""
-MEANINGS: Mapping[str, str] = {
-    DEAD: "interrupted, and held by no process",
-    NOT_STARTED: "asked for by a sweep",
+COMPLETED = "run the sweep's command again to complete them"
+MEANINGS: Mapping[str, tuple[str, str]] = {
+    DEAD: ("interrupted, and held by no process", COMPLETED),
+    NOT_STARTED: ("asked for by a sweep", COMPLETED),
+    Status.PRUNED: ("stopped early, since others were better at the same step", "with prune=none, they go on"),
 }
-"""What the footnotes say of statuses."""
+"""What the footnotes say of statuses, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -114,19 +116,19 @@ def _standing_notes(report: Report) -> list[str]:
     note = f"Bold: {where}, of the cells with two seeds or more."
     if len(report.standings) > best:
         note += (
-            f" {POSSIBLY_BEST_SIGN}: not distinguishable from it (95 % over seeds), or only one seed; all other cells "
-            "are worse."
+            f" {POSSIBLY_BEST_SIGN}: not distinguishable from it (95 % over seeds), or only one seed"
+            f"{', or pruned seeds' * any(cell.has_pruned_runs for cell in report.cells.values())}; all other cells are "
+            "worse."
         )
     return [note]
 
 
 def _incomplete_notes(report: Report) -> list[str]:
-    """Return how many runs are dead or have not started, if there are any, and the remedy."""
+    """Return how many runs are dead, have not started or were pruned, if there are any, and the remedy."""
     counts = Counter(map(report.status, report.records))
     return [
-        f"{status}: {counts[status]} of {len(report.records)} runs ({meaning}); run the sweep's command again to "
-        "complete them."
-        for status, meaning in MEANINGS.items()
+        f"{status}: {counts[status]} of {len(report.records)} runs ({meaning}); {remedy}."
+        for status, (meaning, remedy) in MEANINGS.items()
         if counts[status]
     ]
 

@@ -70,7 +70,7 @@ def upload_runs(folder: Path, project: str | None, entity: str | None, jobs: int
     """
     from joblib import Parallel, delayed
 
-    ended = (Status.DONE, Status.DIVERGED, Status.FAILED)
+    ended = (Status.DONE, Status.DIVERGED, Status.FAILED, Status.PRUNED)
     names = [record.run_id for record in find_runs(folder).records if record.status in ended]
     uploads = (delayed(_upload)(folder / name, project, entity) for name in names)
     yield from zip(names, Parallel(n_jobs=jobs, return_as="generator")(uploads), strict=True)

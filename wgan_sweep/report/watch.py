@@ -22,6 +22,7 @@ STYLES: dict[str, str] = {
     Status.RUNNING: "cyan",
     Status.DIVERGED: "yellow",
     Status.FAILED: "red",
+    Status.PRUNED: "blue",
     DEAD: "magenta",
     NOT_STARTED: "dim",
 }

@@ -24,6 +24,7 @@ from wgan_sweep.models.layers import Critic
 from wgan_sweep.objectives.constraints import Constraint
 from wgan_sweep.objectives.losses import Loss
 from wgan_sweep.objectives.stabilisers import Stabiliser
+from wgan_sweep.runs import pruning
 from wgan_sweep.runs.data import RealData, load_split, trained_split
 from wgan_sweep.runs.memory import check_fits, needed_bytes
 from wgan_sweep.training.cuda_graphs import CudaGraph
@@ -89,6 +90,7 @@ def check_options(config: Config) -> None:
         if key.like:
             node, name = _player_option(config, key.name)
         objects.check_parameters(node, name)
+    pruning.check(config)
     if config.train.batch_size % (count := replicas_of(config)):
         raise InputError(
             f"train.batch_size={config.train.batch_size} is shared by launch.gpus_per_run={count} processes: choose a "

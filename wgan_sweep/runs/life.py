@@ -3,7 +3,7 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError, RunTakenOverError
 from wgan_sweep.runs import mirroring
 from wgan_sweep.runs.identity import Identity, identify, run_id
-from wgan_sweep.runs.loop import DivergedError, RunLoop
+from wgan_sweep.runs.loop import DivergedError, PrunedError, RunLoop
 from wgan_sweep.runs.mirroring import make_tracker
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import RunState, finished_record
@@ -35,6 +35,7 @@ def run(
     label: str | None = None,
     stop: Callable[[], bool] = lambda: False,
     identity: Identity | None = None,
+    others: Sequence[str] = (),
 ) -> Record:
     """Do what is missing of a run: train from its checkpoint, score, and record how it ended.
 
@@ -46,9 +47,10 @@ def run(
         label: The run's name on the display, beside its id; the overrides by default.
         stop: Returns whether to save and stop (by a KeyboardInterrupt); asked after every step.
         identity: The run's identity, as of its request; by default, as of now.
+        others: The ids of the other runs of its sweep, with which it competes if the config prunes.
 
     Returns:
-        The run's record. Divergence and failure are statuses of it, not exceptions.
+        The run's record. Divergence, failure and pruning are statuses of it, not exceptions.
 
     Raises:
         InputError: if the config cannot work, if data or user modules have changed since the run was requested, or
@@ -67,7 +69,7 @@ def run(
                 record = finished_record(identity, config)  # another process may have finished it just now
                 if record is None:
                     began = time.monotonic()
-                    loop = _make_loop(config, identity, stop)
+                    loop = _make_loop(config, identity, stop, others)
                     state = RunState.start(writer, identity, config, overrides, group)
                     _work(loop, state, config, progress, began)
                     return state.record
@@ -90,10 +92,12 @@ def check_unchanged(config: Config, identity: Identity) -> None:
         )
 
 
-def _make_loop(config: Config, identity: Identity, stop: Callable[[], bool]) -> RunLoop | str:
+def _make_loop(
+    config: Config, identity: Identity, stop: Callable[[], bool], others: Sequence[str]
+) -> RunLoop | str:
     """Build the run's parts and load its checkpoint; an error other than bad input is returned as its traceback."""
     try:
-        loop = RunLoop(config, identity, stop)
+        loop = RunLoop(config, identity, stop, others)
     except InputError:  # refused: nothing is written
         raise
     except Exception:
@@ -103,7 +107,7 @@ def _make_loop(config: Config, identity: Identity, stop: Callable[[], bool]) -> 
 
 
 def _work(loop: RunLoop | str, state: RunState, config: Config, progress: RunProgress, began: float) -> None:
-    """Work on a running run until it is done, diverged, failed or interrupted.
+    """Work on a running run until it is done, diverged, failed, pruned or interrupted.
 
     Args:
         loop: The loop, or why it could not be made.
@@ -129,6 +133,8 @@ def _work(loop: RunLoop | str, state: RunState, config: Config, progress: RunPro
                 state.finish(spent())
         except DivergedError as error:
             state.diverge(str(error), spent())
+        except PrunedError as reason:
+            state.prune(str(reason), spent())
         except RunTakenOverError as owner:
             log.warning("run %s was taken over by %s: this process stops working on it", state.record.run_id, owner)
             raise
@@ -213,6 +219,8 @@ def _logging_to(path: Path) -> Iterator[None]:
 def _why_finished(record: Record, config: Config) -> str:
     if record.status == Status.DIVERGED:
         return "not tried again: retry_diverged=true does"
+    if record.status == Status.PRUNED:
+        return "not continued: prune=none does"
     beyond = f": {config.train.steps} steps were requested" if record.step > config.train.steps else ""
     return f"nothing left to do{beyond}"
 
@@ -226,6 +234,8 @@ def summary(record: Record) -> str:
     """Return one line about a run."""
     if record.reason:
         return f"{record.status}: {record.reason}"
+    if record.status == Status.PRUNED:
+        return f"{record.status} at step {record.step}: {record.pruned}"
     scores = record.scores
     if "fid" not in scores:
         names = [name for name in scores if name != "step"][:MAX_SUMMARY_SCORES]

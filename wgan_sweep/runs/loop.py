@@ -3,7 +3,7 @@
 import io
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from wgan_sweep.common.pictures import png
 from wgan_sweep.common.progress import RunProgress
-from wgan_sweep.config.schema import Config
+from wgan_sweep.config.schema import NO_PRUNER, Config
 from wgan_sweep.config.schema import replicas as replicas_of
 from wgan_sweep.runs import checkpoints, mirroring
 from wgan_sweep.runs.build import Scorer, build
+from wgan_sweep.runs.competition import Competition
 from wgan_sweep.runs.directory import FINAL
 from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.identity import Identity
@@ -34,6 +35,10 @@ class DivergedError(Exception):
     """A measurement that is not finite, or gradients that overflow at any loss scale."""
 
 
+class PrunedError(Exception):
+    """Other runs of the sweep were better at the same step. The message says by how much."""
+
+
 class RunLoop:
     """Trains and scores a run, from its checkpoint to the end that its config asks for.
 
@@ -43,16 +48,20 @@ class RunLoop:
         config: The run's config.
         identity: Its identity.
         stop: Returns whether to save and stop; asked after every step.
+        others: The ids of the other runs of its sweep, with which it competes if the config prunes.
 
     Raises:
         InputError: if the config cannot work, or the checkpoint belongs to another run.
     """
 
-    def __init__(self, config: Config, identity: Identity, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, config: Config, identity: Identity, stop: Callable[[], bool], others: Sequence[str] = ()
+    ) -> None:
         self._config = config
         self._science = identity.science
         self._directory = directory = identity.directory
         self._stop = stop
+        self._competition = Competition(config, identity, others)
         self._replicas = Replicas(0, replicas_of(config))
         parts = build(config, self._replicas)
         self._trainer, self._real, self._scorer = parts.trainer, parts.real, parts.scorer
@@ -69,6 +78,7 @@ class RunLoop:
 
         Raises:
             DivergedError: if a measurement is not finite, or gradients overflow at any loss scale.
+            PrunedError: if other runs were better at a rung; the run is saved.
             RunTakenOverError: if another process has taken over the run.
             KeyboardInterrupt: if `stop` said so; the run is saved.
         """
@@ -81,6 +91,7 @@ class RunLoop:
         self._prepare_scorers()
         if chooses and self._trainer.step % score_every == 0:
             self._score(self._training_scorer, choose=True)  # in case the run was killed before it
+            self._leave_if_pruned()
         with self._followers(steps) as self._check_followers:
             self._train(steps, score_every)
         if chooses:
@@ -148,9 +159,15 @@ class RunLoop:
                 self._save()  # before scoring: scores are never ahead of the checkpoint
             if scores_now:
                 self._score(self._training_scorer, choose=True)
+                self._leave_if_pruned()
             if step < steps and self._stop():
                 self._save()
                 raise KeyboardInterrupt
+
+    def _leave_if_pruned(self) -> None:
+        """End the run if other runs were better at this step, which is saved and scored."""
+        if (why := self._competition.why_pruned(self._trainer.step)) is not None:
+            raise PrunedError(why)
 
     def _log(self) -> None:
         """Check all measurements since the last call, and write those of this step."""
@@ -268,7 +285,8 @@ class RunLoop:
 
 def _follow(replicas: Replicas, config: Config, state: bytes) -> None:
     """Train as one process of several; the leading process measures, saves and ends this one."""
-    trainer = build(replace(config, scorer={"_target_": None, "every": 0}), replicas).trainer
+    alone = replace(config, scorer={"_target_": None, "every": 0}, prune=dict(NO_PRUNER))
+    trainer = build(alone, replicas).trainer
     trainer.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
     for _ in trainer.steps(config.train.steps):
         pass

@@ -33,10 +33,17 @@ class Status(StrEnum):
     """A training metric was not finite."""
     FAILED = "failed"
     """An exception ended it."""
+    PRUNED = "pruned"
+    """Stopped early, because other runs of its sweep were better at the same step."""
 
 
 SELECTION_METRICS = ("fid", "w1", "kid")
 """Metrics by which checkpoints are compared; a run uses the first that its scores contain. Lower is better."""
+
+LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "sliced_w2", "js", "kl")
+"""Metrics of which low values are good."""
+HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes", "high_quality")
+"""Metrics of which high values are good."""
 
 CHOSEN_BY = "chosen_by_"
 """Prefix of the metric value by which the best step was chosen; the plain name holds the value on fresh samples."""
@@ -129,6 +136,8 @@ class Record:
     """
     error: str | None = None
     """Why the run failed or diverged, with the traceback if there is one."""
+    pruned: str | None = None
+    """Why the run was pruned."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of Python and of the packages that results depend on."""
     git: dict[str, Any] | None = None

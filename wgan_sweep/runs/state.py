@@ -1,8 +1,8 @@
 """The state of a run on disk, and the transitions that change it.
 
-    new ──► running ──► done | diverged | failed
-             ▲   │               │
-             └───┴───────────────┘   resumed, tried again, trained further, or scored by another scorer
+    new ──► running ──► done | diverged | failed | pruned
+             ▲   │                    │
+             └───┴────────────────────┘   resumed, tried again, trained further, or scored by another scorer
 
 A transition writes its files first and the record last, so a run that is killed in between repeats the transition.
 """
@@ -19,6 +19,7 @@ from wgan_sweep.config.schema import Config, to_yaml
 from wgan_sweep.runs import provenance
 from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.identity import Identity
+from wgan_sweep.runs.pruning import is_same_pruner
 from wgan_sweep.runs.record import CHOSEN_BY, EarlierScores, Record, Status, chosen_by, selection_metric
 from wgan_sweep.runs.writer import RunWriter
 
@@ -26,11 +27,16 @@ log = logging.getLogger("wgan_sweep")
 
 
 def is_finished(record: Record | None, config: Config) -> bool:
-    """Return whether a run has everything that a config asks for; a diverged run would diverge again."""
+    """Return whether a run has everything that a config asks for.
+
+    A diverged run would diverge again. A pruned run is left to the pruner that stopped it, with the same settings.
+    """
     if record is None:
         return False
     if record.status == Status.DIVERGED:
         return not config.retry_diverged
+    if record.status == Status.PRUNED:
+        return is_same_pruner(config, record.config)
     return (
         record.status == Status.DONE and record.step >= config.train.steps and not _needs_other_scores(record, config)
     )
@@ -112,6 +118,7 @@ class RunState:
         state._update(
             status=Status.RUNNING,
             error=None,
+            pruned=None,
             finished=None,
             config=asdict(config),
             science=dict(identity.science),
@@ -207,12 +214,17 @@ class RunState:
         """Running → failed."""
         self._end(Status.FAILED, reason, seconds)
 
+    def prune(self, reason: str, seconds: float) -> None:
+        """Running → pruned, at the step of its checkpoint."""
+        self._end(Status.PRUNED, None, seconds, pruned=reason)
+
     def interrupt(self, seconds: float) -> None:
         """Running → running: the next start resumes the run."""
         self._update(seconds=self.record.seconds + seconds)
 
-    def _end(self, status: Status, error: str | None, seconds: float) -> None:
-        self._update(status=status, error=error, finished=provenance.now(), seconds=self.record.seconds + seconds)
+    def _end(self, status: Status, error: str | None, seconds: float, **changes: Any) -> None:
+        seconds += self.record.seconds
+        self._update(status=status, error=error, finished=provenance.now(), seconds=seconds, **changes)
 
     def _update(self, **changes: Any) -> None:
         """Replace the record on disk, then here: a failed write leaves both as they were."""

@@ -19,7 +19,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps.arguments import take
 
 PATH_FLAGS, NAME_FLAGS = ("--config-path", "-cp"), ("--config-name", "-cn")
-NOT_OF_THE_RUN = ("choices", "archive", "claims", "decide")
+NOT_OF_THE_RUN = ("choices", "archive", "prune", "claims", "decide")
 """Keys that are not taken from a run: the choices are given as groups, and the others belonged to its sweep."""
 
 
@@ -53,7 +53,8 @@ def _overrides(directory: Path, given: Sequence[str]) -> list[str]:
     remedy = f"name it on the command line, by KEY._target_=NAME, or the folder of its module, by {folders.FLAG} FOLDER"
     check_untrusted(asdict(config), str(directory), [*named, *folders.modules()], remedy=remedy)
     # Without the experiment, which would ask for its other runs, too; its values are among those below.
-    groups = {key.name: f"{key.name}={config.choices[key.name]}" for key in KEYS if key.name in config.choices}
+    options = {key.name: config.choices[key.name] for key in KEYS if key.name in config.choices}
+    groups = {group: f"{group}={name}" for group, name in options.items() if group not in NOT_OF_THE_RUN}
     wanted = {key: value for key, value in leaves(asdict(config)) if key.partition(".")[0] not in NOT_OF_THE_RUN}
     values: dict[str, str] = {}
     # A key may refer to another one: those that do not are set first.

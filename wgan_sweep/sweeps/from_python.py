@@ -29,6 +29,7 @@ from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.config import refusals, schema
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs import pruning
 from wgan_sweep.runs.build import check_options
 from wgan_sweep.sweeps import hydra_launcher
 from wgan_sweep.sweeps.compose import task_overrides
@@ -134,6 +135,7 @@ def train_run(config: Config, *, shows_progress: bool) -> tuple[RequestedRun, Ou
     with unchanged_process(shows_progress=shows_progress) as state:
         schema.check_ranges(config)
         requested = RequestedRun(copy.deepcopy(config), (), "", None)
+        pruning.check_is_in_sweep(config)
         planned = Planner()(requested)
         if planned.action is Action.REFUSE:
             raise InputError(planned.reason)

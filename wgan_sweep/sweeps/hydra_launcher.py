@@ -64,12 +64,12 @@ def run_config(composed: DictConfig, hydra_config: Any) -> schema.Config:
 def objective_value(outcome: "Outcome") -> float | None:
     """Return what a Hydra sweeper minimises: the lowest selection metric of a run, and infinity if it diverged.
 
-    None if the run is neither done nor diverged, or has no scores.
+    That of a pruned run is its lowest so far. None if the run has another status, or no scores.
     """
     from wgan_sweep.runs.record import Status, selection_metric
 
     record = outcome.record
-    if record is None or record.status not in (Status.DONE, Status.DIVERGED):
+    if record is None or record.status not in (Status.DONE, Status.DIVERGED, Status.PRUNED):
         return None
     if record.status == Status.DIVERGED:
         return math.inf
@@ -183,7 +183,9 @@ class SweepLauncher(HydraLauncher):
         """
         from wgan_sweep.runs.requests import write_not_started
         from wgan_sweep.sweeps.archived import is_done_in_archive, launch_missing
+        from wgan_sweep.sweeps.launching import competing
 
+        requested = competing(requested, state.requested)
         folder = Path(self._config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [run for run in [*state.requested, *requested] if not run.directory.record.exists()]

@@ -1,5 +1,6 @@
 """What all launchers share: the runs that a sweep requests, their outcomes, and training one of them."""
 
+import copy
 import logging
 import os
 import time
@@ -15,6 +16,7 @@ from wgan_sweep.common.progress import Display, LabelledDisplay, ProgressReporte
 from wgan_sweep.common.ranges import Range
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError, RunLockedError
+from wgan_sweep.runs import pruning
 from wgan_sweep.runs.build import check_options
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import Identity, identify
@@ -47,6 +49,8 @@ class RequestedRun:
 
     identity: Identity = field(init=False)
     """The run's identity, as of its request."""
+    others: tuple[str, ...] = field(init=False, default=())
+    """The ids of the other runs of its sweep, if it competes with them: see `competing`."""
 
     def __post_init__(self) -> None:
         check_options(self.config)
@@ -76,6 +80,23 @@ class RequestedRun:
             science=dict(self.identity.science),
             sweep=self.sweep,
         )
+
+
+def competing(requested: Sequence[RequestedRun], earlier: Sequence[RequestedRun] = ()) -> list[RequestedRun]:
+    """Return requested runs; those that a pruner may stop know the other runs of their sweep.
+
+    Args:
+        requested: The runs.
+        earlier: Runs that the same sweep has requested before.
+    """
+    run_ids = list(dict.fromkeys(run.run_id for run in [*earlier, *requested]))
+    return [_among(run, run_ids) if pruning.is_on(run.config) else run for run in requested]
+
+
+def _among(run: RequestedRun, run_ids: Sequence[str]) -> RequestedRun:
+    competitor = copy.copy(run)
+    object.__setattr__(competitor, "others", tuple(run_id for run_id in run_ids if run_id != run.run_id))
+    return competitor
 
 
 @dataclass(frozen=True)
@@ -169,6 +190,7 @@ def complete_run(requested: RequestedRun, display: ProgressReporter, should_stop
                 label=requested.label,
                 stop=should_stop,
                 identity=requested.identity,
+                others=requested.others,
             )
     except (InputError, OSError) as error:  # OSError: not even the record could be written
         status = "refused" if isinstance(error, InputError) else "failed"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.report.text import markdown
@@ -17,10 +18,15 @@ from wgan_sweep.runs.build import Checker
 from wgan_sweep.runs.directory import find_runs
 from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.lock import lock_owner
-from wgan_sweep.runs.record import Record
+from wgan_sweep.runs.pruning import name_of, pruner_of, rungs_of
+from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import is_finished
 from wgan_sweep.sweeps.archived import is_done_in_archive, why_trained_anew
 from wgan_sweep.sweeps.launching import RequestedRun
+
+
+MAX_SHOWN_RUNGS = 6
+"""How many rungs of a pruner the plan lists."""
 
 
 class Action(StrEnum):
@@ -88,9 +94,21 @@ class Planner:
         if done == 0:
             return PlannedRun(run_id, Action.TRAIN, why_trained_anew(requested, archived), images)
         if images:
-            return PlannedRun(run_id, Action.RESUME, f"at step {done}", images)
+            was_pruned = "pruned " if record is not None and record.status == Status.PRUNED else ""
+            return PlannedRun(run_id, Action.RESUME, f"{was_pruned}at step {done}", images)
         has_scores = record is not None and bool(record.scores)
         return PlannedRun(run_id, Action.SCORE, "with another scorer" if has_scores else "the last step has no scores")
+
+
+def _pruning_note(config: Config) -> str:
+    """Return when runs may be stopped early; empty if no run is."""
+    if not (rungs := rungs_of(config)):
+        return ""
+    steps = ", ".join(map(str, rungs[:MAX_SHOWN_RUNGS])) + (", ..." if len(rungs) > MAX_SHOWN_RUNGS else "")
+    return (
+        f"Pruning is on ({name_of(config)}): at step {steps}, {pruner_of(config).describe()}. Images and times are "
+        "those without pruning."
+    )
 
 
 GROUPS_OF_PACE = ("loss", "constraint", "model", "data")
@@ -149,4 +167,5 @@ def describe_plan(
         notes.append(f"About {total} if trained one after another, estimated from earlier runs{rest}.")
     elif training:
         notes.append("No estimate of the time: no earlier run has the same loss, constraint, model and data.")
+    notes += dict.fromkeys(note for config in configs if (note := _pruning_note(config)))
     return markdown(["run", "action", "images", "time", "overrides", "reason"], rows, notes)

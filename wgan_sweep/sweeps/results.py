@@ -18,6 +18,7 @@ from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
 from wgan_sweep.runs.places import overlay
 from wgan_sweep.runs.record import Status
+from wgan_sweep.runs.selection import stored_runs
 from wgan_sweep.runs.requests import FILE, write_not_started
 from wgan_sweep.sweeps.archived import done_in_archives
 from wgan_sweep.sweeps.compose import plain, task_overrides
@@ -39,7 +40,7 @@ class SweepResults:
     text: str
     """The table, the paths of the sweep's files, and its problems."""
     is_complete: bool
-    """Whether every run is done, or continues in a job."""
+    """Whether every run is done or pruned, or continues in a job."""
 
 
 def shell_path(path: Path) -> str:
@@ -98,7 +99,10 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     with overlay(runs, archives) as shown:
         summary = make_figure(plain(config.figure))(records, shown)
     conclusion = ["", state.conclusion] if state.conclusion else []
-    lines = ["", summary.table, *conclusion, f"runs      {shell_path(runs)}/<id>, {len(own)} of them"]
+    counts = Counter(run.status for run in stored_runs(own.values(), runs))
+    in_order = sorted(counts, key=lambda status: (status != Status.DONE, status))
+    ended = f": {', '.join(f'{counts[status]} {status}' for status in in_order)}" if len(counts) > 1 else ""
+    lines = ["", summary.table, *conclusion, f"runs      {shell_path(runs)}/<id>, {len(own)} of them{ended}"]
     for archive, count in Counter(archives.values()).items():
         lines.append(f"archived  {shell_path(archive)}, {count} of them")
     for record in own.values() if len(own) <= MAX_SAMPLE_PATHS else []:
@@ -134,7 +138,8 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     lines += problems
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
         lines += ["", optimum.read_text().strip()]
-    is_complete = not problems and labels.keys() <= done | state.continuing
+    pruned = {record.run_id for record in records if record.status == Status.PRUNED}
+    is_complete = not problems and labels.keys() <= done | pruned | state.continuing
     return SweepResults("\n".join(lines) + "\n", is_complete)
 
 

@@ -23,6 +23,7 @@ from wgan_sweep.report.inference.evidence import LEVEL
 from wgan_sweep.report.inference.sequential import Looks
 from wgan_sweep.report.looks import Decision, Standing, Tracked, are_about_curves, metrics_of
 from wgan_sweep.report.text import markdown
+from wgan_sweep.runs import pruning
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status
 from wgan_sweep.runs.state import is_finished
 from wgan_sweep.sweeps.archived import archived_lines, is_done_in_archive
@@ -84,6 +85,10 @@ def check_wanted(config: Any) -> tuple[list[Claim], schema.Decide]:
     Budget.parse(limits.budget)
     if config.launch.get("wait") is False:
         raise InputError("launch.wait=false with claims: each batch depends on the runs before it; leave it out")
+    if pruning.is_on(config):
+        raise InputError(
+            f"claims with {pruning.name_of(config)}: pruned runs are no evidence; leave claims out, or set prune=none"
+        )
     if config.scorer.get("_target_") is None:
         raise InputError("claims are about a metric, but scorer=none gives none: choose a scorer")
     claims = read_claims(claims_file(config.claims))

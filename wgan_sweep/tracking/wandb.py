@@ -30,6 +30,8 @@ end. ``WANDB_INIT_TIMEOUT`` and ``WANDB_FINISH_TIMEOUT`` override them."""
 PROJECT = "wgan-sweep"
 """The project of runs for which neither the config nor the environment names one."""
 MAX_TAG_LENGTH = 64
+GOOD_ENDS = ("done", "pruned")
+"""The statuses of runs that W&B shows as finished; it shows others as failed."""
 LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "final_fid", "final_kid")
 FATAL = "ERROR+4"
 """The level of entries in W&B's internal log after which it stops."""
@@ -237,7 +239,7 @@ class WandbTracker:
         self._run.log_artifact(artifact)
 
     def close(self, status: str, summary: Values) -> None:
-        """Write the summary and end the W&B run, with exit code 1 unless the run is done.
+        """Write the summary and end the W&B run, with exit code 1 unless the run is done or pruned.
 
         Raises:
             TimeoutError: if W&B does not receive the rest of the data in time.
@@ -246,7 +248,7 @@ class WandbTracker:
         if self._pending_images is not None:
             self._run.summary["samples"] = self._wandb.Image(self._pending_images)
         self._run.summary.update({"status": status, **summary})
-        self._run.finish(exit_code=0 if status == "done" else 1)
+        self._run.finish(exit_code=0 if status in GOOD_ENDS else 1)
         if self.where.mode == "online" and (error := self._fatal_error()):
             raise ConnectionError(error)
         closed = Closed(self.where, status, time.time())
