@@ -20,7 +20,7 @@ from wgan_sweep.report.charts import cell_name
 from wgan_sweep.report.text import finite, footnotes, markdown, printable
 from wgan_sweep.report.watch import STYLES
 from wgan_sweep.runs.coordinates import coordinates
-from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.record import HIGHER_IS_BETTER, Record, Status
 from wgan_sweep.runs.selection import DEAD, StoredRun
 
 WIDEST = 10_000

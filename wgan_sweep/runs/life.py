@@ -92,9 +92,7 @@ def check_unchanged(config: Config, identity: Identity) -> None:
         )
 
 
-def _make_loop(
-    config: Config, identity: Identity, stop: Callable[[], bool], others: Sequence[str]
-) -> RunLoop | str:
+def _make_loop(config: Config, identity: Identity, stop: Callable[[], bool], others: Sequence[str]) -> RunLoop | str:
     """Build the run's parts and load its checkpoint; an error other than bad input is returned as its traceback."""
     try:
         loop = RunLoop(config, identity, stop, others)

@@ -24,7 +24,6 @@ from wgan_sweep.runs.state import is_finished
 from wgan_sweep.sweeps.archived import is_done_in_archive, why_trained_anew
 from wgan_sweep.sweeps.launching import RequestedRun
 
-
 MAX_SHOWN_RUNGS = 6
 """How many rungs of a pruner the plan lists."""
 

@@ -18,8 +18,8 @@ from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
 from wgan_sweep.runs.places import overlay
 from wgan_sweep.runs.record import Status
-from wgan_sweep.runs.selection import stored_runs
 from wgan_sweep.runs.requests import FILE, write_not_started
+from wgan_sweep.runs.selection import stored_runs
 from wgan_sweep.sweeps.archived import done_in_archives
 from wgan_sweep.sweeps.compose import plain, task_overrides
 from wgan_sweep.sweeps.launching import RequestedRun
