@@ -5,12 +5,27 @@ from functools import cache
 from itertools import accumulate, combinations, pairwise, product
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from wgan_sweep.report.inference.cells import Means, summarise
 from wgan_sweep.report.inference.evidence import LEVEL, POWER, TRIALS, Array, Evidence, Sample, smallest
 
-_ABSCISSAE = np.linspace(-20, 20, 801)
+_STEP = 0.05
+"""Distance of the abscissae of the trapezoidal rule, after the substitution t = sinh(s)."""
+
+
+def _abscissae(freedom: float) -> Array:
+    """Return the abscissae s beyond which Student's t distribution has about 1e-13 of its mass (at most 20)."""
+    limit = min(20.0, np.arcsinh(np.sqrt(freedom)) + 30 / freedom)
+    count = int(np.ceil(limit / _STEP))
+    return _STEP * np.arange(-count, count + 1)
+
+
+def _log_density(t: Array, freedom: Array) -> Array:
+    """Return the logarithm of the density of Student's t distribution."""
+    half = (freedom + 1) / 2
+    scale = special.gammaln(half) - special.gammaln(freedom / 2) - np.log(np.pi * freedom) / 2
+    return np.asarray(scale - half * np.log1p(t**2 / freedom))
 
 
 def behrens_fisher_sf(x: Array, first: tuple[Array, Array], second: tuple[Array, Array]) -> Array:
@@ -29,14 +44,15 @@ def behrens_fisher_sf(x: Array, first: tuple[Array, Array], second: tuple[Array,
     """
     x, a, f, b, g = np.broadcast_arrays(x, *first, *second)
     a, f, b, g = np.where(a <= b, (a, f, b, g), (b, g, a, f))[..., None]
-    t = np.sinh(_ABSCISSAE)
-    weights = stats.t.pdf(t, f) * np.cosh(_ABSCISSAE) * (_ABSCISSAE[1] - _ABSCISSAE[0])
-    return np.asarray(np.sum(weights * stats.t.sf((x[..., None] - a * t) / b, g), axis=-1))
+    s = _abscissae(float(np.min(f)))
+    t = np.sinh(s)
+    weights = np.exp(_log_density(t, f)) * np.cosh(s) * _STEP
+    return np.asarray(np.sum(weights * special.stdtr(g, (a * t - x[..., None]) / b), axis=-1))
 
 
 def behrens_fisher_isf(p: float, first: tuple[float, float], second: tuple[float, float]) -> float:
     """Return the x at which `behrens_fisher_sf` is p, for p below 1/2."""
-    bound = sum(error * stats.t.isf(p / 2, freedom) for error, freedom in (first, second))
+    bound = sum(error * -special.stdtrit(freedom, p / 2) for error, freedom in (first, second))
 
     def excess(x: float) -> float:
         sides = [(np.array(error), np.array(freedom)) for error, freedom in (first, second)]
@@ -258,15 +274,17 @@ def possibly_lowest(cells: Sequence[Sample]) -> list[bool]:
     others = len(cells) - 1
     if summary is None or others == 0:
         return [True] * len(cells)
-    rising = [int(index) for index in np.argsort(summary[0].means)]
+    means, errors = summary[0].means, summary[0].errors
+    p = LEVEL / others
+    least = -special.ndtri(p)  # the sum of two t variables has heavier tails than that of two normal ones
 
-    def is_higher(cell: int, rivals: Sequence[int]) -> bool:
+    def is_higher(cell: int, rivals: Array) -> bool:
         differences = _Differences(summary[0], [(rival, cell) for rival in rivals])
-        return bool(np.any(differences.sf(differences.values) < LEVEL / others))
+        return bool(np.any(differences.sf(differences.values) < p))
 
-    excluded = {
-        cell
-        for rank, cell in enumerate(rising)
-        if rank and (is_higher(cell, rising[:1]) or is_higher(cell, rising[:rank]))  # most are, already by the lowest
-    }
-    return [index not in excluded for index in range(len(cells))]
+    def is_excluded(cell: int) -> bool:
+        distances = (means[cell] - means) / np.hypot(errors, errors[cell])
+        rivals = np.argsort(-distances)[: np.count_nonzero(distances > least)]
+        return len(rivals) > 0 and (is_higher(cell, rivals[:1]) or is_higher(cell, rivals))  # most are by the first
+
+    return [not is_excluded(cell) for cell in range(len(cells))]

@@ -3,7 +3,6 @@
 import warnings
 
 import numpy as np
-from scipy import stats
 
 from wgan_sweep.report.inference.evidence import LEVEL, POWER, Evidence, smallest
 
@@ -25,6 +24,8 @@ def rarer(first: Counts, second: Counts, level: float = LEVEL) -> Evidence:
         second: Events and runs of the other side.
         level: Error rate of the verdict; the interval covers 1 - `level`.
     """
+    from scipy import stats  # it takes most of a second to import
+
     table = [[first[0], first[1] - first[0]], [second[0], second[1] - second[0]]]
     measure = f"log odds ratio, {first[0]} of {first[1]} against {second[0]} of {second[1]}"
     if first[0] + second[0] in (0, first[1] + second[1]):  # the event says nothing about a difference
@@ -56,6 +57,8 @@ def seeds_for_rates(first: Counts, second: Counts, level: float = LEVEL) -> int 
     Returns:
         The number; None if the rates are equal, or if it is above `MAX_RUNS`.
     """
+    from scipy import stats
+
     rates = sorted((first[0] / first[1], second[0] / second[1]))
     if rates[0] == rates[1]:
         return None
