@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FLOOR := .venv-floor
+LATEST := .venv-latest
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slurm-test floor-test check check-slow lint types bench gpu-check wheel-smoke clean
+.PHONY: help install demo test slurm-test floor-test latest-test check check-slow lint types bench gpu-check wheel-smoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +56,19 @@ $(FLOOR)/.installed: pyproject.toml | $(VENV)/.installed-dev
 floor-test: $(FLOOR)/.installed ## Test the lowest versions of all dependencies, on Python 3.11
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(FLOOR_TESTS)
 
-check: lint types test wheel-smoke floor-test slurm-test ## Run everything that CI runs
+# Tests of what depends most on the version of Python.
+LATEST_TESTS := $(addprefix tests/, test_cli.py test_composing.py test_packaging.py test_trainer.py)
+LATEST_PYTHON := 3.13
+
+$(LATEST)/.installed: pyproject.toml | $(VENV)/.installed-dev
+	$(BIN)/uv venv --quiet --clear --seed --python $(LATEST_PYTHON) $(LATEST)
+	$(BIN)/uv pip install --quiet --python $(LATEST) --editable '.[test]'
+	@touch $@
+
+latest-test: $(LATEST)/.installed ## Test the latest Python that is supported, with the latest dependencies
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(LATEST_TESTS)
+
+check: lint types test wheel-smoke floor-test latest-test slurm-test ## Run everything that CI runs
 
 check-slow: $(VENV)/.installed-dev ## Run the slow tests, on whole data sets (longer than CI's)
 	$(BIN)/python -m pytest -m "slow and not slurm"
@@ -75,4 +88,4 @@ wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it into a new en
 	BUILD_PYTHON=$(BIN)/python tests/wheel_smoke.sh
 
 clean: ## Remove the environments and build outputs; keep runs
-	rm -rf $(VENV) $(FLOOR) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR) $(LATEST) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

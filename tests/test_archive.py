@@ -29,7 +29,7 @@ from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.identity import run_id
 from wgan_sweep.runs.places import opened
 from wgan_sweep.runs.record import EarlierScores, Record, Status
-from wgan_sweep.sweeps.archived import archived_records, launch_missing
+from wgan_sweep.sweeps.archived import archived_records, launch_missing, with_archived_runs
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
 from wgan_sweep.sweeps.plan import Planner, describe_plan
 
@@ -417,6 +417,35 @@ def test_a_finished_run_in_the_folder_comes_before_that_in_the_archive(make, tmp
     stored.status = Status.FAILED
     write_record(directory_of(config), stored)
     assert Planner()(item, archived[item.run_id]).action == "archived"
+
+
+def test_results_read_each_archive_once_and_the_folder_first(make, tmp_path: Path, monkeypatch) -> None:
+    """One run is done in the folder and in the archive, one in two archives, one in the folder only, one nowhere."""
+    for seed in (0, 1):
+        run(make(f"seed={seed}"))
+    files = [make_archive(tmp_path / "runs", tmp_path / f"{name}.jsonl.gz") for name in "xy"]
+    in_archive = requested(make("seed=1", f"archive={files[0]}"))
+    run(make("seed=2"))
+    shutil.rmtree(in_archive.directory.path)
+    runs = [requested(make(f"seed={seed}", f"archive={files[seed % 2]}")) for seed in (0, 2, 3)]
+    twice = requested(make("seed=1", f"archive={files[1]}"))
+    opened: list[Path] = []
+    original = archives.open_regular
+    monkeypatch.setattr(archives, "open_regular", lambda path: opened.append(path) or original(path))
+    with with_archived_runs(tmp_path / "runs", [in_archive, *runs, twice]) as (shown, archived):
+        assert sorted(opened) == files
+        assert [*archived] == [in_archive.run_id]
+        assert {path.name for path in shown.iterdir() if path.name[0] != "."} == {
+            in_archive.run_id,
+            runs[0].run_id,
+            runs[1].run_id,
+        }
+        assert RunDir(shown / in_archive.run_id).read_record() == archived[in_archive.run_id]
+        assert not (shown / in_archive.run_id).is_symlink()
+        assert (shown / runs[0].run_id).is_symlink()
+    assert not shown.exists()
+    with with_archived_runs(tmp_path / "runs", runs) as (shown, archived):
+        assert (shown, archived) == (tmp_path / "runs", {})
 
 
 def test_an_archive_with_another_run_under_an_id_is_refused(make, tmp_path: Path) -> None:

@@ -210,17 +210,20 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             number += 1
 
 
-def unpack(path: Path, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
-    """Write the runs of an archive to a folder, as run directories without checkpoints.
+def unpack(path: Path, folder: Path, wanted: Callable[[Record], bool] = lambda _: True) -> list[Record]:
+    """Write runs of an archive to a folder, as run directories without checkpoints; return their records.
 
     Args:
         path: The archive.
         folder: An existing folder.
-        wanted: Returns whether a run is wanted, by its id; by default, all are.
+        wanted: Returns whether a run is wanted, by its record; by default, all are.
 
     Raises:
         InputError: as `read_archive`.
     """
+    records = []
     for run in read_archive(path):
-        if wanted(run.record.run_id):
+        if wanted(run.record):
             run.write(RunDir(folder / run.record.run_id))
+            records.append(run.record)
+    return records

@@ -1,7 +1,8 @@
 """Places where runs are: folders of run directories, and archives, which are read as if they were folders."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -102,30 +103,42 @@ def _opened(place: Path) -> Iterator[OpenedRuns]:
         yield OpenedRuns(folder, find_runs(folder), name.removesuffix(SUFFIX))
 
 
+class Overlay(NamedTuple):
+    """The runs of a folder, some of them replaced by those of archives."""
+
+    folder: Path
+    """The folder in which the run directories can be read; a temporary one if any is of an archive."""
+    archived: dict[str, Record]
+    """The records of the runs that are those of archives, by run id."""
+
+
 @contextmanager
-def overlay(runs: Path, archived: Mapping[str, Path]) -> Iterator[Path]:
-    """Yield a folder that holds the runs of a folder, some of them replaced by those of archives.
+def overlay(runs: Path, archives: Collection[Path], wanted: Callable[[Path, Record], bool]) -> Iterator[Overlay]:
+    """Yield the runs of a folder, some of them replaced by those of archives, each of which is read once.
 
     Args:
         runs: The folder.
-        archived: The archives of the replaced runs, by run id; if it is empty, the folder itself is yielded.
+        archives: The archives. A run that several have is that of the first.
+        wanted: Returns whether the run of an archive is wanted, by the archive and the run's record.
 
     Raises:
         InputError: if an archive cannot be read.
     """
-    if not archived:
-        yield runs
-        return
-    with _temporary_folder() as temporary:
-        folder = Path(temporary)
+    with ExitStack() as stack:
+        archived: dict[str, Record] = {}
+        folder = Path(stack.enter_context(_temporary_folder())) if archives else runs
+        for archive in archives:
+            found = unpack(archive, folder, partial(_is_new, archived, partial(wanted, archive)))
+            archived |= {record.run_id: record for record in found}
+        if not archived:
+            yield Overlay(runs, {})
+            return
         for path in runs.iterdir() if runs.is_dir() else ():
             if path.is_dir() and not path.name.startswith(".") and path.name not in archived:
                 (folder / path.name).symlink_to(path.absolute())
                 _link_lock(runs, path.name, folder)
-        for archive in dict.fromkeys(archived.values()):
-            unpack(archive, folder, _is_in(archived, archive))
-        yield folder
+        yield Overlay(folder, archived)
 
 
-def _is_in(archived: Mapping[str, Path], archive: Path) -> Callable[[str], bool]:
-    return lambda run_id: archived.get(run_id) == archive
+def _is_new(known: Collection[str], wanted: Callable[[Record], bool], record: Record) -> bool:
+    return record.run_id not in known and wanted(record)

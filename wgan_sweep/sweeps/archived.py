@@ -3,13 +3,15 @@
 An archive has no weights. So a run that needs more steps or other scores than its archive has is trained anew.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from wgan_sweep.common.progress import Display
 from wgan_sweep.runs.archive import read_archive
 from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.life import summary
+from wgan_sweep.runs.places import Overlay, overlay
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import is_finished
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun, ShouldStop, labelled
@@ -24,15 +26,34 @@ def archived_records(requested: Sequence[RequestedRun]) -> dict[str, Record]:
     Raises:
         InputError: if an archive cannot be read, or holds a run with other science values under the id of a run.
     """
-    records: dict[str, Record] = {}
-    for archive in dict.fromkeys(run.config.archive for run in requested if run.config.archive is not None):
-        runs = {run.run_id: run for run in requested if run.config.archive == archive}
-        for archived in read_archive(Path(archive)):
-            run = runs.get(archived.record.run_id)
-            if run is not None:
-                check_same_science(Path(archive), archived.record.science, run.identity.science)
-                records[run.run_id] = archived.record
-    return records
+    runs = _by_archive(requested)
+    return {
+        archived.record.run_id: archived.record
+        for archive in runs
+        for archived in read_archive(archive)
+        if _request_for(archived.record, archive, runs) is not None
+    }
+
+
+def _by_archive(requested: Sequence[RequestedRun]) -> dict[Path, dict[str, RequestedRun]]:
+    """Return the requested runs of each archive that their configs name, by run id."""
+    runs: dict[Path, dict[str, RequestedRun]] = {}
+    for run in requested:
+        if run.config.archive is not None:
+            runs.setdefault(Path(run.config.archive), {})[run.run_id] = run
+    return runs
+
+
+def _request_for(record: Record, archive: Path, runs: Mapping[Path, Mapping[str, RequestedRun]]) -> RequestedRun | None:
+    """Return the request for a run of an archive; None if it was not requested.
+
+    Raises:
+        InputError: if the run has other science values than the requested one.
+    """
+    run = runs[archive].get(record.run_id)
+    if run is not None:
+        check_same_science(archive, record.science, run.identity.science)
+    return run
 
 
 def is_done_in_archive(run: RequestedRun, archived: Record | None) -> bool:
@@ -68,14 +89,25 @@ def why_trained_anew(run: RequestedRun, archived: Record | None) -> str:
     return f"trained anew: the archive has it {what}, and has no weights"
 
 
-def done_in_archives(requested: Sequence[RequestedRun]) -> dict[str, Record]:
-    """Return the records of the requested runs that are done in their archives, by run id.
+@contextmanager
+def with_archived_runs(runs: Path, requested: Sequence[RequestedRun]) -> Iterator[Overlay]:
+    """Yield the runs of a folder, with the requested runs that are done in their archives as the archives have them.
+
+    Args:
+        runs: The folder.
+        requested: The requested runs.
 
     Raises:
         InputError: as `archived_records` and `is_done_in_archive`.
     """
-    archived = archived_records(requested)
-    return {run.run_id: archived[run.run_id] for run in requested if is_done_in_archive(run, archived.get(run.run_id))}
+    by_archive = _by_archive(requested)
+
+    def is_wanted(archive: Path, record: Record) -> bool:
+        run = _request_for(record, archive, by_archive)
+        return run is not None and is_done_in_archive(run, record)
+
+    with overlay(runs, [*by_archive], is_wanted) as shown:
+        yield shown
 
 
 def launch_missing(

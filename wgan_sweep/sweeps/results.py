@@ -16,11 +16,10 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
-from wgan_sweep.runs.places import overlay
 from wgan_sweep.runs.record import Status
 from wgan_sweep.runs.requests import FILE, write_not_started
 from wgan_sweep.runs.selection import stored_runs
-from wgan_sweep.sweeps.archived import done_in_archives
+from wgan_sweep.sweeps.archived import with_archived_runs
 from wgan_sweep.sweeps.compose import plain, task_overrides
 from wgan_sweep.sweeps.launching import RequestedRun
 from wgan_sweep.sweeps.state import CommandState
@@ -82,22 +81,20 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     state.close()  # no bars between the lines of the tracker
     runs, folder = Path(state.requested[0].config.runs), Path(config.hydra.sweep.dir)
     labels = {run.run_id: run.label for run in state.requested}
-    archived = done_in_archives(state.requested)
+    with with_archived_runs(runs, state.requested) as (shown, archived):
+        own = {
+            run_id: record
+            for run_id in labels
+            if run_id not in archived and (record := RunDir(runs / run_id).read_record())
+        }
+        others = [run for run in state.requested if run.run_id not in archived and run.run_id not in own]
+        waiting = {run.run_id: run.new_record() for run in others}
+        by_id = {**waiting, **own, **archived}
+        records = [by_id[run_id] for run_id in labels]
+        summary = make_figure(plain(config.figure))(records, shown)
     archives = {
         run.run_id: Path(run.config.archive) for run in state.requested if run.run_id in archived and run.config.archive
     }
-    own = {
-        run_id: record
-        for run_id in labels
-        if run_id not in archived and (record := RunDir(runs / run_id).read_record())
-    }
-    waiting = {
-        run.run_id: run.new_record() for run in state.requested if run.run_id not in archived and run.run_id not in own
-    }
-    by_id = {**waiting, **own, **archived}
-    records = [by_id[run_id] for run_id in labels]
-    with overlay(runs, archives) as shown:
-        summary = make_figure(plain(config.figure))(records, shown)
     conclusion = ["", state.conclusion] if state.conclusion else []
     counts = Counter(run.status for run in stored_runs(own.values(), runs))
     in_order = sorted(counts, key=lambda status: (status != Status.DONE, status))

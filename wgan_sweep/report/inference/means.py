@@ -18,7 +18,7 @@ def _abscissae(freedom: float) -> Array:
     """Return the abscissae s beyond which Student's t distribution has about 1e-13 of its mass (at most 20)."""
     limit = min(20.0, np.arcsinh(np.sqrt(freedom)) + 30 / freedom)
     count = int(np.ceil(limit / _STEP))
-    return _STEP * np.arange(-count, count + 1)
+    return _STEP * np.arange(-count, count + 1, dtype=np.float64)
 
 
 def _log_density(t: Array, freedom: Array) -> Array:
@@ -278,13 +278,13 @@ def possibly_lowest(cells: Sequence[Sample]) -> list[bool]:
     p = LEVEL / others
     least = -special.ndtri(p)  # the sum of two t variables has heavier tails than that of two normal ones
 
-    def is_higher(cell: int, rivals: Array) -> bool:
+    def is_higher(cell: int, rivals: Sequence[int]) -> bool:
         differences = _Differences(summary[0], [(rival, cell) for rival in rivals])
         return bool(np.any(differences.sf(differences.values) < p))
 
     def is_excluded(cell: int) -> bool:
         distances = (means[cell] - means) / np.hypot(errors, errors[cell])
-        rivals = np.argsort(-distances)[: np.count_nonzero(distances > least)]
-        return len(rivals) > 0 and (is_higher(cell, rivals[:1]) or is_higher(cell, rivals))  # most are by the first
+        rivals = np.argsort(-distances)[: np.count_nonzero(distances > least)].tolist()
+        return bool(rivals) and (is_higher(cell, rivals[:1]) or is_higher(cell, rivals))  # most are by the first
 
     return [not is_excluded(cell) for cell in range(len(cells))]
