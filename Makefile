@@ -58,7 +58,8 @@ floor-test: $(FLOOR)/.installed ## Test the lowest versions of all dependencies,
 
 # Tests of what depends most on the version of Python.
 LATEST_TESTS := $(addprefix tests/, test_cli.py test_composing.py test_packaging.py test_trainer.py)
-LATEST_PYTHON := 3.13
+# One that pyenv has, which need not be on the PATH; else uv finds or downloads it.
+LATEST_PYTHON ?= $(firstword $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.13*/bin/python) 3.13)
 
 $(LATEST)/.installed: pyproject.toml | $(VENV)/.installed-dev
 	$(BIN)/uv venv --quiet --clear --seed --python $(LATEST_PYTHON) $(LATEST)
