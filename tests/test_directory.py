@@ -59,6 +59,12 @@ def test_a_file_that_is_not_a_record_is_refused_by_name(tmp_path: Path, text: st
         RunDir(tmp_path).read_record()
 
 
+def test_damaged_lines_that_make_one_value_together_are_skipped(tmp_path: Path) -> None:
+    directory = RunDir(tmp_path)
+    directory.metrics.write_text('{"step": 1}\n{"step": 2, "a": "\n"}\n{"step": 3}\n')
+    assert list(directory.read_metrics()) == [{"step": 1}, {"step": 3}]
+
+
 def test_lines_without_a_step_and_an_incomplete_line_are_not_measurements(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
     directory.metrics.write_text(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from wgan_sweep.report.inference.evidence import LEVEL, POWER, holm
 from wgan_sweep.report.inference.means import (
@@ -151,6 +151,27 @@ def test_the_lowest_cell_is_almost_never_excluded_and_distant_cells_are() -> Non
     assert kept[:, 0].mean() > 1 - LEVEL - 2 * np.sqrt(LEVEL / 300)
     assert kept[:, 3].mean() < 0.05
     assert possibly_lowest([[1.0, 1.0], [2.0, 2.0]]) == [True, True]
+
+
+def test_a_cell_is_excluded_if_and_only_if_another_is_lower_by_its_own_test() -> None:
+    """Every pair is tested, by an integral over Student's t of SciPy; cells of 3 to 5 seeds, some with equal values."""
+
+    def noise_exceeds(x: float, first: tuple[float, int], second: tuple[float, int]) -> float:
+        (a, f), (b, g) = first, second
+        return integrate.quad(lambda t: stats.t.pdf(t, f) * stats.t.sf((x - a * t) / b, g), -np.inf, np.inf)[0]
+
+    rng = np.random.default_rng(3)
+    for spread in (0.0, 2.0, 6.0):
+        cells = [list(rng.normal(spread * rng.normal(), rng.uniform(0.3, 1), rng.integers(3, 6))) for _ in range(6)]
+        cells.append([cells[0][0]] * 3)  # as noisy as the noisiest
+        sds = [float(np.std(cell, ddof=1)) for cell in cells[:-1]]
+        sides = [(sd / np.sqrt(len(cell)), len(cell) - 1) for sd, cell in zip([*sds, max(sds)], cells, strict=True)]
+        means = [float(np.mean(cell)) for cell in cells]
+        lower = [
+            [noise_exceeds(means[i] - means[j], sides[j], sides[i]) < LEVEL / 6 for j in range(7)] for i in range(7)
+        ]
+        assert possibly_lowest(cells) == [not any(row) for row in lower]
+        assert spread < 6 or 1 <= sum(possibly_lowest(cells)) < 7
 
 
 def test_rarer_events_are_compared_by_fishers_test() -> None:
