@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from wgan_sweep.common.files import write
+from wgan_sweep.common.files import remove_leftovers, write
 from wgan_sweep.common.reading import read_bytes
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.directory import RunDir
@@ -25,10 +25,13 @@ MAX_BYTES = 256 * 2**20
 def write_not_started(sweep: Path, records: Sequence[Record]) -> None:
     """Write which runs of a sweep have not started, in place of an earlier list.
 
+    Also removes what a killed command left of a list.
+
     Args:
         sweep: The sweep's folder.
         records: The records that these runs would start with.
     """
+    remove_leftovers(sweep / FILE)
     if records:
         write(sweep / FILE, json.dumps([asdict(record) for record in records]))
     else:
