@@ -5,7 +5,7 @@ import operator
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -58,6 +58,14 @@ class Setting:
     """Diverged and failed runs."""
     curves: Curves
     """The learning curves of its runs."""
+    pruned: Cells = field(default_factory=dict)
+    """Pruned runs, in the cells that they belong to, with the worst value of the metric in the setting."""
+
+    def counting_pruned(self) -> "Setting":
+        """Return the setting with pruned runs as if they had finished with the worst value."""
+        cells = {**self.cells, **self.pruned}
+        merged = {cell: [*self.cells.get(cell, ()), *self.pruned.get(cell, ())] for cell in cells}
+        return replace(self, cells=merged, pruned={})
 
     def values(self, cells: Iterable[Coordinates]) -> Samples:
         """Return the metric values of cells."""
@@ -651,6 +659,28 @@ def _described(cells: Sequence[times.Cell], unit: str) -> str:
     return f"{reached} of {len(runs)} runs ({when})"
 
 
+@dataclass(frozen=True)
+class CountingPruned:
+    """A claim about means in which pruned runs count as the worst: see `Setting.pruned`."""
+
+    means: Lower
+
+    @property
+    def claim(self) -> str:
+        """The statement, in words."""
+        return self.means.claim
+
+    def ask(self, setting: Setting) -> Question | None:
+        """Return the question in a setting; None if the setting lacks cells on one side."""
+        question = self.means.ask(setting.counting_pruned())
+        values = (record.scores[setting.metric] for records in setting.pruned.values() for record in records)
+        if question is None or not any(map(math.isnan, values)):
+            return question
+        return replace(
+            question, why=f"neither low nor high values of {setting.metric} are better, so none is the worst"
+        )
+
+
 FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
     ("claim", "lower", "than"): lambda claim, lower, than: Lower(claim, lower, than),
     ("claim", "higher", "than"): lambda claim, higher, than: Lower(claim, higher, than, higher=True),
@@ -689,6 +719,8 @@ FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
 }
 """Constructors of claims, by the keys of their entry in a file of claims."""
 
+PRUNED, WORST = "pruned", "worst"
+"""The key of an entry that says how pruned runs count, and its value."""
 TEXTS = {"claim", "event", "correlates", "with", "to", "in_units_of"}
 AXES = {"spread_of", "rises_with", "falls_with"}
 NUMBERS = {"within"}
@@ -718,16 +750,25 @@ def read_claims(path: Path) -> list[Claim]:
 
 
 def _claim(path: Path, entry: Any) -> Claim:
-    form = next((keys for keys in FORMS if isinstance(entry, dict) and set(keys) == entry.keys()), None)
+    form = next((keys for keys in FORMS if isinstance(entry, dict) and set(keys) == entry.keys() - {PRUNED}), None)
     if form is None:
         forms = "; ".join(", ".join(keys) for keys in FORMS)
         raise InputError(f"{path}: {entry!r} is not a claim: give the keys {forms} (see {PUBLISHED} for examples)")
     try:
-        for key, value in entry.items():
-            _check(key, value)
-        return FORMS[form](**entry)
+        for key in form:
+            _check(key, entry[key])
+        claim = FORMS[form](**{key: entry[key] for key in form})
+        return _counting_pruned(claim, entry[PRUNED]) if PRUNED in entry else claim
     except ValueError as error:
         raise InputError(f"{path}: the claim {entry['claim']!r}: {error}") from error
+
+
+def _counting_pruned(claim: Claim, value: Any) -> Claim:
+    if value != WORST:
+        raise ValueError(f"{PRUNED}={value!r} is not {WORST}; without it, a claim with pruned runs is undecided")
+    if isinstance(claim, Lower):
+        return CountingPruned(claim)
+    raise ValueError(f"{PRUNED}: {WORST} is for claims about lower, higher, lowest or highest means; leave it out")
 
 
 def _check(key: str, value: Any) -> None:

@@ -9,9 +9,13 @@ from typing import Any, cast
 from wgan_sweep.report.cells import shown_metric
 from wgan_sweep.report.claim_kinds import (
     PAPER,
+    PRUNED,
     PUBLISHED,
+    WORST,
+    Cells,
     Claim,
     Coordinates,
+    CountingPruned,
     LostRun,
     Question,
     Setting,
@@ -22,7 +26,7 @@ from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.inference.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, holm
 from wgan_sweep.report.text import finite, markdown
 from wgan_sweep.runs.coordinates import SCORING_AXES, coordinates
-from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, Record, Status
 
 __all__ = [
     "PAPER",
@@ -93,6 +97,7 @@ def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[
     lost = [
         LostRun(coordinates(record), record) for record in records if record.status in (Status.DIVERGED, Status.FAILED)
     ]
+    pruned = [record for record in records if record.status == Status.PRUNED]
     for record in records:
         if record.status != Status.DONE or not math.isfinite(record.scores.get(metric, math.nan)):
             continue
@@ -114,9 +119,54 @@ def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[
             {key: list(by_seed.values()) for key, by_seed in cells.items()},
             [run for run in lost if belongs(run.coordinates, shared)],
             curves,
+            _pruned(
+                [run for run in pruned if belongs(coordinates(run), shared)],
+                shared,
+                metric,
+                [run.scores[metric] for by_seed in cells.values() for run in by_seed.values()],
+            ),
         )
         for shared, cells in settings.items()
     ]
+
+
+def _pruned(pruned: Sequence[Record], shared: Coordinates, metric: str, finished: Sequence[float]) -> Cells:
+    """Return pruned runs in the cells that they belong to, with the worst metric value.
+
+    That is the worst of the finished runs, or a run's own last value if it is worse still.
+
+    Args:
+        pruned: The runs.
+        shared: The coordinates that the runs of the setting share.
+        metric: The metric.
+        finished: The values of the finished runs.
+    """
+    cells: dict[Coordinates, list[Record]] = {}
+    for record in pruned:
+        known = [*finished, *(value for name, value in record.scores.items() if name == metric)]
+        worst = max(known) if metric in LOWER_IS_BETTER else min(known) if metric in HIGHER_IS_BETTER else math.nan
+        measured = {axis: value for axis, value in shared if axis in SCORING_AXES}
+        cell = tuple({**coordinates(record), **measured}.items())
+        cells.setdefault(cell, []).append(replace(record, scores={**record.scores, metric: worst}))
+    return cells
+
+
+def ask(claim: Claim, setting: Setting) -> Question | None:
+    """Return the question of a claim in a setting; None if the setting lacks cells on one side.
+
+    If pruned runs belong to its cells, it cannot be tested, unless the claim says how they count: the others of a cell
+    are those with the better values.
+    """
+    question = claim.ask(setting)
+    if not setting.pruned or isinstance(claim, CountingPruned):
+        return question
+    complete = claim.ask(setting.counting_pruned())
+    pruned = {record.run_id for records in setting.pruned.values() for record in records}
+    count = sum(run_id in pruned for run_id in complete.runs) if complete else 0
+    if complete is None or not count:
+        return question
+    remedy = f"train them to the end (prune=none), or count them as the worst ({PRUNED}: {WORST})"
+    return replace(complete, why=f"{count} of its runs were pruned: {remedy}")
 
 
 def judge(
@@ -136,7 +186,7 @@ def judge(
         found = [
             (with_evidence(claim, setting.name, question), question)
             for setting in settings
-            if (question := claim.ask(setting))
+            if (question := ask(claim, setting))
         ]
         nothing = Judgement(claim.claim, "", Verdict.UNDECIDED, "no runs on both sides of the comparison")
         asked += found or [(nothing, None)]
