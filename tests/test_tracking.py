@@ -24,7 +24,7 @@ from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.sweeps.results import offline_note
 from wgan_sweep.tracking import wandb as tracking
 from wgan_sweep.tracking.tracker import FaultTolerantTracker, TrackedRun
-from wgan_sweep.tracking.wandb import destination, key_is_configured
+from wgan_sweep.tracking.wandb import WandbTracker, destination, key_is_configured
 from wgan_sweep.tracking.workspace import workspace
 
 from .helpers import Shell, append_metrics, metric_lines, metric_rows, run_directories, write_record
@@ -154,6 +154,16 @@ def test_an_offline_mirror_has_the_content_of_the_run_directory(sweep: Shell, ho
     assert sweep_mirror.run.run_group == mirror.run.run_group
     assert sweep_mirror.config["runs"] == [record["run_id"]]
     assert "table.md" in sweep_mirror.artifacts["sweep"]
+
+
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("pruned", 0), ("diverged", 1), ("running", 1)])
+def test_a_pruned_run_is_finished_and_not_failed(status: str, code: int, home: Path, tmp_path: Path) -> None:
+    tracker = WandbTracker(run=TrackedRun("0123456789ab", tmp_path, None, {}))
+    tracker.close(status, {})
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    records = read_wandb_records(file)
+    assert [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"] == [code]
+    assert Mirror.read(tmp_path).summary["status"] == status
 
 
 def test_only_runs_that_differ_in_seed_or_steps_share_a_cell(make) -> None:

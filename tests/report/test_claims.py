@@ -180,6 +180,60 @@ def test_lost_runs_at_a_learning_rate_that_is_not_compared_do_not_count() -> Non
     assert judgement.verdict == Verdict.SUPPORTED
 
 
+def pruned(k: float, *seeds: int, **values) -> list[Record]:
+    """Return pruned runs of the grid of `kp_grid`, at p = 2, with an FID of 15 at an earlier step."""
+    return [record(15.0, status="pruned", step=5, loss="wgan_div", k=k, p=2.0, seed=seed, **values) for seed in seeds]
+
+
+BEST = {"lowest": {"div.k": 2, "div.p": 6}, "among": {"loss": "wgan_div"}}
+COUNTED = {**BEST, "pruned": "worst"}
+
+
+def test_a_claim_with_pruned_runs_is_undecided_unless_it_counts_them(tmp_path: Path) -> None:
+    """The pruned runs would be worse than any other: the claim is supported with them, as it is without them."""
+    grid = kp_grid(10, 20)
+    runs = [run for run in grid if (run.config["loss"]["k"], run.config["loss"]["p"]) != (1.0, 2.0)]
+    assert len(grid) - len(runs) == len(NOISE)
+    assert ask(BEST, runs, tmp_path).verdict == Verdict.SUPPORTED
+    runs += pruned(1.0, 0, 1, 2)
+    judgement = ask(BEST, runs, tmp_path)
+    assert (judgement.verdict, judgement.evidence) == (Verdict.UNDECIDED, None)
+    assert "3 of its runs were pruned: train them to the end (prune=none)" in judgement.why
+    judgement = ask(COUNTED, runs, tmp_path)
+    assert judgement.verdict == Verdict.SUPPORTED
+    assert len(judgement.runs) == len(grid)
+    assert judgement.evidence is not None
+    # The smallest difference is that to k = 1, p = 6, which is complete.
+    complete = ask(BEST, grid, tmp_path).evidence
+    assert complete is not None
+    assert judgement.evidence.effect == pytest.approx(complete.effect, abs=0.1)
+
+
+def test_pruned_runs_count_with_the_worst_value_of_their_setting(tmp_path: Path) -> None:
+    """A cell whose runs were all pruned has the mean of the worst finished run, 22.6, and not that of its own, 15."""
+    grid = kp_grid(10, 20)
+    runs = [run for run in grid if run.config["loss"]["p"] == 6.0] + pruned(1.0, 0, 1)
+    low = {"lower": {"div.k": 2, "div.p": 6}, "than": {"div.k": 1, "div.p": 2}, "pruned": "worst"}
+    evidence = ask(low, runs, tmp_path).evidence
+    assert evidence is not None
+    worst = max(run.scores["fid"] for run in runs if run.status == "done")
+    assert evidence.effect == pytest.approx(worst - (10 + sum(NOISE) / 3))
+    high = [record(99.0, status="pruned", step=5, loss="wgan_div", k=1.0, p=2.0, seed=seed) for seed in (0, 1)]
+    evidence = ask(low, [*runs[:-2], *high], tmp_path).evidence
+    assert evidence is not None
+    assert evidence.effect == pytest.approx(99 - (10 + sum(NOISE) / 3))
+
+
+def test_pruned_runs_that_a_claim_is_not_about_do_not_matter(tmp_path: Path) -> None:
+    grid = kp_grid(10, 20)
+    for other in (pruned(1.0, 5, lr=1e-5), [record(15.0, status="pruned", step=5, loss="wgan_gp", seed=0)]):
+        narrow = {"lower": {"div.k": 2, "div.p": 6, "optimizer.lr": 2e-4}, "than": {"div.k": 1, "optimizer.lr": 2e-4}}
+        assert ask(narrow, [*grid, *other], tmp_path).verdict == Verdict.SUPPORTED
+    event = {"event": "lost", "rarer_in": {"div.k": 1}, "than_in": {"div.k": 2}}
+    assert ask(event, grid, tmp_path).evidence is not None
+    assert "1 of its runs were pruned" in ask(event, [*grid, *pruned(1.0, 5)], tmp_path).why
+
+
 def test_the_lowest_cell_and_all_that_may_be_it(tmp_path: Path) -> None:
     records = kp_grid(10, 20)  # k=2, p=6 at 10, others at 20 + k
     judgement = ask({"lowest": {"div.k": 2, "div.p": 6}, "among": {"loss": "wgan_div"}}, records, tmp_path)
@@ -472,6 +526,11 @@ def test_times_of_runs_that_were_scored_differently_are_not_compared(tmp_path: P
         (
             {"faster": {"loss": "wgan"}, "than": {"loss": "x"}, "to": "fid<=3", "in_units_of": "days"},
             "in_units_of='days' is none of: steps, hours, gpu_hours",
+        ),
+        ({**BEST, "pruned": "best"}, "pruned='best' is not worst"),
+        (
+            {"equal": {"loss": "wgan"}, "within": 1, "pruned": "worst"},
+            "pruned: worst is for claims about lower, higher",
         ),
         ({"lower": {}, "than": {"loss": "wgan"}}, "lower={} is not a mapping of axes to values"),
     ],

@@ -73,6 +73,20 @@ def record(
     )
 
 
+def test_pruned_runs_are_counted_and_their_cell_is_not_the_best() -> None:
+    """The mean of k = 1 is the lowest because its worse seed was pruned."""
+    low = [record(1.0 + seed / 10, k=1.0, seed=seed) for seed in (0, 1)]
+    high = [record(9.0 + k + seed / 10, k=k, seed=seed) for k in (2.0, 3.0) for seed in (0, 1)]
+    whole = to_markdown(group_runs([*low, *high]))
+    assert "| **1.05 ± 0.07 (n=2)** |" in whole
+    assert "pruned" not in whole
+    lines = to_markdown(group_runs([*low, *high, record(3.0, "pruned", k=1.0, seed=2)]))
+    assert "| 1.05 ± 0.07 (n=2), 1 pruned ° |" in lines
+    assert "| **11.05 ± 0.07 (n=2)**" in lines
+    assert "or only one seed, or pruned seeds; all other cells are worse" in lines
+    assert "pruned: 1 of 7 runs (stopped early, since others were better at the same step); with prune=none" in lines
+
+
 def grid() -> list[Record]:
     return [
         record(100 * k + 10 * p + seed, k=k, p=p, seed=seed)
