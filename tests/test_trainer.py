@@ -41,6 +41,7 @@ COMBINATIONS = [
     LAZY,
     ["loss=relativistic_average", "train.simultaneous=true"],
     ["loss=hinge", "stabiliser=feature_matching", "train.simultaneous=true"],
+    ["loss=wgan", "data.flip=true"],
 ]
 
 

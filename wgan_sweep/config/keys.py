@@ -67,6 +67,7 @@ KEYS = (
     Key("data", Role.SCIENCE, is_group=True),
     Key("data.path", Role.PLACE),  # images are identified by their content
     Key("data.root", Role.PLACE),
+    Key("data.flip", Role.SCIENCE, neutral=False),
     Key("optimizer", Role.SCIENCE, is_group=True),
     Key("generator_optimizer", Role.SCIENCE, is_group=True, like="optimizer", before="same"),
     Key("critic_optimizer", Role.SCIENCE, is_group=True, like="optimizer", before="same"),

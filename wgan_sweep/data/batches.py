@@ -17,7 +17,8 @@ class Batches:
     """Batches of a set of images, in [-1, 1], on a device.
 
     The permutations of all epochs are concatenated and cut into batches, so a batch may span two epochs. The stream
-    depends only on the seed and the number of batches drawn; that number is the whole state.
+    depends only on the seed and the number of batches drawn; that number is the whole state. An index below 0 stands
+    for a flipped image: ~index is that of the image.
 
     Args:
         images: uint8 ``[N, H, W, C]``; may be a memory map.
@@ -26,6 +27,7 @@ class Batches:
         device: Device of the batches.
         resident: Whether all images are kept on the device. By default they are on a CPU, and on a GPU if they take at
             most half of its free memory. Otherwise a thread reads the next batch while the current one is in use.
+        flip: Whether each image is flipped horizontally with probability 1/2, anew in every epoch.
 
     Raises:
         InputError: if a batch is larger than the set.
@@ -38,6 +40,8 @@ class Batches:
         seed: int,
         device: torch.device,
         resident: bool | None = None,
+        *,
+        flip: bool = False,
     ) -> None:
         if batch_size > len(images):
             raise InputError(f"train.batch_size={batch_size} is larger than the data ({len(images)} images): lower it")
@@ -45,6 +49,7 @@ class Batches:
         self.drawn = 0
         self._seed = seed
         self._device = device
+        self._flip = flip
         pixels = torch.from_numpy(images)
         if resident is None:
             resident = device.type != "cuda" or 2 * pixels.nbytes <= gpu_memory.free_bytes(device)
@@ -57,6 +62,9 @@ class Batches:
         orders = self._orders  # the reader thread may replace the attribute
         if epoch not in orders:
             order = torch.randperm(len(self._pixels), generator=rng.generator(self._seed, "order", epoch))
+            if self._flip:
+                draws = torch.rand(len(order), generator=rng.generator(self._seed, "flips", epoch))
+                order = torch.where(draws < 0.5, ~order, order)
             orders = {past: indices for past, indices in orders.items() if past == epoch - 1}
             self._orders = orders = orders | {epoch: order.to(self._pixels.device)}
         return orders[epoch]
@@ -80,12 +88,20 @@ class Batches:
         return pixels.to(self._device, non_blocking=True)
 
     def _read(self, batch: int) -> Tensor:
-        pixels = self._pixels[self._indices(batch)]
+        pixels = self._at(self._indices(batch))
         return pixels.pin_memory() if self._device.type == "cuda" else pixels
+
+    def _at(self, indices: Tensor) -> Tensor:
+        """Return the images ``[batch_size, H, W, C]`` at some indices; at ~index, the flipped image."""
+        if not self._flip:
+            return self._pixels[indices]
+        is_flipped = indices < 0
+        pixels = self._pixels[torch.where(is_flipped, ~indices, indices)]
+        return torch.where(is_flipped[:, None, None, None], pixels.flip(2), pixels)
 
     def decode(self, raw: Tensor) -> Tensor:
         """Decode a batch that `next_raw` returned to float ``[batch_size, C, H, W]`` in [-1, 1]."""
-        pixels = self._pixels[raw] if self._reader is None else raw
+        pixels = self._at(raw) if self._reader is None else raw
         return to_range(pixels.permute(0, 3, 1, 2))
 
     def __call__(self) -> Tensor:

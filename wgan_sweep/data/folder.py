@@ -25,11 +25,13 @@ class ImageFolder:
         path: The folder; its subfolders are included.
         size: Side of the resized images, in pixels.
         channels: 3 (colour) or 1 (grey).
+        flip: Whether batches hold each image or its mirror image, with equal probability.
     """
 
     path: NonEmpty
     size: Annotated[int, Range(1, MAX_SIZE)]
     channels: int
+    flip: bool = False
 
     def load(self) -> ImageSet:
         """Return the images, uint8 ``[N, size, size, channels]``; they are cached until the folder's files change.
@@ -54,7 +56,7 @@ class ImageFolder:
         images = cached_images(key, lambda: files, decode, reader.notes)
         for note in images.notes:
             log.warning("%s: %s", folder, note)
-        return images
+        return images.with_flips(flip=self.flip)
 
     def fingerprint(self) -> str:
         """Return the digest of the images; raises the errors of `load`."""

@@ -14,9 +14,15 @@ from wgan_sweep.errors import InputError
 
 @dataclass(frozen=True)
 class Mnist5k:
-    """Grey images of 28 x 28 pixels, padded with black to size x size."""
+    """Grey images of 28 x 28 pixels, padded with black to size x size.
+
+    Args:
+        size: Side of the padded images, in pixels.
+        flip: Whether batches hold each image or its mirror image, with equal probability.
+    """
 
     size: Annotated[int, Range(1, MAX_SIZE)]
+    flip: bool = False
 
     def load(self) -> ImageSet:
         """Return the images, uint8 ``[5000, size, size, 1]``.
@@ -31,7 +37,7 @@ class Mnist5k:
         rows = np.loadtxt(_file(), np.uint8, delimiter=",")  # 784 pixels and the label
         images = rows[:, :-1].reshape(-1, 28, 28, 1)
         border = ((self.size - 28) // 2, (self.size - 27) // 2)
-        return ImageSet(np.pad(images, ((0, 0), border, border, (0, 0))))
+        return ImageSet(np.pad(images, ((0, 0), border, border, (0, 0))), flip=self.flip)
 
     def fingerprint(self) -> str:
         """Return the digest of the images; they are loaded only if it is not cached."""

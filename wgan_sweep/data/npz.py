@@ -66,9 +66,15 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
 
 @dataclass(frozen=True)
 class Npz:
-    """The array ``images`` (uint8 ``[N, H, W, C]``) of the npz file at `path`."""
+    """The array ``images`` (uint8 ``[N, H, W, C]``) of an npz file.
+
+    Args:
+        path: The file.
+        flip: Whether batches hold each image or its mirror image, with equal probability.
+    """
 
     path: NonEmpty
+    flip: bool = False
 
     def load(self) -> ImageSet:
         """Return the images.
@@ -90,7 +96,7 @@ class Npz:
             )
         if images.ndim != 4 or 0 in images.shape:
             raise InputError(f"'images' in {path} has shape {list(images.shape)}: {EXPECTED}")
-        return ImageSet(images)
+        return ImageSet(images, flip=self.flip)
 
     def fingerprint(self) -> str:
         """Return the digest of the images; raises the errors of `load`."""

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sized
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -50,6 +50,8 @@ class ImageSet:
     """Number of images in a picture of samples."""
     notes: tuple[str, ...] = ()
     """What there is to say about how the images were read."""
+    flip: bool = False
+    """Whether batches hold each image or its mirror image, with equal probability."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,7 +68,14 @@ class ImageSet:
         Raises:
             InputError: if a batch is larger than the set.
         """
-        return Batches(self.array, batch_size, seed, device)
+        return Batches(self.array, batch_size, seed, device, flip=self.flip)
+
+    def with_flips(self, *, flip: bool) -> "ImageSet":
+        """Return the same images, whose batches hold flipped images if `flip` is true."""
+        flipped = replace(self, flip=flip)
+        if "digest" in vars(self):  # it takes a while to compute
+            vars(flipped)["digest"] = self.digest
+        return flipped
 
     def to_samples(self, generated: Tensor) -> Tensor:
         """Return the generator's outputs as images that are shown and scored: uint8."""

@@ -33,6 +33,7 @@ class Torchvision:
         size: Side of the prepared images, in pixels.
         prepare: Crops, pads or resizes a picture to that size.
         channels: 3 (colour) or 1 (grey).
+        flip: Whether batches hold each image or its mirror image, with equal probability.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Torchvision:
     size: Annotated[int, Range(1, MAX_SIZE)]
     prepare: Prepare
     channels: int
+    flip: bool = False
 
     def load(self) -> ImageSet:
         """Return the images, uint8 ``[N, H, W, channels]``.
@@ -56,7 +58,8 @@ class Torchvision:
         if self.split not in self.splits:
             raise InputError(f"{self.name} has no split {self.split!r}: choose one of {', '.join(self.splits)}")
         root = Path(self.root).expanduser()
-        return cached_images(self._key(root), lambda: self._open(root), self._images)
+        images = cached_images(self._key(root), lambda: self._open(root), self._images)
+        return images.with_flips(flip=self.flip)
 
     def fingerprint(self) -> str:
         """Return the digest of the images; raises the errors of `load`."""

@@ -106,7 +106,8 @@ class Cell:
     def comparable_with(self) -> Key:
         """What cells must share to be comparable: how they were measured, and the data. The cell has a value."""
         values = coordinates(next(record for record in self.records if self._has_value(record)))
-        shared = [key for key in values if key in SCORING_AXES or key.split(".")[0] == "data"]
+        # A key with an entry of its own in the table, such as `data.flip`, changes how the data are trained on.
+        shared = [key for key in values if key in SCORING_AXES or find_key(key).name == "data"]
         return tuple(f"{key}={values[key]}" for key in sorted(shared))
 
     @property

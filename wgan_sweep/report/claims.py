@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
 
+from wgan_sweep.config.keys import find_key
 from wgan_sweep.report.cells import shown_metric
 from wgan_sweep.report.claim_kinds import (
     PAPER,
@@ -88,7 +89,8 @@ class Judgement:
 
 def _is_shared(axis: str) -> bool:
     """Whether all runs of a setting have the same value on an axis."""
-    return axis in SCORING_AXES or axis.split(".")[0] in ("data", "model")
+    # A key with an entry of its own in the table, such as `data.flip`, is part of how a run is trained.
+    return axis in SCORING_AXES or find_key(axis).name in ("data", "model")
 
 
 def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[Setting]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from wgan_sweep.config.keys import KEYS, Role, find_key, leaves, role_of, science_groups, science_keys
+from wgan_sweep.config.keys import KEYS, REQUIRED, Role, find_key, leaves, role_of, science_groups, science_keys
 from wgan_sweep.config.players import groups_of_players, player_node
 from wgan_sweep.runs.hashing import canonical
 from wgan_sweep.runs.record import Record, Status
@@ -31,7 +31,8 @@ def coordinates(record: Record) -> dict[str, str]:
     """Return a run's value on every axis: the option of each group by name, and each science value by its key.
 
     Every run has values of each player's groups, such as ``critic_optimizer.lr``: those that count for the player. An
-    option inside another one (a constraint of ``constraint=all_of``) is given by the name of its target.
+    option inside another one (a constraint of ``constraint=all_of``) is given by the name of its target. A run from
+    before a key existed has its neutral value.
     """
     config, choices = _with_groups_of_players(record.config)
     chosen = {key.name: choices[key.name] for key in KEYS if key.role is Role.SCIENCE and key.name in choices}
@@ -45,12 +46,17 @@ def coordinates(record: Record) -> dict[str, str]:
         for key, value in leaves(config.get(root), root)
         if key != f"{root}._target_" and role_of(key) is Role.SCIENCE
     }
+    neutral = {
+        key.name: as_text(key.neutral)
+        for key in science_keys()
+        if key.neutral is not REQUIRED and "." in key.name and key.name.split(".")[0] in config
+    }
     digest = record.science.get("data", {}).get("content")
     content = {"data.content": digest[:DIGITS_OF_CONTENT]} if isinstance(digest, str) else {}
     scores = record.scores if record.status == Status.DONE else {}
     measured = {name: as_text(scores[name]) for name in MEASURED_WITH if name in scores}
     scored = {f"scored {name}": record.scored_by[name] for name in SCORED_IN if scores and name in record.scored_by}
-    return {**chosen, **values, **content, **measured, **scored}
+    return {**chosen, **neutral, **values, **content, **measured, **scored}
 
 
 def _with_groups_of_players(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

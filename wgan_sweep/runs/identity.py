@@ -66,8 +66,11 @@ def science(config: Config) -> dict[str, Any]:
         if key.like:
             node = player_node(values, key.name)
         else:
-            node = reduce(lambda node, name: node[name], key.name.split("."), values)
+            node = reduce(_value, key.name.split("."), values)
+            node = key.neutral if node is _MISSING else node
         described[key.name] = _describe_data(node) if key.name == "data" else _describe(node, key.name)
+    if "_source_" in described["data"]:  # a user's option is described with all its parameters
+        del described["data.flip"]
     for shared, own_groups in groups_of_players().items():
         own = {group: described.pop(group) for group in own_groups}
         first, *others = own.values()
@@ -82,6 +85,14 @@ def science(config: Config) -> dict[str, Any]:
         for name, value in described.items()
         if neutral[name] is REQUIRED or value != canonical(neutral[name])
     }
+
+
+_MISSING: Any = object()
+
+
+def _value(node: Any, name: str) -> Any:
+    """Return a value of a node, `_MISSING` if the node is of an option that has no such value."""
+    return node.get(name, _MISSING)
 
 
 def run_id(config: Config) -> str:
