@@ -33,7 +33,13 @@ def trainer(make, *overrides: str) -> Trainer:
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 @pytest.mark.parametrize(
     "overrides",
-    [["loss=wgan_div"], ["loss=wgan_gp", "model=resnet"], ["loss=wgan"], ["loss=nsgan", "constraint=spectral_norm"]],
+    [
+        ["loss=wgan_div"],
+        ["loss=wgan_gp", "model=resnet"],
+        ["loss=wgan"],
+        ["loss=nsgan", "constraint=spectral_norm"],
+        ["loss=rpgan", "constraint.r1.every=4"],
+    ],
     ids=" ".join,
 )
 def test_training_is_finite_and_resumes_bitwise(make, precision: str, overrides: list[str], monkeypatch) -> None:
@@ -105,7 +111,15 @@ def test_compiled_training_agrees_with_eager_training(make, precision: str, grap
 
 
 @pytest.mark.parametrize(
-    "overrides", [["loss=wgan_div"], ["loss=wgan_gp", "model=resnet"], ["loss=wgan"]], ids=" ".join
+    "overrides",
+    [
+        ["loss=wgan_div"],
+        ["loss=wgan_gp", "model=resnet"],
+        ["loss=wgan"],
+        ["loss=rpgan", "constraint.r1.every=4"],
+        ["loss=relativistic_average", "train.simultaneous=true"],
+    ],
+    ids=" ".join,
 )
 def test_iterations_replayed_from_a_graph_equal_eager_ones(make, overrides: list[str], monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)

@@ -10,14 +10,12 @@ from torch.nn.utils.parametrizations import spectral_norm as parametrize_spectra
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from wgan_sweep.common.ranges import Range
-from wgan_sweep.objectives.gradient_terms import Centred, GradientTerm, OneSided
+from wgan_sweep.objectives.gradient_terms import Centred, GradientTerm, Interval, OneSided
 from wgan_sweep.objectives.sampling import Sampling
 
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
 Exponent = Annotated[float, Range(above=1)]
-Interval = Annotated[int, Range(1, 10**6)]
-"""A gradient term is part of every n-th critic update only, with n times its weight."""
 
 
 def _no_wrapping(critic: nn.Module) -> nn.Module:

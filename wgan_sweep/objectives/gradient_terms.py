@@ -13,12 +13,13 @@ In all of them, ``scaled_dot_product_attention`` uses plain operations: its fuse
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from wgan_sweep.common.ranges import Range
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives.fast_double_backward import FastDoubleBackward, skip_parameter_gradients
 from wgan_sweep.objectives.sampling import Sampling
@@ -27,6 +28,8 @@ Critic = Callable[[Tensor], Tensor]
 """From examples ``[N, ...]`` to outputs ``[N]``."""
 Psi = Callable[[Tensor], Tensor]
 """An elementwise function of per-example gradient norms ``[N]``."""
+Interval = Annotated[int, Range(1, 10**6)]
+"""n, where a gradient term is part of every n-th critic update only, with n times its weight."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ class GradientTerm:
     """The function of the norm."""
     sampling: Sampling
     """The sampling scheme r(x)."""
-    every: int = 1
+    every: Interval = 1
     """The term is part of every n-th critic update only, the first included, with n times its weight (lazy
     regularisation, Karras et al. 2020, StyleGAN2)."""
     name: str = ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-from wgan_sweep.objectives.gradient_terms import GradientTerm, Power
+from wgan_sweep.objectives.gradient_terms import GradientTerm, Interval, Power
 from wgan_sweep.objectives.sampling import Sampling
 
 
@@ -57,9 +57,9 @@ def wasserstein() -> Loss:
     return Loss(_wasserstein_critic_loss, _wasserstein_generator_loss)
 
 
-def wasserstein_divergence(k: float, p: float, sampling: Sampling) -> Loss:
+def wasserstein_divergence(k: float, p: float, sampling: Sampling, every: Interval = 1) -> Loss:
     """The Wasserstein loss, with k E_{x~r}[||grad T(x)||^p] in the critic's objective (Wu et al. 2018)."""
-    return Loss(_wasserstein_critic_loss, _wasserstein_generator_loss, (GradientTerm(Power(k, p), sampling),))
+    return Loss(_wasserstein_critic_loss, _wasserstein_generator_loss, (GradientTerm(Power(k, p), sampling, every),))
 
 
 def _cross_entropy_critic_loss(real_outputs: Tensor, fake_outputs: Tensor, label: float) -> Tensor:
