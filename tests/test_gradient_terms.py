@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
-from wgan_sweep.models import DCGAN, MLP, ResNet, group_norm
+from wgan_sweep.models import DCGAN, MLP, ConstantWidthResNet, ResNet, group_norm
 from wgan_sweep.models.layers import NORMS
 from wgan_sweep.objectives import sampling
 from wgan_sweep.objectives.constraints import spectral_norm
@@ -47,6 +47,11 @@ PSIS: dict[str, Psi] = {
 CRITICS = {
     **{f"dcgan {norm}": (DCGAN(4, 8, "batch", norm), (3, 16, 16)) for norm in NORMS if norm != "batch"},
     **{f"resnet {norm}": (ResNet(2, 8, "batch", norm), (1, 32, 32)) for norm in NORMS if norm != "batch"},
+    "constant width": (
+        ConstantWidthResNet(2, 1, 8, "batch", "layer", "sum", True, "nearest", True, "glorot"),
+        (1, 32, 32),
+    ),
+    "dcgan 5x5 pooled": (DCGAN(4, 8, "batch", "none", kernel=5, pool="mean", critic_bias=False), (3, 16, 16)),
     "mlp": (MLP(16, 3, 4), (2,)),
 }
 

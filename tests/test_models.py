@@ -8,8 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.models import DCGAN, MLP, Location, ResNet, group_norm
+from wgan_sweep.models import DCGAN, MLP, ConstantWidthResNet, Location, ResNet, group_norm
 from wgan_sweep.models.layers import NORMS, MeanPool, conv_and_pool, norm_layer, upsample, upsample_and_conv
+
+CONSTANT_WIDTH = ConstantWidthResNet(4, 2, 8, "batch", "none", "sum", True, "nearest", False, "glorot")
 
 
 @pytest.mark.parametrize("size", [16, 32, 64, 128])
@@ -63,8 +65,11 @@ def parameter_count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def test_resnet_has_as_many_parameters_as_the_published_networks() -> None:
-    """The expected counts are computed by hand from the layers of the public 64 x 64 WGAN-GP code, dim 64."""
+def test_resnet_has_the_parameters_of_the_published_networks_and_a_bias_per_block() -> None:
+    """The expected counts are computed by hand, dim 64: the public 64 x 64 code of WGAN-GP, and a bias in each `conv1`.
+
+    The count without it is that of `model=wgan_gp_resnet64` in `test_published_models`.
+    """
 
     def conv(a: int, b: int, k: int) -> int:
         return a * b * k * k + b
@@ -88,6 +93,7 @@ def test_resnet_has_as_many_parameters_as_the_published_networks() -> None:
         (DCGAN(4, 8, "batch", "none"), (1, 32, 16), ["32x16"]),
         (ResNet(4, 8, "batch", "layer"), (1, 16, 16), ["16x16", "32, 64 or 128"]),
         (ResNet(4, 8, "batch", "layer"), (2,), ["model=mlp"]),
+        (CONSTANT_WIDTH, (3, 64, 64), ["64x64", "size 32"]),
     ],
 )
 def test_an_unsupported_data_shape_is_refused(model, shape: tuple[int, ...], words: list[str]) -> None:

@@ -9,14 +9,14 @@ from torch import nn
 
 from wgan_sweep.common import rng
 from wgan_sweep.data import GaussianRing, ImageSet
-from wgan_sweep.models import DCGAN, MLP, Location, ResNet
+from wgan_sweep.models import DCGAN, MLP, ConstantWidthResNet, Location, ResNet
 from wgan_sweep.training.trainer import RealExamples
 
 N_CRITIC = 4
 """Critic updates per iteration."""
 IMAGES = 1024
 """Images in the synthetic training set."""
-Model = DCGAN | ResNet | MLP | Location
+Model = DCGAN | ResNet | ConstantWidthResNet | MLP | Location
 
 
 @dataclass(frozen=True)
