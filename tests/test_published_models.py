@@ -228,14 +228,23 @@ def test_networks_of_the_papers_compute_what_plain_layers_compute(name: str, mak
         torch.testing.assert_close(actual, value, rtol=1e-9, atol=1e-12)
 
 
-def mimicry_networks(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[type[nn.Module], type[nn.Module]]:
-    """Return torch-mimicry's classes, from the path or from where the benchmarks install it."""
+@pytest.fixture
+def mimicry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], tuple[type[nn.Module], type[nn.Module]]]]:
+    """A function from an option to torch-mimicry's classes, from the path or from where the benchmarks install it."""
     monkeypatch.syspath_prepend(str(Path(sys.prefix) / "others"))
     if importlib.util.find_spec("torch_mimicry") is None:
         pytest.skip("torch-mimicry is not installed")
-    module, prefix = MIMICRY[name]
-    loaded = import_mimicry(module)
-    return getattr(loaded, f"{prefix}Generator32"), getattr(loaded, f"{prefix}Discriminator32")
+    before = set(sys.modules)
+
+    def classes(name: str) -> tuple[type[nn.Module], type[nn.Module]]:
+        module, prefix = MIMICRY[name]
+        loaded = import_mimicry(module)
+        return getattr(loaded, f"{prefix}Generator32"), getattr(loaded, f"{prefix}Discriminator32")
+
+    yield classes
+    for name in set(sys.modules) - before:  # other tests must not find the package by its loaded modules
+        if name.partition(".")[0] == "torch_mimicry":
+            del sys.modules[name]
 
 
 def renamed(name: str) -> str:
@@ -259,9 +268,9 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", MIMICRY)
-def test_networks_compute_what_those_of_torch_mimicry_compute(name: str, make, monkeypatch) -> None:
+def test_networks_compute_what_those_of_torch_mimicry_compute(name: str, make, mimicry) -> None:
     generator, critic = small_networks(name, make)
-    make_generator, make_critic = mimicry_networks(name, monkeypatch)
+    make_generator, make_critic = mimicry(name)
     their_generator, their_critic = make_generator(8, 8).double(), make_critic(4).double()
     for layer in their_critic.modules():  # spectral normalisation is a constraint here, and not part of the network
         if hasattr(layer, "weight_orig"):
@@ -280,9 +289,9 @@ def test_networks_compute_what_those_of_torch_mimicry_compute(name: str, make, m
 
 
 @pytest.mark.parametrize("name", MIMICRY)
-def test_initial_values_have_the_spread_of_those_of_torch_mimicry(name: str, make, monkeypatch) -> None:
+def test_initial_values_have_the_spread_of_those_of_torch_mimicry(name: str, make, mimicry) -> None:
     model = model_of(make, f"model={name}")
-    make_theirs = mimicry_networks(name, monkeypatch)
+    make_theirs = mimicry(name)
     with rng.seeded(0, name):
         ours = model.generator((3, 32, 32)), model.critic((3, 32, 32))
         theirs = [make_network() for make_network in make_theirs]
