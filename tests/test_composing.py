@@ -184,6 +184,7 @@ def test_what_runs_of_a_sweep_share_is_checked_once_and_each_option_is_made_once
         "model",
         "optimizer",
     ]
+    made = [(key, node) for key, node in made if key != "prune"]  # part of the cheap checks that each config passes
     assert len(set(made)) == len(made)
     assert networks == [0]
     for seed in (0, 1):
