@@ -75,6 +75,8 @@ class Case:
         if self.option is None:
             return []
         choice = f"{self.group}={self.option}"
+        if self.group == "prune":
+            return [choice, "scorer=none"] if self.option == "none" else ["data=gaussians8", choice, "scorer.every=1"]
         if self.group == "metric":
             return ["scorer=fid", f"+metric@scorer.metrics.x={self.option}"]
         if (data := OTHER_DATA.get((self.group, self.option))) is not None:
@@ -109,7 +111,7 @@ def outcome(case: Case, make, npz: Path) -> tuple[str, Config | None]:
     tiny = [f"data.path={npz}"] if not is_points else []
     base = ["data=npz", *tiny] if not is_points else []
     small = ["train.batch_size=8", "train.n_critic=1", "tracker=none", "device=cpu"]
-    if case.group not in ("scorer", "metric") and "scorer=none" not in overrides:
+    if case.group not in ("scorer", "metric", "prune") and "scorer=none" not in overrides:
         small.append("scorer=none")
     try:
         config = make(*base, *small, *overrides, case.override, tiny=False)

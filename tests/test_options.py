@@ -24,6 +24,8 @@ EXTRA_OVERRIDES = {
     ("data", "mnist5k"): [],
     ("model", "mlp"): ["model.depth=1"],
     ("model", "location"): ["data=shifted_uniform"],
+    ("prune", "asha"): ["scorer.every=1", "train.steps=2"],
+    ("prune", "median"): ["scorer.every=1", "train.steps=2"],
     ("stabiliser", "label_smoothing"): ["loss=nsgan"],
     **{("schedule", name): ["schedule.steps=100"] for name in ("linear", "cosine", "warmup")},
     ("experiment", "kp_grid"): ["data=npz", "data.path={npz}"],
@@ -52,7 +54,8 @@ def test_every_option_builds_and_trains_one_step(
     for index in range(9):
         Image.fromarray(mnist[index, ..., 0]).save(folder / f"{index}.png")
     sets_data = group in ("data", "experiment") or name == "location"
-    data = [] if sets_data else ["data=npz", f"data.path={npz}"]
+    needs_scorer = group == "prune"
+    data = ["data=gaussians8"] if needs_scorer else [] if sets_data else ["data=npz", f"data.path={npz}"]
     tiny = [
         "train.batch_size=8",
         "train.n_critic=1",
@@ -62,7 +65,7 @@ def test_every_option_builds_and_trains_one_step(
         "runs=x",
         "scorer=none",
     ]
-    base = [o for o in tiny if not o.startswith(f"{group}=")]
+    base = [o for o in tiny if not o.startswith("scorer=" if needs_scorer else f"{group}=")]
     extra = [override.format(folder=folder, npz=npz) for override in EXTRA_OVERRIDES.get((group, name), [])]
     config = make(*data, *base, f"{group}={name}", *extra, tiny=False)
     assert config.choices[group] == name

@@ -347,7 +347,7 @@ def test_the_runs_of_a_slurm_job_compete(make) -> None:
         (["prune=asha", "scorer.every=0"], "prune=asha compares metric values during training, but scorer.every=0"),
         (["prune=asha", "prune.first=3"], "prune.first=3 must be a multiple of scorer.every=2"),
         (["prune=asha", "prune.first=8"], "prune=asha stops no run before train.steps=8"),
-        (["prune=asha", "prune.metric=critic_gap"], "prune.metric=critic_gap is not known as a metric"),
+        (["prune=asha", "prune.metric=critic_gap"], "prune.metric='critic_gap' is not known as a metric"),
         (["prune=asha", "prune.metric=w11"], "did you mean w1"),
         (["prune=asha", "prune.reduction=1"], "prune.reduction must be 2 or more"),
         (["prune=median", "prune.finished=0"], "prune.finished must be 1 or more"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, cast
 
-from wgan_sweep.common.ranges import Count, Range
+from wgan_sweep.common.ranges import Count, Range, shown
 from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config import objects
 from wgan_sweep.config.schema import Config
@@ -251,7 +251,7 @@ def sign_of(metric: str) -> int:
     known = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER]
     if metric not in known:
         raise InputError(
-            f"prune.metric={metric} is not known as a metric of which low or high values are better"
+            f"prune.metric={shown(metric)} is not known as a metric of which low or high values are better"
             f"{did_you_mean(metric, known)}; choose one of {', '.join(known)}"
         )
     return 1 if metric in LOWER_IS_BETTER else -1
