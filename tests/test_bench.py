@@ -9,11 +9,11 @@ import torch
 
 from wgan_sweep.bench import __main__ as command
 from wgan_sweep.bench import accuracy, iterations
-from wgan_sweep.bench.implementations import implementations, ours
-from wgan_sweep.bench.iterations import count_operations, measure_costs
+from wgan_sweep.bench.implementations import implementations, ours, with_separate_layers
+from wgan_sweep.bench.iterations import _OperationCounter, count_operations, measure_costs
 from wgan_sweep.bench.processes import SeparateProcesses, concurrent_throughput
 from wgan_sweep.bench.workloads import N_CRITIC, Workload
-from wgan_sweep.models import DCGAN, MLP
+from wgan_sweep.models import DCGAN, MLP, ResNet
 
 CPU = torch.device("cpu")
 TINY = Workload("tiny", DCGAN(2, 4, "batch", "layer"), 16, batch=4)
@@ -28,7 +28,7 @@ def test_costs_are_measured_for_every_implementation_relative_to_eager_double_ba
         if "compiled" not in name and "torch" not in name
     }
     costs = {cost.implementation: cost for cost in measure_costs(TINY, compared, 3, 1, CPU)}
-    assert len(costs) == 3
+    assert len(costs) == 4
     assert costs["eager double backward, fp32"].ratio == 1
     for cost in costs.values():
         assert 50 < cost.peak_mib < 2000
@@ -62,6 +62,19 @@ def test_counted_operations_match_a_count_by_hand() -> None:
     # Forward for each critic update; forward and gradient of the weights; and through the critic.
     generator = N_CRITIC * generator_pass + 2 * generator_pass + 2 * product
     assert count_operations(workload, ours, CPU) == pytest.approx(critic + generator, rel=0.15)
+
+
+def test_separate_layers_compute_the_same_functions_with_more_operations() -> None:
+    workload = Workload("resnet", ResNet(4, 8, "batch", "layer"), 32, 4)
+    inputs = torch.randn(4, 8, dtype=torch.float64), torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    for network, separate, x in zip(
+        workload.networks(CPU), map(with_separate_layers, workload.networks(CPU)), inputs, strict=True
+    ):
+        with _OperationCounter() as ours, torch.no_grad():
+            expected = network.double()(x)
+        with _OperationCounter() as theirs, torch.no_grad():
+            torch.testing.assert_close(separate.double()(x), expected, rtol=1e-9, atol=1e-12)
+        assert theirs.total > 1.4 * ours.total
 
 
 def test_errors_are_small_and_relative_to_double_backward() -> None:

@@ -9,10 +9,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from wgan_sweep.bench.workloads import IMAGES, N_CRITIC, Workload
 from wgan_sweep.common.images import to_range
+from wgan_sweep.models.layers import upsample
+from wgan_sweep.models.residual_blocks import DownBlock, UpBlock
 from wgan_sweep.objectives.constraints import none as no_constraint
 from wgan_sweep.objectives.gradient_terms import Centred, GradientTerm
 from wgan_sweep.objectives.losses import Loss, wasserstein
@@ -91,7 +94,48 @@ def _real_batches(workload: Workload, device: torch.device) -> Iterator[Tensor]:
 
 def eager_double_backward(workload: Workload, device: torch.device, precision_name: str) -> Steps:
     """Train WGAN-GP as typical PyTorch code does: eager, double backward, one Adam per network, no weight averaging."""
-    generator, critic = workload.networks(device)
+    yield from _double_backward(*workload.networks(device), workload, device, precision_name)
+
+
+def double_backward_of_separate_layers(workload: Workload, device: torch.device, precision_name: str) -> Steps:
+    """Train as `eager_double_backward`, with convolutions and pooling as separate layers, as in public ResNets.
+
+    The networks are the same functions; this package computes a convolution and the pooling after it at once.
+    """
+    generator, critic = (with_separate_layers(network) for network in workload.networks(device))
+    yield from _double_backward(generator, critic, workload, device, precision_name)
+
+
+class _SeparateUpBlock(UpBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        y, shortcut = self.branches(x)
+        y = self.conv2(self.relu(self.norm2(self.conv1(upsample(y)))))
+        result: Tensor = y + self.shortcut(upsample(shortcut))
+        return result
+
+
+class _SeparateDownBlock(DownBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        y, shortcut = self.branches(x)
+        y = avg_pool2d(self.conv2(self.relu(self.norm2(self.conv1(y)))), 2)
+        result: Tensor = y + self.shortcut(avg_pool2d(shortcut, 2))
+        return result
+
+
+_SEPARATE = {UpBlock: _SeparateUpBlock, DownBlock: _SeparateDownBlock}
+
+
+def with_separate_layers(network: nn.Module) -> nn.Module:
+    """Let the residual blocks of a network pool after the convolution, and upsample before it; return the network."""
+    for block in network.modules():
+        if type(block) in _SEPARATE:
+            block.__class__ = _SEPARATE[type(block)]
+    return network
+
+
+def _double_backward(
+    generator: nn.Module, critic: nn.Module, workload: Workload, device: torch.device, precision_name: str
+) -> Steps:
     generator_optimizer, critic_optimizer = _Adam(generator.parameters()), _Adam(critic.parameters())
     real_batches, context = _real_batches(workload, device), precision(precision_name, device)
 
@@ -186,7 +230,7 @@ def import_mimicry(module: str) -> Any:
 def implementations(precisions: list[str]) -> dict[str, tuple[Implementation, str]]:
     """Return the implementations to compare with their precisions, by name.
 
-    Other packages are included where they are installed, in the first precision only.
+    Other packages, where they are installed, and networks of separate layers are included in the first precision only.
     """
     compared: dict[str, tuple[Implementation, str]] = {}
     for name in precisions:
@@ -194,6 +238,8 @@ def implementations(precisions: list[str]) -> dict[str, tuple[Implementation, st
         compared[f"ours, {name}"] = ours, name
         compared[f"ours, compiled, {name}"] = partial(ours, compile_networks=True), name
         compared[f"ours with r(x) the real batch, {name}"] = partial(ours, sampling=real), name
+    separate = f"eager double backward of separate layers, {precisions[0]}"
+    compared[separate] = double_backward_of_separate_layers, precisions[0]
     for package, implementation in {"torchgan": torchgan, "torch_mimicry": mimicry}.items():
         if find_spec(package):
             compared[f"{package.replace('_', '-')}, {precisions[0]}"] = implementation, precisions[0]
