@@ -391,3 +391,33 @@ def test_cancelling_by_filter_ends_those_runs_and_they_can_be_resumed(sweep: She
     assert [r["status"] for r in records(sweep.folder)] == ["done"] * 3, done.stderr
     by_seed = {r["config"]["seed"]: r["run_id"] for r in records(sweep.folder)}
     assert [len(starts(sweep, by_seed[seed])) for seed in range(3)] == [2, 1, 1]
+
+
+POINTS = ["data=gaussians8", "train.batch_size=64", "train.n_critic=1", "model.dim=16", "tracker=none", "device=cpu"]
+
+
+def test_seeds_are_added_until_claims_are_decided(sweep: Shell) -> None:
+    """The claim cannot be decided by three seeds of untrained generators: each look is an array of its own."""
+    claims = {"claims": [{"claim": "c", "lower": {"loss": "wgan_gp"}, "than": {"loss": "wgan"}}]}
+    (sweep.folder / "mine.yaml").write_text(json.dumps(claims))
+    decide = ["claims=mine.yaml", "decide.max_seeds=3", "loss=wgan,wgan_gp", "scorer.num_samples=50", "train.steps=2"]
+    done = sweep("-m", *POINTS, *decide, *LAUNCH, tiny=False)
+    assert len(re.findall(r"in job (\d+); to cancel", done.stderr)) == 2
+    assert number_of_jobs(sweep) == 6
+    assert sorted(r["config"]["seed"] for r in records(sweep.folder)) == [0, 0, 1, 1, 2, 2]
+    (path,) = (sweep.folder / "runs" / ".sweeps").glob("*/decision.json")
+    (claim,) = json.loads(path.read_text())["claims"]
+    assert claim["seeds"] == 3
+    assert claim["standing"] in done.stdout
+
+
+def test_a_job_whose_run_is_pruned_ends_at_once_and_the_run_can_be_completed(sweep: Shell) -> None:
+    """A run that does not learn is beaten by one that has been trained before."""
+    prune = ["prune=asha", "train.steps=200", "scorer.every=100", "scorer.num_samples=200", "optimizer.lr=0.01,1e-9"]
+    sweep("-m", *POINTS, *prune[1:-1], "optimizer.lr=0.01", *LAUNCH, tiny=False)
+    done = sweep("-m", *POINTS, *prune, *LAUNCH, tiny=False)
+    by_rate = {r["config"]["optimizer"]["lr"]: r for r in records(sweep.folder)}
+    assert {lr: (r["status"], r["step"]) for lr, r in by_rate.items()} == {0.01: ("done", 200), 1e-9: ("pruned", 100)}
+    assert "1 pruned" in done.stdout
+    sweep("-m", *POINTS, *prune[1:], *LAUNCH, tiny=False)
+    assert [(r["status"], r["step"]) for r in records(sweep.folder)] == [("done", 200)] * 2
