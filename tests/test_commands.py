@@ -12,6 +12,7 @@ from wgan_sweep.commands.scores import _feature_space
 from wgan_sweep.config import help as help_text
 from wgan_sweep.config import objects
 from wgan_sweep.config.catalogue import conf_dir, option_keys, options, schema_keys
+from wgan_sweep.config.keys import find_key
 from wgan_sweep.config.schema import Config
 from wgan_sweep.scoring.metrics import METRICS
 
@@ -49,7 +50,10 @@ def test_the_help_has_a_line_for_every_option_and_key_of_the_package_and_of_the_
     text = help_text.describe([conf_dir(), tmp_path], {"loss": "mine"})
     paragraphs = {part.partition("=")[0]: part for part in text.split("\n\n")}
     for group, names in options().items():
-        for name in names:
+        of_both_players = options().get(find_key(group).like, [])
+        if of_both_players:
+            assert f"  NAME  the options of {find_key(group).like}\n" in paragraphs[group]
+        for name in (name for name in names if name not in of_both_players):
             entry = re.search(rf"^  {name}  +\S.*$", paragraphs[group], re.MULTILINE)
             assert entry, f"{group}={name} has no comment that explains it"
     assert re.search(r"^  mine +A loss of mine$", paragraphs["loss"], re.MULTILINE)
