@@ -31,6 +31,7 @@ from hydra.types import RunMode
 from PIL import Image
 
 import wgan_sweep as ws
+from wgan_sweep.commands.options import add_common_options
 from wgan_sweep.commands.runs import COMMANDS
 from wgan_sweep.config import schema
 from wgan_sweep.config.schema import Config
@@ -578,6 +579,7 @@ def test_unusable_files_are_refused(make, tmp_path: Path) -> None:
 def call(*arguments: object) -> None:
     """Call the subcommands as `wgan-runs` does."""
     parser = argparse.ArgumentParser()
+    add_common_options(parser)
     subparsers = parser.add_subparsers(required=True)
     for add in COMMANDS:
         add(subparsers)
