@@ -159,7 +159,7 @@ def test_a_run_beside_others_takes_its_share_and_records_it(make, monkeypatch: p
     others = iter([0, 1, 1])
     lines: list[str] = []
     monkeypatch.setattr(cores, "core_share", lambda: CoreShare(2, next(others)))
-    monkeypatch.setattr(Display, "line", lambda _, text: lines.append(text))
+    monkeypatch.setattr(Display, "line", lambda _, text, *level: lines.append(text))
     requested = [RequestedRun(make(f"seed={seed}", "train.steps=1"), (), "", None) for seed in range(3)]
     outcomes = Local()(requested, Display(Console(quiet=True)), lambda: False)
     assert [o.record.execution["threads"] for o in outcomes if o.record] == ["2", "1", "1"]
@@ -177,7 +177,7 @@ def test_workers_divide_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     divided: list[int] = []
     monkeypatch.setattr(cores, "core_share", lambda: CoreShare(12, 2))
-    monkeypatch.setattr(Display, "line", lambda _, text: lines.append(text))
+    monkeypatch.setattr(Display, "line", lambda _, text, *level: lines.append(text))
     slots = Parallel.slots
 
     def no_slots(self: Parallel, requested, num_cores: int) -> list:

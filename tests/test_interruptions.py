@@ -111,10 +111,10 @@ def test_an_exception_fails_the_run_with_its_traceback_and_the_run_is_retried(
     config = make()
     update = Trainer._update_critic
 
-    def fail_at_step_4(self: Trainer, real: torch.Tensor) -> dict:
+    def fail_at_step_4(self: Trainer, *arguments) -> dict:
         if self.step == 4:
             raise MemoryError("the GPU is full")
-        return update(self, real)
+        return update(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_update_critic", fail_at_step_4)
     record = run(config)

@@ -42,7 +42,7 @@ def test_a_finished_run_has_the_documented_files(make, tmp_path: Path, planned_f
     record = run(config)
     directory = RunDir(tmp_path / "runs" / run_id(config))
     stored = json.loads(directory.record.read_text())
-    keys = "run_id status overrides config step images_seen scores best error versions git host started finished"
+    keys = "run_id status overrides config step images_seen scores best error pruned versions git host started finished"
     assert list(stored) == [
         *keys.split(),
         "seconds",
