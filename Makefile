@@ -27,7 +27,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 install: $(VENV)/.installed ## Install the package into .venv
 
 demo: $(VENV)/.installed ## Train and score four runs over k and p on real images (minutes on two cores)
-	WGAN_SWEEP_RUNS="$(RUNS)" $(BIN)/wgan-sweep -m loss=wgan_div div.k=1,2 div.p=2,6 launch=parallel
+	WGAN_SWEEP_RUNS="$(RUNS)" $(BIN)/wgan-sweep -m loss=wgan_div div.k=1,2 div.p=2,6 optimizer.lr=1e-3 launch=parallel
 
 test: $(VENV)/.installed-dev ## Run the fast tests, with one single-threaded process per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal

@@ -39,6 +39,8 @@ CURVE_METRICS = ("wasserstein", "gradient_norm", "gradient_term", "generator_gra
 """Training metrics with learning curves, in addition to the scorer's metrics."""
 MAX_AXES = 6
 """Axes that charts offer; the page holds a heat map for each ordered pair of them."""
+STRIP, CHARACTER = 26, 7
+"""Width of the points of a cell in a strip plot, and of a character of an axis label, in pixels."""
 ROW_HEIGHT = 34
 
 
@@ -274,6 +276,9 @@ def strip_plot(report: Report, across: int, styles: Mapping[Key, CellStyle]) -> 
     legend = (
         {"orient": "top", "columns": 3, "labelLimit": 400, "symbolOpacity": 1} if len(drawn) <= MAX_LEGEND else None
     )
+    shown = [key for key in keys if key[across] != NO_VALUE]
+    longest = max((len(key[across]) for key in shown), default=0)
+    offsets = max(1, len({(*key[:across], *key[across + 1 :]) for key in shown}))
     scales = _scales(drawn)
     colour, shape = (
         {"field": "label", "type": "nominal", "title": None, "scale": scales[channel], "legend": legend}
@@ -289,7 +294,7 @@ def strip_plot(report: Report, across: int, styles: Mapping[Key, CellStyle]) -> 
     ]
     return {
         "transform": [HAS_VALUE, _is_on(across), _rest(report, (across,))],
-        "width": {"step": 26},
+        "width": {"step": max(STRIP, math.ceil(CHARACTER * longest / offsets))},
         "height": 260,
         "encoding": {"x": _axis(report, across), "xOffset": {"field": "rest"}, "color": colour},
         "layer": layers,
