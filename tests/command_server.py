@@ -22,26 +22,25 @@ PRELOADED = ["torch._dynamo", "wgan_sweep.commands.sweep", "wgan_sweep.scoring.i
 class CommandServer:
     """Starts the process on first use.
 
-    It serves one command at a time. Its environment is that of the first command; `serves` tells whether another
+    It serves one command at a time. Its environment is that in which this object was made; `serves` tells whether a
     command's environment has the same effect on the imported modules.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._import_environment: dict[str, str] = {}
+        self._env = dict(os.environ)
 
     def serves(self, env: dict[str, str]) -> bool:
         """Return whether the imported modules do not depend on what differs in this environment."""
-        return self._process is None or self._import_environment == _import_environment(env)
+        return _import_environment(self._env) == _import_environment(env)
 
     def run(self, command: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
         """Run ``[python, "-m", "wgan_sweep", *arguments]`` to its end."""
         if self._process is None:
-            self._import_environment = _import_environment(env)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__],
                 cwd=Path(__file__).parents[1],
-                env=env,
+                env=self._env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
