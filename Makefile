@@ -72,7 +72,7 @@ latest-test: $(LATEST)/.installed ## Test the latest Python that is supported, w
 check: lint types test wheel-smoke floor-test latest-test slurm-test ## Run everything that CI runs
 
 check-slow: $(VENV)/.installed-dev ## Run the slow tests, on whole data sets (longer than CI's)
-	$(BIN)/python -m pytest -m "slow and not slurm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m "slow and not slurm"
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
