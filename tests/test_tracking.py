@@ -4,6 +4,7 @@ import json
 import os
 import re
 import struct
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,13 @@ class Mirror:
     @classmethod
     def read(cls, directory: Path) -> "Mirror":
         (file,) = directory.glob("wandb/offline-run-*/*.wandb")
-        records = read_wandb_records(file)
+        deadline = time.monotonic() + 60.0
+        while True:  # W&B's service writes the end of the file after `finish` has returned
+            records = read_wandb_records(file)
+            if "exit" in {record.WhichOneof("record_type") for record in records}:
+                break
+            assert time.monotonic() < deadline, f"{file} has no end"
+            time.sleep(0.05)
 
         def of_type(name: str) -> list[Any]:
             return [getattr(r, name) for r in records if r.WhichOneof("record_type") == name]
