@@ -344,7 +344,7 @@ def curve(loss: str, seed: int) -> list[dict[str, float]]:
 
 
 def test_claims_about_curves_get_the_seeds_that_they_need(workshop: Workshop) -> None:
-    """A correlation is a matter of one cell, and no test of either kind decides fewer than 6, or 4, seeds."""
+    """A correlation is a matter of one cell, and no test of either kind decides fewer than 6 seeds."""
     workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
     (workshop.folder / "mine.yaml").write_text(FOLLOWS)
     sweep = workshop.sweep()
@@ -355,13 +355,13 @@ def test_claims_about_curves_get_the_seeds_that_they_need(workshop: Workshop) ->
     workshop.trained.clear()
     sweep = workshop.sweep()
     workshop.run(sweep)
-    assert outcome(sweep) == [("supported", "decided (look 5 of 7: 6 seeds)", 6)]
-    assert set(workshop.trained) == {("wgan_gp", seed) for seed in range(6)}
+    assert outcome(sweep) == [("supported", "decided (look 7 of 7: 8 seeds)", 8)]
+    assert set(workshop.trained) == {("wgan_gp", seed) for seed in range(8)}
     (faster,) = sweep.decision.tracked
     assert faster.judgement.evidence.effect == pytest.approx(np.log(2), abs=0.3)
     (workshop.folder / "mine.yaml").write_text(FASTER.replace("w1 < 5", "w1 < 5, in_units_of: hours"))
     assert not workshop.sweep().batch()
-    assert outcome(sweep) == [("supported", "decided (look 5 of 7: 6 seeds)", 6)]
+    assert outcome(sweep) == [("supported", "decided (look 7 of 7: 8 seeds)", 8)]
 
 
 def test_a_claim_about_curves_is_refused_if_runs_are_scored_too_rarely(workshop: Workshop) -> None:

@@ -261,40 +261,35 @@ THRESHOLDS: dict[str, Curves] = {
 """Cases whose correlation is compared with the true one."""
 
 TIMES: dict[str, tuple[Reaching, Reaching]] = {
-    **{f"1 x 1, n = {n}": (Reaching(seeds=n), Reaching(seeds=n)) for n in (3, 4, 5, 10)},
-    "1 x 1, n = 3 and 10": (Reaching(seeds=3), Reaching(seeds=10)),
+    **{f"1 x 1, n = {n}": (Reaching(seeds=n), Reaching(seeds=n)) for n in (5, 6, 8, 10)},
+    "1 x 1, n = 6 and 15": (Reaching(seeds=6), Reaching(seeds=15)),
+    **{
+        f"1 x 1, {name}, n = {first} and {second}": (Reaching(sd=sd, seeds=first), Reaching(seeds=second))
+        for name, sd in (("spreads 4 : 1", 4.0), ("spreads 20 : 1", 20.0))
+        for first, second in ((6, 6), (10, 10), (20, 20), (6, 15), (15, 6), (4, 10))
+    },
     **{
         f"1 x 1, unequal censoring, n = {n}": (
             Reaching(seeds=n, until=(0.3, 1.5)),
             Reaching(seeds=n, until=(1.0, 6.0)),
         )
-        for n in (3, 5, 10)
+        for n in (6, 10)
     },
     "1 x 1, censoring of one side, n = 10": (Reaching(seeds=10, until=(0.2, 2.0)), Reaching(seeds=10)),
-    "1 x 1, unequal censoring, n = 4 and 10": (
-        Reaching(seeds=4, until=(0.3, 1.5)),
-        Reaching(seeds=10, until=(1.0, 6.0)),
+    "1 x 1, unequal censoring, n = 6 and 15": (
+        Reaching(seeds=6, until=(0.3, 1.5)),
+        Reaching(seeds=15, until=(1.0, 6.0)),
     ),
     "1 x 1, grid, censored, n = 10": (
         Reaching(seeds=10, until=(2.0, 2.0), grid=0.5),
         Reaching(seeds=10, until=(2.0, 2.0), grid=0.5),
     ),
     "1 x 1, half of the runs lost, n = 10": (Reaching(seeds=10, lost=0.5), Reaching(seeds=10, lost=0.5)),
-    "1 x 3, n = 5": (Reaching(), Reaching([0.0, 0.0, 0.0])),
-    "1 x 3, one apart, n = 5": (Reaching(), Reaching([0.0, 5.0, 5.0])),
+    "1 x 3, n = 8": (Reaching(seeds=8), Reaching([0.0, 0.0, 0.0], seeds=8)),
+    "1 x 3, one apart, n = 8": (Reaching(seeds=8), Reaching([0.0, 5.0, 5.0], seeds=8)),
     "3 x 3, n = 10": (Reaching([0.0] * 3, seeds=10), Reaching([0.0] * 3, seeds=10)),
 }
 """Cases in which the smallest ratio of times is 1."""
-
-UNEQUAL_TIMES: dict[str, tuple[Reaching, Reaching, float]] = {
-    "n = 5": (Reaching(sd=4.0), Reaching(), 0.07),
-    "n = 10": (Reaching(sd=4.0, seeds=10), Reaching(seeds=10), 0.09),
-    "n = 4 and 10": (Reaching(sd=4.0, seeds=4), Reaching(seeds=10), 0.15),
-}
-"""Cases with equal medians whose logarithms have standard deviations of 4 : 1, and a bound of the error rate.
-
-The test is not exact for them.
-"""
 
 FAR = list(np.array(WIDE) * 2)
 ALTERNATIVES: dict[str, tuple[Callable[..., Evidence], tuple[Sampler, ...], float]] = {
@@ -319,10 +314,10 @@ ALTERNATIVES: dict[str, tuple[Callable[..., Evidence], tuple[Sampler, ...], floa
         (Curves(Coupled(0.5), 10),),
         Curves(Coupled(0.5), 10).centre() - 0.5,
     ),
-    "times, 3 sd, n = 4": (sooner, (Reaching(seeds=4), Reaching([3.0], seeds=4)), 3.0),
-    "times, 3 sd, unequal censoring, n = 5": (
+    "times, 3 sd, n = 6": (sooner, (Reaching(seeds=6), Reaching([3.0], seeds=6)), 3.0),
+    "times, 3 sd, unequal censoring, n = 8": (
         sooner,
-        (Reaching(until=(3.0, 9.0)), Reaching([3.0], until=(20.0, 60.0))),
+        (Reaching(seeds=8, until=(3.0, 9.0)), Reaching([3.0], seeds=8, until=(20.0, 60.0))),
         3.0,
     ),
     "times, 1 x 3, 3 sd, n = 10": (sooner, (Reaching(seeds=10), Reaching([3.0] * 3, seeds=10)), 3.0),
@@ -389,19 +384,11 @@ def test_error_rate_and_coverage_for_times(name: str) -> None:
     assert_calibrated(simulate(sooner, TIMES[name], 0.0, SIMULATIONS))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", UNEQUAL_TIMES)
-def test_error_rate_for_times_of_unequal_spread_is_as_documented(name: str) -> None:
-    first, second, bound = UNEQUAL_TIMES[name]
-    rates = simulate(sooner, (first, second), 0.0, SIMULATIONS)
-    assert rates.supported + rates.contradicted <= bound
-
-
 @pytest.mark.parametrize(
     ("test", "sides"),
     [
         (correlated, (CURVES["trends in random directions, n = 6"],)),
-        (sooner, TIMES["1 x 1, unequal censoring, n = 5"]),
+        (sooner, TIMES["1 x 1, spreads 20 : 1, n = 20 and 20"]),
     ],
 )
 def test_few_false_statements_are_found(test: Callable[..., Evidence], sides: tuple[Sampler, ...]) -> None:
@@ -427,10 +414,6 @@ def main() -> None:
         *((f"curves, {name}", partial(simulate, correlated, (side,), 0.0)) for name, side in CURVES.items()),
         *((f"threshold, {name}", partial(at_threshold, side)) for name, side in THRESHOLDS.items()),
         *((f"times, {name}", partial(simulate, sooner, sides, 0.0)) for name, sides in TIMES.items()),
-        *(
-            (f"times of unequal spread, {name}", partial(simulate, sooner, (first, second), 0.0))
-            for name, (first, second, _) in UNEQUAL_TIMES.items()
-        ),
         *((name, partial(simulate, *case)) for name, case in ALTERNATIVES.items()),
     ]
     sys.stdout.write("| case | supported | contradicted | covered | bias / sd |\n|---|---|---|---|---|\n")

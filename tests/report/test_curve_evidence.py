@@ -1,7 +1,8 @@
 """Tests of correlations along runs and of times to a goal: against SciPy, closed forms and counts by hand."""
 
+from collections.abc import Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 from math import comb
 
 import numpy as np
@@ -15,8 +16,8 @@ from wgan_sweep.report.inference.correlations import (
     rank_correlation,
     seeds_for_correlation,
 )
-from wgan_sweep.report.inference.evidence import LEVEL, POWER, Evidence
-from wgan_sweep.report.inference.times import Time, mann_whitney_cdf, median, seeds_for_times, sooner
+from wgan_sweep.report.inference.evidence import LEVEL, POWER, Array, Evidence
+from wgan_sweep.report.inference.times import Time, mann_whitney_cdf, median, p_value, seeds_for_times, sooner
 
 
 def test_rank_correlations_are_spearmans() -> None:
@@ -117,24 +118,44 @@ def test_the_number_of_pairs_has_mann_and_whitneys_distribution() -> None:
     assert mann_whitney_cdf(np.array(np.sum(a[:, None] > b)), 60, 50) == pytest.approx(expected)
 
 
+def p_sooner(first: Sequence[float] | Array, second: Sequence[float] | Array) -> float:
+    """Return the p-value of the first being smaller: SciPy's, or that of a sign test of blocks if it is larger."""
+    greater = sum(a > b for a, b in product(first, second))
+    signs = [
+        stats.binomtest(int((greater + len(block) // 4) // len(block)), len(counted), 0.5, "less").pvalue
+        for block, counted in ((first, second), (second, first))
+    ]
+    return max(float(stats.mannwhitneyu(first, second, alternative="less", method="exact").pvalue), *signs)
+
+
 def test_times_of_runs_that_all_reach_the_goal_are_compared_by_mann_and_whitneys_test() -> None:
     rng = np.random.default_rng(3)
     first, second = rng.lognormal(0, 1, 6), rng.lognormal(1.2, 1, 8)
     evidence = sooner([reached(*first)], [reached(*second)])
-    assert evidence.p_for == pytest.approx(stats.mannwhitneyu(first, second, alternative="less").pvalue)
-    assert evidence.p_against == pytest.approx(stats.mannwhitneyu(first, second, alternative="greater").pvalue)
+    assert evidence.p_for == pytest.approx(p_sooner(first, second))
+    assert evidence.p_against == pytest.approx(p_sooner(second, first))
     assert evidence.effect == pytest.approx(np.median(np.log(second) - np.log(first)[:, None]))
-    for end, alternative, factor in ((evidence.low, "less", 1.001), (evidence.high, "greater", 1 / 1.001)):
-        inside = stats.mannwhitneyu(first * np.exp(end) * factor, second, alternative=alternative).pvalue
-        outside = stats.mannwhitneyu(first * np.exp(end) / factor, second, alternative=alternative).pvalue
-        assert outside < LEVEL / 2 <= inside
+    low, high = np.exp(evidence.low), np.exp(evidence.high)
+    assert p_sooner(first * low / 1.001, second) < LEVEL / 2 <= p_sooner(first * low * 1.001, second)
+    assert p_sooner(second, first * high * 1.001) < LEVEL / 2 <= p_sooner(second, first * high / 1.001)
 
 
-def test_three_runs_never_decide_which_is_sooner_and_four_do() -> None:
-    assert sooner([reached(1, 2, 3)], [reached(40, 50, 60)]).p_for == pytest.approx(1 / comb(6, 3))
-    evidence = sooner([reached(1, 2, 3, 4)], [reached(40, 50, 60, 80)])
-    assert evidence.p_for == pytest.approx(1 / comb(8, 4))
-    assert evidence.low == pytest.approx(np.log(40 / 4))  # of all pairs, none may be the other way round
+@pytest.mark.parametrize(("first", "second"), [(6, 6), (6, 9), (12, 7), (20, 20)])
+def test_the_p_value_is_that_of_a_sign_test_if_one_side_spreads_far_more_widely(first: int, second: int) -> None:
+    """Each of its times is before or after all of the other side."""
+    narrow = reached(*np.linspace(1, 2, second))
+    for after in range(first + 1):
+        wide = reached(*np.linspace(3, 4, after), *np.linspace(0.3, 0.4, first - after))
+        p = sooner([wide], [narrow]).p_for
+        assert p >= stats.binomtest(after, first, 0.5, "less").pvalue - 1e-12
+        assert p == pytest.approx(p_sooner([time.value for time in wide], [time.value for time in narrow]))
+
+
+def test_five_runs_never_decide_which_is_sooner_and_six_do() -> None:
+    assert sooner([reached(1, 2, 3, 4, 5)], [reached(*range(40, 60))]).p_for == pytest.approx(1 / 2**5)
+    evidence = sooner([reached(1, 2, 3, 4, 5, 6)], [reached(40, 50, 60, 80, 90, 99)])
+    assert evidence.p_for == pytest.approx(1 / 2**6)
+    assert 0 < evidence.low <= np.log(60 / 4)
     assert evidence.p_against == 1
 
 
@@ -143,9 +164,9 @@ def test_a_pair_whose_order_is_unknown_counts_against_every_verdict() -> None:
     first, second = [*reached(1, 3), *censored(2)], [*censored(4), *reached(5)]
     unknown = 2  # 2+ with 4+, and with 5
     p = Fraction(1 + 1 + 2, comb(5, 2))  # arrangements of 3 and 2 values with 0, 1 and 2 pairs in the other order
-    evidence = sooner([first], [second])
-    assert evidence.p_for == pytest.approx(float(p))
     assert mann_whitney_cdf(np.array(unknown), 3, 2) == pytest.approx(float(p))
+    evidence = sooner([first], [second])
+    assert evidence.p_for == pytest.approx(p_value(np.array(unknown), 3, 2))
     assert evidence.p_against == 1  # each of the pairs may agree with the claim
     assert sooner([censored(*[9] * 9)], [censored(*[9] * 9)]).p_for == 1
     assert sooner([censored(1, 2, 3)], [censored(7, 8, 9)]).effect == 0
@@ -160,14 +181,13 @@ def test_the_worst_case_of_unknown_times_is_the_test_of_their_least_favourable_v
     assert 0 < sum(run.is_reached for run in runs) < 14
     late = [run.value if run.is_reached else 1e9 for run in first]
     soon = [run.value for run in second]
-    expected = stats.mannwhitneyu(late, soon, alternative="less", method="exact").pvalue
-    assert sooner([first], [second]).p_for == pytest.approx(expected)
+    assert sooner([first], [second]).p_for == pytest.approx(p_sooner(late, soon))
 
 
 def test_lost_runs_never_reach_the_goal() -> None:
-    lost = censored(*[np.inf] * 4)
-    evidence = sooner([reached(5, 6, 7, 8)], [lost])
-    assert evidence.p_for == pytest.approx(1 / 70)
+    lost = censored(*[np.inf] * 6)
+    evidence = sooner([reached(4, 5, 6, 7, 8, 9)], [lost])
+    assert evidence.p_for == pytest.approx(1 / 64)
     assert (evidence.low, evidence.high) == (np.inf, np.inf)
     assert sooner([lost], [lost]) == Evidence(
         0.0, -np.inf, np.inf, "log ratio of times", "Mann-Whitney, 1 pair", 1.0, 1.0
@@ -175,8 +195,8 @@ def test_lost_runs_never_reach_the_goal() -> None:
 
 
 def test_the_pair_of_cells_with_the_smallest_ratio_decides() -> None:
-    first = [reached(1, 2, 3, 4, 5)]
-    near, far = reached(3.5, 6, 7, 8, 9), reached(30, 40, 50, 60, 70)
+    first = [reached(1, 2, 3, 4, 5, 6, 7)]
+    near, far = reached(3.5, 7.5, 8, 9, 10, 11, 12), reached(30, 40, 50, 60, 70, 80, 90)
     both = sooner(first, [near, far])
     assert both.p_for == sooner(first, [near]).p_for
     assert both.low == sooner(first, [near]).low
@@ -206,8 +226,8 @@ def test_the_runs_that_decide_which_is_sooner_have_the_nominal_power() -> None:
 
     power = np.mean([sooner([draw(first)], [draw(second)]).p_for < LEVEL / 2 for _ in range(300)])
     assert power == pytest.approx(POWER, abs=0.08)
-    assert seeds_for_times([reached(1, 2)], [reached(5, 6)]) == 4
-    assert seeds_for_times([reached(5, 6)], [reached(1, 2)]) == 4
+    assert seeds_for_times([reached(1, 2)], [reached(5, 6)]) == 6
+    assert seeds_for_times([reached(5, 6)], [reached(1, 2)]) == 6
     assert seeds_for_times([censored(5, 5)], [censored(5, 5)]) is None
 
 
@@ -224,5 +244,5 @@ def test_intervals_agree_with_the_tests(level: float) -> None:
             assert evidence.low <= evidence.effect <= evidence.high
             verdicts.add((evidence.low > 0, evidence.high < 0))
     assert len(verdicts) == 3
-    p_values = [sooner([reached(1, 2, 3, 4, 5)], [reached(*np.arange(1, 6) * f)]).p_for for f in (1.1, 2.1, 4.1, 8)]
+    p_values = [sooner([reached(*range(1, 9))], [reached(*np.arange(1, 9) * f)]).p_for for f in (1.1, 1.5, 2.1, 4.1)]
     assert all(after < before for before, after in pairwise(p_values))

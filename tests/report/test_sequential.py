@@ -168,8 +168,8 @@ NULLS: dict[str, tuple[Test, tuple[Sampler, ...], bool]] = {
         True,
     ),
     "curves, trends in random directions": (correlated, (CURVES["trends in random directions, n = 6"],), True),
-    "times, 1 x 1": (sooner, TIMES["1 x 1, n = 5"], True),
-    "times, 1 x 1, unequal censoring": (sooner, TIMES["1 x 1, unequal censoring, n = 5"], False),
+    "times, 1 x 1": (sooner, TIMES["1 x 1, n = 6"], True),
+    "times, 1 x 1, unequal censoring": (sooner, TIMES["1 x 1, unequal censoring, n = 6"], False),
 }
 """Tests, cells, and whether the test without correction is known to exceed the error rate."""
 
