@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import vl_convert
 from PIL import Image
 from rich.console import Console
 
 from wgan_sweep.commands import report as command
-from wgan_sweep.report import charts
+from wgan_sweep.report import charts, vega
 from wgan_sweep.report.cells import group_runs
 from wgan_sweep.report.text import to_csv
 from wgan_sweep.report.watch import view, watch
@@ -66,6 +67,27 @@ def test_the_page_is_self_contained_and_shows_every_run(runs: Path, tmp_path: Pa
     assert sum(row["value"] is None for row in data["rows"]) == 2
     assert set(data["charts"]["heat"]) == {"0,1", "1,0"}
     assert data["defaults"] == {"heat": "1,0", "strip": "0"}
+
+
+def test_the_script_of_charts_is_bundled_once_and_again_if_its_copy_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    bundled = []
+    bundle = vl_convert.javascript_bundle
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda code: bundled.append(code) or bundle(code))
+    script = vega.script()
+    assert script == bundle(bundled[0]).replace("</script", "<\\/script")
+    assert vega.script() == script
+    assert len(bundled) == 1
+    (copy,) = (tmp_path / "cache" / "scripts").glob("*.js")
+    for damage in (b"", copy.read_bytes()[:-1], b"alert(1)" + copy.read_bytes(), b"\xff"):
+        copy.write_bytes(damage)
+        bundled.clear()
+        assert vega.script() == script
+        assert len(bundled) == 1
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", "/proc/none")
+    assert vega.script() == script
 
 
 def test_learning_curves_are_thinned_but_keep_their_last_point(runs: Path) -> None:

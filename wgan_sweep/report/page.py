@@ -12,7 +12,7 @@ import jinja2
 
 from wgan_sweep.common.pictures import open_thumbnail
 from wgan_sweep.config.keys import Role, leaves, role_of
-from wgan_sweep.report import charts, claims
+from wgan_sweep.report import charts, claims, vega
 from wgan_sweep.report.cells import METRIC_NAMES, Key, Report, Standing
 from wgan_sweep.report.claim_kinds import Claim
 from wgan_sweep.report.curves import Curves
@@ -94,8 +94,6 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: s
         tested_claims: The claims to test on them.
         title: The title of the page.
     """
-    import vl_convert
-
     folder = Path(__file__).parent
     curves = charts.curves_by_run(report, runs)
     styles = charts.cell_styles(report, charts.drawn_runs(report, curves))
@@ -137,5 +135,5 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: s
         data=_for_script(data),
         style=(folder / "page.css").read_text(),
         script=(folder / "page.js").read_text(),
-        vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"),
+        vega=vega.script(),
     )

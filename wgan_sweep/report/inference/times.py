@@ -87,7 +87,7 @@ def p_value(u: NDArray[np.int_], first: int, second: int) -> Array:
     blocks = [
         stats.binom.cdf((u + block // 4) // block, count, 0.5) for count, block in ((first, second), (second, first))
     ]
-    return np.maximum(mann_whitney_cdf(u, first, second), np.maximum(*blocks))
+    return np.asarray(np.max([mann_whitney_cdf(u, first, second), *blocks], axis=0))
 
 
 @cache
