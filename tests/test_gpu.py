@@ -30,6 +30,9 @@ def trainer(make, *overrides: str) -> Trainer:
     return build(make("device=cuda", *overrides)).trainer
 
 
+CHANGING_RATES = ["schedule=linear", "schedule.steps=8", "critic_schedule=warmup", "critic_schedule.steps=4"]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 @pytest.mark.parametrize(
     "overrides",
@@ -39,6 +42,7 @@ def trainer(make, *overrides: str) -> Trainer:
         ["loss=wgan"],
         ["loss=nsgan", "constraint=spectral_norm"],
         ["loss=rpgan", "constraint.r1.every=4"],
+        ["loss=rpgan", "constraint.r1.every=2", *CHANGING_RATES],
     ],
     ids=" ".join,
 )
@@ -117,6 +121,7 @@ def test_compiled_training_agrees_with_eager_training(make, precision: str, grap
         ["loss=wgan_gp", "model=resnet"],
         ["loss=wgan"],
         ["loss=rpgan", "constraint.r1.every=4"],
+        ["loss=rpgan", "constraint.r1.every=2", *CHANGING_RATES],
         ["loss=relativistic_average", "train.simultaneous=true"],
     ],
     ids=" ".join,
