@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_sweep.common import rng
+from wgan_sweep.models import group_norm
 from wgan_sweep.objectives import sampling
 from wgan_sweep.objectives.gradient_terms import GradientTerm, Power, double_backward
 from wgan_sweep.objectives.losses import Loss, wasserstein
@@ -265,6 +266,18 @@ def test_compiled_code_is_reused_by_other_processes(tmp_path, monkeypatch) -> No
     assert list((tmp_path / "compiled").iterdir())
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("norm", "fused"), [("layer", True), ("instance", True), ("layer", False)])
+def test_the_gradient_of_a_critic_with_norms_can_be_compiled(norm: str, fused: bool, make, monkeypatch) -> None:
+    """With PyTorch's kernel of norms, and without it, as on CUDA. The compiler writes no code: that takes minutes."""
+    monkeypatch.setattr(group_norm, "_has_fused_group_norm", lambda device: fused)
+    compile_network = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *args, **options: compile_network(*args, **options, backend="eager"))
+    trainer = build(make("loss=wgan_gp", f"model.critic_norm={norm}", "train.compile=true")).trainer
+    run(trainer, 1)
+    assert trainer.execution["critic's gradient"] == "compiled"
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
@@ -277,7 +290,7 @@ def test_compiled_training_agrees_with_eager_training_and_resumes_bitwise(make, 
     expected, actual = run(eager, 4), run(uninterrupted, 4)
     assert uninterrupted.execution["critic's gradient"] == "compiled"
     for metrics, eager_metrics in zip(actual, expected, strict=True):
-        assert metrics == pytest.approx(eager_metrics, rel=1e-3)
+        assert metrics == pytest.approx(eager_metrics, rel=1e-3, abs=2e-5)  # some are differences of critic outputs
     run(interrupted, 2)
     resumed.load_state_dict(copy.deepcopy(interrupted.state_dict()))
     assert run(resumed, 4) == actual[2:]

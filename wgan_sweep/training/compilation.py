@@ -11,6 +11,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +162,7 @@ class CompiledGradient(_Compilation):
         if self._loss_scale:
             tensors.append(_largest_scale_without_overflow(eager, tensors, self._loss_scale.value))
         try:
-            operations = make_fx(eager, tracing_mode="fake")(*tensors)
+            operations = make_fx(eager, _decompositions(), tracing_mode="fake")(*tensors)
             self._compiled = torch.compile(operations, dynamic=False, fullgraph=True)
             with torch.no_grad():
                 actual = self._compiled(*tensors)
@@ -174,6 +175,30 @@ class CompiledGradient(_Compilation):
         difference = relative_difference([actual[index] for index in used], [expected[index] for index in used])
         self._is_compiled = difference <= MAX_RELATIVE_DIFFERENCE
         return None if self._is_compiled else f"the compiled gradient differs by {difference:.1e}"
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return how operations are traced that the compiler refuses as they are.
+
+    Those that write to a given output are traced as a result that is copied to the output: it may not be contiguous.
+    The compiler fuses the copies. Group norms are traced as simpler operations: their output would be taken for
+    contiguous.
+    """
+    from torch._decomp import get_decompositions
+
+    aten = torch.ops.aten
+    without_output = {
+        aten.addcmul.out: aten.addcmul.default,
+        aten.div.out: aten.div.Tensor,
+        aten.mul.out: aten.mul.Tensor,
+        aten.sum.IntList_out: aten.sum.dim_IntList,
+    }
+
+    def copying(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *args, out, **options: out.copy_(operation(*args, **options))
+
+    copies = {operation: copying(replacement) for operation, replacement in without_output.items()}
+    return get_decompositions([aten.native_group_norm, aten.native_group_norm_backward]) | copies
 
 
 def _largest_scale_without_overflow(
