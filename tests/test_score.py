@@ -268,7 +268,7 @@ OPTIONS = {
     "--metrics": ["fid", "kid", "fid,precision", "inception_score", "memorisation", "", ",", "fid,lpips"],
     "--features": ["inception"],
     "--layer": ["64", "192", "65", "x"],
-    "--num-samples": ["-1", "0", "2", "20"],
+    "--num-samples": ["-1", "0", "2", "20", "x"],
     "--seed": ["0", "-5", str(2**70)],
     "--kid-subset-size": ["-1", "0", "1", "2", "10", str(10**9)],
     "--batch-size": ["-1", "0", "1", "7", str(10**12)],
