@@ -104,6 +104,7 @@ KEYS = (
     Key("retry_diverged", Role.EXTENT),
     Key("log_every", Role.PRESENTATION),
     Key("save_every", Role.PRESENTATION),
+    Key("reference", Role.PRESENTATION),  # a label: the published value with which reports compare
     Key("choices", Role.PRESENTATION),  # the names of the options; their values are what counts
 )
 """Every key, once. A key without an entry of its own follows the nearest one above it."""

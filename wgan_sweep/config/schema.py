@@ -91,6 +91,7 @@ class Config:
     retry_diverged: bool = MISSING
     log_every: Count = MISSING
     save_every: Count = MISSING
+    reference: Any = None  # with a default, likewise; `reference.read_reference` gives its type
     choices: dict[str, str] = field(default_factory=dict)
     """The chosen option of each group, by name; filled in when the config is composed."""
 

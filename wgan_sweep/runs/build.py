@@ -14,9 +14,11 @@ from wgan_sweep.common import rng
 from wgan_sweep.common.devices import find_device
 from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.ranges import LARGEST_INT, Range, check_value, shown
+from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config import objects
 from wgan_sweep.config.keys import KEYS, find_key
 from wgan_sweep.config.players import player_node
+from wgan_sweep.config.reference import read_reference
 from wgan_sweep.config.schema import Config, check_ranges
 from wgan_sweep.config.schema import replicas as replicas_of
 from wgan_sweep.errors import InputError
@@ -27,6 +29,7 @@ from wgan_sweep.objectives.stabilisers import Stabiliser
 from wgan_sweep.runs import pruning
 from wgan_sweep.runs.data import RealData, load_split, trained_split
 from wgan_sweep.runs.memory import check_fits, needed_bytes
+from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, OTHER_METRICS
 from wgan_sweep.training.cuda_graphs import CudaGraph
 from wgan_sweep.training.player import MakeOptimizer
 from wgan_sweep.training.precision import Precision, precision
@@ -91,10 +94,23 @@ def check_options(config: Config) -> None:
             node, name = _player_option(config, key.name)
         objects.check_parameters(node, name)
     pruning.check(config)
+    _check_reference(config)
     if config.train.batch_size % (count := replicas_of(config)):
         raise InputError(
             f"train.batch_size={config.train.batch_size} is shared by launch.gpus_per_run={count} processes: choose a "
             "multiple of it"
+        )
+
+
+def _check_reference(config: Config) -> None:
+    """Refuse a reference that is not of its form, or whose metric is neither of this package nor of the scorer."""
+    reference = read_reference(config.reference)
+    own = config.scorer.get("metrics")
+    known = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS, *map(str, own if isinstance(own, Mapping) else ())]
+    if reference is not None and reference.metric not in known:
+        raise InputError(
+            f"reference.metric={reference.metric} is not a known metric{did_you_mean(reference.metric, known)} (choose "
+            f"from {', '.join(dict.fromkeys(known))}, or add it to scorer.metrics)"
         )
 
 

@@ -44,6 +44,8 @@ LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "sliced_w2", "js", "kl")
 """Metrics of which low values are good."""
 HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes", "high_quality")
 """Metrics of which high values are good."""
+OTHER_METRICS = ("fid_infinity", "nearest_real", "copied")
+"""Metrics that are reported beside them."""
 
 CHOSEN_BY = "chosen_by_"
 """Prefix of the metric value by which the best step was chosen; the plain name holds the value on fresh samples."""
