@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from wgan_sweep.common import rng
+from wgan_sweep.config.reference import read_reference
 from wgan_sweep.config.schema import conf_dir
 from wgan_sweep.runs.build import build
 
@@ -81,10 +82,13 @@ def test_a_recipe_has_the_published_settings(name: str, make) -> None:
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
 def test_a_recipe_names_its_source_its_published_value_and_the_differences(file: Path) -> None:
     assert file.stem in SETTINGS
-    comments = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ")]
-    for word in ("Source: ", "Published value: ", "Differences: "):
-        assert sum(comment.startswith(word) for comment in comments) == 1, word
-    assert yaml.safe_load(file.read_text())["defaults"]
+    values = yaml.safe_load(file.read_text())
+    assert values["defaults"]
+    reference = read_reference(values["reference"])
+    assert reference is not None
+    assert set(values["reference"]) == {"source", "metric", "value", "tolerance", "setting", "differs"}
+    assert reference.setting
+    assert reference.differs
 
 
 def test_the_penalty_of_su_is_that_of_all_real_and_fake_examples_with_batch_norm_in_the_critic(make, npz: Path) -> None:
