@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from wgan_sweep.commands.completion import add_completion_option
 from wgan_sweep.commands.options import add_common_options
@@ -17,13 +18,53 @@ from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.places import OpenedRuns, opened
 from wgan_sweep.runs.record import Record
 
+if TYPE_CHECKING:
+    from wgan_sweep.report.references import Comparisons
+
+
+def _config_of_recipe(name: str) -> Mapping[str, Any] | None:
+    from wgan_sweep.config import schema
+    from wgan_sweep.sweeps.config_of_run import config_of_recipe
+
+    schema.register()
+    return config_of_recipe(name)
+
+
+def _comparisons(runs: OpenedRuns) -> "Comparisons":
+    """Return the runs of recipes beside the published values; runs whose config is damaged are named."""
+    from wgan_sweep.report.references import compare
+
+    compared = compare([*runs.found.records, *runs.not_started], _config_of_recipe, runs.folder)
+    for line in compared.problems:
+        sys.stderr.write(f"wgan-report: {line}\n")
+    return compared
+
+
+def _references(options: argparse.Namespace, compared: "Comparisons") -> str:
+    """Return the comparisons with published values as Markdown or JSON."""
+    from wgan_sweep.report import references
+
+    if options.format not in ("md", "json"):
+        raise InputError(f"--reference cannot be written as {options.format}: choose --format md, json or html")
+    if not compared.rows:
+        places = ", ".join(map(str, options.runs))
+        raise InputError(
+            f"no run in {places} has a reference to compare with: train a recipe that has one, as in "
+            "wgan-sweep experiment=reference/NAME"
+        )
+    return references.to_json(compared) if options.format == "json" else references.to_markdown(compared)
+
 
 def _page(report: Report, runs: OpenedRuns, options: argparse.Namespace) -> str:
     from wgan_sweep.report import claims
     from wgan_sweep.report.page import to_html
 
     return to_html(
-        report, runs.folder, claims.read_claims(claims.claims_file(options.claims or claims.PAPER)), runs.name
+        report,
+        runs.folder,
+        claims.read_claims(claims.claims_file(options.claims or claims.PAPER)),
+        runs.name,
+        _comparisons(runs),
     )
 
 
@@ -87,6 +128,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         const=False,
         metavar="YAML",
         help="test the claims in a file (default: paper, the paper's claims)",
+    )
+    parser.add_argument(
+        "--reference", action="store_true", help="compare the runs of recipes with the values that were published"
     )
     parser.add_argument("--wandb", action="store_true", help="upload ended runs that W&B does not have yet; no report")
     parser.add_argument("--dashboard", action="store_true", help="save a W&B workspace for the runs; no report")
@@ -182,13 +226,21 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
         places = ", ".join(map(str, options.runs))
         raise InputError(f"{places} holds no runs: start some with wgan-sweep, or give another folder")
     check_metric(records, options.metric)
+    if options.reference and options.format != "html" and (options.metric or options.claims is not None):
+        other = "--metric" if options.metric else "--claims"
+        raise InputError(f"--reference compares by the metric of each recipe: leave out {other}, or ask separately")
     if records and (options.wandb or options.dashboard):
         failed = options.wandb and _upload(_only_folder(options, "--wandb"), options)
         if options.dashboard:
             _dashboard(runs.folder, options, records)
         sys.exit(1 if failed or problems else 0)
-    if options.claims is not None and options.format != "html":
-        output: str | bytes = _claims(options, records, runs.folder)
+    is_complete = not problems
+    if options.reference and options.format != "html":
+        compared = _comparisons(runs)
+        output: str | bytes = _references(options, compared)
+        is_complete &= not compared.problems
+    elif options.claims is not None and options.format != "html":
+        output = _claims(options, records, runs.folder)
     else:
         report = group_runs([*records, *runs.not_started], options.metric, runs.folder)
         output = FORMATS[options.format](report, runs, options)
@@ -198,7 +250,7 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
         _write(output, options.output)
     except OSError as error:
         raise InputError(f"{options.output or 'standard output'} cannot be written to ({error})") from error
-    return not problems
+    return is_complete
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import jinja2
 
 from wgan_sweep.common.pictures import open_thumbnail
 from wgan_sweep.config.keys import Role, leaves, role_of
-from wgan_sweep.report import charts, claims, vega
+from wgan_sweep.report import charts, claims, references, vega
 from wgan_sweep.report.cells import METRIC_NAMES, Key, Report, Standing
 from wgan_sweep.report.claim_kinds import Claim
 from wgan_sweep.report.curves import Curves
@@ -85,7 +85,9 @@ def _for_script(value: Mapping[str, Any]) -> str:
     return text.replace("<", "\\u003c")
 
 
-def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: str) -> str:
+def to_html(
+    report: Report, runs: Path, tested_claims: Sequence[Claim], title: str, compared: references.Comparisons
+) -> str:
     """Return the page.
 
     Args:
@@ -93,6 +95,7 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: s
         runs: The folder of their run directories.
         tested_claims: The claims to test on them.
         title: The title of the page.
+        compared: The runs of recipes beside the published values.
     """
     folder = Path(__file__).parent
     curves = charts.curves_by_run(report, runs)
@@ -132,6 +135,8 @@ def to_html(report: Report, runs: Path, tested_claims: Sequence[Claim], title: s
             *claims.notes(verdicts, report.metric)[:1],
             *dict.fromkeys(verdict.collected for verdict in verdicts if verdict.collected),
         ],
+        references=references.table(compared.rows) if compared.rows else None,
+        references_notes=references.notes(compared),
         data=_for_script(data),
         style=(folder / "page.css").read_text(),
         script=(folder / "page.js").read_text(),

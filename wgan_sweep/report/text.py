@@ -87,13 +87,8 @@ def footnotes(report: Report, *, with_problems: bool = True) -> list[str]:
         for r in scored
     }
     for (feature, generated, real, points, step), (features, network, resize, split) in sorted(protocols):
-        space = features or f"InceptionV3 {feature:.0f}"
-        counts = (
-            f" on {space} features, {generated:.0f} generated against {real:.0f} real images,"
-            if feature
-            else f" of {points:.0f} generated against {points:.0f} real points,"
-        )
-        lines.append(f"{name}{counts} at step {step:.0f}; mean ± sd over n seeds.")
+        samples = samples_text(feature, generated, real, points, features)
+        lines.append(f"{name} {samples}, at step {step:.0f}; mean ± sd over n seeds.")
         if split:
             lines.append(f"Real images: {split}; resize: {resize}; network: {network}.")
     codes = sorted({r.code for r in scored if r.code})
@@ -104,6 +99,22 @@ def footnotes(report: Report, *, with_problems: bool = True) -> list[str]:
     lines += _standing_notes(report)
     lines += _incomplete_notes(report)
     return lines + (problems(report.records) if with_problems else [])
+
+
+def samples_text(feature: float, generated: float, real: float, points: float, features: str) -> str:
+    """Return on which features, and on how many samples, a metric was measured.
+
+    Args:
+        feature: Number of feature dimensions; 0 for points.
+        generated: Number of generated images.
+        real: Number of real images.
+        points: Number of generated points, and of real ones.
+        features: The name of the feature space; empty for that of InceptionV3.
+    """
+    if not feature:
+        return f"of {points:.0f} generated against {points:.0f} real points"
+    space = features or f"InceptionV3 {feature:.0f}"
+    return f"on {space} features, {generated:.0f} generated against {real:.0f} real images"
 
 
 def _standing_notes(report: Report) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from wgan_sweep.config import folders, schema
+from wgan_sweep.config import catalogue, folders, schema
 from wgan_sweep.config.keys import KEYS, leaves, overridden_key
 from wgan_sweep.config.refusals import BAD_INPUT, explain
 from wgan_sweep.config.targets import check_untrusted
@@ -93,6 +93,21 @@ def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         raise InputError(explain(error)) from error
     options = [(group, name, standard.get(group)) for group, name in choices.items() if name != standard.get(group)]
     return options + [(key, value, defaults.get(key)) for key, value in differing.items()]
+
+
+def config_of_recipe(name: str) -> dict[str, Any] | None:
+    """Return the config of an experiment as it is composed here and now; None if there is none, or it is incomplete.
+
+    Args:
+        name: The option of ``experiment``, which may come from a run's record. The path of its data is not the run's.
+    """
+    if name not in catalogue.options().get("experiment", []):
+        return None
+    try:
+        composed = _compose([f"experiment={name}", "++data.path=unknown"], return_hydra_config=True)
+        return asdict(schema.finalise(composed, composed.hydra.runtime.choices))
+    except BAD_INPUT:
+        return None
 
 
 def _differing(groups: Sequence[str], wanted: Mapping[str, Any]) -> dict[str, Any]:
