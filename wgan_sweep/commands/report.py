@@ -132,6 +132,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--reference", action="store_true", help="compare the runs of recipes with the values that were published"
     )
+    parser.add_argument(
+        "--config-dir",  # `folders.FLAG`, whose module imports Hydra
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        dest="folders",
+        help="folder of own recipes, for --reference: what runs changed is then known",
+    )
     parser.add_argument("--wandb", action="store_true", help="upload ended runs that W&B does not have yet; no report")
     parser.add_argument("--dashboard", action="store_true", help="save a W&B workspace for the runs; no report")
     parser.add_argument("--project", help="W&B project (default: the runs' project, else wgan-sweep)")
@@ -190,6 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             watch(_only_folder(options, "--watch"), options.metric)
             return
+        if options.folders:
+            from wgan_sweep.config import folders
+
+            for folder in options.folders:
+                folders.use(folder)
         if options.output is not None:
             check_output(options.output, "--output")
         announce(f"wgan-report: reading {' '.join(map(str, options.runs))}", options.verbosity)

@@ -137,17 +137,18 @@ def compare(records: Iterable[Record], config_of_recipe: ConfigOfRecipe, runs: P
         config_of_recipe: Composes a recipe.
         runs: The folder of the run directories.
     """
-    config_of_recipe = cache(config_of_recipe)
+    config_of_recipe = cache(config_of_recipe)  # an experiment is composed once
     members: dict[tuple[str, Reference, tuple[Change, ...], bool], list[Record]] = {}
     without_reference, problems = 0, []
     for record in records:
         try:
-            reference = read_reference(record.config.get("reference"))
+            name = record.config.get("choices", {}).get("experiment")
+            recipe = config_of_recipe(name) if isinstance(name, str) else None
+            # A run from before the key existed has the reference of its recipe.
+            reference = read_reference(record.config.get("reference", (recipe or {}).get("reference")))
             if reference is None:
                 without_reference += 1
                 continue
-            name = record.config.get("choices", {}).get("experiment")
-            recipe = config_of_recipe(name) if isinstance(name, str) else None
             label = name if isinstance(name, str) and name else reference.source
             changes = tuple(_changes(record, recipe) if recipe is not None else _overridden(record))
             coordinates(record)  # refuses values that no config can hold
@@ -185,7 +186,7 @@ def _changes(record: Record, recipe: Mapping[str, Any]) -> Iterator[Change]:
     ours, theirs = _values(record), dict(leaves(recipe))
     sources = (*referenced_keys(), "features")
     keys = [key for key in dict.fromkeys([*theirs, *ours]) if _is_compared(key)]
-    keys.sort(key=lambda key: (key.split(".")[0] not in sources, not key.endswith("._target_")))
+    keys.sort(key=lambda key: (key.split(".")[0] not in sources, not key.endswith("._target_"), key.count(".")))
     replaced: list[str] = []
     followed: set[tuple[str, str, str]] = set()
     for key in keys:
@@ -251,8 +252,10 @@ def _line(text: str) -> str:
 
 
 def _published(row: Comparison) -> str:
+    if row.reference.value is None:
+        return "none"
     name = METRIC_NAMES.get(row.reference.metric, row.reference.metric)
-    return _line(f"{name} {NO_VALUE if row.reference.value is None else as_text(row.reference.value)}")
+    return _line(f"{name} {as_text(row.reference.value)}")
 
 
 def _measured(row: Comparison) -> str:
@@ -274,7 +277,7 @@ def notes(compared: Comparisons) -> list[str]:
     lines = ["ours: mean ± sd over the seeds of the finished runs. difference: ours minus published."]
     for label, row in zip(_labels(compared.rows), compared.rows, strict=True):
         reference = row.reference
-        setting = f", {reference.setting}" if reference.setting else ""
+        setting = f": {reference.setting}" if reference.setting else ""
         lines.append(f"{label}: from {reference.source}{setting}.")
         if row.verdict is Verdict.NOT_COMPARABLE:
             lines.append(f"{label}: not comparable: {'; '.join(row.obstacles)}.")
@@ -282,7 +285,10 @@ def notes(compared: Comparisons) -> list[str]:
         if row.changes:
             lines.append(f"{label}: changed by these runs: {', '.join(map(str, row.changes))}.")
         if not row.has_recipe:
-            lines.append(f"{label}: the recipe is not among the options here, so only overrides are known as changes.")
+            lines.append(
+                f"{label}: the recipe is not among the options here, so changes are the overrides of the runs; give "
+                "its folder by --config-dir."
+            )
     if compared.without_reference:
         lines.append(f"Runs without a reference, left out: {compared.without_reference}.")
     return [_line(line) for line in lines]
