@@ -14,6 +14,7 @@ from PIL import Image
 from wgan_sweep.commands import report as reporting
 from wgan_sweep.report.cells import group_runs
 from wgan_sweep.report.text import to_csv, to_markdown
+from wgan_sweep.runs import selection
 from wgan_sweep.runs.directory import RunDir, find_runs
 
 from ..helpers import append_metrics, write_record
@@ -130,6 +131,21 @@ def test_other_damage_leaves_the_table_as_it_is(kind: str, runs: Path, tmp_path:
     assert (tmp_path / "out.md").read_text() == expected
     assert report(runs, "html", tmp_path) == 0
     assert report(runs, "png", tmp_path) == 0
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_config_value_that_is_not_finite_ends_no_report(number: float, runs: Path, tmp_path: Path) -> None:
+    victim = RunDir(sorted(runs.iterdir())[VICTIM])
+    config = json.loads(victim.record.read_text())["config"]
+    in_record(config={**config, "optimizer": {**config["optimizer"], "lr": number}, "reference": {"value": number}})(
+        victim
+    )
+    items = find_runs(runs).records
+    for form in ("md", "json", "html"):
+        assert report(runs, form, tmp_path) == 0
+    assert sum(len(cell.records) for cell in group_runs(items).cells.values()) == len(items) == 12
+    stored = selection.stored_runs(items, runs)
+    assert [run.run_id for run in selection.matching(stored, ["loss=wgan_div"])] == [item.run_id for item in items]
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:

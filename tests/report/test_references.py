@@ -4,7 +4,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -228,16 +228,26 @@ def test_a_reference_changes_neither_ids_nor_cells(make) -> None:
 )
 def test_wrong_values_are_refused_before_work(reference: dict[str, Any], message: str, make) -> None:
     with pytest.raises(InputError, match=message):
-        check_options(replace(make(), reference={"source": "a paper", **reference}))
+        check_options(replace(make("scorer=fid"), reference={"source": "a paper", **reference}))
 
 
-def test_a_reference_needs_a_source_and_may_name_a_metric_of_the_scorer(make) -> None:
+def test_a_reference_needs_a_source_and_may_name_a_metric_of_the_user(make) -> None:
     with pytest.raises(InputError, match=r"reference\.source is missing"):
         check_options(replace(make(), reference={"value": 1.0}))
     with pytest.raises(InputError, match="reference must hold source"):
         check_options(replace(make(), reference=7))
-    own = make("scorer=fid", "+metric@scorer.metrics.mine=kid", tiny=False)
-    check_options(replace(own, reference={"source": "a paper", "metric": "mine"}))
+    gap = {"source": "a paper", "metric": "mean_gap"}
+    config = make("scorer=fid")
+    with pytest.raises(InputError, match=r"reference\.metric=mean_gap is not a known metric"):
+        check_options(replace(config, reference=gap))
+    own = {**config.scorer, "metrics": {"gap": {"_target_": f"{__name__}.MeanGap"}}}
+    check_options(replace(config, scorer=own, reference=gap))
+    check_options(replace(make("scorer=none"), reference=gap))
+
+
+@dataclass(frozen=True)
+class MeanGap:
+    """Stands for a metric of a user."""
 
 
 def test_packaged_recipes_are_composed_here_and_names_of_records_are_not_overrides() -> None:

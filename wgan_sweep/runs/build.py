@@ -40,6 +40,7 @@ from wgan_sweep.training.trainer import Trainer, TrainerSettings
 if TYPE_CHECKING:
     from wgan_sweep.scoring.players import Players
 
+PACKAGE = __name__.partition(".")[0]
 EVERY = "0 scores at the end only"
 MakeOption = Callable[[Mapping[str, Any], str], Any]
 """Makes the object that a config node describes; the second argument is the node's dotted key."""
@@ -103,14 +104,20 @@ def check_options(config: Config) -> None:
 
 
 def _check_reference(config: Config) -> None:
-    """Refuse a reference that is not of its form, or whose metric is neither of this package nor of the scorer."""
+    """Refuse a reference that is not of its form, or whose metric the scorer cannot measure.
+
+    The names of what a user's own scorer or metric measures are not known before it does.
+    """
     reference = read_reference(config.reference)
-    own = config.scorer.get("metrics")
-    known = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS, *map(str, own if isinstance(own, Mapping) else ())]
-    if reference is not None and reference.metric not in known:
+    metrics = config.scorer.get("metrics")
+    nodes = [config.scorer, *(metrics.values() if isinstance(metrics, Mapping) else ())]
+    targets = [node.get("_target_") for node in nodes if isinstance(node, Mapping)]
+    known = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS]
+    is_own = targets[0] is None or not all(str(target).startswith(f"{PACKAGE}.") for target in targets)
+    if reference is not None and reference.metric not in known and not is_own:
         raise InputError(
             f"reference.metric={reference.metric} is not a known metric{did_you_mean(reference.metric, known)} (choose "
-            f"from {', '.join(dict.fromkeys(known))}, or add it to scorer.metrics)"
+            f"from {', '.join(known)}; other ones need a scorer or metric of your own)"
         )
 
 

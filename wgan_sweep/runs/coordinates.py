@@ -6,6 +6,7 @@ from typing import Any
 
 from wgan_sweep.config.keys import KEYS, REQUIRED, Role, find_key, leaves, role_of, science_groups, science_keys
 from wgan_sweep.config.players import groups_of_players, player_node
+from wgan_sweep.errors import InputError
 from wgan_sweep.runs.hashing import canonical
 from wgan_sweep.runs.record import Record, Status
 
@@ -23,7 +24,10 @@ DIGITS_OF_CONTENT = 8
 
 def as_text(value: Any) -> str:
     """Return a config value as reports show it: one spelling per number."""
-    value = f"{value:g}" if isinstance(value, float) and abs(value) >= 1e16 else canonical(value)
+    try:
+        value = f"{value:g}" if isinstance(value, float) and abs(value) >= 1e16 else canonical(value)
+    except InputError:  # not finite: the record is damaged
+        return json.dumps(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
