@@ -32,9 +32,10 @@ EXTRA_OVERRIDES = {
     ("experiment", "rx_grid"): ["data=npz", "data.path={npz}"],
     ("experiment", "comparison"): ["data=npz", "data.path={npz}"],
     ("experiment", "norms"): ["data=npz", "data.path={npz}"],
-    ("experiment", "authors_celeba64"): ["data=npz", "data.path={npz}"],
-    ("experiment", "reference/wgan_clip_dcgan"): ["data=npz", "data.path={npz}"],
-    ("experiment", "reference/wgan_div_celeba64"): ["data=npz", "data.path={npz}"],
+    **{
+        ("experiment", f"reference/{file.stem}"): ["data=npz", "data.path={npz}"]
+        for file in (conf_dir() / "experiment" / "reference").glob("*.yaml")
+    },
     ("experiment", "reference/wgan_div_su"): ["data=npz", "data.path={npz}", "~data.size"],
 }
 """Overrides that make an option small, or that it needs."""
