@@ -11,6 +11,7 @@ from wgan_sweep.objectives.gradient_terms import Power, double_backward
 from wgan_sweep.runs.build import build
 from wgan_sweep.training.trainer import Trainer
 
+from .helpers import run as run_to_the_end
 from .test_gradient_terms import CRITICS, critic_and_batches, fast_double_backward, parameter_gradient, relative_error
 from .test_trainer import assert_bitwise_equal, run
 
@@ -132,3 +133,8 @@ def test_iterations_replayed_from_a_graph_equal_eager_ones(make, overrides: list
     assert run(captured, 12) == run(eager, 12)
     assert captured.execution["iterations"] == "a CUDA graph"
     assert_bitwise_equal(captured.state_dict(), eager.state_dict())
+
+
+def test_a_record_has_the_name_of_the_gpu(make) -> None:
+    record = run_to_the_end(make("device=cuda", "train.steps=2"))
+    assert record.execution["gpu"] == torch.cuda.get_device_name()

@@ -28,3 +28,12 @@ def find_device(name: str, key: str = "device") -> torch.device:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{key}={name} cannot be used ({reason}): use auto, cpu or cuda") from error
     return device
+
+
+SEVERAL = "several devices"
+"""Stands for the name of a GPU where a run was trained on more than one kind of device."""
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """Return the name of a GPU, such as ``NVIDIA H200``; None for any other device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None

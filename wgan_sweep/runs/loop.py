@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgan_sweep.common.devices import SEVERAL, gpu_name
 from wgan_sweep.common.pictures import png
 from wgan_sweep.common.progress import RunProgress
 from wgan_sweep.config.schema import NO_PRUNER, Config
@@ -68,6 +69,7 @@ class RunLoop:
         self._training_scorer = parts.training_scorer or parts.scorer
         self._unlogged: list[tuple[int, dict[str, Tensor]]] = []
         self._check_followers: Check = lambda: None
+        self._gpu: str | None = None
         checkpoint, self._damage = checkpoints.load(directory.checkpoint)
         if checkpoint is not None:
             check_same_science(directory.checkpoint, checkpoint["science"], identity.science)
@@ -106,6 +108,7 @@ class RunLoop:
             self._state.writer.set_aside_checkpoint()
         for problem in self._damage:
             log.warning("falling back to the previous checkpoint: %s", problem)
+        self._gpu = self._name_of_gpus()
         for what, choice in self._execution().items():
             log.debug("%s: %s", what, choice)
         if trainer.batch_dependence:
@@ -211,8 +214,15 @@ class RunLoop:
         self._state.save(self._checkpoint(), trainer.step, trainer.images_seen, self._execution())
 
     def _execution(self) -> dict[str, str]:
-        """Return what was chosen for the device. Another number of threads rounds sums differently."""
-        return {**self._trainer.execution, "threads": str(torch.get_num_threads())}
+        """Return a GPU's name, and what was chosen for the device. Another number of threads rounds otherwise."""
+        gpu = {} if self._gpu is None else {"gpu": self._gpu}
+        return {**gpu, **self._trainer.execution, "threads": str(torch.get_num_threads())}
+
+    def _name_of_gpus(self) -> str | None:
+        """Return the name of the GPU that the run is trained on, or that of several devices if it was on another."""
+        name = gpu_name(self._trainer.device)
+        is_same = self._trainer.step == 0 or self._state.record.execution.get("gpu") == name
+        return name if is_same else SEVERAL
 
     def _checkpoint(self) -> dict[str, Any]:
         return {"science": dict(self._science), "trainer": self._trainer.state_dict()}

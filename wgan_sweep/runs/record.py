@@ -156,7 +156,7 @@ class Record:
     sweep: str | None = None
     """The sweep that started the run first."""
     execution: dict[str, str] = field(default_factory=dict)
-    """What was chosen for the device, and why: precision, CUDA graph, compilation."""
+    """The name of the GPU, and what was chosen for the device, and why: precision, CUDA graph, compilation."""
     science: dict[str, Any] = field(default_factory=dict)
     """The science values that differ from neutral: the run's id is their hash."""
     code: str = ""

@@ -2,14 +2,16 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from wgan_sweep.common.devices import SEVERAL
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.figures import make_figure
@@ -125,6 +127,56 @@ def seconds_per_image(records: Iterable[Record]) -> dict[tuple[str, ...], float]
     return {options: statistics.median(values) for options, values in rates.items()}
 
 
+def _kind(config: Mapping[str, Any]) -> str:
+    """Return what the time per image on a GPU depends on, as text that is the same for two configs of a kind.
+
+    Args:
+        config: A config as a mapping, such as that of a record.
+    """
+    choices, train = config.get("choices", {}), config.get("train", {})
+    options = [str(choices.get(group)) for group in GROUPS_OF_PACE]
+    settings = [train.get(name) for name in ("batch_size", "n_critic", "precision", "compile")]
+    return repr((options, config.get("model"), settings))
+
+
+@dataclass(frozen=True)
+class _GpuPace:
+    """The time per image on GPUs of one name."""
+
+    seconds: float
+    """GPU seconds per real image that the critic is trained on: the median of earlier runs."""
+    runs: int
+    """The number of these runs."""
+
+
+def gpu_paces(records: Iterable[Record]) -> dict[str, dict[str, _GpuPace]]:
+    """Return the time per image of earlier runs on GPUs, by the name of the GPU and the kind of run."""
+    rates: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        name = record.execution.get("gpu")
+        if name is not None and name != SEVERAL and record.seconds and record.images_seen:
+            seconds = 3600 * record.hours(per_gpu=True)
+            rates.setdefault((name, _kind(record.config)), []).append(seconds / record.images_seen)
+    paces: dict[str, dict[str, _GpuPace]] = {}
+    for (name, kind), values in sorted(rates.items()):
+        paces.setdefault(name, {})[kind] = _GpuPace(statistics.median(values), len(values))
+    return paces
+
+
+def _gpu_notes(records: Iterable[Record], planned: Iterable[PlannedRun], configs: Iterable[Config]) -> Iterator[str]:
+    """Yield, for each GPU that earlier runs were trained on, the GPU hours that the planned runs would take on it."""
+    training = [(run.images, _kind(asdict(config))) for run, config in zip(planned, configs, strict=True) if run.images]
+    for name, paces in gpu_paces(records).items():
+        known = [(images * paces[kind].seconds, kind) for images, kind in training if kind in paces]
+        if known:
+            hours = sum(seconds for seconds, _ in known) / 3600
+            earlier = sum(paces[kind].runs for kind in {kind for _, kind in known})
+            missing = len(training) - len(known)
+            rest = f"; no figure for {missing} of {len(training)} runs" if missing else ""
+            plural = "s" if earlier > 1 else ""
+            yield f"About {hours:.3g} GPU hours on {name}, from {earlier} earlier run{plural} of the same kind{rest}."
+
+
 def describe_plan(
     requested: Sequence[RequestedRun], archived: Mapping[str, Record], device: torch.device | None = None
 ) -> str:
@@ -166,5 +218,6 @@ def describe_plan(
         notes.append(f"About {total} if trained one after another, estimated from earlier runs{rest}.")
     elif training:
         notes.append("No estimate of the time: no earlier run has the same loss, constraint, model and data.")
+    notes += _gpu_notes(records, planned, configs)
     notes += dict.fromkeys(note for config in configs if (note := _pruning_note(config)))
     return markdown(["run", "action", "images", "time", "overrides", "reason"], rows, notes)
