@@ -1,13 +1,18 @@
 """Every option below conf/: it builds and trains, or its missing files are reported."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
 
+from wgan_sweep.config import objects
 from wgan_sweep.config.schema import conf_dir
 from wgan_sweep.errors import InputError
+from wgan_sweep.objectives.gradient_terms import batch_dependence
 from wgan_sweep.runs.build import build, check
 from wgan_sweep.runs.data import load_split
 from wgan_sweep.runs.identity import run_id
@@ -182,6 +187,42 @@ def test_an_unknown_split_is_refused_by_name(make) -> None:
         check(make("scorer=fid", "scorer.split=test"))
     with pytest.raises(InputError, match="mnist has no split 'valid': choose one of test, train"):
         check(make("data=mnist", "data.split=valid", "scorer=none", tiny=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "count"),
+    [
+        ("norms", [], 16),
+        ("comparison", [], 5),
+        ("comparison", ["model=resnet", "model.critic_norm=none"], 5),
+    ],
+    ids=str,
+)
+def test_a_grid_of_architectures_and_losses_holds_only_what_fits(
+    name: str, overrides: list[str], count: int, make, npz: Path
+) -> None:
+    """No run is refused, gradient terms are of single examples, and no norm undoes another bound on the critic."""
+    file = yaml.safe_load((conf_dir() / "experiment" / f"{name}.yaml").read_text())
+    axes = {key: str(values) for key, values in file["hydra"]["sweeper"]["params"].items() if key != "seed"}
+    axes |= dict(override.split("=") for override in overrides)
+    jobs = [
+        [f"{k}={v}" for k, v in zip(axes, job, strict=True)] for job in product(*(v.split(",") for v in axes.values()))
+    ]
+    assert len(jobs) == count
+    small = ["data=npz", f"data.path={npz}", "model.dim=2", "train.batch_size=8", "scorer=none", "device=cpu", "runs=x"]
+    ids = set()
+    for job in jobs:
+        config = make(f"experiment={name}", *small, *job, tiny=False)
+        check(config)
+        with torch.device("meta"):
+            critic = objects.make(config.model, "model").critic((1, 32, 32))
+        loss, constraint = objects.make(config.loss, "loss"), objects.make(config.constraint, "constraint")
+        if loss.terms or constraint.terms:
+            assert batch_dependence(critic) is None, job
+        elif config.choices["constraint"] != "none":
+            assert config.model["critic_norm"] == "none", job
+        ids.add(run_id(config))
+    assert len(ids) == count
 
 
 def test_conf_has_no_python_files() -> None:
