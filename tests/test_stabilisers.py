@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from wgan_sweep.common import rng
 from wgan_sweep.errors import InputError
 from wgan_sweep.models import DCGAN, MLP
 from wgan_sweep.objectives import losses, stabilisers
+from wgan_sweep.objectives.augmentation import diff_augment
 from wgan_sweep.objectives.stabilisers import HistoricalAverage, MinibatchFeatures, VirtualBatchNorm
 from wgan_sweep.runs.build import build
 
@@ -127,6 +130,100 @@ def test_historical_averaging_slows_the_generator_down(make) -> None:
         return sum(float((p.detach() - i).norm()) for p, i in zip(trainer.generator.parameters(), initial, strict=True))
 
     assert distance(averaged) < 0.7 * distance(free)
+
+
+OFF = {"brightness": 0.0, "saturation": 0.0, "contrast": 0.0, "translation": 0.0, "cutout": 0.0}
+PUBLISHED = {"brightness": 1.0, "saturation": 1.0, "contrast": 0.5, "translation": 0.125, "cutout": 0.5}
+COUNT = 300
+"""Images that are augmented, of 3 x 8 x 16 pixels: enough for each shift of up to 1 row and 2 columns to occur."""
+
+
+def augmented(**parts: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return copies of an image, and what some parts of the augmentation make of them."""
+    image = torch.rand(3, 8, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.1
+    images = image.expand(COUNT, -1, -1, -1)
+    return images, diff_augment(**OFF | parts).augment_input(images, 0, torch.Generator().manual_seed(2))
+
+
+def is_spread(values: torch.Tensor, low: float, high: float) -> bool:
+    """Return whether values are as a uniform distribution has them: within its limits and near both, and in between."""
+    margin, middle = (high - low) / 20, (low + high) / 2
+    near = bool(
+        values.min() < low + margin and values.max() > high - margin and (values.mean() - middle).abs() < margin
+    )
+    return near and bool(((values >= low - 1e-9) & (values <= high + 1e-9)).all())
+
+
+def test_brightness_adds_a_number_to_each_image() -> None:
+    images, changed = augmented(brightness=1.0)
+    added = (changed - images).flatten(1)
+    torch.testing.assert_close(added, added[:, :1].expand_as(added))
+    assert is_spread(added[:, 0], -0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("part", "dims", "low", "high"), [({"saturation": 1.0}, [1], 0, 2), ({"contrast": 0.5}, [1, 2, 3], 0.5, 1.5)]
+)
+def test_saturation_and_contrast_stretch_each_image_about_its_mean(part, dims: list[int], low, high) -> None:
+    images, changed = augmented(**part)
+    mean = images.mean(dims, keepdim=True)
+    torch.testing.assert_close(changed.mean(dims, keepdim=True), mean)
+    factors = ((changed - mean) / (images - mean)).flatten(1)
+    torch.testing.assert_close(factors, factors[:, :1].expand_as(factors), rtol=1e-6, atol=1e-6)
+    assert is_spread(factors[:, 0], low, high)
+
+
+def test_translation_shifts_each_image_by_whole_pixels_and_fills_up_with_zeros() -> None:
+    images, changed = augmented(translation=0.125)
+    shifted = {}
+    for rows in range(-1, 2):
+        for columns in range(-2, 3):
+            expected = torch.zeros_like(images[0])
+            for row in range(8):
+                for column in range(16):
+                    if 0 <= row - rows < 8 and 0 <= column - columns < 16:
+                        expected[:, row, column] = images[0, :, row - rows, column - columns]
+            shifted[rows, columns] = expected
+    found = [[shift for shift, expected in shifted.items() if torch.equal(image, expected)] for image in changed]
+    assert all(len(shifts) == 1 for shifts in found)
+    counts = Counter(shifts[0] for shifts in found)
+    assert set(counts) == set(shifted)
+    assert max(counts.values()) < 2.5 * COUNT / 15
+
+
+def test_cutout_sets_one_rectangle_of_each_image_to_zero() -> None:
+    images, changed = augmented(cutout=0.5)
+    holes = (changed == 0).all(1)
+    assert torch.equal(changed, images * ~holes[:, None])
+    sizes = []
+    for hole in holes:
+        rows, columns = hole.any(1).nonzero().flatten().tolist(), hole.any(0).nonzero().flatten().tolist()
+        assert int(hole.sum()) == len(rows) * len(columns) > 0
+        sizes.append((len(rows), len(columns)))
+        inner_rows, inner_columns = rows[0] > 0 and rows[-1] < 7, columns[0] > 0 and columns[-1] < 15
+        assert not inner_rows or len(rows) == 4
+        assert not inner_columns or len(columns) == 8
+    assert max(sizes) == (4, 8)  # half of height and width
+    assert min(rows for rows, _ in sizes) == min(columns for _, columns in sizes) // 2 == 2
+
+
+def test_augmentation_is_differentiable_and_draws_for_each_image_and_from_its_stream_only() -> None:
+    augment = diff_augment(**PUBLISHED).augment_input
+    images = torch.rand(2, 3, 4, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: augment(x, 0, torch.Generator().manual_seed(3)), (images,))
+    same = torch.rand(1, 3, 8, 8).expand(5, -1, -1, -1)
+    state = torch.get_rng_state()
+    first, again = (augment(same, step, torch.Generator().manual_seed(3)) for step in (0, 7))
+    assert torch.equal(first, again)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len({tuple(image.flatten().tolist()) for image in first}) == 5
+
+
+def test_augmentation_is_refused_for_a_critic_without_convolutions_and_if_it_does_nothing() -> None:
+    with pytest.raises(InputError, match="no convolution"):
+        diff_augment(**PUBLISHED).adapt_critic(MLP(4, 1, 8).critic((2,)))
+    with pytest.raises(InputError, match="are 0"):
+        diff_augment(**OFF)
 
 
 @pytest.mark.parametrize(

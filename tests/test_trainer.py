@@ -42,6 +42,7 @@ COMBINATIONS = [
     ["loss=relativistic_average", "train.simultaneous=true"],
     ["loss=hinge", "stabiliser=feature_matching", "train.simultaneous=true"],
     ["loss=wgan", "data.flip=true"],
+    ["loss=wgan_gp", "stabiliser=diff_augment"],
 ]
 
 

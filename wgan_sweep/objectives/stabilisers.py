@@ -38,6 +38,8 @@ class Stabiliser:
 
     augment_input: Callable[[Tensor, int, torch.Generator], Tensor] = _same_input
     """From (real or fake batch ``[N, ...]``, step, random number generator) to the critic's input ``[N, ...]``."""
+    uses_step: bool = True
+    """Whether `augment_input` may depend on the step. If it does not, a CUDA graph can record it."""
     adapt_loss: Callable[[Loss], Loss] = _same_loss
     """Returns the loss to train with."""
     adapt_critic: Callable[[Critic], nn.Module] = _same_critic

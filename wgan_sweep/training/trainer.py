@@ -581,7 +581,8 @@ def _graph_obstacle(settings: TrainerSettings, replicas: Replicas, stabiliser: S
         return "several processes exchange gradients"
     if settings.freeze_generator_at is not None:
         return "the generator is frozen at some step"
-    if stabiliser.augment_input is not Stabiliser().augment_input or stabiliser.history_weight:
+    augments = stabiliser.augment_input is not Stabiliser().augment_input
+    if (augments and stabiliser.uses_step) or stabiliser.history_weight:
         return "the stabiliser depends on the step"
     return None
 
