@@ -144,6 +144,9 @@ INVALID = [
     (["optimizer.lr=-1"], ["optimizer", "-1"]),
     (["scorer.every=-1"], ["scorer.every"]),
     (["stabiliser=label_smoothing"], ["label_smoothing", "nsgan"]),
+    (["stabiliser=diff_augment", "model=mlp"], ["diff_augment", "no convolution"]),
+    (["loss=rpgan", "train.generator_batch_size=4"], ["train.generator_batch_size=4", "compares"]),
+    (["train.generator_batch_size=3", "launch.gpus_per_run=2"], ["train.generator_batch_size=3", "multiple"]),
     (["stabiliser=virtual_batch_norm", "model.generator_norm=none"], ["virtual_batch_norm", "has none"]),
 ]
 

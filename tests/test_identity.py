@@ -199,6 +199,7 @@ CHANGES_ID = [
     ["data.flip=true"],
     ["optimizer.lr=0.1"],
     ["train.batch_size=4"],
+    ["train.generator_batch_size=4"],
     ["train.n_critic=1"],
     ["train.ema=0"],
     ["train.precision=bf16"],

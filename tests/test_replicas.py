@@ -36,6 +36,7 @@ CASES = [
     ["loss=rpgan", "constraint.r1.every=3", "+constraint@constraint.sn=spectral_norm"],
     ["loss=gan", "stabiliser=instance_noise"],
     ["loss=wgan_gp", "stabiliser=diff_augment"],
+    ["train.generator_batch_size=12"],
     ["loss=nsgan", "stabiliser=feature_matching"],
     ["stabiliser=historical_averaging"],
     ["stabiliser=virtual_batch_norm", "stabiliser.reference=4"],

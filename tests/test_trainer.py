@@ -43,6 +43,7 @@ COMBINATIONS = [
     ["loss=hinge", "stabiliser=feature_matching", "train.simultaneous=true"],
     ["loss=wgan", "data.flip=true"],
     ["loss=wgan_gp", "stabiliser=diff_augment"],
+    ["loss=hinge", "train.generator_batch_size=12"],
 ]
 
 
@@ -223,6 +224,24 @@ def test_the_generators_update_does_not_change_the_critics_gradient(trainer) -> 
     for parameter, old in zip(trained.critic.parameters(), before, strict=True):
         assert torch.equal(parameter.grad, old)
         assert parameter.requires_grad
+
+
+@pytest.mark.parametrize(("overrides", "size"), [([], 8), (["train.generator_batch_size=12"], 12)], ids=str)
+def test_the_generators_gradient_is_that_of_its_own_number_of_examples(trainer, overrides, size: int) -> None:
+    trained = trainer("loss=wgan", "constraint=none", *overrides)
+    generator, critic = copy.deepcopy(trained.generator), copy.deepcopy(trained.critic)
+    noise = trained._streams["noise"].clone_state()
+    sizes: list[int] = []
+    trained.critic.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    trained._compute_generator_gradient()
+    assert sizes == [size]
+    loss = -critic(generator(torch.randn(size, 8, generator=noise))).mean()
+    gradient = torch.autograd.grad(loss, list(generator.parameters()))
+    for parameter, expected in zip(trained._generator_player.parameters, gradient, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-7)
+    run(trained, 1)
+    assert set(sizes) == {size, 16}  # the critic's updates see 8 real and 8 generated examples
+    assert trained.images_seen == 2 * 8
 
 
 def test_samples_are_determined_by_their_purpose(trainer) -> None:

@@ -76,6 +76,7 @@ KEYS = (
     Key("critic_schedule", Role.SCIENCE, neutral=CONSTANT, is_group=True, like="schedule", before="same"),
     Key("train.steps", Role.EXTENT),
     Key("train.batch_size", Role.SCIENCE, neutral=64),
+    Key("train.generator_batch_size", Role.SCIENCE, neutral=None),
     Key("train.n_critic", Role.SCIENCE, neutral=1),
     Key("train.ema", Role.SCIENCE, neutral=0),
     Key("train.precision", Role.SCIENCE, neutral="fp32"),

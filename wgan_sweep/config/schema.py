@@ -41,6 +41,8 @@ class Train:
     compile: bool = MISSING
     freeze_generator_at: Annotated[int, Range(0, LARGEST_INT, remedy="null: never")] | None = MISSING
     simultaneous: bool = MISSING
+    # With a default, so that older configs can be read.
+    generator_batch_size: Annotated[int, Range(1, 10**9, remedy="null: train.batch_size")] | None = None
 
 
 @dataclass

@@ -96,11 +96,13 @@ def check_options(config: Config) -> None:
         objects.check_parameters(node, name)
     pruning.check(config)
     _check_reference(config)
-    if config.train.batch_size % (count := replicas_of(config)):
-        raise InputError(
-            f"train.batch_size={config.train.batch_size} is shared by launch.gpus_per_run={count} processes: choose a "
-            "multiple of it"
-        )
+    count = replicas_of(config)
+    for name in ("batch_size", "generator_batch_size"):
+        size = getattr(config.train, name)
+        if size is not None and size % count:
+            raise InputError(
+                f"train.{name}={size} is shared by launch.gpus_per_run={count} processes: choose a multiple of it"
+            )
 
 
 def _check_reference(config: Config) -> None:
@@ -262,7 +264,7 @@ class _Choices:
         check_options(config)
         check_ranges(config)
         device = device or find_device(config.device)
-        return cls(
+        choices = cls(
             device=device,
             precision=precision(config.train.precision, device),
             loss=make(config.loss, "loss"),
@@ -273,6 +275,12 @@ class _Choices:
             model=make(config.model, "model"),
             real=load_split(config),
         )
+        if choices.loss.compares and config.train.generator_batch_size not in (None, config.train.batch_size):
+            raise InputError(
+                f"train.generator_batch_size={config.train.generator_batch_size} with a loss whose generator compares "
+                f"generated with real examples: leave it out, as for train.batch_size={config.train.batch_size}"
+            )
+        return choices
 
     def networks(self, seed: int) -> _Networks:
         """Make generator and critic, on torch's default device."""
@@ -350,7 +358,8 @@ class Checker:
                 reason = str(error).splitlines()[0]
                 raise InputError(f"the networks of {_sizes(config)} cannot be made ({reason}): lower them") from error
             if self._device is None:
-                numbers = config.train.batch_size * (math.prod(choices.real.shape) + choices.model.latent_dim)
+                batch_size = max(config.train.batch_size, config.train.generator_batch_size or 0)
+                numbers = batch_size * (math.prod(choices.real.shape) + choices.model.latent_dim)
                 settings = f"{_sizes(config)}, train.batch_size={config.train.batch_size}"
                 check_fits(needed_bytes(networks, numbers), choices.device, settings)
             for network, optimization in zip(networks, (choices.generator, choices.critic), strict=True):
@@ -425,6 +434,7 @@ def build(config: Config, replicas: Replicas | None = None) -> Parts:
     settings = TrainerSettings(
         latent_dim=choices.model.latent_dim,
         n_critic=config.train.n_critic,
+        generator_batch_size=config.train.generator_batch_size,
         ema=config.train.ema,
         seed=config.seed,
         simultaneous=config.train.simultaneous,

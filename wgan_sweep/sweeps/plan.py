@@ -135,7 +135,7 @@ def _kind(config: Mapping[str, Any]) -> str:
     """
     choices, train = config.get("choices", {}), config.get("train", {})
     options = [str(choices.get(group)) for group in GROUPS_OF_PACE]
-    settings = [train.get(name) for name in ("batch_size", "n_critic", "precision", "compile")]
+    settings = [train.get(name) for name in ("batch_size", "generator_batch_size", "n_critic", "precision", "compile")]
     return repr((options, config.get("model"), settings))
 
 

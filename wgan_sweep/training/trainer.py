@@ -71,6 +71,9 @@ class TrainerSettings:
     freeze_generator_at: int | None = None
     """From this step on, the generator is not updated, and a critic that starts again from its initial weights with a
     new optimizer is trained against it; None: never."""
+    generator_batch_size: int | None = None
+    """Examples that the generator is updated on; None: as many as a batch has. The loss must not compare them with real
+    examples one by one."""
     compile_networks: bool = False
     """Whether to compile the networks, and the critic's whole gradient if its objective has gradient terms."""
 
@@ -312,7 +315,7 @@ class Trainer:
         """
         real = self._augment(real.to(self._dtype))
         with torch.no_grad():
-            fake = self._augment(self._generate())
+            fake = self._augment(self._generate(self._batches.batch_size))
         batches = self._objective.prepare(real, fake, self._streams["points"], terms)
         self._choose_gradient_rules(batches)
         metrics = self._compute_compiled_critic_gradient(batches)
@@ -339,7 +342,8 @@ class Trainer:
             real = None
             if self._generator_needs_real:
                 real = self._augment(self._batches.decode(self._raw_batches[-1]).to(self._dtype))
-            loss = self._generator_loss(real, self._augment(self._generate()))
+            count = self._settings.generator_batch_size or self._batches.batch_size
+            loss = self._generator_loss(real, self._augment(self._generate(count)))
             self._backward(self._generator_player, loss)
         finally:
             self.critic.requires_grad_(requires_grad=True)
@@ -393,9 +397,9 @@ class Trainer:
             self._critic_player.unscale_gradient()
         return metrics
 
-    def _generate(self) -> Tensor:
-        """Return a generated batch ``[N, ...]``."""
-        z = draw_z(self._batches.batch_size, self._settings.latent_dim, self.generator, self._streams["noise"])
+    def _generate(self, count: int) -> Tensor:
+        """Return `count` generated examples ``[count, ...]``."""
+        z = draw_z(count, self._settings.latent_dim, self.generator, self._streams["noise"])
         shard = self._replicas.local_shard(z)
         return self._replicas.all_gather(self._precision.apply(self._generator_player.forward, shard))
 
