@@ -8,8 +8,8 @@ import pytest
 
 from wgan_sweep.commands import report as command
 from wgan_sweep.errors import InputError
-from wgan_sweep.report import claim_kinds as kinds
 from wgan_sweep.report import claims
+from wgan_sweep.report.claim_kinds.means import Lower, SpreadsLess
 from wgan_sweep.report.claims import PUBLISHED, Verdict, judge, read_claims
 from wgan_sweep.report.curves import TRAINING, Curves
 from wgan_sweep.runs.archive import write_archive
@@ -80,7 +80,7 @@ def test_p_values_are_adjusted_for_the_number_of_judgements() -> None:
     (alone,) = judge([LOWEST], close)
     assert alone.verdict == Verdict.SUPPORTED
     assert alone.p_for is not None
-    others = [kinds.Lower(f"no {n}", {"div.k": 1, "div.p": 2}, {"div.k": 1, "div.p": 6}) for n in range(30)]
+    others = [Lower(f"no {n}", {"div.k": 1, "div.p": 2}, {"div.k": 1, "div.p": 6}) for n in range(30)]
     first, *_ = judge([LOWEST, *others], close)
     assert first.p_for == pytest.approx(min(1, 31 * alone.p_for))
     assert first.verdict == Verdict.UNDECIDED
@@ -113,7 +113,7 @@ def test_a_spread_needs_one_cell_for_each_value_of_its_axis() -> None:
         for s, mean in zip(SCHEMES, FLAT, strict=True)
         for n, e in enumerate(NOISE)
     ]
-    loose = kinds.SpreadsLess("x", "sampling", {"loss": "wgan_div"}, {"loss": "wgan_gp"})
+    loose = SpreadsLess("x", "sampling", {"loss": "wgan_div"}, {"loss": "wgan_gp"})
     (judgement,) = judge([loose], records)
     assert judgement.verdict == Verdict.UNDECIDED
     assert "name more axes" in judgement.why

@@ -8,21 +8,9 @@ from typing import Any, cast
 
 from wgan_sweep.config.keys import find_key
 from wgan_sweep.report.cells import shown_metric
-from wgan_sweep.report.claim_kinds import (
-    PAPER,
-    PRUNED,
-    PUBLISHED,
-    WORST,
-    Cells,
-    Claim,
-    Coordinates,
-    CountingPruned,
-    LostRun,
-    Question,
-    Setting,
-    claims_file,
-    read_claims,
-)
+from wgan_sweep.report.claim_kinds.means import CountingPruned
+from wgan_sweep.report.claim_kinds.question import Cells, Claim, Coordinates, LostRun, Question, Setting
+from wgan_sweep.report.claim_kinds.reading import PAPER, PRUNED, PUBLISHED, WORST, claims_file, read_claims
 from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.inference.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, holm
 from wgan_sweep.report.text import finite, markdown

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wgan_sweep.report.cells import shown_metric
-from wgan_sweep.report.claim_kinds import MIN_SEEDS, Claim, Correlates, Faster, Question, Rarer, Setting
+from wgan_sweep.report.claim_kinds.curves import Correlates, Faster
+from wgan_sweep.report.claim_kinds.question import MIN_SEEDS, Claim, Question, Setting
+from wgan_sweep.report.claim_kinds.rates import Rarer
 from wgan_sweep.report.claims import Judgement, Verdict, decided, settings_of, table, with_evidence
 from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.inference.evidence import LEVEL, holm

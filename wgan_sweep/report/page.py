@@ -14,7 +14,7 @@ from wgan_sweep.common.pictures import open_thumbnail
 from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims, references, vega
 from wgan_sweep.report.cells import METRIC_NAMES, Key, Report, Standing
-from wgan_sweep.report.claim_kinds import Claim
+from wgan_sweep.report.claim_kinds.question import Claim
 from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.decisions import with_decisions
 from wgan_sweep.report.text import BEST_SIGN, POSSIBLY_BEST_SIGN, finite, footnotes, grid

@@ -15,7 +15,8 @@ from wgan_sweep.common.ranges import shown
 from wgan_sweep.config import schema
 from wgan_sweep.config.keys import Role, overridden_key, without_roles
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.claim_kinds import Claim, claims_file, read_claims
+from wgan_sweep.report.claim_kinds.question import Claim
+from wgan_sweep.report.claim_kinds.reading import claims_file, read_claims
 from wgan_sweep.report.claims import Verdict
 from wgan_sweep.report.curves import TRAINING, Curves, Lines
 from wgan_sweep.report.decisions import DECISION, Decided, DecisionRecord

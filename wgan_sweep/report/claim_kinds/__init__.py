@@ -1,0 +1,1 @@
+"""The kinds of claims: which cells each compares, and how."""

@@ -1,0 +1,211 @@
+"""Claims about means over seeds."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from wgan_sweep.report.cells import axes
+from wgan_sweep.report.claim_kinds.bounds import number_in
+from wgan_sweep.report.claim_kinds.question import (
+    Coordinates,
+    Question,
+    Samples,
+    Selector,
+    Setting,
+    lost_runs,
+    lost_runs_of_sides,
+    question_about,
+    select,
+)
+from wgan_sweep.report.inference import means, spreads
+from wgan_sweep.report.inference.evidence import LEVEL
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Claims that every cell of one kind has a lower (or higher) mean than every cell of another kind.
+
+    A lost run counts as worse than all others: a side's means are too good without its lost runs.
+    """
+
+    claim: str
+    claimed: Selector
+    """Selects the claim's own cells."""
+    than: Selector
+    """Selects the cells that they are compared with; the claim's own cells are left out."""
+    higher: bool = False
+    """Whether a higher mean is claimed."""
+    names_candidates: bool = False
+    """Whether the question is which cell is the best: its details name all that may be."""
+
+    def ask(self, setting: Setting) -> Question | None:
+        """Return the question in a setting; None if the setting lacks cells on one side."""
+        own = select(setting.cells, self.claimed)
+        rivals = [cell for cell in select(setting.cells, self.than) if cell not in own]
+        if not own or not rivals:
+            return None
+        cells = [*own, *rivals]
+        lost = _lost_of_sides(setting, own, rivals, self.claimed, self.than)
+        lower, higher = self._values(setting, own), self._values(setting, rivals)
+
+        def candidates() -> list[str]:
+            if not self.names_candidates:
+                return []
+            may_be = means.possibly_lowest([*lower, *higher])
+            varying = axes([record for cell in cells for record in setting.cells[cell]])
+            names = [
+                " ".join(f"{axis}={dict(cell)[axis]}" for axis in varying if axis in dict(cell))
+                for cell, is_candidate in zip(cells, may_be, strict=True)
+                if is_candidate
+            ]
+            return [f"cells that may be the best ({1 - LEVEL:.0%}): {'; '.join(names)}"]
+
+        return question_about(
+            setting,
+            cells,
+            test=lambda level: means.every_mean_lower(lower, higher, level),
+            seeds_to_decide=lambda level: means.seeds_for_means(lower, higher, level),
+            lost=lost,
+            withheld=(lost[0] > 0, lost[1] > 0),
+            details=candidates,
+        )
+
+    def _values(self, setting: Setting, cells: Sequence[Coordinates]) -> Samples:
+        sign = -1 if self.higher else 1
+        return [[sign * value for value in cell] for cell in setting.values(cells)]
+
+
+@dataclass(frozen=True)
+class SpreadsLess:
+    """Claims that the means along an axis spread less among cells of one kind than among cells of another kind.
+
+    Lost runs on either side forbid a verdict: without them, a mean may be nearer to the others or farther from them.
+    """
+
+    claim: str
+    spread_of: str
+    """The axis."""
+    claimed: Selector
+    """Selects the claim's own cells."""
+    than: Selector
+    """Selects the cells that they are compared with."""
+
+    def ask(self, setting: Setting) -> Question | None:
+        """Return the question in a setting; None if fewer than two values of the axis are on both sides."""
+        own, rivals = select(setting.cells, self.claimed), select(setting.cells, self.than)
+        common = {dict(cell).get(self.spread_of) for cell in own} & {dict(cell).get(self.spread_of) for cell in rivals}
+        own, rivals = ([cell for cell in side if dict(cell).get(self.spread_of) in common] for side in (own, rivals))
+        if len(common) < 2:
+            return None
+        lost = _lost_of_sides(setting, own, rivals, self.claimed, self.than)
+        narrow, wide = setting.values(own), setting.values(rivals)
+        return question_about(
+            setting,
+            [*own, *rivals],
+            why=_repeated(self.spread_of, own) or _repeated(self.spread_of, rivals),
+            test=lambda level: spreads.spread_less(narrow, wide, level),
+            seeds_to_decide=lambda level: spreads.seeds_for_spreads(narrow, wide, level),
+            lost=lost,
+            withheld=(any(lost), any(lost)),
+        )
+
+
+@dataclass(frozen=True)
+class Equal:
+    """Claims that the means of all selected cells differ by less than a margin.
+
+    Lost runs forbid to support it. They do not forbid to contradict it: survivors that differ suffice.
+    """
+
+    claim: str
+    cells: Selector
+    """Selects the cells."""
+    within: float
+    """The margin, in units of the metric."""
+
+    def ask(self, setting: Setting) -> Question | None:
+        """Return the question in a setting; None if fewer than two cells are selected."""
+        cells = select(setting.cells, self.cells)
+        if len(cells) < 2:
+            return None
+        lost = len(lost_runs(setting.lost, self.cells, cells))
+        values = setting.values(cells)
+        return question_about(
+            setting,
+            cells,
+            test=lambda level: means.means_within(values, self.within, level),
+            seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level),
+            lost=(lost, 0),
+            withheld=(lost > 0, False),
+        )
+
+
+@dataclass(frozen=True)
+class Monotone:
+    """Claims that the means rise (or fall) strictly along a numeric axis; lost runs forbid a verdict."""
+
+    claim: str
+    axis: str
+    cells: Selector
+    """Selects the cells, one for each value of the axis."""
+    falls: bool = False
+    """Whether the means are claimed to fall."""
+
+    def ask(self, setting: Setting) -> Question | None:
+        """Return the question in a setting; None if fewer than two numeric values of the axis are selected."""
+        positions = {
+            cell: position
+            for cell in select(setting.cells, self.cells)
+            if (position := number_in(dict(cell).get(self.axis))) is not None
+        }
+        cells = sorted(positions, key=lambda cell: positions[cell], reverse=self.falls)
+        if len(cells) < 2:
+            return None
+        lost = len(lost_runs(setting.lost, self.cells, cells))
+        values = setting.values(cells)
+        return question_about(
+            setting,
+            cells,
+            why=_repeated(self.axis, cells),
+            test=lambda level: means.means_rise(values, level),
+            seeds_to_decide=lambda level: means.seeds_for_rise(values, level),
+            lost=(lost, 0),
+            withheld=(lost > 0, lost > 0),
+        )
+
+
+@dataclass(frozen=True)
+class CountingPruned:
+    """A claim about means in which pruned runs count as the worst: see `Setting.pruned`."""
+
+    means: Lower
+
+    @property
+    def claim(self) -> str:
+        """The statement, in words."""
+        return self.means.claim
+
+    def ask(self, setting: Setting) -> Question | None:
+        """Return the question in a setting; None if the setting lacks cells on one side."""
+        question = self.means.ask(setting.counting_pruned())
+        values = (record.scores[setting.metric] for records in setting.pruned.values() for record in records)
+        if question is None or not any(map(math.isnan, values)):
+            return question
+        return replace(
+            question, why=f"neither low nor high values of {setting.metric} are better, so none is the worst"
+        )
+
+
+def _repeated(axis: str, cells: Iterable[Coordinates]) -> str:
+    """Return why cells are not one for each value of an axis; empty if they are."""
+    values = [dict(cell).get(axis, "") for cell in cells]
+    repeated = next((value for value in values if values.count(value) > 1), None)
+    return "" if repeated is None else f"several cells have {axis}={repeated}: name more axes"
+
+
+def _lost_of_sides(
+    setting: Setting, own: Sequence[Coordinates], rivals: Sequence[Coordinates], claimed: Selector, than: Selector
+) -> tuple[int, int]:
+    """Return the numbers of lost runs of the claim's own cells and of those that they are compared with."""
+    first, second = lost_runs_of_sides(setting, own, rivals, claimed, than)
+    return len(first), len(second)
