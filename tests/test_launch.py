@@ -301,3 +301,24 @@ def test_a_job_that_would_leave_gpus_idle_is_refused() -> None:
         objects.make(node, "launch")
     for settings in ({"runs_per_job": 4}, {"gpus_per_run": 4}, {"gpus_per_run": 2, "runs_per_job": 2}):
         objects.make({**node, **settings}, "launch")
+
+
+def test_finished_runs_need_no_slurm_cluster(make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where there is no `squeue`, runs that are complete are reported at once, and missing ones are refused."""
+    complete, missing = (RequestedRun(make("train.steps=1", f"seed={seed}"), (), "", None) for seed in (0, 1))
+    quiet = Display(Console(quiet=True))
+    complete_run(complete, quiet, lambda: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUERIES", 0.0)
+    asked: list[None] = []
+
+    def stop_if_it_waits() -> bool:
+        asked.append(None)
+        return len(asked) > 3
+
+    launcher = slurm.Slurm(gpus_per_node=0)
+    (outcome,) = launcher([complete], quiet, stop_if_it_waits)
+    assert len(asked) <= 1
+    assert (outcome.record, outcome.problem, outcome.continues) == (complete.directory.read_record(), None, False)
+    with pytest.raises(InputError, match="squeue does not answer: run this on a login node"):
+        launcher([complete, missing], quiet, stop_if_it_waits)

@@ -202,15 +202,22 @@ class Slurm:
         self._wait, self._allow_other_code = wait, allow_other_code
 
     def __call__(self, requested: Sequence[RequestedRun], display: Display, should_stop: ShouldStop) -> list[Outcome]:
-        """Submit the runs that are missing and not yet submitted; wait for all of them if `wait` is set."""
+        """Submit the runs that are missing and not yet submitted; wait for all of them if `wait` is set.
+
+        If no run is missing, SLURM is not asked, and need not be there.
+
+        Raises:
+            InputError: if runs are missing and SLURM does not answer, or rejects the job.
+        """
         missing = {run.run_id: run for run in requested if not is_finished(run.directory.read_record(), run.config)}
-        submissions = self._submit_missing(list(missing.values()), display) if missing else {}
-        if submissions:
-            arrays = sorted({submission.job.split("_")[0] for submission in submissions.values()}, key=int)
-            display.line(
-                f"{len(submissions)} runs are submitted to SLURM in job {' '.join(arrays)}; "
-                f"to cancel: scancel {' '.join(arrays)}"
-            )
+        if not missing:
+            return [Outcome(run.directory.read_record()) for run in requested]
+        submissions = self._submit_missing(list(missing.values()), display)
+        arrays = sorted({submission.job.split("_")[0] for submission in submissions.values()}, key=int)
+        display.line(
+            f"{len(submissions)} runs are submitted to SLURM in job {' '.join(arrays)}; "
+            f"to cancel: scancel {' '.join(arrays)}"
+        )
         if self._wait and not should_stop():
             self._wait_for(submissions, missing, display, should_stop)
         active = active_states(submission.job for submission in submissions.values())
