@@ -153,7 +153,11 @@ def test_an_offline_mirror_has_the_content_of_the_run_directory(sweep: Shell, ho
         "samples" in str(row) for row in mirror.history
     )
     assert {"record.json", "config.yaml", "samples/20.png", "samples/40.png"} <= mirror.artifacts["run"]
-    assert mirror.metrics["w1"].summary.min
+    best = {name: (metric.summary.min, metric.summary.max) for name, metric in mirror.metrics.items()}
+    for name in ("w1", "sliced_w2", "final_fid"):
+        assert best[name] == (True, False)
+    for name in ("modes", "final_inception_score"):
+        assert best[name] == (False, True)
     assert mirror.metrics["w1"].step_metric_index or mirror.metrics["w1"].step_metric == "images_seen"
     (folder,) = (sweep.folder / "runs" / ".sweeps").iterdir()
     sweep_mirror = Mirror.read(folder)

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from wgan_sweep.config.schema import Config
 from wgan_sweep.runs.coordinates import GROUPS, coordinates
 from wgan_sweep.runs.directory import FINAL, RunDir
 from wgan_sweep.runs.hashing import cell_id
-from wgan_sweep.runs.record import Record
+from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, Record
 from wgan_sweep.tracking.tracker import TrackedRun, Tracker
 
 CELL_ID_DIGITS = 6
@@ -66,7 +66,15 @@ def tracked_run(record: Record, directory: RunDir) -> TrackedRun:
         axes=values,
         cell=cell,
         name=f"{cell.split(' #')[0]} seed={values['seed']} {record.run_id}",
+        best=_best_values(),
     )
+
+
+def _best_values() -> dict[str, Literal["min", "max"]]:
+    """Return which value of each metric is the best, under the tracker's names."""
+    best: dict[str, Literal["min", "max"]] = dict.fromkeys(LOWER_IS_BETTER, "min")
+    best |= dict.fromkeys(HIGHER_IS_BETTER, "max")
+    return {prefix + name: value for prefix in ("", f"{FINAL}_") for name, value in best.items()}
 
 
 def tracked_sweep(folder: Path, config: Mapping[str, Any]) -> TrackedRun:

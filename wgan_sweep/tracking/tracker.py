@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ class TrackedRun:
     """The name that is displayed."""
     job: str = "train"
     """W&B's job type."""
+    best: Mapping[str, Literal["min", "max"]] = field(default_factory=dict)
+    """Which value of each metric with a direction is the best: the lowest or the highest one."""
 
 
 class Tracker(Protocol):

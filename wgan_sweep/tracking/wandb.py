@@ -32,7 +32,6 @@ PROJECT = "wgan-sweep"
 MAX_TAG_LENGTH = 64
 GOOD_ENDS = ("done", "pruned")
 """The statuses of runs that W&B shows as finished; it shows others as failed."""
-LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "final_fid", "final_kid")
 FATAL = "ERROR+4"
 """The level of entries in W&B's internal log after which it stops."""
 X_AXES = ("step", "images_seen")
@@ -204,8 +203,8 @@ class WandbTracker:
         for name in X_AXES:
             self._run.define_metric(name)
         self._run.define_metric("*", step_metric="images_seen")
-        for name in LOWER_IS_BETTER:
-            self._run.define_metric(name, step_metric="images_seen", summary="min")
+        for name, best in run.best.items():
+            self._run.define_metric(name, step_metric="images_seen", summary=best)
 
     def _remove_earlier_records(self, run_id: str) -> None:
         """Remove the offline records of earlier starts; those in the run's directory, too, if `WANDB_DIR` is new."""
