@@ -142,6 +142,59 @@ def test_the_time_left_counts_the_fractions_of_runs_in_training(monkeypatch) -> 
     ]
 
 
+def test_the_time_left_of_the_last_runs_is_that_of_scoring_them(monkeypatch) -> None:
+    """Three runs are trained for 60 s; the first one is then scored for 40 s, the other two, side by side, for 50 s."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    shown, out = display(terminal=False)
+    shown.sweep(3)
+
+    def said(at: float) -> str:
+        clock[0] = at
+        out.seek(0)
+        out.truncate()
+        shown.line_if_no_bars("here")
+        return out.getvalue().strip()
+
+    first = shown.add_bar("a", 100)
+    shown.update_bar(first, 0, "")
+    clock[0] = 60.0
+    shown.update_bar(first, 100, "")
+    assert "left" in said(90.0)  # of the runs that have not begun
+    clock[0] = 100.0
+    shown.remove_bar(first)
+    second, third = shown.add_bar("b", 100), shown.add_bar("c", 100)
+    clock[0] = 150.0
+    shown.update_bar(second, 100, "")
+    assert "scoring" not in said(150.0)  # the third one is in training
+    clock[0] = 160.0
+    shown.update_bar(third, 100, "")
+    assert said(160.0) == "here  (sweep: scoring, about 0:00:40 left)"
+    shown.update_bar(third, None, "scoring: 100 samples")
+    assert said(190.0) == "here  (sweep: scoring, about 0:00:10 left)"
+    assert said(205.0) == "here  (sweep: scoring)"
+    shown.remove_bar(second)
+    shown.remove_bar(third)
+    assert said(210.0) == "here"
+    shown.close()
+    shown.sweep(2)
+    for bar in (shown.add_bar("d", 100), shown.add_bar("e", 100)):
+        shown.update_bar(bar, 100, "")
+    assert said(220.0) == "here  (sweep: scoring)"  # it is not known how long that takes
+
+
+def test_a_run_at_its_last_step_says_nothing_of_the_time_left() -> None:
+    shown, out = display(terminal=False)
+    with shown.run("a run", 20) as run:
+        run._last_line -= progress.SECONDS_BETWEEN_LINES
+        run.update(10, {"images_seen": 640})
+        run._last_line -= progress.SECONDS_BETWEEN_LINES
+        run.update(20, {"images_seen": 1280})
+    line = next(line for line in out.getvalue().splitlines() if "step 20/20" in line)
+    assert "img/s" in line
+    assert "left" not in line
+
+
 class Screen:
     """A terminal that wraps its lines anew when its width changes, as most terminals do."""
 

@@ -2,8 +2,9 @@
 
 import itertools
 import logging
+import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, Self, TypeVar
@@ -146,7 +147,9 @@ class RunProgress:
         self._previous = now, step, images_seen
         self._values |= values
         rate = self._images / self._seconds if self._steps else None
-        seconds_left = (self._total - step) * self._seconds / self._steps if self._steps else None
+        # The time that it is scored for after its last step is not known.
+        knows_left = bool(self._steps) and step < self._total
+        seconds_left = (self._total - step) * self._seconds / self._steps if knows_left else None
         text = _describe(self._values, rate, seconds_left)
         self._display.update_bar(self._task, step, text)
         if now - self._last_line >= SECONDS_BETWEEN_LINES:
@@ -182,11 +185,20 @@ class _Bar:
     """The completed fraction of the run when it was first known: a resumed run does not start at zero."""
     fraction: float = 0.0
     """The completed fraction of the run."""
+    trained: float | None = None
+    """When its last step was complete; what follows, such as scoring, is not part of `fraction`."""
 
     @property
     def worked(self) -> float:
         """The fraction of the run that was completed while the bar was shown."""
         return self.fraction - (self.start or 0.0)
+
+    def reach(self, step: int, now: float) -> None:
+        """Note that a step is complete."""
+        self.fraction = min(step / max(self.total, 1), 1.0)
+        self.start = self.fraction if self.start is None else self.start
+        if step >= self.total and self.trained is None:
+            self.trained = now
 
 
 class _Pace:
@@ -201,6 +213,8 @@ class _Pace:
         self._began: float | None = None
         self._ignored, self._worked = 0.0, 0.0
         """Seconds that do not count in the rate; fractions of runs that are over, as in `_Bar.worked`."""
+        self._scoring: list[float] = []
+        """Seconds that each complete run took after its last step."""
 
     def begin_one(self, now: float) -> None:
         """Note that a run begins."""
@@ -211,23 +225,42 @@ class _Pace:
         self.done += 1
         if now - bar.began >= SHORTEST_RUN:
             self._worked += 1 - (bar.start or 0.0)
+            self._scoring += [] if bar.trained is None else [now - bar.trained]
         elif is_alone:
             self._ignored += now - bar.began
 
     def left(self, bars: Iterable[_Bar], now: float) -> str:
         """Return the time that is left, as text; empty if it is not known, or nothing is left.
 
+        When all runs are trained, the time of the others after their last step is what they need to be scored.
+
         Args:
             bars: The runs in training.
             now: The time, by `time.monotonic`.
         """
         bars = list(bars)
+        if self._began is None or self.done >= self.total:
+            return ""
+        trained = [bar.trained for bar in bars if bar.trained is not None]
+        if len(trained) == self.total - self.done:
+            return self._scoring_left(trained, now)
         worked = self._worked + sum(bar.worked for bar in bars)
-        if self._began is None or worked <= 0 or self.done >= self.total:
+        if worked <= 0:
             return ""
         remaining = self.total - self.done - sum(bar.fraction for bar in bars)
         seconds = remaining * (now - self._began - self._ignored) / worked
         return f"about {timedelta(seconds=round(seconds))} left"
+
+    def _scoring_left(self, trained: Sequence[float], now: float) -> str:
+        """Return, as text, the time that is left when all runs are trained; without a time if it is not known.
+
+        Args:
+            trained: When each run that is not complete was trained.
+            now: The time, by `time.monotonic`.
+        """
+        usual = statistics.fmean(self._scoring) if self._scoring else 0.0
+        seconds = round(max(trained) + usual - now)
+        return "scoring" + (f", about {timedelta(seconds=seconds)} left" if seconds > 0 else "")
 
 
 class _Label(ProgressColumn):
@@ -300,8 +333,7 @@ class Display:
         if bar is None:
             return
         if step is not None:
-            bar.fraction = min(step / max(bar.total, 1), 1.0)
-            bar.start = bar.fraction if bar.start is None else bar.start
+            bar.reach(step, time.monotonic())
         if bar.task is not None:
             self._progress.update(bar.task, completed=step, text=text)
             self._show_pace()
