@@ -249,7 +249,9 @@ def test_a_plan_shows_what_would_be_done_and_writes_nothing(sweep) -> None:
     assert "above 0" in table[-1][6]
     assert "4 runs: 2 to resume, 1 to train, 1 to refuse; 72 images." in done.stdout  # 2 x 2 steps and 5, of 8 images
     assert re.search(r"About \d:\d\d:\d\d if trained one after another, estimated from earlier runs", done.stdout)
-    assert "1 runs: 1 to skip; 0 images." in sweep("div.k=1", "plan=true").stdout
+    alone = sweep("div.k=1", "runs=runs", "plan=true").stdout
+    assert "1 runs: 1 to skip; 0 images." in alone
+    assert "| train.batch_size=8 train.n_critic=1 model.dim=4 model.latent_dim=8 data=npz div.k=1 |" in alone
     assert files() == before
 
 

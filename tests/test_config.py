@@ -6,6 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from wgan_sweep.config import schema as configs
+from wgan_sweep.config.keys import science_overrides
 from wgan_sweep.config.schema import conf_dir, unused_overrides
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.build import build, check
@@ -61,6 +62,15 @@ def test_constraints_are_combined_under_names(make) -> None:
     assert node["both"]["r2"]["sampling"]["_target_"].endswith(".fake")
     constraint = build(make("loss=wgan", "constraint=all_of", *parts, *numbers)).trainer._constraint
     assert [(term.name, term.every) for term in constraint.terms] == [("both_r1", 4), ("both_r2", 2)]
+
+
+def test_the_overrides_of_science_are_those_that_change_the_id(make) -> None:
+    science = ["loss=wgan_gp", "div.k=1", "critic_optimizer=rmsprop", "seed=3", "train.ema=0.5", "data.flip=true"]
+    others = ["runs=elsewhere", "plan=true", "train.steps=7", "prune=asha", "scorer=fid", "tracker=none", "archive=a"]
+    others += ["+metric@scorer.metrics.kid=kid", "scorer.every=5", "features.weights=w", "save_every=9", "launch=slurm"]
+    assert science_overrides([*others, *science]) == science
+    assert run_id(make(*others)) == run_id(make())
+    assert run_id(make()) not in {run_id(make(override)) for override in science}
 
 
 def test_a_relative_data_path_is_made_absolute(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from wgan_sweep.commands.init import write_template
 from wgan_sweep.commands.options import VERSION
 from wgan_sweep.common.verbosity import Verbosity, announce
 from wgan_sweep.config import folders, objects, refusals, schema
+from wgan_sweep.config.keys import science_overrides
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps import config_of_run, hydra_launcher
 from wgan_sweep.sweeps.arguments import take, take_verbosity, use_folders
@@ -59,7 +60,8 @@ def _run_job(composed: DictConfig) -> float | None:
             if source.provider.startswith(folders.FLAG):
                 folders.use(source.path)
         config = run_config(composed, job)
-        requested = RequestedRun(config, overrides, " ".join(overrides), sweep)
+        label = " ".join(overrides if is_in_sweep else science_overrides(overrides))
+        requested = RequestedRun(config, overrides, label, sweep)
         pruning.check_is_in_sweep(config)
         launcher = cast("Launcher", objects.make(config.launch, "launch"))
         archived = archived_records([requested])

@@ -4,7 +4,7 @@ Run ids, report columns, W&B axes, the check for overrides without effect, and w
 again are all derived from this table.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -176,3 +176,8 @@ def without_roles(node: Any, key: str, *roles: Role) -> Any:
 def overridden_key(override: str) -> str:
     """Return the key of a Hydra override: ``div.k`` of ``+div.k=1``, ``loss.x`` of ``+sampling@loss.x=real``."""
     return override.lstrip("+~").split("=")[0].rpartition("@")[2]
+
+
+def science_overrides(overrides: Iterable[str]) -> list[str]:
+    """Return the Hydra overrides of keys that decide a run's result, in their order."""
+    return [override for override in overrides if role_of(overridden_key(override)) is Role.SCIENCE]

@@ -20,7 +20,7 @@ from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.ranges import NonEmpty, check_value
 from wgan_sweep.common.verbosity import announce
 from wgan_sweep.config import objects, schema
-from wgan_sweep.config.keys import overridden_key
+from wgan_sweep.config.keys import overridden_key, science_overrides
 from wgan_sweep.errors import InputError
 from wgan_sweep.sweeps.compose import Composer, plain, task_overrides
 from wgan_sweep.sweeps.state import state
@@ -270,7 +270,9 @@ class SweepLauncher(HydraLauncher):
         sweep = Path(self._config.hydra.sweep.dir).name
         requested, problems = [], {}
         for number, overrides in enumerate(jobs, first + 1):
-            label = " ".join([override for override in overrides if override not in shared] or overrides)
+            label = " ".join(
+                [override for override in overrides if override not in shared] or science_overrides(overrides)
+            )
             try:
                 composed = self._compose_job(self._config, overrides)
                 config = run_config(composed, composed.hydra)

@@ -41,7 +41,8 @@ class RequestedRun:
     overrides: tuple[str, ...]
     """Its Hydra overrides."""
     label: str
-    """The overrides that distinguish it from the other runs of its sweep."""
+    """The overrides that distinguish it from the other runs of its sweep; of a run that is alone, those that decide its
+    result."""
     sweep: str | None
     """The name of its sweep; None for a single run."""
     number: str = ""
@@ -65,6 +66,11 @@ class RequestedRun:
     def name(self) -> str:
         """Its overrides, or its id if it was not requested by overrides."""
         return " ".join(self.overrides) or self.run_id
+
+    @property
+    def title(self) -> str:
+        """What it is called beside other runs: its label, or its id if it has none."""
+        return self.label or self.run_id
 
     @property
     def directory(self) -> RunDir:
@@ -215,7 +221,7 @@ def run_when_unlocked(requested: RequestedRun, display: ProgressReporter, should
         except RunLockedError as owner:
             if str(owner) != shown_owner:
                 shown_owner = str(owner)
-                labelled(display, requested).line(f"waiting: {owner} holds run {requested.label}".rstrip())
+                labelled(display, requested).line(f"waiting: {owner} holds run {requested.title}")
             time.sleep(SECONDS_BETWEEN_ATTEMPTS)
     return Outcome()
 
@@ -228,7 +234,7 @@ def record_failure(requested: RequestedRun, reason: str) -> Outcome:
             requested.config, requested.identity, reason, list(requested.overrides), requested.sweep
         )
     except (RunLockedError, InputError, OSError):  # the record cannot be read or written
-        log.debug("not recorded: %s: %s", requested.label, reason)
+        log.debug("not recorded: %s: %s", requested.title, reason)
     is_recorded = record is not None and record.status == Status.FAILED
     return Outcome(record, None if is_recorded else f"failed: {requested.name}: {reason}")
 
@@ -236,5 +242,5 @@ def record_failure(requested: RequestedRun, reason: str) -> Outcome:
 def report_deferred(requested: RequestedRun, owner: RunLockedError, display: ProgressReporter) -> None:
     """Show that another process holds a requested run, which is therefore deferred until the others are complete."""
     labelled(display, requested).line(
-        f"{requested.label}: {owner} holds this run; it is deferred until the others are complete"
+        f"{requested.title}: {owner} holds this run; it is deferred until the others are complete"
     )

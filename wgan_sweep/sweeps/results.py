@@ -80,17 +80,17 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     """
     state.close()  # no bars between the lines of the tracker
     runs, folder = Path(state.requested[0].config.runs), Path(config.hydra.sweep.dir)
-    labels = {run.run_id: run.label for run in state.requested}
+    titles = {run.run_id: run.title for run in state.requested}
     with with_archived_runs(runs, state.requested) as (shown, archived):
         own = {
             run_id: record
-            for run_id in labels
+            for run_id in titles
             if run_id not in archived and (record := RunDir(runs / run_id).read_record())
         }
         others = [run for run in state.requested if run.run_id not in archived and run.run_id not in own]
         waiting = {run.run_id: run.new_record() for run in others}
         by_id = {**waiting, **own, **archived}
-        records = [by_id[run_id] for run_id in labels]
+        records = [by_id[run_id] for run_id in titles]
         summary = make_figure(plain(config.figure))(records, shown)
     archives = {
         run.run_id: Path(run.config.archive) for run in state.requested if run.run_id in archived and run.config.archive
@@ -104,7 +104,7 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
         lines.append(f"archived  {shell_path(archive)}, {count} of them")
     for record in own.values() if len(own) <= MAX_SAMPLE_PATHS else []:
         image = RunDir(runs / record.run_id).last_samples()
-        lines.append(f"samples   {shell_path(image) if image else 'none'}  ({labels[record.run_id]})")
+        lines.append(f"samples   {shell_path(image) if image else 'none'}  ({titles[record.run_id]})")
     problems = list(state.problems)
     try:
         write_not_started(folder, [*waiting.values()])
@@ -125,9 +125,9 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     if any((record.finished or "") >= state.started for record in records):  # else an earlier command has mirrored all
         _mirror(state.requested, folder.absolute(), task_overrides(config.hydra))
     done = {record.run_id for record in records if record.status == Status.DONE}
-    if labels.keys() > done and runs.is_dir() and shutil.disk_usage(runs).free < NEARLY_FULL:
+    if titles.keys() > done and runs.is_dir() and shutil.disk_usage(runs).free < NEARLY_FULL:
         problems.append(f"failed: No space left on device in {shell_path(runs)}: free some, and run the command again")
-    lines += offline_note(runs, labels)
+    lines += offline_note(runs, titles)
     places = [*([runs] if own else []), *dict.fromkeys(archives.values())] or [runs]
     lines.append(f"report    wgan-report {' '.join(map(shell_path, places))}")
     for name in ("decision.md", "decision.json") if state.conclusion else ():
@@ -136,7 +136,7 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
         lines += ["", optimum.read_text().strip()]
     pruned = {record.run_id for record in records if record.status == Status.PRUNED}
-    is_complete = not problems and labels.keys() <= done | pruned | state.continuing
+    is_complete = not problems and titles.keys() <= done | pruned | state.continuing
     return SweepResults("\n".join(lines) + "\n", is_complete)
 
 

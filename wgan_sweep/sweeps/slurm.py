@@ -244,7 +244,7 @@ class Slurm:
                 earlier = submissions.get(run.run_id)
                 if earlier is not None and earlier.steps < run.config.train.steps:
                     labelled(display, run).line(
-                        f"{run.label}: job {earlier.job} trains it only to step {earlier.steps}; when it is done, run "
+                        f"{run.title}: job {earlier.job} trains it only to step {earlier.steps}; when it is done, run "
                         f"this command again to train to step {run.config.train.steps}"
                     )
             if submissions:
@@ -306,7 +306,7 @@ class Slurm:
                 record = directory.read_record()
                 state = active.get(submission.job, "ENDED") if active is not None else shown.get(run_id, "")
                 if state == "RUNNING" and run_id not in bars:
-                    bars[run_id] = labelled(display, run).add_bar(run.label, run.config.train.steps)
+                    bars[run_id] = labelled(display, run).add_bar(run.title, run.config.train.steps)
                 if run_id in bars and record is not None:
                     step = directory.last_metrics().get("step", record.step)
                     display.update_bar(bars[run_id], int(step), state.lower())
@@ -314,8 +314,8 @@ class Slurm:
                     shown[run_id] = state
                     result = f": {summary(record)}" if state == "ENDED" and record is not None else ""
                     if state != "PENDING":
-                        shown_run = labelled(display, run)
-                        shown_run.line(f"{run_id} {run.label}  job {submission.job} {state.lower()}{result}")
+                        name = f"{run_id} {run.label}".strip()
+                        labelled(display, run).line(f"{name}  job {submission.job} {state.lower()}{result}")
                 if state == "ENDED" and run_id in bars:
                     display.remove_bar(bars.pop(run_id), completed=True)
             if active is not None and not active:
