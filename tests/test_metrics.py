@@ -337,6 +337,25 @@ def test_repeats_use_new_samples_and_report_mean_and_sd(mnist, tmp_path, monkeyp
     assert (scores["repeats"], scores["fid_generated"], scores["fid_real"], scores["fid_feature"]) == (3, 20, 99, 4)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_says_what_its_values_are(name: str) -> None:
+    metric = METRICS[name](subset_size=50) if name == "kid" else METRICS[name]()
+    real, generated = (feature_set(gaussian(150, 3, seed), gaussian(150, 10, seed)) for seed in (0, 1))
+    assert set(metric.names) == metric(real, generated).keys()
+
+
+def test_a_scorer_measures_what_its_metrics_say_if_all_say_it(mnist) -> None:
+    class Silent(FID):
+        names = None
+
+    assert image_scorer(mnist[:99], metrics={"a": FID(), "b": PrecisionRecall()}).measures == {
+        "fid",
+        "precision",
+        "recall",
+    }
+    assert image_scorer(mnist[:99], metrics={"a": FID(), "b": Silent()}).measures is None
+
+
 def test_a_scorer_describes_the_settings_its_values_depend_on(mnist) -> None:
     description = image_scorer(mnist[:99], num_real=50, split="test", repeats=2).describe()
     assert description == {

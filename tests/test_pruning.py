@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,18 @@ from wgan_sweep.common.progress import Display
 from wgan_sweep.config import schema
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs import build as build_module
 from wgan_sweep.runs import provenance, pruning
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import identify, run_id
 from wgan_sweep.runs.pruning import Curve, MedianRule, Pruner, SuccessiveHalving
-from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, Record, Status
 from wgan_sweep.runs.state import RunState
 from wgan_sweep.sweeps import slurm
 from wgan_sweep.sweeps.hydra_launcher import objective_value
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun, competing
 from wgan_sweep.sweeps.local import Local
-from wgan_sweep.sweeps.plan import Planner, describe_plan
+from wgan_sweep.sweeps.plan import Action, Planner, describe_plan
 from wgan_sweep.sweeps.until_decided import check_wanted
 
 from .helpers import (
@@ -281,7 +283,16 @@ def test_only_runs_with_the_same_data_and_scorer_compete(make, overrides, change
     assert record.status == ("pruned" if competes else "done")
 
 
-def test_unreadable_runs_and_runs_that_are_not_there_are_left_out(make, tmp_path: Path, caplog) -> None:
+def test_unreadable_runs_and_runs_that_are_not_there_are_left_out(make, tmp_path: Path, caplog, monkeypatch) -> None:
+    """The scorer does not say what it measures, as a user's own one."""
+    make_scorer = build_module._final_scorer
+
+    def unnamed(*arguments: Any) -> Any:
+        scorer = make_scorer(*arguments)
+        del scorer.measures
+        return scorer
+
+    monkeypatch.setattr(build_module, "_final_scorer", unnamed)
     others = ["0123456789ab", "0123456789cd"]
     (tmp_path / "runs" / others[1]).mkdir(parents=True)
     (tmp_path / "runs" / others[1] / "record.json").write_text("{")
@@ -356,6 +367,54 @@ def test_the_runs_of_a_slurm_job_compete(make) -> None:
 def test_pruning_that_cannot_work_is_refused(make, overrides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         RequestedRun(make(*POINTS, *overrides, tiny=False), (), "", "s")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prune.metric=kid"], "prune.metric='kid' compares kid, which scorer=exact does not measure during training"),
+        (["prune.metric=modes", "data=swiss_roll"], "set prune.metric to one of js, kl, sliced_w2, w1, w2; prune=none"),
+        (["prune.metric=modes"], ""),
+        ([], ""),
+    ],
+)
+def test_a_metric_that_the_scorer_does_not_measure_is_refused(make, overrides: list[str], message: str) -> None:
+    requested = RequestedRun(make(*POINTS, "prune=asha", *overrides, tiny=False), (), "", "s")
+    planned = Planner()(requested)
+    assert (planned.action is Action.REFUSE) == bool(message)
+    assert message in planned.reason
+    if message:
+        with pytest.raises(InputError, match=re.escape(message)):
+            run(requested.config)
+        assert requested.directory.read_record() is None
+
+
+def test_without_a_metric_to_compare_by_default_one_must_be_named(make) -> None:
+    config = make(*POINTS, "prune=median", tiny=False)
+    message = "prune.metric=null compares fid or w1 or kid, which scorer=exact does not measure during training: set "
+    with pytest.raises(InputError, match=re.escape(message + "prune.metric to one of recall; prune=none")):
+        pruning.check_is_measured(config, {"recall", "critic_gap"})
+    with pytest.raises(InputError, match="training: choose another scorer; prune=none"):
+        pruning.check_is_measured(config, {"critic_gap"})
+    pruning.check_is_measured(config, {"kid"})
+    pruning.check_is_measured(config, None)
+    pruning.check_is_measured(make(*POINTS, tiny=False), {"recall"})
+
+
+def test_the_metric_must_be_measured_during_training(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make(*POINTS, "prune=asha", tiny=False)
+    build_module.check(config)
+    monkeypatch.setattr(build_module, "_training_scorer", lambda *_: SimpleNamespace(measures={"kl"}))
+    with pytest.raises(InputError, match=r"does not measure during training: set prune.metric to one of kl;"):
+        build_module.check(config)
+
+
+@pytest.mark.parametrize("data", ["gaussians8", "swiss_roll"])
+def test_the_exact_scorer_says_what_it_measures(make, data: str) -> None:
+    config = make(*POINTS, f"data={data}", "train.steps=2", tiny=False)
+    scorer = build_module.build(config).scorer
+    assert scorer is not None
+    assert scorer.measures == run(config).scores.keys() & {*LOWER_IS_BETTER, *HIGHER_IS_BETTER}
 
 
 def test_a_single_run_and_a_sweep_with_claims_are_not_pruned(make, sweep: Shell) -> None:

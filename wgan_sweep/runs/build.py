@@ -59,7 +59,11 @@ class Model(Protocol):
 
 
 class Scorer(Protocol):
-    """Compares generated with real examples."""
+    """Compares generated with real examples.
+
+    It may also have `measures`, the names of the metrics by which its runs can be compared. A sweep that is to be
+    pruned by another metric is then refused before it starts.
+    """
 
     def describe(self) -> dict[str, str]:
         """Return what the scores depend on (features, counts, ...), as text."""
@@ -144,6 +148,17 @@ def _check_gpus(count: int, name: str, launched: torch.device | None) -> None:
     available = torch.cuda.device_count()
     if name != "cpu" and 0 < available < count:
         raise InputError(f"launch.gpus_per_run={count}, but this machine has {available} GPUs")
+
+
+def _scorers(config: Config, real: RealData, device: torch.device) -> tuple[Scorer | None, Scorer | None]:
+    """Return the final scorer, and that of training (None if it is the final one).
+
+    Raises:
+        InputError: if one cannot work, or that of training does not measure the metric of the pruner.
+    """
+    final, training = _final_scorer(config, real, device), _training_scorer(config, real, device)
+    pruning.check_is_measured(config, getattr(training or final, "measures", None))
+    return final, training
 
 
 def _final_scorer(config: Config, real: RealData, device: torch.device) -> Scorer | None:
@@ -366,8 +381,7 @@ class Checker:
                 optimization.check_schedule(optimization.optimizer(network.parameters()))
                 if replicas_of(config) > 1 and (why := sharding_obstacle(network)):
                     raise InputError(f"launch.gpus_per_run={replicas_of(config)}: {why}; use launch.gpus_per_run=1")
-        _final_scorer(config, choices.real, choices.device)
-        _training_scorer(config, choices.real, choices.device)
+        _scorers(config, choices.real, choices.device)
 
     def _make(self, node: Mapping[str, Any], key: str) -> Any:
         """Make the object of a config node, once."""
@@ -459,5 +473,4 @@ def build(config: Config, replicas: Replicas | None = None) -> Parts:
         replicas=replicas,
         make_graph=CudaGraph if config.graphs and device.type == "cuda" else None,
     )
-    scorers = (make(config, choices.real, device) for make in (_final_scorer, _training_scorer))
-    return Parts(trainer, choices.real, *scorers)
+    return Parts(trainer, choices.real, *_scorers(config, choices.real, device))

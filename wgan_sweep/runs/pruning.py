@@ -7,7 +7,7 @@ results of a sweep are compared at the same step.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, cast
 
@@ -16,7 +16,7 @@ from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config import objects
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, SELECTION_METRICS
 
 OFF = "prune=none turns pruning off"
 
@@ -227,6 +227,31 @@ def check(config: Config) -> None:
         )
     if odd := [step for step in rungs if step % every]:
         raise InputError(f"prune.first={odd[0]} must be a multiple of scorer.every={every}: runs are scored only then")
+
+
+def check_is_measured(config: Config, measured: Collection[str] | None) -> None:
+    """Refuse a pruner that compares a metric which the scorer does not measure during training.
+
+    Args:
+        config: The config.
+        measured: The metrics that it measures then; None if it does not say which.
+
+    Raises:
+        InputError: if the metric is not among them; without ``prune.metric``, if no selection metric is.
+    """
+    pruner = pruner_of(config)
+    if not pruner.is_on or measured is None:
+        return
+    wanted = SELECTION_METRICS if pruner.metric is None else (pruner.metric,)
+    if any(metric in measured for metric in wanted):
+        return
+    scorer = config.choices.get("scorer", config.scorer["_target_"])
+    comparable = sorted(metric for metric in measured if metric in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER))
+    remedy = f"set prune.metric to one of {', '.join(comparable)}" if comparable else "choose another scorer"
+    raise InputError(
+        f"prune.metric={shown(pruner.metric)} compares {' or '.join(wanted)}, which scorer={scorer} does not measure "
+        f"during training: {remedy}; {OFF}"
+    )
 
 
 def check_is_in_sweep(config: Config) -> None:

@@ -20,6 +20,9 @@ HIGH_QUALITY_STDS = 3.0
 """A sample belongs to a mode if it is within this many standard deviations of its centre (Srivastava et al. 2017)."""
 MAX_PIVOTS = 100_000_000
 """Iteration limit of the linear program; high enough that the solver never stops early with an inexact result."""
+DISTANCES = ("w1", "w2", "sliced_w2", "js", "kl")
+MODES = ("modes", "high_quality")
+"""Metrics of mixtures."""
 QUANTILES = (5, 25, 50, 75, 95)
 """Percentiles of the critic's gradient norms."""
 
@@ -63,6 +66,8 @@ class ExactScorer:
         self._count = num_samples
         self._projections = projections
         self._sampling = sampling
+        self.measures = frozenset(DISTANCES if real.modes is None else (*DISTANCES, *MODES))
+        """The names of the metrics by which runs can be compared; `kl` may lack a value."""
 
     def describe(self) -> dict[str, str]:
         """Return the settings that metric values depend on: the number of points."""

@@ -1,7 +1,7 @@
 """Scores generated images against real ones in a feature space."""
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated
 
@@ -67,6 +67,9 @@ class ImageScorer:
         self._split = split
         self._repeats = repeats
         self._batch_size = batch_size
+        names: list[Sequence[str] | None] = [getattr(metric, "names", None) for metric in self._metrics]
+        self.measures = None if None in names else frozenset(name for some in names for name in some or ())
+        """The names of the metric values; None if one of `metrics` does not say what its own are."""
         self._needs_features = any(metric.needs_features for metric in self._metrics)
         self._needs_logits = any(metric.needs_logits for metric in self._metrics)
         for metric in self._metrics:

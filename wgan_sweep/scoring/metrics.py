@@ -28,7 +28,11 @@ class FeatureSet:
 
 
 class Metric(Protocol):
-    """A metric between real and generated images."""
+    """A metric between real and generated images.
+
+    It may also have `names`, those of its values. A sweep that is to be pruned by another metric is then refused before
+    it starts.
+    """
 
     @property
     def needs_features(self) -> bool:
@@ -59,6 +63,7 @@ def _features(images: FeatureSet) -> Tensor:
 class FID:
     """Frechet distance between Gaussians fitted to the features (Heusel et al. 2017); lower is better."""
 
+    names = ("fid",)
     needs_features = needs_logits = False
 
     def check(self, generated: int, real: int) -> None:
@@ -80,6 +85,7 @@ class FIDInfinity:
     """
 
     points: Annotated[int, Range(3, 1000)] = 15
+    names = ("fid_infinity", "fid_infinity_error")
     needs_features = True
     needs_logits = False
 
@@ -119,6 +125,7 @@ class KID:
 
     subsets: Annotated[int, Range(1, 10**6)] = 100
     subset_size: SubsetSize = 1000
+    names = ("kid", "kid_sd")
     needs_features = True
     needs_logits = False
 
@@ -155,6 +162,7 @@ class PrecisionRecall:
     """
 
     neighbours: Annotated[int, Range(1, LARGEST_INT)] = 3
+    names = ("precision", "recall")
     needs_features = True
     needs_logits = False
 
@@ -195,6 +203,7 @@ class InceptionScore:
     """
 
     splits: Annotated[int, Range(1, LARGEST_INT)] = 10
+    names = ("inception_score", "inception_score_sd")
     needs_features = False
     needs_logits = True
 
@@ -238,6 +247,7 @@ def nearest_neighbours(queries: Tensor, references: Tensor, count: int, *, skip:
 class Memorisation:
     """Distance of generated images to their nearest real image, relative to distances between real images."""
 
+    names = ("nearest_real", "copied")
     needs_features = True
     needs_logits = False
 
