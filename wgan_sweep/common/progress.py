@@ -232,7 +232,7 @@ class _Pace:
     def left(self, bars: Iterable[_Bar], now: float) -> str:
         """Return the time that is left, as text; empty if it is not known, or nothing is left.
 
-        When all runs are trained, the time of the others after their last step is what they need to be scored.
+        When all runs are trained, it is the time until they are scored, as known from runs that are complete.
 
         Args:
             bars: The runs in training.

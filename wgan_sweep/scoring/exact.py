@@ -21,6 +21,7 @@ HIGH_QUALITY_STDS = 3.0
 MAX_PIVOTS = 100_000_000
 """Iteration limit of the linear program; high enough that the solver never stops early with an inexact result."""
 DISTANCES = ("w1", "w2", "sliced_w2", "js", "kl")
+"""Metrics of any distribution: distances and divergences."""
 MODES = ("modes", "high_quality")
 """Metrics of mixtures."""
 QUANTILES = (5, 25, 50, 75, 95)
