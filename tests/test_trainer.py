@@ -39,6 +39,7 @@ COMBINATIONS = [
     ["loss=wgan_div", "constraint=r1_r2", "+constraint@constraint.sn=spectral_norm"],
     [*LAZY, "train.freeze_generator_at=3"],
     LAZY,
+    [*LAZY, "schedule=linear", "schedule.steps=8", "critic_schedule=warmup", "critic_schedule.steps=4"],
     ["loss=relativistic_average", "train.simultaneous=true"],
     ["loss=hinge", "stabiliser=feature_matching", "train.simultaneous=true"],
     ["loss=wgan", "data.flip=true"],
