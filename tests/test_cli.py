@@ -91,6 +91,12 @@ def test_an_unknown_key_is_refused_in_a_sweep(sweep) -> None:
     assert not records(sweep.folder)
 
 
+def test_a_key_that_only_the_options_of_a_sweep_have_is_written_with_two_plus_signs(sweep) -> None:
+    arguments = ["-m", "schedule=linear,cosine", "plan=true"]
+    assert "write ++schedule.steps=" in sweep(*arguments, "schedule.steps=9", code=1).stderr
+    assert "2 to train" in sweep(*arguments, "++schedule.steps=9").stdout
+
+
 @pytest.mark.parametrize("name", ["it's a=b,c", 'say "ü"'])
 def test_the_folder_of_runs_may_have_any_name(sweep, name: str) -> None:
     folder = sweep.folder / name

@@ -81,7 +81,10 @@ def unknown_key(key: str, schema: Any) -> str:
     """Return the message for a key that does not exist, with the nearest one that does or the options that have it."""
     group = key.partition(".")[0]
     if having := [option for option in options().get(group, []) if key in option_keys(group, option)]:
-        return f"the chosen option of {group} has no {key}; these have it: {', '.join(having)}"
+        return (
+            f"the chosen option of {group} has no {key}; these have it: {', '.join(having)} (choose one; if each run "
+            f"of a sweep does, write ++{key}=...)"
+        )
     return (
         f"there is no config key {key}{did_you_mean(key, known_keys(schema) | options().keys())} "
         "(`wgan-sweep --help` lists the keys; correct it, or leave it out)"
