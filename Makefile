@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FLOOR := .venv-floor
-LATEST := .venv-latest
+OTHER_VENVS := .venv-3.12 .venv-3.13
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slurm-test floor-test latest-test check check-slow lint types bench gpu-check wheel-smoke clean
+.PHONY: help install demo test slurm-test floor-test pythons-test check check-slow lint types bench gpu-check wheel-smoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,20 +56,22 @@ $(FLOOR)/.installed: pyproject.toml | $(VENV)/.installed-dev
 floor-test: $(FLOOR)/.installed ## Test the lowest versions of all dependencies, on Python 3.11
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(FLOOR_TESTS)
 
-# Tests of what depends most on the version of Python.
-LATEST_TESTS := $(addprefix tests/, test_cli.py test_composing.py test_packaging.py test_trainer.py)
-# One that pyenv has, which need not be on the PATH; else uv finds or downloads it.
-LATEST_PYTHON ?= $(firstword $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.13*/bin/python) 3.13)
+# Tests of what depends most on the version of Python. An interpreter need not be on the PATH: pyenv's is used, else uv
+# finds or downloads one.
+PYTHON_TESTS := $(addprefix tests/, test_cli.py test_composing.py test_packaging.py test_trainer.py)
+PYENV_VERSIONS := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
 
-$(LATEST)/.installed: pyproject.toml | $(VENV)/.installed-dev
-	$(BIN)/uv venv --quiet --clear --seed --python $(LATEST_PYTHON) $(LATEST)
-	$(BIN)/uv pip install --quiet --python $(LATEST) --editable '.[test]'
+$(OTHER_VENVS:%=%/.installed): .venv-%/.installed: pyproject.toml | $(VENV)/.installed-dev
+	$(BIN)/uv venv --quiet --clear --seed --python "$(firstword $(wildcard $(PYENV_VERSIONS)/$*.*/bin/python) $*)" $(@D)
+	$(BIN)/uv pip install --quiet --python $(@D) --editable '.[test]'
 	@touch $@
 
-latest-test: $(LATEST)/.installed ## Test the latest Python that is supported, with the latest dependencies
-	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(LATEST_TESTS)
+pythons-test: $(OTHER_VENVS:%=%/.installed) ## Test the later versions of Python, with the latest dependencies
+	for venv in $(OTHER_VENVS); do \
+		OMP_NUM_THREADS=1 $$venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(PYTHON_TESTS) || exit 1; \
+	done
 
-check: lint types test wheel-smoke floor-test latest-test slurm-test ## Run everything that CI runs
+check: lint types test wheel-smoke floor-test pythons-test slurm-test ## Run everything that CI runs
 
 check-slow: $(VENV)/.installed-dev ## Run the slow tests, on whole data sets (longer than CI's)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m "slow and not slurm"
@@ -89,4 +91,4 @@ wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it into a new en
 	BUILD_PYTHON=$(BIN)/python tests/wheel_smoke.sh
 
 clean: ## Remove the environments and build outputs; keep runs
-	rm -rf $(VENV) $(FLOOR) $(LATEST) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR) $(OTHER_VENVS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
