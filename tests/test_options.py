@@ -193,8 +193,8 @@ def test_an_unknown_split_is_refused_by_name(make) -> None:
     ("name", "overrides", "count"),
     [
         ("norms", [], 16),
-        ("comparison", [], 5),
-        ("comparison", ["model=resnet", "model.critic_norm=none"], 5),
+        ("comparison", [], 10),
+        ("comparison", ["model=dcgan"], 5),
     ],
     ids=str,
 )
