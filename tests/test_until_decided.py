@@ -382,11 +382,29 @@ def test_a_claim_about_curves_is_refused_if_runs_are_scored_too_rarely(workshop:
 
 def test_a_claim_that_seeds_cannot_help_ends_at_the_first_look(workshop: Workshop) -> None:
     workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
-    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", "waserstein"))
+    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", "wasserstein_of_mine"))
     sweep = workshop.sweep()
     (line,) = workshop.run(sweep)
     assert outcome(sweep) == [("undecided", "it cannot be tested (look 1 of 7: 2 seeds)", 2)]
-    assert "no run has measured waserstein along its curve; did you mean wasserstein?" in line
+    assert "no run has measured wasserstein_of_mine along its curve; did you mean wasserstein?" in line
+
+
+@pytest.mark.parametrize("misspelt", ["waserstein", "wasserstien"])
+def test_a_misspelt_measurement_is_refused_before_anything_runs(workshop: Workshop, misspelt: str) -> None:
+    workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
+    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", misspelt))
+    with pytest.raises(InputError, match=f"no run measures {misspelt}; did you mean wasserstein"):
+        workshop.sweep()
+    assert not workshop.trained
+
+
+@pytest.mark.parametrize(
+    "name", ["generator_lr", "critic_lr", "gradient_norm_x", "kid_sd", "fid_infinity_error", "mine"]
+)
+def test_other_measurements_may_exist(workshop: Workshop, name: str) -> None:
+    workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
+    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", name))
+    assert workshop.sweep().decision.open
 
 
 def test_curves_are_read_from_archives(workshop: Workshop) -> None:

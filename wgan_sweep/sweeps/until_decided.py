@@ -3,6 +3,7 @@
 The state is derived from the runs alone: the same command takes the same looks again, and trains what is missing.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +26,14 @@ from wgan_sweep.report.inference.sequential import Looks
 from wgan_sweep.report.looks import Decision, Standing, Tracked, are_about_curves, metrics_of
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs import pruning
-from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status
+from wgan_sweep.runs.record import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    OTHER_METRICS,
+    SELECTION_METRICS,
+    Record,
+    Status,
+)
 from wgan_sweep.runs.state import is_finished
 from wgan_sweep.sweeps.archived import archived_lines, is_done_in_archive
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
@@ -175,6 +183,11 @@ class UntilDecided:
         """Why the command stops although claims are open; empty if it does not."""
         first = self._requested([(cell, 0) for cell in range(len(self.seeds.cells))])
         _check_same(first)
+        for name in metrics_of(claims):
+            if (meant := _misspelt(name)) is not None:
+                raise InputError(
+                    f"claims={self._name}: no run measures {name}; did you mean {meant}? correct the claim"
+                )
         metrics = {*SELECTION_METRICS, *metrics_of(claims)}
         cells = [
             Record(
@@ -421,6 +434,16 @@ class UntilDecided:
         """Write the table and the record into the sweep's folder."""
         write(folder / "decision.md", self.table())
         write(folder / DECISION, json.dumps(asdict(self.record()), indent=2) + "\n")
+
+
+def _misspelt(name: str) -> str | None:
+    """Return the measurement of this package whose name a claim misspells, or None.
+
+    The names of own metrics are not known before they measure, so only a name that is nearly one of these is refused.
+    """
+    known = (*TRAINING, *LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+    return near[0] if near and not name.startswith(near[0]) else None
 
 
 def _planned_lines(config: schema.Config, names: Iterable[str]) -> list[dict[str, float]]:
