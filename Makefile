@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 FLOOR := .venv-floor
 OTHER_VENVS := .venv-3.12 .venv-3.13
 RUNS ?= runs
+# One process per core; OMP_NUM_THREADS=1 makes each of them single-threaded.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test slurm-test floor-test pythons-test check check-slow lint types bench gpu-check wheel-smoke clean
@@ -30,7 +32,7 @@ demo: $(VENV)/.installed ## Train and score four runs over k and p on real image
 	WGAN_SWEEP_RUNS="$(RUNS)" $(BIN)/wgan-sweep -m loss=wgan_div div.k=1,2 div.p=2,6 optimizer.lr=1e-3 launch=parallel
 
 test: $(VENV)/.installed-dev ## Run the fast tests, with one single-threaded process per core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -54,7 +56,7 @@ $(FLOOR)/.installed: pyproject.toml | $(VENV)/.installed-dev
 	@touch $@
 
 floor-test: $(FLOOR)/.installed ## Test the lowest versions of all dependencies, on Python 3.11
-	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(FLOOR_TESTS)
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/python $(PYTEST) $(FLOOR_TESTS)
 
 # Tests of what depends most on the version of Python. An interpreter need not be on the PATH: pyenv's is used, else uv
 # finds or downloads one.
@@ -68,13 +70,13 @@ $(OTHER_VENVS:%=%/.installed): .venv-%/.installed: pyproject.toml | $(VENV)/.ins
 
 pythons-test: $(OTHER_VENVS:%=%/.installed) ## Test the later versions of Python, with the latest dependencies
 	for venv in $(OTHER_VENVS); do \
-		OMP_NUM_THREADS=1 $$venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(PYTHON_TESTS) || exit 1; \
+		OMP_NUM_THREADS=1 $$venv/bin/python $(PYTEST) $(PYTHON_TESTS) || exit 1; \
 	done
 
 check: lint types test wheel-smoke floor-test pythons-test slurm-test ## Run everything that CI runs
 
 check-slow: $(VENV)/.installed-dev ## Run the slow tests, on whole data sets (longer than CI's)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m "slow and not slurm"
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "slow and not slurm"
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

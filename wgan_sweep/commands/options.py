@@ -34,14 +34,13 @@ def add_trust_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that a run's config names"
     )
-    parser.add_argument(
-        "--config-dir",  # `folders.FLAG`, whose module imports Hydra
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        dest="folders",
-        help="use the modules in a folder, and run their code that a run's config names",
-    )
+    add_folders_option(parser, "use the modules in a folder, and run their code that a run's config names")
+
+
+def add_folders_option(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add ``--config-dir``, which may be given several times, with a help text; the folders are in `folders`."""
+    flag = "--config-dir"  # `folders.FLAG`, whose module imports Hydra
+    parser.add_argument(flag, action="append", default=[], metavar="FOLDER", dest="folders", help=text)
 
 
 def allowed_names(options: argparse.Namespace) -> list[str]:

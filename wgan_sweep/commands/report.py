@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wgan_sweep.commands.completion import add_completion_option
-from wgan_sweep.commands.options import add_common_options
+from wgan_sweep.commands.options import add_common_options, add_folders_option
 from wgan_sweep.common.files import check_output
 from wgan_sweep.common.verbosity import announce, logging_to_stderr
 from wgan_sweep.errors import InputError
@@ -132,14 +132,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--reference", action="store_true", help="compare the runs of recipes with the values that were published"
     )
-    parser.add_argument(
-        "--config-dir",  # `folders.FLAG`, whose module imports Hydra
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        dest="folders",
-        help="folder of own recipes, for --reference: what runs changed is then known",
-    )
+    add_folders_option(parser, "folder of own recipes, for --reference: what runs changed is then known")
     parser.add_argument("--wandb", action="store_true", help="upload ended runs that W&B does not have yet; no report")
     parser.add_argument("--dashboard", action="store_true", help="save a W&B workspace for the runs; no report")
     parser.add_argument("--project", help="W&B project (default: the runs' project, else wgan-sweep)")

@@ -29,7 +29,7 @@ from wgan_sweep.objectives.stabilisers import Stabiliser
 from wgan_sweep.runs import pruning
 from wgan_sweep.runs.data import RealData, load_split, trained_split
 from wgan_sweep.runs.memory import check_fits, needed_bytes
-from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, OTHER_METRICS
+from wgan_sweep.runs.record import METRICS
 from wgan_sweep.training.cuda_graphs import CudaGraph
 from wgan_sweep.training.player import MakeOptimizer
 from wgan_sweep.training.precision import Precision, precision
@@ -118,12 +118,11 @@ def _check_reference(config: Config) -> None:
     metrics = config.scorer.get("metrics")
     nodes = [config.scorer, *(metrics.values() if isinstance(metrics, Mapping) else ())]
     targets = [node.get("_target_") for node in nodes if isinstance(node, Mapping)]
-    known = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS]
     is_own = targets[0] is None or not all(str(target).startswith(f"{PACKAGE}.") for target in targets)
-    if reference is not None and reference.metric not in known and not is_own:
+    if reference is not None and reference.metric not in METRICS and not is_own:
         raise InputError(
-            f"reference.metric={reference.metric} is not a known metric{did_you_mean(reference.metric, known)} (choose "
-            f"from {', '.join(known)}; other ones need a scorer or metric of your own)"
+            f"reference.metric={reference.metric} is not a known metric{did_you_mean(reference.metric, METRICS)} "
+            f"(choose from {', '.join(METRICS)}; other ones need a scorer or metric of your own)"
         )
 
 

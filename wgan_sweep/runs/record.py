@@ -46,6 +46,8 @@ HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes", "high_qua
 """Metrics of which high values are good."""
 OTHER_METRICS = ("fid_infinity", "nearest_real", "copied")
 """Metrics that are reported beside them."""
+METRICS = (*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS)
+"""All metrics of this package by which runs are described."""
 
 CHOSEN_BY = "chosen_by_"
 """Prefix of the metric value by which the best step was chosen; the plain name holds the value on fresh samples."""

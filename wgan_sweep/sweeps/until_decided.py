@@ -26,14 +26,7 @@ from wgan_sweep.report.inference.sequential import Looks
 from wgan_sweep.report.looks import Decision, Standing, Tracked, are_about_curves, metrics_of
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs import pruning
-from wgan_sweep.runs.record import (
-    HIGHER_IS_BETTER,
-    LOWER_IS_BETTER,
-    OTHER_METRICS,
-    SELECTION_METRICS,
-    Record,
-    Status,
-)
+from wgan_sweep.runs.record import METRICS, SELECTION_METRICS, Record, Status
 from wgan_sweep.runs.state import is_finished
 from wgan_sweep.sweeps.archived import archived_lines, is_done_in_archive
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
@@ -439,10 +432,10 @@ class UntilDecided:
 def _misspelt(name: str) -> str | None:
     """Return the measurement of this package whose name a claim misspells, or None.
 
-    The names of own metrics are not known before they measure, so only a name that is nearly one of these is refused.
+    The names that a user's own metrics measure are not known in advance, so an unknown name is not enough: it must be
+    nearly the same as a known one, and not begin with it, as ``gradient_norm_x`` does.
     """
-    known = (*TRAINING, *LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+    near = difflib.get_close_matches(name, (*TRAINING, *METRICS), n=1, cutoff=0.9)
     return near[0] if near and not name.startswith(near[0]) else None
 
 

@@ -178,11 +178,11 @@ class CompiledGradient(_Compilation):
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return how operations are traced that the compiler refuses as they are.
+    """Return replacements for operations that the compiler does not accept in a traced gradient.
 
-    Those that write to a given output are traced as a result that is copied to the output: it may not be contiguous.
-    The compiler fuses the copies. Group norms are traced as simpler operations: their output would be taken for
-    contiguous.
+    An operation that writes to a given output becomes one that returns its result, followed by a copy, because the
+    compiler refuses outputs that are not contiguous. It fuses the copies. Group norms become simpler operations,
+    because tracing records a wrong layout for their output.
     """
     from torch._decomp import get_decompositions
 
