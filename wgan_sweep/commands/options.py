@@ -53,7 +53,7 @@ def allowed_names(options: argparse.Namespace) -> list[str]:
 
     for folder in options.folders:
         folders.use(folder)
-    return [*options.allow, *folders.modules()]
+    return [*options.allow, *folders.trusted_names()]
 
 
 def user_path(text: str) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import torch
+from omegaconf import OmegaConf
 
 from wgan_sweep.commands.options import allowed_names
 from wgan_sweep.common.devices import find_device
@@ -16,40 +17,55 @@ from wgan_sweep.common.files import check_output, write
 from wgan_sweep.common.pictures import png
 from wgan_sweep.common.ranges import LARGEST_INT, Count, Range, check_value
 from wgan_sweep.config import objects
-from wgan_sweep.config.documents import read_yaml
-from wgan_sweep.config.folders import conf_dir
+from wgan_sweep.config.catalogue import option_values
+from wgan_sweep.config.catalogue import options as config_options
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.samples import run_source
 from wgan_sweep.scoring.compare import Comparison, check_counts, compare, space_identity
 from wgan_sweep.scoring.features import FeatureSpace
-from wgan_sweep.scoring.metrics import KID, METRICS, Metric, SubsetSize
+from wgan_sweep.scoring.feeding import Metrics
+from wgan_sweep.scoring.metrics.kid import SubsetSize
 from wgan_sweep.scoring.nearest_images import draw_nearest_images
 from wgan_sweep.scoring.sources import Source, open_source
 
 
-def _make_metrics(options: argparse.Namespace) -> dict[str, Metric]:
+def _make_metrics(options: argparse.Namespace, space: Mapping[str, Any]) -> Metrics:
+    """Make the options of the config group ``metric`` that were named.
+
+    Args:
+        options: The arguments.
+        space: The config node of the feature space, to which metrics may refer.
+    """
     names = [name.strip() for name in options.metrics.split(",") if name.strip()]
     # One metric computes both precision and recall; users may name either.
     names = list(dict.fromkeys("precision_recall" if name in ("precision", "recall") else name for name in names))
-    if unknown := [name for name in names if name not in METRICS]:
-        raise InputError(f"unknown metric {', '.join(unknown)}: choose from {', '.join(METRICS)}")
+    known = config_options()["metric"]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"unknown metric {', '.join(unknown)}: choose from {', '.join(known)}")
     if not names:
-        raise InputError(f"--metrics names none: choose from {', '.join(METRICS)}")
-    metrics = {name: METRICS[name]() for name in names}
-    if options.kid_subset_size is not None and "kid" in metrics:
+        raise InputError(f"--metrics names none: choose from {', '.join(known)}")
+    if options.neighbours is not None and "memorisation" not in names:
+        names.append("memorisation")
+    nodes = {name: option_values("metric", name) for name in names}
+    if options.kid_subset_size is not None and "kid" in nodes:
         check_value(options.kid_subset_size, SubsetSize, "--kid-subset-size")
-        metrics["kid"] = KID(subset_size=options.kid_subset_size)
-    return metrics
+        nodes["kid"]["subset_size"] = options.kid_subset_size
+    resolved = OmegaConf.to_container(OmegaConf.create({"features": space, "metrics": nodes}), resolve=True)
+    made = cast("dict[str, Any]", resolved)["metrics"]
+    return {name: objects.make(node, f"metric {name}") for name, node in made.items()}
+
+
+def _space_node(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the node of the option of the config group ``features`` that was chosen."""
+    given = {"layer": options.layer, "weights": options.weights}
+    return option_values("features", options.features) | {k: value for k, value in given.items() if value is not None}
 
 
 def _feature_space(options: argparse.Namespace) -> FeatureSpace:
-    """Make the option of the config group ``features`` that was chosen."""
-    node = read_yaml(conf_dir() / "features" / f"{options.features}.yaml")
-    given = {"layer": options.layer, "weights": options.weights}
-    node |= {name: value for name, value in given.items() if value is not None}
-    return cast("FeatureSpace", objects.make(node, "features"))
+    """Make the feature space that was chosen."""
+    return cast("FeatureSpace", objects.make(_space_node(options), "features"))
 
 
 def _open_source(path: Path, options: argparse.Namespace, allowed: Sequence[str], device: torch.device) -> Source:
@@ -67,9 +83,7 @@ def score(options: argparse.Namespace) -> None:
     for path, key in ((options.save, "--save"), (options.neighbours, "--neighbours")):
         if path is not None:
             check_output(path, key)
-    metrics = _make_metrics(options)
-    if options.neighbours is not None:
-        metrics.setdefault("memorisation", METRICS["memorisation"]())
+    metrics = _make_metrics(options, _space_node(options))
     real, fake = (_open_source(path, options, allowed, device) for path in (options.real, options.fake))
     check_counts(real, fake, metrics)
     space = _feature_space(options)

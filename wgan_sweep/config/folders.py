@@ -71,6 +71,14 @@ def modules() -> list[str]:
     return [name for folder in _named for name in _modules_in(folder.path)]
 
 
+def trusted_names() -> list[str]:
+    """Return what a run directory may name, too, because of the folders that the user named.
+
+    These are the modules in the folders, and the functions and classes of libraries that their config files name.
+    """
+    return [*modules(), *sorted({name for folder in _named for name in targets_in(folder.path)})]
+
+
 def use(path: Path | str) -> None:
     """Use a folder that the user named: its options can be chosen, and its modules imported.
 

@@ -1,7 +1,8 @@
 """Which functions and classes a config may name: reading somebody else's run never runs somebody else's code.
 
 Options of this package and of installed plugins, and optimizers of torch, may always be named. The command line and
-`--config-dir` may also name modules of the user. Libraries, and other functions of this package, may not be named.
+`--config-dir` may also name modules of the user, and metrics of torchmetrics. Other libraries, and other functions of
+this package, may not be named.
 """
 
 import inspect
@@ -27,7 +28,11 @@ LIBRARIES = frozenset(
         *("vl_convert", "mlxtend", "pip", "setuptools", "pkg_resources", "sympy", "pandas"),
     }
 )
-"""Installed packages of which a config names no function."""
+"""Installed packages of which a config names no function, but see `is_option` and `_METRIC`."""
+PARTS = frozenset({f"{PACKAGE}.scoring.shared_network.SharedNetwork"})
+"""Classes of this package that options of users may contain, and none of its own does."""
+_METRIC = re.compile(r"torchmetrics(\.[a-z]\w*)*\.[A-Z]\w*")
+"""The name of a metric of torchmetrics. Unlike an option, it may read files that its arguments name."""
 
 
 @cache
@@ -38,7 +43,7 @@ def registered() -> frozenset[str]:
 
 def is_option(name: str) -> bool:
     """Return whether a name is that of an option of this package, or of an optimizer of torch."""
-    return name in registered() or re.fullmatch(r"torch\.optim\.[A-Za-z]+", name) is not None
+    return name in registered() or name in PARTS or re.fullmatch(r"torch\.optim\.[A-Za-z]+", name) is not None
 
 
 def _is_standard(module: str) -> bool:
@@ -61,11 +66,12 @@ def check_name(name: str, key: str) -> None:
         InputError: for a function of the standard library, of a library, or one of this package that is no option.
     """
     top = name.partition(".")[0]
-    if not is_option(name) and (top in LIBRARIES or top == PACKAGE or _is_standard(top)):
+    may_be_named = is_option(name) or _METRIC.fullmatch(name)
+    if not may_be_named and (top in LIBRARIES or top == PACKAGE or _is_standard(top)):
         suggestion = did_you_mean(name, registered()) if top == PACKAGE else ""
         raise InputError(
             f"{key}._target_={name} is no option{suggestion or ':'} name an option of wgan-sweep, an optimizer of "
-            "torch.optim, or a function or class of a module of yours"
+            "torch.optim, a metric of torchmetrics, or a function or class of a module of yours"
         )
 
 
@@ -77,12 +83,20 @@ def check_origin(target: Any, name: str, key: str) -> None:
     """
     if is_option(name) or not (inspect.isroutine(target) or inspect.isclass(target)):
         return
+    if _METRIC.fullmatch(name) and _is_metric(target):
+        return
     top = str(getattr(target, "__module__", "") or "builtins").partition(".")[0]
     owner = "the standard library" if _is_standard(top) else top if top in LIBRARIES else None
     if top == PACKAGE and not any(option.endswith(f".{target.__qualname__}") for option in registered()):
         owner = "wgan-sweep, which has no such option"
     if owner:
         raise InputError(f"{key}._target_={name} belongs to {owner}: name a function or class of yours")
+
+
+def _is_metric(target: Any) -> bool:
+    """Return whether a target is a class of metrics of torchmetrics, which takes a second to import."""
+    bases = inspect.getmro(target) if inspect.isclass(target) else ()
+    return any(f"{base.__module__}.{base.__qualname__}" == "torchmetrics.metric.Metric" for base in bases)
 
 
 ALLOWING = f"allow it, by --allow MODULE, or by {FLAG} FOLDER if its module is in a folder"

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,41 +17,49 @@ from wgan_sweep.data import ImageSet
 from wgan_sweep.data.npz import read_arrays
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.features import Extract, Extracted, FeatureSpace
-from wgan_sweep.scoring.frechet import Accumulator, read_statistics
-from wgan_sweep.scoring.metrics import FeatureSet
+from wgan_sweep.scoring.frechet import Statistics, add_to_moments, no_moments, read_statistics, statistics_from
 
 log = logging.getLogger(__name__)
 
 
-def collect(batches: Iterable[Tensor], extract: Extract, *, features: bool, logits: bool = False) -> FeatureSet:
-    """Return the statistics of a set of images, and their features and logits on request.
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """The statistics of the features of a set of images, and the features where they are needed."""
 
-    Without features and logits, memory does not grow with the number of images.
+    statistics: Statistics
+    features: Tensor | None = None
+    """``[N, D]``, float32, on the CPU."""
+
+
+def collect(
+    batches: Iterable[Tensor],
+    extract: Extract,
+    *,
+    features: bool,
+    each: Callable[[Tensor, Extracted], None] = lambda _, __: None,
+) -> FeatureSet:
+    """Return the statistics of a set of images, and their features on request.
+
+    Without features, memory does not grow with the number of images.
 
     Args:
         batches: uint8 images ``[N, C, H, W]``; batches may differ in N, H and W.
         extract: Maps images to features.
         features: Whether to return the features.
-        logits: Whether to return the logits.
+        each: Called with each batch and what was extracted from it.
     """
-    accumulator = Accumulator()
+    moments = no_moments()
     feature_batches: list[Tensor] = []
-    logit_batches: list[Tensor] = []
     for batch in batches:
-        extracted = _extract(extract, batch)
-        accumulator.add(extracted.features)
+        extracted = extract_in_parts(extract, batch)
+        moments = add_to_moments(moments, extracted.features)
         if features:
             feature_batches.append(extracted.features.float().cpu())
-        if logits and extracted.logits is not None:
-            logit_batches.append(extracted.logits.float().cpu())
-    return FeatureSet(
-        accumulator.statistics(),
-        torch.cat(feature_batches) if feature_batches else None,
-        torch.cat(logit_batches) if logit_batches else None,
-    )
+        each(batch, extracted)
+    return FeatureSet(statistics_from(moments), torch.cat(feature_batches) if feature_batches else None)
 
 
-def _extract(extract: Extract, images: Tensor) -> Extracted:
+def extract_in_parts(extract: Extract, images: Tensor) -> Extracted:
     """Extract features; if the batch does not fit into GPU memory, halve it until it does."""
     try:
         return extract(images)
@@ -58,7 +67,7 @@ def _extract(extract: Extract, images: Tensor) -> Extracted:
         if len(images) == 1:
             raise
     torch.cuda.empty_cache()  # does nothing without CUDA
-    parts = [_extract(extract, half) for half in images.split(-(-len(images) // 2))]
+    parts = [extract_in_parts(extract, half) for half in images.split(-(-len(images) // 2))]
     logits = [part.logits for part in parts if part.logits is not None]
     return Extracted(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 

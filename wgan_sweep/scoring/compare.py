@@ -1,6 +1,5 @@
 """Compares two sets of images by metrics in a feature space."""
 
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,9 +8,19 @@ import torch
 from wgan_sweep.common.progress import show_progress
 from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.collect import collect
+from wgan_sweep.scoring.collect import FeatureSet, collect
 from wgan_sweep.scoring.features import FeatureSpace
-from wgan_sweep.scoring.metrics import FeatureSet, Metric
+from wgan_sweep.scoring.feeding import (
+    Metrics,
+    check_metrics,
+    compute,
+    consumed,
+    feed_batch,
+    feed_features,
+    needs_features,
+    needs_images,
+    needs_logits,
+)
 from wgan_sweep.scoring.sources import Source
 
 
@@ -33,7 +42,7 @@ def space_identity(space: FeatureSpace) -> str:
 def compare(
     real: Source,
     fake: Source,
-    metrics: Mapping[str, Metric],
+    metrics: Metrics,
     space: FeatureSpace,
     device: torch.device,
     batch_size: int,
@@ -53,56 +62,55 @@ def compare(
     Raises:
         InputError: if a metric cannot be computed from these sources.
     """
-    check_counts(real, fake, metrics)
-    features, logits = _needs(metrics)
-    space.check(logits=logits)
+    check_counts(real, fake, metrics, space)
+    space.check(logits=needs_logits(metrics))
     for label, source in (("REAL", real), ("FAKE", fake)):
         _check_space(label, source, space)
-    real_features, fake_features = (
-        _feature_set(
-            source,
-            partial(show_progress, label=label, verbosity=verbosity),
-            space,
-            device,
-            batch_size,
-            features=features,
-            logits=logits and source is fake,
-        )
-        for label, source in (("real", real), ("fake", fake))
-    )
-    try:
-        values = [metric(real_features, fake_features) for metric in metrics.values()]
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{error}: both sides must be in one feature space, here {space.name}") from error
-    scores = {name: value for by_name in values for name, value in by_name.items()}
-    return Comparison(scores, real_features, fake_features)
+    for metric in metrics.values():
+        metric.to(device)
+    extract = space.extract(device, logits=needs_logits(metrics))
+    sets: list[FeatureSet] = []
+    for source, is_real in ((real, True), (fake, False)):
+        side = "real" if is_real else "generated"
+        if source.batches is None and source.statistics is not None:
+            images = FeatureSet(source.statistics)
+        elif source.batches is not None:
+            others = {key: metric for key, metric in metrics.items() if consumed(metric) != "features"}
+            images = collect(
+                show_progress(
+                    source.batches(batch_size), source.count, label="real" if is_real else "fake", verbosity=verbosity
+                ),
+                extract,
+                features=needs_features(metrics, side),
+                each=partial(feed_batch, others, device=device, real=is_real),
+            )
+        else:
+            raise ValueError(f"{source.name} has neither images nor statistics")
+        feed_features(metrics, images, real=is_real)
+        sets.append(images)
+    return Comparison(compute(metrics), *sets)
 
 
-def check_counts(real: Source, fake: Source, metrics: Mapping[str, Metric]) -> None:
+def check_counts(real: Source, fake: Source, metrics: Metrics, space: FeatureSpace | None = None) -> None:
     """Check that metrics can be computed from two sources; this needs no network.
+
+    Args:
+        real: The real images.
+        fake: The generated images.
+        metrics: The metrics.
+        space: The feature space, if it is known.
 
     Raises:
         InputError: if there are too few images, or statistics where images are needed.
     """
-    features, logits = _needs(metrics)
-    for label, source, needs_images in (("REAL", real, features), ("FAKE", fake, features or logits)):
-        if source.batches is None and needs_images:
+    check_metrics(metrics, fake.count, real.count, getattr(space, "dimensions", None))
+    for label, source, side in (("REAL", real, "real"), ("FAKE", fake, "generated")):
+        if source.batches is None and (needs_features(metrics, side) or needs_images(metrics, side)):
             raise InputError(
                 f"{label} is {source.name}: that is enough for fid only, give the images for other metrics"
             )
         if source.batches is not None and source.count is not None and source.count < 2:
             raise InputError(f"{label} is {source.name}: two images or more are needed")
-    for metric in metrics.values():
-        if None not in (real.count, fake.count):
-            metric.check(fake.count or 0, real.count or 0)
-
-
-def _needs(metrics: Mapping[str, Metric]) -> tuple[bool, bool]:
-    """Return whether metrics need features, and whether they need logits of the generated images."""
-    features = any(metric.needs_features for metric in metrics.values())
-    return features, any(metric.needs_logits for metric in metrics.values())
 
 
 def _check_space(label: str, source: Source, space: FeatureSpace) -> None:
@@ -112,21 +120,3 @@ def _check_space(label: str, source: Source, space: FeatureSpace) -> None:
             f"{label} is {source.name}, computed in {source.statistics.space}, but the chosen feature space is "
             f"{space_identity(space)}: scores are comparable within one feature space only"
         )
-
-
-def _feature_set(
-    source: Source,
-    show: Callable[[Iterable[torch.Tensor], int | None], Iterable[torch.Tensor]],
-    space: FeatureSpace,
-    device: torch.device,
-    batch_size: int,
-    *,
-    features: bool,
-    logits: bool,
-) -> FeatureSet:
-    if source.batches is None:
-        if source.statistics is None:
-            raise ValueError(f"{source.name} has neither images nor statistics")
-        return FeatureSet(source.statistics)
-    batches = show(source.batches(batch_size), source.count)
-    return collect(batches, space.extract(device, logits=logits), features=features, logits=logits)

@@ -37,7 +37,11 @@ Extract = Callable[[Tensor], Extracted]
 
 
 class FeatureSpace(Protocol):
-    """A network that maps uint8 images ``[N, 1 or 3, H, W]`` to features."""
+    """A network that maps uint8 images ``[N, 1 or 3, H, W]`` to features.
+
+    It may also have `dimensions`, the number of dimensions of the features. Too few images for a metric are then
+    refused before work starts.
+    """
 
     @property
     def name(self) -> str:
@@ -88,6 +92,11 @@ class InceptionV3:
     @cached_property
     def _file(self) -> Weights:
         return find(self.weights)
+
+    @property
+    def dimensions(self) -> int:
+        """Number of dimensions of the features."""
+        return self.layer
 
     @property
     def name(self) -> str:

@@ -100,47 +100,90 @@ def _numbers(values: NDArray[Any], name: str, path: Path) -> Tensor:
     return numbers
 
 
-class Accumulator:
-    """Accumulates statistics batch by batch, in memory that does not depend on the number of features.
+def no_moments() -> Tensor:
+    """Return the moments of no features, of any number of dimensions: ``[1, 1]``, float64."""
+    return torch.zeros(1, 1, dtype=torch.float64)
 
-    Sums are taken relative to the mean of the first batch, which avoids cancellation when the mean is large.
+
+def add_to_moments(moments: Tensor, features: Tensor) -> Tensor:
+    """Return the moments of some features and of further ones; memory does not grow with their number.
+
+    Moments are a matrix ``[D + 3, D]``, float64. Its first D rows hold the sum of the outer products of the features
+    relative to a shift, and the last three the sum of the features relative to the shift, the shift, and the number of
+    features (in each column). The shift is the mean of the first batch, which avoids cancellation when the mean is
+    large.
+
+    Args:
+        moments: Moments of the earlier features, which are changed in place, or `no_moments`.
+        features: The further features ``[N, D]``; N may be 0.
     """
+    features = features.double()
+    dimensions = features.shape[1]
+    if len(moments) == 1:
+        moments = torch.zeros(dimensions + 3, dimensions, dtype=torch.float64, device=features.device)
+    if not len(features):
+        return moments
+    outer, total, shift, count = _parts(moments)
+    if not count[0]:
+        shift.copy_(features.mean(0))
+    centred = features - shift
+    total += centred.sum(0)
+    outer.addmm_(centred.T, centred)
+    count += len(features)
+    return moments
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._shift: Tensor | None = None
 
-    def add(self, features: Tensor) -> None:
-        """Add features ``[N, D]``."""
-        features = features.double()
-        if self._shift is None:
-            self._shift = features.mean(0)
-            self._sum = torch.zeros_like(self._shift)
-            self._outer = torch.zeros(2 * self._shift.shape, dtype=torch.float64, device=features.device)
-        centred = features - self._shift
-        self._sum += centred.sum(0)
-        self._outer.addmm_(centred.T, centred)
-        self.count += len(features)
+def _parts(moments: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the parts of moments, which share their memory: sum of outer products, sum, shift and number."""
+    return moments[:-3], moments[-3], moments[-2], moments[-1]
 
-    def statistics(self) -> Statistics:
-        """Return the statistics of all features added so far.
 
-        Raises:
-            ValueError: if there are fewer than 2.
-        """
-        if self._shift is None or self.count < 2:
-            raise ValueError(f"a covariance needs 2 features or more, got {self.count}")
-        offset = self._sum / self.count
-        covariance = (self._outer - self.count * torch.outer(offset, offset)) / (self.count - 1)
-        return Statistics((self._shift + offset).cpu(), covariance.cpu(), self.count)
+def merge_moments(moments: Tensor) -> Tensor:
+    """Return the moments of several sets of features together (Chan et al. 1979).
+
+    Args:
+        moments: The moments of P sets, ``[P, D + 3, D]``.
+    """
+    filled = [part for part in moments if part[-1, 0]]
+    if len(filled) < 2:
+        only: Tensor = (filled or list(moments))[0]
+        return only.clone()
+    count, mean, scatter = _central(filled[0])
+    for part in filled[1:]:
+        other_count, other_mean, other_scatter = _central(part)
+        total, gap = count + other_count, other_mean - mean
+        scatter = scatter + other_scatter + torch.outer(gap, gap) * (count * other_count / total)
+        mean = mean + gap * (other_count / total)
+        count = total
+    return torch.cat([scatter, torch.zeros_like(mean)[None], mean[None], count.expand_as(mean)[None]])
+
+
+def _central(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the number of features, their mean, and the sum of the outer products relative to it."""
+    outer, total, shift, counts = _parts(moments)
+    offset = total / counts[0]
+    return counts[0], shift + offset, outer - counts[0] * torch.outer(offset, offset)
+
+
+def statistics_from(moments: Tensor) -> Statistics:
+    """Return the statistics of features from their moments.
+
+    Raises:
+        ValueError: if there are fewer than 2 features.
+    """
+    count = int(moments[-1, 0])
+    if count < 2:
+        raise ValueError(f"a covariance needs 2 features or more, got {count}")
+    _, mean, scatter = _central(moments)
+    return Statistics(mean.cpu(), (scatter / (count - 1)).cpu(), count)
 
 
 def statistics_of(features: Tensor) -> Statistics:
     """Return the statistics of features ``[N, D]``."""
-    accumulator = Accumulator()
+    moments = no_moments()
     for part in features.split(4096):
-        accumulator.add(part)
-    return accumulator.statistics()
+        moments = add_to_moments(moments, part)
+    return statistics_from(moments)
 
 
 def frechet_distance(real: Statistics, generated: Statistics) -> float:
@@ -167,3 +210,32 @@ def frechet_distance(real: Statistics, generated: Statistics) -> float:
     cross = eigenvalues.clamp_min(0).sqrt().sum()
     gap = (real.mean - generated.mean).square().sum()
     return float(gap + real.covariance.trace() + generated.covariance.trace() - 2 * cross)
+
+
+RANK = 1e-10
+"""Eigenvalues below this, relative to the largest, count as 0 where their inverses are needed."""
+
+
+def frechet_influence(real: Statistics, generated: Statistics, features: Tensor) -> Tensor:
+    """Return how much each feature vector moves the Frechet distance: its influence function ``[N]``, float64.
+
+    If one of N generated features is replaced, the distance changes by the difference of their influences divided by N,
+    to first order. The gradient with respect to the generated mean is 2 (m2 - m1), and with respect to their covariance
+    it is I - T, where T = R (R S2 R)^(-1/2) R maps the generated Gaussian optimally to the real one (up to the means).
+
+    Args:
+        real: Statistics with m1 and S1; R is the square root of S1.
+        generated: Statistics with m2 and S2.
+        features: Feature vectors ``[N, D]``, whose statistics are `generated`.
+    """
+    product = real.root @ generated.covariance @ real.root
+    values, vectors = torch.linalg.eigh((product + product.T) / 2)
+    inverse_roots = torch.where(values > RANK * values[-1], values.clamp_min(0).rsqrt(), 0)
+    optimal_map = real.root @ (vectors * inverse_roots) @ vectors.T @ real.root
+    gradient = torch.eye(len(values), dtype=torch.float64) - optimal_map
+    gap = generated.mean - real.mean
+    influences = []
+    for part in features.split(4096):
+        centred = part.double() - generated.mean
+        influences.append(2 * centred @ gap + ((centred @ gradient) * centred).sum(1))
+    return torch.cat(influences)

@@ -7,13 +7,31 @@ from typing import Annotated
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from wgan_sweep.common.ranges import LARGEST_INT, Count, Range
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.collect import collect, real_features, real_features_are_being_computed
+from wgan_sweep.scoring.collect import (
+    FeatureSet,
+    extract_in_parts,
+    image_batches,
+    real_features,
+    real_features_are_being_computed,
+    reference_indices,
+)
 from wgan_sweep.scoring.features import FeatureSpace
-from wgan_sweep.scoring.metrics import FeatureSet, Metric
+from wgan_sweep.scoring.feeding import (
+    check_metrics,
+    compute,
+    consumed,
+    feed_batch,
+    feed_features,
+    needs_features,
+    needs_images,
+    needs_logits,
+    takes_real,
+)
 from wgan_sweep.scoring.players import Players
 
 
@@ -24,7 +42,7 @@ class ImageScorer:
         real: The real images.
         device: Device of the feature network.
         features: The feature space.
-        metrics: The metrics to compute; the keys are arbitrary.
+        metrics: The metrics to compute. The key names the values of a metric that does not name them itself.
         num_samples: Generated images per evaluation. FID decreases as it grows, so only values with equal counts are
             comparable.
         num_real: Real images to use, a fixed random choice; null, or a number above their count, uses all of them.
@@ -61,20 +79,23 @@ class ImageScorer:
         self._real = real
         self._device = device
         self._space = features
-        self._metrics = list(metrics.values())
+        self._metrics = dict(metrics)
         self._num_samples = num_samples
         self._num_real = min(num_real or len(real), len(real))
         self._split = split
         self._repeats = repeats
         self._batch_size = batch_size
-        names: list[Sequence[str] | None] = [getattr(metric, "names", None) for metric in self._metrics]
-        self.measures = None if None in names else frozenset(name for some in names for name in some or ())
+        check_metrics(self._metrics, num_samples, self._num_real, getattr(features, "dimensions", None))
+        names: list[Sequence[str]] = [getattr(metric, "names", ()) for metric in self._metrics.values()]
+        self.measures = frozenset(name for some in names for name in some) if all(names) else None
         """The names of the metric values; None if one of `metrics` does not say what its own are."""
-        self._needs_features = any(metric.needs_features for metric in self._metrics)
-        self._needs_logits = any(metric.needs_logits for metric in self._metrics)
-        for metric in self._metrics:
-            metric.check(num_samples, self._num_real)
-        features.check(logits=self._needs_logits)
+        self._uses_network = any(consumed(metric) != "images" for metric in self._metrics.values())
+        for metric in self._metrics.values():
+            if hasattr(metric, "reset_real_features"):  # as torchmetrics' FID: the real images stay the same
+                metric.reset_real_features = False
+        self._knows_real: set[str] = set()
+        """The keys of the metrics that have been given the real images, and keep them."""
+        features.check(logits=needs_logits(self._metrics))
 
     def describe(self) -> dict[str, str]:
         """Return the settings that metric values depend on: features, network, resize rule, images and their counts."""
@@ -91,46 +112,66 @@ class ImageScorer:
 
         If another process computes them, this one does not wait: it reads them when it scores.
         """
-        if not real_features_are_being_computed(self._real, self._num_real, self._space):
+        if self._uses_network and not real_features_are_being_computed(self._real, self._num_real, self._space):
             _ = self._real_features
 
     def __call__(self, sample: Callable[[int], Tensor], players: Players | None = None) -> dict[str, float]:  # noqa: ARG002
         """Return metric values by name.
 
-        ``fid_feature`` is the number of feature dimensions; ``fid_generated`` and ``fid_real`` are the image counts.
-        With several repeats, ``<metric>_repeat_sd`` and ``repeats`` are added.
+        ``fid_feature`` is the number of feature dimensions, if a metric uses them; ``fid_generated`` and ``fid_real``
+        are the image counts. With several repeats, ``<metric>_repeat_sd`` and ``repeats`` are added.
 
         Args:
             sample: Returns the next N generated images, uint8 ``[N, C, H, W]``.
             players: Not used.
+
+        Raises:
+            InputError: if a metric cannot be computed from these images.
         """
-        extract = self._space.extract(self._device, logits=self._needs_logits)
+        extract = None
+        if self._uses_network:
+            extract = self._space.extract(self._device, logits=needs_logits(self._metrics))
+        for metric in self._metrics.values():
+            metric.to(self._device)
         repetitions: list[dict[str, float]] = []
         for _ in range(self._repeats):
-            batches = (sample(count) for count in self._batch_sizes())
-            generated = collect(batches, extract, features=self._needs_features, logits=self._needs_logits)
-            scores: dict[str, float] = {}
-            for metric in self._metrics:
-                scores |= metric(self._real_features, generated)
-            repetitions.append(scores)
-        result = {name: statistics.fmean(scores[name] for scores in repetitions) for name in repetitions[0]}
+            for metric in self._metrics.values():
+                metric.reset()
+            self._feed_real()
+            for count in self._batch_sizes():
+                images = sample(count)
+                extracted = extract_in_parts(extract, images) if extract else None
+                feed_batch(self._metrics, images, extracted, self._device, real=False)
+            repetitions.append(compute(self._metrics))
+        names = [name for name in repetitions[0] if all(name in scores for scores in repetitions)]
+        result = {name: statistics.fmean(scores[name] for scores in repetitions) for name in names}
         if self._repeats > 1:
-            for name in repetitions[0]:
+            for name in names:
                 result[f"{name}_repeat_sd"] = statistics.stdev(scores[name] for scores in repetitions)
             result["repeats"] = float(self._repeats)
-        return {
-            **result,
-            "fid_feature": self._real_features.statistics.mean.numel(),
-            "fid_generated": self._num_samples,
-            "fid_real": self._num_real,
-        }
+        if self._uses_network:
+            result["fid_feature"] = self._real_features.statistics.mean.numel()
+        return {**result, "fid_generated": self._num_samples, "fid_real": self._num_real}
 
     def _batch_sizes(self) -> Iterator[int]:
         for start in range(0, self._num_samples, self._batch_size):
             yield min(self._batch_size, self._num_samples - start)
 
+    def _feed_real(self) -> None:
+        """Give the real images to the metrics that do not know them."""
+        unfed = {key: metric for key, metric in self._metrics.items() if key not in self._knows_real}
+        self._knows_real |= {key for key, metric in unfed.items() if not getattr(metric, "reset_real_features", True)}
+        if any(consumed(metric) == "features" and takes_real(metric) for metric in unfed.values()):
+            feed_features(unfed, self._real_features, real=True)
+        of_images = {key: metric for key, metric in unfed.items() if consumed(metric) != "features"}
+        if needs_images(of_images, "real"):
+            extract = self._space.extract(self._device, logits=True) if needs_logits(of_images) else None
+            indices = reference_indices(self._real, self._num_real)
+            for images in image_batches(self._real, indices, self._batch_size):
+                extracted = extract_in_parts(extract, images) if extract else None
+                feed_batch(of_images, images, extracted, self._device, real=True)
+
     @cached_property
     def _real_features(self) -> FeatureSet:
-        return real_features(
-            self._real, self._num_real, self._space, self._device, self._batch_size, features=self._needs_features
-        )
+        features = needs_features(self._metrics, "real")
+        return real_features(self._real, self._num_real, self._space, self._device, self._batch_size, features=features)

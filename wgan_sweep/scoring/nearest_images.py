@@ -8,7 +8,8 @@ from torch.nn.functional import interpolate
 
 from wgan_sweep.common.images import grid
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.metrics import FeatureSet, nearest_neighbours
+from wgan_sweep.scoring.collect import FeatureSet
+from wgan_sweep.scoring.neighbours import nearest_neighbours
 from wgan_sweep.scoring.sources import Source
 
 ROWS = 8

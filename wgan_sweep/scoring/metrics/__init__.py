@@ -1,0 +1,10 @@
+"""Metrics between generated and real images: each is a `torchmetrics.Metric`, fed with features, logits or images."""
+
+from wgan_sweep.scoring.metrics.fid import FID
+from wgan_sweep.scoring.metrics.fid_infinity import FIDInfinity
+from wgan_sweep.scoring.metrics.inception_score import InceptionScore
+from wgan_sweep.scoring.metrics.kid import KID
+from wgan_sweep.scoring.metrics.memorisation import Memorisation
+from wgan_sweep.scoring.metrics.precision_recall import PrecisionRecall
+
+__all__ = ["FID", "KID", "FIDInfinity", "InceptionScore", "Memorisation", "PrecisionRecall"]
