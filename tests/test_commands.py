@@ -8,13 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from wgan_sweep.commands import report, score, sweep
-from wgan_sweep.commands.scores import _feature_space
+from wgan_sweep.commands.scores import _feature_space, _make_metrics, _space_node
 from wgan_sweep.config import help as help_text
 from wgan_sweep.config import objects
 from wgan_sweep.config.catalogue import conf_dir, option_keys, options, schema_keys
 from wgan_sweep.config.keys import find_key
 from wgan_sweep.config.schema import Config
-from wgan_sweep.scoring.metrics import METRICS
 
 
 @pytest.mark.parametrize("command", [sweep, report, score], ids=["wgan-sweep", "wgan-report", "wgan-score"])
@@ -39,8 +38,10 @@ def test_the_feature_spaces_and_metrics_of_wgan_score_are_those_of_the_config(ma
         expected = objects.make(make(f"features={name}").features, "features")
         assert _feature_space(SimpleNamespace(features=name, layer=None, weights=None)) == expected
     expected = objects.make(make("features.layer=64").features, "features")
-    assert _feature_space(SimpleNamespace(features="inception", layer=64, weights=None)) == expected
-    assert set(options()["metric"]) == set(METRICS)  # named in the help
+    layer = SimpleNamespace(features="inception", layer=64, weights=None)
+    assert _feature_space(layer) == expected
+    named = SimpleNamespace(metrics=",".join(options()["metric"]), kid_subset_size=None, neighbours=None)
+    assert set(_make_metrics(named, _space_node(layer))) == set(options()["metric"])
 
 
 def test_the_help_has_a_line_for_every_option_and_key_of_the_package_and_of_the_user(tmp_path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from wgan_sweep.config import objects
 from wgan_sweep.data import ImageSet
@@ -20,19 +21,11 @@ from wgan_sweep.runs.build import build
 from wgan_sweep.scoring import weights
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import Extracted, InceptionV3, TorchFidelity
-from wgan_sweep.scoring.frechet import frechet_distance, statistics_of
+from wgan_sweep.scoring.frechet import Statistics, frechet_distance, statistics_of
 from wgan_sweep.scoring.images import ImageScorer
 from wgan_sweep.scoring.inception import extractor
-from wgan_sweep.scoring.metrics import (
-    FID,
-    KID,
-    METRICS,
-    FeatureSet,
-    FIDInfinity,
-    InceptionScore,
-    Memorisation,
-    PrecisionRecall,
-)
+from wgan_sweep.scoring.metrics import FID, KID, FIDInfinity, InceptionScore, Memorisation, PrecisionRecall
+from wgan_sweep.scoring.metrics.feature_metric import FeatureMetric
 
 CPU = torch.device("cpu")
 
@@ -41,8 +34,11 @@ def gaussian(count: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def feature_set(features: Tensor, logits: Tensor | None = None) -> FeatureSet:
-    return FeatureSet(statistics_of(features), features, logits)
+def values_of(metric: Metric, real: Tensor | Statistics, generated: Tensor | Statistics) -> dict[str, float]:
+    """Return the values of a metric between two sets of features, or their statistics."""
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
+    return {name: float(value) for name, value in metric.compute().items()}
 
 
 @pytest.mark.parametrize(("count", "dim"), [(100, 64), (100, 512), (1000, 192), (10000, 64)])
@@ -183,16 +179,14 @@ def test_kid_is_the_unbiased_mmd() -> None:
         return sum(values) / len(values)
 
     expected = mean(first, first, same=True) + mean(second, second, same=True) - 2 * mean(first, second, same=False)
-    values = KID(subsets=3, subset_size=12)(feature_set(first), feature_set(second))
+    values = values_of(KID(subsets=3, subset_size=12), first, second)
     assert values["kid"] == pytest.approx(expected, rel=1e-4)
     assert values["kid_sd"] == pytest.approx(0, abs=1e-5)
 
 
 def test_kid_of_equal_distributions_is_zero_on_average() -> None:
     values = [
-        KID(subsets=5, subset_size=50)(feature_set(gaussian(50, 8, 2 * i)), feature_set(gaussian(50, 8, 2 * i + 1)))[
-            "kid"
-        ]
+        values_of(KID(subsets=5, subset_size=50), gaussian(50, 8, 2 * i), gaussian(50, 8, 2 * i + 1))["kid"]
         for i in range(20)
     ]
     assert min(values) < 0 < max(values)
@@ -207,7 +201,7 @@ def test_precision_and_recall_match_brute_force() -> None:
         is_covered = [any(float((p - x).norm()) <= r for x, r in zip(centres, radii, strict=True)) for p in points]
         return sum(is_covered) / len(points)
 
-    values = PrecisionRecall(3)(feature_set(real), feature_set(fake))
+    values = values_of(PrecisionRecall(3), real, fake)
     assert values["precision"] == pytest.approx(covered(fake, real))
     assert values["recall"] == pytest.approx(covered(real, fake))
     assert values["precision"] != values["recall"]
@@ -215,34 +209,83 @@ def test_precision_and_recall_match_brute_force() -> None:
 
 def test_the_inception_score_ranges_from_one_to_the_number_of_classes() -> None:
     uniform, certain = torch.zeros(100, 7), 1e3 * torch.eye(5).repeat(20, 1)
-    metric, real = InceptionScore(splits=1), feature_set(gaussian(4, 2, 0))
+    metric = InceptionScore(splits=1)
     for logits, expected in ((uniform, 1), (certain, 5)):
-        values = metric(real, feature_set(gaussian(100, 2, 0), logits))
-        assert values["inception_score"] == pytest.approx(expected)
+        metric.reset()
+        metric.update(logits)
+        assert float(metric.compute()["inception_score"]) == pytest.approx(expected)
 
 
 def test_extrapolated_fid_is_the_distance_of_the_distributions() -> None:
     """The Gaussians have distance 1: FID_N is biased upwards, the extrapolated FID is not."""
-    real = feature_set(gaussian(100000, 16, 0))
+    real = statistics_of(gaussian(100000, 16, 0))
     rows = []
     for seed in range(1, 9):
-        fake = feature_set(gaussian(2000, 16, seed, 0.25))
-        values = FIDInfinity()(real, fake)
-        rows.append((values["fid_infinity"], values["fid_infinity_error"], FID()(real, fake)["fid"]))
-    extrapolated, error, fid = np.mean(rows, 0)
+        fake = gaussian(2000, 16, seed, 0.25)
+        values = values_of(FIDInfinity(), real, fake)
+        rows.append((values["fid_infinity"], values_of(FID(), real, statistics_of(fake))["fid"]))
+    extrapolated, fid = np.mean(rows, 0)
     assert fid > 1.02 + extrapolated - 1
     assert extrapolated == pytest.approx(1.0, abs=0.03)
-    assert 0 < error < 0.1
+
+
+@pytest.mark.parametrize(("count", "dim", "rank"), [(400, 16, 16), (1500, 16, 16), (1000, 64, 64)])
+def test_the_error_of_the_extrapolated_fid_is_its_spread_over_independent_samples(
+    count: int, dim: int, rank: int
+) -> None:
+    """Correlated Gaussians with different means and covariances; the spread of 60 samples is known to about 9 %."""
+    draw = torch.Generator().manual_seed(3)
+    scales = torch.logspace(0, -1.5, dim)
+    turn = torch.linalg.matrix_exp(0.3 * torch.randn(dim, dim, generator=draw).triu(1) / dim**0.5)
+    turn = torch.linalg.qr(turn)[0]
+    real = Statistics(torch.zeros(dim).double(), scales.square().diag().double(), 10**6)
+    values, errors = [], []
+    for _ in range(60):
+        fake = torch.randn(count, dim, generator=draw) * (1.2 * scales) @ turn + 0.5 * scales
+        result = values_of(FIDInfinity(), real, fake)
+        values.append(result["fid_infinity"])
+        errors.append(result["fid_infinity_error"])
+    assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.3)
+    assert np.std(errors) < 0.25 * np.mean(errors)
 
 
 def test_memorisation_distinguishes_copies_from_new_samples() -> None:
     real = gaussian(2000, 4, 0)
-    copies = Memorisation()(feature_set(real), feature_set(real[:300].clone()))
-    new = Memorisation()(feature_set(real), feature_set(gaussian(1000, 4, 1)))
-    assert copies["copied"] == 1
-    assert copies["nearest_real"] < 0.02
+    copies = values_of(Memorisation(), real, real[:300].clone())
+    new = values_of(Memorisation(), real, gaussian(1000, 4, 1))
+    assert copies == {"nearest_real": 0, "copied": 1}
     assert new["nearest_real"] == pytest.approx(1, abs=0.1)
     assert new["copied"] == pytest.approx(0.01, abs=0.012)
+
+
+@pytest.mark.parametrize("offset", [0.0, 20.0])
+@pytest.mark.parametrize("twins", ["pairs", "one image many times"])
+def test_memorisation_counts_real_images_that_are_the_same_once(twins: str, offset: float) -> None:
+    """Also where features are large, so that distances computed by matrix products are only rounding."""
+    real, new = gaussian(2000, 16, 0) + offset, gaussian(2000, 16, 1) + offset
+    same = real[:50] if twins == "pairs" else real[:1].expand(300, -1)
+    with_twins = torch.cat([real, same * (1 + 1e-6)])
+    assert values_of(Memorisation(), with_twins, with_twins[-400:].clone())["copied"] == 1
+    alone = values_of(Memorisation(), real, new)
+    assert values_of(Memorisation(), with_twins, new) == pytest.approx(alone, rel=1e-3)
+    assert 0.003 < alone["copied"] < 0.025
+    assert alone["nearest_real"] == pytest.approx(1, abs=0.03)
+
+
+def test_copies_are_nearer_than_a_percent_of_the_real_images_are_to_each_other() -> None:
+    """On a line, with gaps 1, 1, 2, 3, ..., 100: the first percentile of the nearest gaps lies between 1 and 2."""
+    real = torch.tensor([0.0, *range(1, 101)]).cumsum(0)[:, None]
+    for distance, copied in ((0.9, 1.0), (2.1, 0.0)):
+        generated = real[60:100] + distance  # their neighbours are further away than 50
+        values = values_of(Memorisation(), real, generated)
+        assert values["copied"] == copied
+        gaps = sorted([1.0, *range(1, 100), 100.0])
+        assert values["nearest_real"] == pytest.approx(distance / gaps[len(gaps) // 2], rel=1e-3)
+
+
+def test_memorisation_of_real_images_that_are_all_the_same_is_refused() -> None:
+    with pytest.raises(InputError, match="all the same"):
+        values_of(Memorisation(), torch.ones(30, 3), gaussian(30, 3, 0))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +293,7 @@ def test_memorisation_distinguishes_copies_from_new_samples() -> None:
     [
         (KID(), 999, 5000, "999 generated"),
         (KID(subset_size=10), 100, 9, "9 real"),
-        (FIDInfinity(), 99, 1000, "got 99"),
+        (FIDInfinity(), 99, 1000, "needs 100 generated images or more, got 99"),
         (PrecisionRecall(3), 3, 10, "more than 3"),
         (InceptionScore(), 9, 10, "got 9"),
         (Memorisation(), 10, 1, "2 real"),
@@ -261,15 +304,24 @@ def test_too_few_images_are_refused(metric, generated: int, real: int, words: st
         metric.check(generated, real)
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_a_metric_refuses_statistics_if_it_needs_images(name: str) -> None:
-    metric = METRICS[name]()
-    statistics = FeatureSet(statistics_of(gaussian(20, 3, 0)))
-    if metric.needs_features or metric.needs_logits:
+@pytest.mark.parametrize("metric", [KID, PrecisionRecall, Memorisation])
+def test_a_metric_refuses_statistics_if_it_needs_images(metric: type[FeatureMetric]) -> None:
+    for real in (True, False):
         with pytest.raises(InputError, match="give the images"):
-            metric(statistics, statistics)
-    else:
-        assert metric(statistics, statistics)["fid"] == pytest.approx(0, abs=1e-6)
+            metric().update(statistics_of(gaussian(20, 3, 0)), real=real)
+
+
+def test_statistics_replace_images() -> None:
+    real, fake = gaussian(200, 3, 0), gaussian(300, 3, 1, 0.5)
+    expected = frechet_distance(statistics_of(real), statistics_of(fake))
+    assert values_of(FID(), statistics_of(real), statistics_of(fake))["fid"] == expected
+    metric = FID()
+    assert values_of(metric, statistics_of(real), fake)["fid"] == expected
+    with pytest.raises(ValueError, match="statistics of the real images already"):
+        metric.update(real, real=True)
+    metric.reset()
+    metric.update(fake[:100], real=False)
+    assert float(metric.compute()["fid"]) == frechet_distance(statistics_of(real), statistics_of(fake[:100]))
 
 
 @pytest.mark.parametrize(
@@ -337,16 +389,20 @@ def test_repeats_use_new_samples_and_report_mean_and_sd(mnist, tmp_path, monkeyp
     assert (scores["repeats"], scores["fid_generated"], scores["fid_real"], scores["fid_feature"]) == (3, 20, 99, 4)
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_a_metric_says_what_its_values_are(name: str) -> None:
-    metric = METRICS[name](subset_size=50) if name == "kid" else METRICS[name]()
-    real, generated = (feature_set(gaussian(150, 3, seed), gaussian(150, 10, seed)) for seed in (0, 1))
-    assert set(metric.names) == metric(real, generated).keys()
+@pytest.mark.parametrize("metric", [FID(), KID(subset_size=50), PrecisionRecall(), FIDInfinity(), Memorisation()])
+def test_a_metric_says_what_its_values_are(metric: FeatureMetric) -> None:
+    assert set(metric.names) == values_of(metric, gaussian(150, 3, 0), gaussian(150, 3, 1)).keys()
+
+
+def test_the_inception_score_says_what_its_values_are() -> None:
+    metric = InceptionScore()
+    metric.update(gaussian(150, 10, 0))
+    assert set(metric.names) == metric.compute().keys()
 
 
 def test_a_scorer_measures_what_its_metrics_say_if_all_say_it(mnist) -> None:
     class Silent(FID):
-        names = None
+        names = ()
 
     assert image_scorer(mnist[:99], metrics={"a": FID(), "b": PrecisionRecall()}).measures == {
         "fid",
@@ -531,12 +587,14 @@ def test_batches_that_do_not_fit_into_memory_are_split(mnist) -> None:
         sizes.append(len(batch))
         return Extracted(batch.float().flatten(1)[:, 300:304], batch.float().flatten(1)[:, 310:313])
 
-    collected = collect([images], small_memory, features=True, logits=True)
+    logits: list[Tensor] = []
+    collected = collect(
+        [images], small_memory, features=True, each=lambda _, extracted: logits.append(extracted.logits)
+    )
     assert sizes == [4, 3, 3, 3]
     assert collected.features is not None
     assert torch.equal(collected.features, images.float().flatten(1)[:, 300:304])
-    assert collected.logits is not None
-    assert collected.logits.shape == (13, 3)
+    assert [part.shape for part in logits] == [(13, 3)]
 
     def no_memory(batch: Tensor) -> Extracted:
         raise torch.OutOfMemoryError

@@ -16,7 +16,14 @@ from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring import collect, weights
 from wgan_sweep.scoring.features import InceptionV3
-from wgan_sweep.scoring.frechet import Accumulator, Statistics, frechet_distance, read_statistics
+from wgan_sweep.scoring.frechet import (
+    Statistics,
+    add_to_moments,
+    frechet_distance,
+    no_moments,
+    read_statistics,
+    statistics_from,
+)
 from wgan_sweep.scoring.images import ImageScorer
 from wgan_sweep.scoring.metrics import FID
 
@@ -24,10 +31,10 @@ CPU = torch.device("cpu")
 
 
 def statistics(features: Tensor, batch: int = 7) -> Statistics:
-    accumulator = Accumulator()
+    moments = no_moments()
     for part in features.split(batch):
-        accumulator.add(part)
-    return accumulator.statistics()
+        moments = add_to_moments(moments, part)
+    return statistics_from(moments)
 
 
 def features(count: int, dimensions: int, seed: int) -> Tensor:
