@@ -314,6 +314,12 @@ def test_every_example_of_the_guide_trains(make, npz: Path, tmp_path: Path, monk
     (scored,) = trained["Metric and feature space"][0]
     assert 0 < scored.scores["mean_gap"] <= 255
     assert scored.scored_by["features"] == "4 x 4 pixels"
+    (foreign,) = trained["A metric of torchmetrics"][0]
+    assert foreign.scores["fid_torchmetrics"] == pytest.approx(foreign.scores["fid"], rel=1e-3)
+    assert foreign.scores["total_variation"] > 0
+    with pytest.raises(InputError, match=r"names scorer\.metrics\.\w+\._target_='torchmetrics\..*--allow MODULE"):
+        check_untrusted(foreign.config, "the run")
+    check_untrusted(foreign.config, "the run", folders.trusted_names())
     for name, value in vars(importlib.import_module("test_own_losses")).items():
         if name.startswith("test_"):
             value()

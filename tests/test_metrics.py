@@ -25,7 +25,7 @@ from wgan_sweep.scoring.frechet import Statistics, frechet_distance, statistics_
 from wgan_sweep.scoring.images import ImageScorer
 from wgan_sweep.scoring.inception import extractor
 from wgan_sweep.scoring.metrics import FID, KID, FIDInfinity, InceptionScore, Memorisation, PrecisionRecall
-from wgan_sweep.scoring.metrics.feature_metric import FeatureMetric
+from wgan_sweep.scoring.metrics.two_sided import TwoSidedMetric
 
 CPU = torch.device("cpu")
 
@@ -305,7 +305,7 @@ def test_too_few_images_are_refused(metric, generated: int, real: int, words: st
 
 
 @pytest.mark.parametrize("metric", [KID, PrecisionRecall, Memorisation])
-def test_a_metric_refuses_statistics_if_it_needs_images(metric: type[FeatureMetric]) -> None:
+def test_a_metric_refuses_statistics_if_it_needs_images(metric: type[TwoSidedMetric]) -> None:
     for real in (True, False):
         with pytest.raises(InputError, match="give the images"):
             metric().update(statistics_of(gaussian(20, 3, 0)), real=real)
@@ -390,7 +390,7 @@ def test_repeats_use_new_samples_and_report_mean_and_sd(mnist, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("metric", [FID(), KID(subset_size=50), PrecisionRecall(), FIDInfinity(), Memorisation()])
-def test_a_metric_says_what_its_values_are(metric: FeatureMetric) -> None:
+def test_a_metric_says_what_its_values_are(metric: TwoSidedMetric) -> None:
     assert set(metric.names) == values_of(metric, gaussian(150, 3, 0), gaussian(150, 3, 1)).keys()
 
 
@@ -589,7 +589,7 @@ def test_batches_that_do_not_fit_into_memory_are_split(mnist) -> None:
 
     logits: list[Tensor] = []
     collected = collect(
-        [images], small_memory, features=True, each=lambda _, extracted: logits.append(extracted.logits)
+        [images], small_memory, features=True, each=lambda _, __, extracted: logits.append(extracted.logits)
     )
     assert sizes == [4, 3, 3, 3]
     assert collected.features is not None

@@ -40,11 +40,11 @@ class Status(StrEnum):
 SELECTION_METRICS = ("fid", "w1", "kid")
 """Metrics by which checkpoints are compared; a run uses the first that its scores contain. Lower is better."""
 
-LOWER_IS_BETTER = ("fid", "kid", "w1", "w2", "sliced_w2", "js", "kl")
+LOWER_IS_BETTER = ("fid", "kid", "mifid", "w1", "w2", "sliced_w2", "js", "kl")
 """Metrics of which low values are good."""
 HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes", "high_quality")
 """Metrics of which high values are good."""
-OTHER_METRICS = ("fid_infinity", "nearest_real", "copied")
+OTHER_METRICS = ("fid_infinity", "nearest_real", "copied", "pair_ssim", "pair_ssim_real")
 """Metrics that are reported beside them."""
 METRICS = (*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS)
 """All metrics of this package by which runs are described."""

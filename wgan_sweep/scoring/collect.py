@@ -36,7 +36,7 @@ def collect(
     extract: Extract,
     *,
     features: bool,
-    each: Callable[[Tensor, Extracted], None] = lambda _, __: None,
+    each: Callable[[int, Tensor, Extracted], None] = lambda *_: None,
 ) -> FeatureSet:
     """Return the statistics of a set of images, and their features on request.
 
@@ -46,16 +46,16 @@ def collect(
         batches: uint8 images ``[N, C, H, W]``; batches may differ in N, H and W.
         extract: Maps images to features.
         features: Whether to return the features.
-        each: Called with each batch and what was extracted from it.
+        each: Called with the index of each batch, the batch, and what was extracted from it.
     """
     moments = no_moments()
     feature_batches: list[Tensor] = []
-    for batch in batches:
+    for index, batch in enumerate(batches):
         extracted = extract_in_parts(extract, batch)
         moments = add_to_moments(moments, extracted.features)
         if features:
             feature_batches.append(extracted.features.float().cpu())
-        each(batch, extracted)
+        each(index, batch, extracted)
     return FeatureSet(statistics_from(moments), torch.cat(feature_batches) if feature_batches else None)
 
 

@@ -97,16 +97,17 @@ def feed_features(metrics: Metrics, images: FeatureSet, *, real: bool) -> None:
     for key, metric in metrics.items():
         if consumed(metric) == "features" and _sees(metric, side):
             only_statistics = side in getattr(metric, "from_statistics", ())
-            _update(key, metric, images.statistics if only_statistics else images.features, real=real)
+            _update(key, metric, 0, images.statistics if only_statistics else images.features, real=real)
 
 
 def feed_batch(
-    metrics: Metrics, images: Tensor, extracted: Extracted | None, device: torch.device, *, real: bool
+    metrics: Metrics, index: int, images: Tensor, extracted: Extracted | None, *, device: torch.device, real: bool
 ) -> None:
     """Update metrics with a batch.
 
     Args:
         metrics: The metrics; those of features and logits are left out if there are none.
+        index: The number of batches before it.
         images: uint8 images ``[N, 1 or 3, H, W]``; metrics are given three channels.
         extracted: Features and logits of the images.
         device: Device of the metrics of images.
@@ -119,11 +120,11 @@ def feed_batch(
         values["images"] = images.to(device).expand(-1, 3, -1, -1).contiguous()
     for key, metric in seeing.items():
         if (value := values.get(consumed(metric))) is not None:
-            _update(key, metric, value, real=real)
+            _update(key, metric, index, value, real=real)
 
 
-def _update(key: str, metric: Metric, value: object, *, real: bool) -> None:
-    with _isolated(key, metric):
+def _update(key: str, metric: Metric, index: int, value: object, *, real: bool) -> None:
+    with _isolated(key, "real" if real else "generated", index):
         if takes_real(metric):
             metric.update(value, real=real)
         else:
@@ -146,7 +147,7 @@ def compute(metrics: Metrics) -> dict[str, float]:
 
 
 def _compute(key: str, metric: Metric) -> dict[str, float]:
-    with _isolated(key, metric):
+    with _isolated(key, "compute"):
         result = metric.compute()
     if getattr(metric, "names", None):
         named = dict(result)
@@ -170,9 +171,9 @@ def _compute(key: str, metric: Metric) -> dict[str, float]:
 
 
 @contextmanager
-def _isolated(key: str, metric: Metric) -> Iterator[None]:
+def _isolated(key: str, *purpose: object) -> Iterator[None]:
     """Give a metric random numbers of its own, without gradients, and name it in its errors of bad input."""
-    with rng.seeded(0, "metric", key, metric.update_count), torch.no_grad():
+    with rng.seeded(0, "metric", key, *purpose), torch.no_grad():
         try:
             yield
         except InputError:

@@ -138,10 +138,10 @@ class ImageScorer:
             for metric in self._metrics.values():
                 metric.reset()
             self._feed_real()
-            for count in self._batch_sizes():
+            for index, count in enumerate(self._batch_sizes()):
                 images = sample(count)
                 extracted = extract_in_parts(extract, images) if extract else None
-                feed_batch(self._metrics, images, extracted, self._device, real=False)
+                feed_batch(self._metrics, index, images, extracted, device=self._device, real=False)
             repetitions.append(compute(self._metrics))
         names = [name for name in repetitions[0] if all(name in scores for scores in repetitions)]
         result = {name: statistics.fmean(scores[name] for scores in repetitions) for name in names}
@@ -167,9 +167,9 @@ class ImageScorer:
         if needs_images(of_images, "real"):
             extract = self._space.extract(self._device, logits=True) if needs_logits(of_images) else None
             indices = reference_indices(self._real, self._num_real)
-            for images in image_batches(self._real, indices, self._batch_size):
+            for index, images in enumerate(image_batches(self._real, indices, self._batch_size)):
                 extracted = extract_in_parts(extract, images) if extract else None
-                feed_batch(of_images, images, extracted, self._device, real=True)
+                feed_batch(of_images, index, images, extracted, device=self._device, real=True)
 
     @cached_property
     def _real_features(self) -> FeatureSet:

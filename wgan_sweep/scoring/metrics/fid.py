@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from wgan_sweep.scoring.frechet import frechet_distance
-from wgan_sweep.scoring.metrics.feature_metric import SIDES, FeatureMetric, as_values
+from wgan_sweep.scoring.metrics.two_sided import SIDES, TwoSidedMetric, as_values
 
 
-class FID(FeatureMetric):
+class FID(TwoSidedMetric):
     """Frechet distance between Gaussians fitted to the features (Heusel et al. 2017); lower is better."""
 
     higher_is_better = False

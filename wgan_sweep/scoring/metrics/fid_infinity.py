@@ -9,13 +9,13 @@ from torch import Tensor
 from wgan_sweep.common.ranges import Range
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.frechet import frechet_distance, frechet_influence, statistics_of
-from wgan_sweep.scoring.metrics.feature_metric import FeatureMetric, as_values
+from wgan_sweep.scoring.metrics.two_sided import TwoSidedMetric, as_values
 
 SMALLEST = 10
 """The smallest subset is this part of the images: a tenth."""
 
 
-class FIDInfinity(FeatureMetric):
+class FIDInfinity(TwoSidedMetric):
     """FID extrapolated to infinitely many generated images (Chong & Forsyth 2020, Effectively Unbiased FID).
 
     FID is nearly linear in 1/N if N exceeds the number of dimensions. A line fitted to the FIDs of random subsets of

@@ -9,7 +9,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from wgan_sweep.common.ranges import LARGEST_INT, Range
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.metrics.feature_metric import as_values
+from wgan_sweep.scoring.metrics.two_sided import as_values
 
 
 class InceptionScore(Metric):

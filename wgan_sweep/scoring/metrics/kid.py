@@ -7,12 +7,12 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 
 from wgan_sweep.common.ranges import LARGEST_INT, Range
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.metrics.feature_metric import FeatureMetric, as_values
+from wgan_sweep.scoring.metrics.two_sided import TwoSidedMetric, as_values
 
 SubsetSize = Annotated[int, Range(2, LARGEST_INT)]
 
 
-class KID(FeatureMetric):
+class KID(TwoSidedMetric):
     """Unbiased squared MMD with the cubic kernel (Binkowski et al. 2018), by torch-fidelity; lower is better.
 
     Args:

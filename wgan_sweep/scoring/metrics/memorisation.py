@@ -3,14 +3,14 @@
 from torch import Tensor
 
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.metrics.feature_metric import FeatureMetric, as_values
+from wgan_sweep.scoring.metrics.two_sided import TwoSidedMetric, as_values
 from wgan_sweep.scoring.neighbours import distances_between_distinct, nearest_neighbours
 
 COPY_QUANTILE = 0.01
 """A copy is nearer to a real image than this share of the real images are to their nearest other real image."""
 
 
-class Memorisation(FeatureMetric):
+class Memorisation(TwoSidedMetric):
     """Distance of generated images to their nearest real image, relative to distances between distinct real images."""
 
     names = ("nearest_real", "copied")

@@ -7,10 +7,10 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from wgan_sweep.common.ranges import LARGEST_INT, Range
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.metrics.feature_metric import FeatureMetric, as_values
+from wgan_sweep.scoring.metrics.two_sided import TwoSidedMetric, as_values
 
 
-class PrecisionRecall(FeatureMetric):
+class PrecisionRecall(TwoSidedMetric):
     """Improved precision and recall (Kynkaanniemi et al. 2019), by torch-fidelity; in [0, 1], higher is better.
 
     Args:

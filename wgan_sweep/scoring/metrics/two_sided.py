@@ -1,4 +1,4 @@
-"""What the metrics of features have in common: the states of real and generated images, and when they are reset."""
+"""What most metrics have in common: the states of real and of generated images, and when they are reset."""
 
 from collections.abc import Collection
 from typing import Any, ClassVar
@@ -14,11 +14,11 @@ from wgan_sweep.scoring.frechet import Statistics, add_to_moments, merge_moments
 SIDES = ("real", "generated")
 
 
-class FeatureMetric(Metric):
-    """A metric between the features of real and of generated images.
+class TwoSidedMetric(Metric):
+    """A metric between real and generated images, which sees their features.
 
-    Of each side, either the features or their moments are kept, in float32 or in float64; moments take memory that does
-    not grow with the number of images. States are combined over processes as torchmetrics does it: features in the
+    Of each side, either the features or their moments (float64) are kept; moments take memory that does not grow with
+    the number of images. States are combined over processes as torchmetrics does it: features in the
     order of the processes, moments by `merge_moments`. In each process, `update` must have been called for both sides;
     a process without images of a side passes features ``[0, D]``.
 
@@ -79,7 +79,7 @@ class FeatureMetric(Metric):
         elif side in self.from_statistics:
             setattr(self, f"{side}_moments", add_to_moments(getattr(self, f"{side}_moments"), features))
         else:
-            getattr(self, f"{side}_features").append(features.float())
+            getattr(self, f"{side}_features").append(features)
 
     def reset(self) -> None:
         """Forget the generated images, and the real ones too if `reset_real_features`."""
@@ -94,7 +94,7 @@ class FeatureMetric(Metric):
         return [name for name in self._defaults if name.startswith("real_")]
 
     def _features(self, side: str) -> Tensor:
-        """Return the features of a side ``[N, D]``, float32, on the CPU.
+        """Return the features of a side ``[N, D]``, on the CPU.
 
         Raises:
             ValueError: if there are none.
