@@ -9,6 +9,7 @@ import torch
 
 from wgan_sweep.bench import __main__ as command
 from wgan_sweep.bench import accuracy, iterations
+from wgan_sweep.bench.agreement import compare_features
 from wgan_sweep.bench.implementations import implementations, ours, with_separate_layers
 from wgan_sweep.bench.iterations import _OperationCounter, count_operations, measure_costs
 from wgan_sweep.bench.processes import SeparateProcesses, concurrent_throughput
@@ -83,6 +84,27 @@ def test_errors_are_small_and_relative_to_double_backward() -> None:
     assert errors["fp32", "ours"].relative < 1e-4 < errors["bf16", "ours"].relative < 0.5
     assert errors["bf16", "double backward"].ratio == 1
     assert errors["bf16", "ours"].ratio == pytest.approx(1, abs=0.3)
+
+
+@pytest.mark.parametrize("shift", [0.1, 0.3])
+def test_all_implementations_of_a_metric_agree_but_for_known_differences(shift: float) -> None:
+    """torchmetrics' MIFID averages over the real images."""
+    draw = torch.Generator().manual_seed(0)
+    real, generated = (torch.rand(200, 12, generator=draw) + offset for offset in (0, shift))
+    rows = dict(compare_features(real, generated))
+    assert {metric: set(values) for metric, values in rows.items()} == {
+        "fid": {"wgan-sweep", "torchmetrics", "torch-fidelity", "SciPy"},
+        "kid": {"wgan-sweep", "torchmetrics", "torch-fidelity", "SciPy"},
+        "precision": {"wgan-sweep", "torch-fidelity", "SciPy"},
+        "recall": {"wgan-sweep", "torch-fidelity", "SciPy"},
+        "mifid": {"wgan-sweep", "torchmetrics", "SciPy"},
+        "inception_score": {"wgan-sweep", "torchmetrics", "torch-fidelity", "SciPy"},
+    }
+    for metric, values in rows.items():
+        for by, value in values.items():
+            if (metric, by) != ("mifid", "torchmetrics"):
+                assert value == pytest.approx(values["SciPy"], rel=2e-3, abs=1e-5), (metric, by)
+    assert rows["mifid"]["torchmetrics"] != pytest.approx(rows["mifid"]["SciPy"], rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_every_scorer_is_built_for_its_kind_of_data(name: str, make) -> None:
 
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "metric" and name != "inception_score"])
 def test_every_metric_can_be_added_and_changes_neither_choices_nor_id(name: str, make) -> None:
-    extra = ["scorer.metrics.x.subset_size=10"] if name == "kid" else []
+    extra = {"kid": ["scorer.metrics.x.subset_size=10"], "fid_infinity": ["features.layer=64"]}.get(name, [])
     config = make("scorer=fid", f"+metric@scorer.metrics.x={name}", *extra)
     assert len(build(config).scorer._metrics) == 2
     assert config.choices == make("scorer=fid").choices

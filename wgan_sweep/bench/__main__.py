@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import torch
 
-from wgan_sweep.bench import accuracy, iterations, kernels, overhead, scoring
+from wgan_sweep.bench import accuracy, agreement, iterations, kernels, overhead, scoring
 from wgan_sweep.bench.implementations import (
     Implementation,
     eager_double_backward,
@@ -35,7 +35,7 @@ from wgan_sweep.scoring.features import LAYERS
 from wgan_sweep.training.precision import precision
 
 COST_COLUMNS = ("ms", "images/s", "ratio", "spread", "utilisation", "first s", "cached", "peak MiB")
-PARTS = ("kernels", "iterations", "scaling", "accuracy", "scoring", "sweeps")
+PARTS = ("kernels", "iterations", "scaling", "accuracy", "scoring", "metrics", "sweeps")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -61,7 +61,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--memory", nargs="+", type=int, metavar="N", help="measure only peak memory of scoring N images"
     )
-    parser.add_argument("--feature", type=int, default=2048, choices=LAYERS, help="for --memory (default: 2048)")
+    parser.add_argument(
+        "--feature", type=int, default=2048, choices=LAYERS, help="for --memory and metrics (default: 2048)"
+    )
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="output file (default: bench.json)")
     return parser.parse_args(arguments)
 
@@ -91,7 +93,7 @@ def _check(options: argparse.Namespace) -> None:
         check_value(images, Count, "--memory")
     if not options.memory:
         check_output(options.json, "--json")
-    if options.memory or "scoring" in options.parts:
+    if options.memory or {"scoring", "metrics"} & set(options.parts):
         weights.find()
 
 
@@ -230,6 +232,23 @@ def _scoring(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def _metrics(options: argparse.Namespace) -> dict[str, Any]:
+    count = 2500 if options.device.type == "cuda" else 500
+    results = {}
+    for name, rows in agreement.compare_metrics(count, options.feature, options.device):
+        _print(f"\nMetrics of {count} + {count} MNIST images, InceptionV3 {options.feature} features: {name}.")
+        implementations = list(rows[0][1])
+        _print_table(
+            ["", *implementations],
+            (
+                [metric] + [f"{values[by]:.7g}" if by in values else "" for by in implementations]
+                for metric, values in rows
+            ),
+        )
+        results[name] = dict(rows)
+    return results
+
+
 def _sweeps(options: argparse.Namespace) -> dict[str, float]:
     per_run, training = overhead.seconds_per_run(max(1, options.repeats // 2))
     seconds = {
@@ -268,6 +287,7 @@ def _run(options: argparse.Namespace) -> None:
         "scaling": _scaling,
         "accuracy": _accuracy,
         "scoring": _scoring,
+        "metrics": _metrics,
         "sweeps": _sweeps,
     }
     with TemporaryDirectory() as cache:
