@@ -13,8 +13,10 @@ import torch.nn.functional as F  # noqa: N812
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives.fast_double_backward import REPLACEMENTS
+from wgan_sweep.runs import checkpoints
 from wgan_sweep.runs.build import build, check
 from wgan_sweep.runs.record import Status
+from wgan_sweep.scoring.images import ImageScorer
 from wgan_sweep.training.followers import with_followers
 from wgan_sweep.training.replicas import Replicas
 from wgan_sweep.training.trainer import Trainer
@@ -121,6 +123,48 @@ def test_one_process_can_continue_a_run_of_two(make, tmp_path) -> None:
     for name, value in trainer_state(single)["critic"].items():
         torch.testing.assert_close(trainer_state(shared)["critic"][name], value, rtol=1e-3, atol=1e-4)
     assert run(make("train.steps=8")).step == 8
+
+
+METRICS = {"kid": ["subset_size=20"], "precision_recall": [], "memorisation": [], "mifid": [], "pair_ssim": []}
+SCORED = [
+    *["scorer=fid", "scorer.num_samples=23", "scorer.num_real=40", "scorer.batch_size=5", "features.layer=64"],
+    *["scorer.every=2", "scorer.repeats=2", "train.steps=5", "train.n_critic=1", "log_every=1"],
+    *[f"+metric@scorer.metrics.{name}={name}" for name in METRICS],
+    *[f"scorer.metrics.{name}.{setting}" for name, settings in METRICS.items() for setting in settings],
+]
+"""Two sets of five batches at each of the steps 2, 4 and 5, and at the best of these again."""
+
+
+def test_two_processes_score_together_as_one(make, cache, monkeypatch) -> None:
+    """One process scores the weights that two have trained and scored: the last ones, and the best ones."""
+    parts: list[tuple[int, int]] = []
+    score = ImageScorer.__call__
+
+    def recorded(scorer, sample, players=None, part=(0, 1)):
+        parts.append(part)
+        return score(scorer, sample, players, part)
+
+    monkeypatch.setattr(ImageScorer, "__call__", recorded)
+    shared = make(TWO, *SCORED)
+    record = run(shared)
+    assert (record.status, record.error) == (Status.DONE, None)
+    assert parts == [(0, 2)] * 4
+    parts.clear()
+    single = build(make(*SCORED))
+    single.trainer.load_state_dict(trainer_state(shared))
+    expected = single.scorer(single.trainer.sampler("score"), single.trainer)
+    values = {name: value for name, value in record.scores.items() if name != "step"}
+    assert values.keys() == expected.keys()
+    moments = ("fid", "fid_repeat_sd")
+    assert {name: value for name, value in values.items() if name not in moments} == {
+        name: value for name, value in expected.items() if name not in moments
+    }
+    assert values == pytest.approx(expected, rel=1e-9)
+    best, _ = checkpoints.load(directory_of(shared).best)
+    single.trainer.load_state_dict(best["trainer"])
+    assert parts == [(0, 1)]
+    confirmed = single.scorer(single.trainer.sampler("confirmation"), single.trainer)
+    assert {name: record.best[name] for name in confirmed} == pytest.approx(confirmed, rel=1e-9)
 
 
 def fail(replicas: Replicas) -> None:

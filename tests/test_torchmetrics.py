@@ -259,9 +259,14 @@ def follow(replicas: Replicas) -> None:
     update_and_compute(replicas)
 
 
-def test_two_processes_compute_the_values_of_one() -> None:
+def test_two_processes_compute_the_values_of_one(mnist, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     with with_followers(2, CPU, follow):
         together = update_and_compute(Replicas(0, 2))
+        scorer = image_scorer(mnist[:99], metrics={"fid": FID(), "tv": TotalVariation()})
+        scores = scorer(stream(mnist[100:]))  # the leader alone, without the other process
+    assert not scorer.is_shared_by(2)
+    assert scores == image_scorer(mnist[:99], metrics={"fid": FID(), "tv": TotalVariation()})(stream(mnist[100:]))
     shards = Shards()
     inception_score = InceptionScore()
     inception_score.update(shards.generated)
@@ -274,6 +279,14 @@ def test_two_processes_compute_the_values_of_one() -> None:
 
 
 # Metrics of their own.
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "is_shared"), [(6, 1, False), (6, 4, True), (6, 5, False), (20, 2, False)]
+)
+def test_processes_score_together_if_each_gets_a_batch(mnist, batch: int, processes: int, is_shared: bool) -> None:
+    scorer = image_scorer(mnist[:99], num_samples=20, batch_size=batch)
+    assert scorer.is_shared_by(processes) == is_shared
 
 
 def test_mifid_is_that_of_torchmetrics_with_the_roles_exchanged() -> None:

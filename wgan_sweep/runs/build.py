@@ -75,6 +75,24 @@ class Scorer(Protocol):
         """Return metric values; `sample` generates the next N samples (uint8 images, or points)."""
 
 
+class SharedScorer(Protocol):
+    """A scorer that the processes of a run can use together."""
+
+    def is_shared_by(self, processes: int) -> bool:
+        """Return whether so many processes can score together."""
+
+    def __call__(
+        self, sample: Callable[[int], Tensor], players: "Players", part: tuple[int, int] = (0, 1)
+    ) -> dict[str, float]:
+        """Return metric values in the process of rank 0.
+
+        Args:
+            sample: Generates the next N samples; a `SampleStream`, which can also skip some.
+            players: Generator and critic.
+            part: Rank of the process and number of processes, which all call this at once.
+        """
+
+
 def check_options(config: Config) -> None:
     """Check the option of every group: its ``_target_``, and the names, types and ranges of its values.
 

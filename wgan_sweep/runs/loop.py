@@ -5,8 +5,8 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from wgan_sweep.common.progress import RunProgress
 from wgan_sweep.config.schema import NO_PRUNER, Config
 from wgan_sweep.config.schema import replicas as replicas_of
 from wgan_sweep.runs import checkpoints, mirroring
-from wgan_sweep.runs.build import Scorer, build
+from wgan_sweep.runs.build import Scorer, SharedScorer, build
 from wgan_sweep.runs.competition import Competition
 from wgan_sweep.runs.directory import FINAL
 from wgan_sweep.runs.hashing import check_same_science
@@ -28,6 +28,8 @@ from wgan_sweep.tracking.tracker import Tracker
 from wgan_sweep.training.followers import Check, with_followers
 from wgan_sweep.training.loss_scaling import MIN_SCALE
 from wgan_sweep.training.replicas import Replicas
+from wgan_sweep.training.sampler import SampleStream
+from wgan_sweep.training.trainer import Trainer
 
 log = logging.getLogger("wgan_sweep")
 
@@ -69,6 +71,8 @@ class RunLoop:
         self._training_scorer = parts.training_scorer or parts.scorer
         self._unlogged: list[tuple[int, dict[str, Tensor]]] = []
         self._check_followers: Check = lambda: None
+        self._has_helpers = False
+        """Whether followers wait at each step that is scored, to score it together with this process."""
         self._gpu: str | None = None
         checkpoint, self._damage = checkpoints.load(directory.checkpoint)
         if checkpoint is not None:
@@ -96,6 +100,14 @@ class RunLoop:
             self._leave_if_pruned()
         with self._followers(steps) as self._check_followers:
             self._train(steps, score_every)
+            if self._has_helpers:
+                self._finish(chooses=chooses)
+                self._release_helpers()
+        if not self._has_helpers:
+            self._finish(chooses=chooses)
+
+    def _finish(self, *, chooses: bool) -> None:
+        """Score the last step, and the best one on other samples."""
         if chooses:
             self._score(self._training_scorer, choose=True)
         self._score(self._scorer, choose=False)
@@ -135,9 +147,12 @@ class RunLoop:
             self._training_scorer.prepare()
 
     def _followers(self, steps: int) -> AbstractContextManager[Check]:
-        """Start the run's other processes, from the same state."""
-        if self._replicas.size == 1 or self._trainer.step >= steps:
+        """Start the run's other processes, from the same state, if there is something to train or to score together."""
+        size = self._replicas.size
+        is_shared = any(_is_shared(scorer, size) for scorer in (self._training_scorer, self._scorer))
+        if size == 1 or (self._trainer.step >= steps and not is_shared):
             return nullcontext(self._check_followers)
+        self._has_helpers = is_shared
         buffer = io.BytesIO()
         torch.save(self._trainer.state_dict(), buffer)
         return with_followers(self._replicas.size, self._trainer.device, _follow, self._config, buffer.getvalue())
@@ -162,6 +177,7 @@ class RunLoop:
                 self._save()  # before scoring: scores are never ahead of the checkpoint
             if scores_now:
                 self._score(self._training_scorer, choose=True)
+                self._release_helpers()
                 self._leave_if_pruned()
             if step < steps and self._stop():
                 self._save()
@@ -246,26 +262,38 @@ class RunLoop:
         if scorer is None or scored_by is None:
             return
         self._progress.working_on("scoring")
-        scores = scorer(self._counting_sampler("score"), self._trainer)
+        scores = self._evaluate(scorer, "score")
         line = self._line(scores if scorer is self._training_scorer else {**scores, FINAL: 1})
         if line not in self._directory.read_metrics():  # it is, if the run was killed before its record was written
             self._write(line)
         self._state.score(step, scores, scored_by, self._checkpoint if choose else None)
 
-    def _counting_sampler(self, purpose: str) -> Callable[[int], Tensor]:
-        """Return a sampler that shows how many samples it has generated."""
-        sampler, generated = self._trainer.sampler(purpose), 0
+    def _evaluate(self, scorer: Scorer, purpose: str, state: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Return the scores of the trainer's generator, together with the followers if they can help.
 
-        def sample(count: int) -> Tensor:
-            nonlocal generated
-            self._state.writer.leave_if_lost()
-            if self._stop():
-                raise KeyboardInterrupt  # the step is saved; it is scored when the run is resumed
-            generated += count
-            self._progress.still_working_on(f"scoring: {generated} samples")
-            return sampler(count)
+        Args:
+            scorer: What scores.
+            purpose: The purpose of the samples.
+            state: The trainer's state, if it is not the one that training has led to.
+        """
+        samples = _CountedSamples(self._trainer.sampler(purpose), self._before_samples)
+        size = self._replicas.size
+        if not (self._has_helpers and _is_shared(scorer, size)):
+            return scorer(samples, self._trainer)
+        self._replicas.from_leader(_Help(scorer is self._scorer, purpose, state))
+        return cast("SharedScorer", scorer)(samples, self._trainer, (0, size))
 
-        return sample
+    def _release_helpers(self) -> None:
+        """Let the followers continue after a step that is scored."""
+        if self._has_helpers:
+            self._replicas.from_leader(None)
+
+    def _before_samples(self, generated: int) -> None:
+        """Show how many samples were generated, and leave if the run is lost or should stop."""
+        self._state.writer.leave_if_lost()
+        if self._stop():
+            raise KeyboardInterrupt  # the step is saved; it is scored when the run is resumed
+        self._progress.still_working_on(f"scoring: {generated} samples")
 
     def _confirm_best(self) -> None:
         """Score the best step on samples that had no part in choosing it.
@@ -289,14 +317,64 @@ class RunLoop:
             return
         self._trainer.load_state_dict(checkpoint["trainer"])  # the last step is saved and scored
         self._progress.working_on(f"scoring step {self._trainer.step}, the best, on other samples")
-        scores = self._scorer(self._counting_sampler("confirmation"), self._trainer)
+        scores = self._evaluate(self._scorer, "confirmation", checkpoint["trainer"])
         self._state.confirm(self._trainer.step, scores)
 
 
+@dataclass
+class _CountedSamples:
+    """A stream of samples that says how many were generated, those of other processes included."""
+
+    stream: SampleStream
+    before: Callable[[int], None]
+    """Called with the number of samples, before they are generated."""
+    count: int = 0
+
+    def __call__(self, count: int) -> Tensor:
+        """Return the next `count` samples."""
+        self.count += count
+        self.before(self.count)
+        return self.stream(count)
+
+    def skip(self, count: int) -> None:
+        """Leave the next `count` samples to other processes."""
+        self.count += count
+        self.stream.skip(count)
+
+
+@dataclass(frozen=True)
+class _Help:
+    """What the leader asks of the followers: to score together."""
+
+    by_final_scorer: bool
+    purpose: str
+    state: Mapping[str, Any] | None
+
+
+def _is_shared(scorer: Scorer | None, processes: int) -> bool:
+    """Return whether several processes can score together (see `SharedScorer`)."""
+    is_shared_by: Callable[[int], bool] = getattr(scorer, "is_shared_by", lambda _: False)
+    return is_shared_by(processes)
+
+
 def _follow(replicas: Replicas, config: Config, state: bytes) -> None:
-    """Train as one process of several; the leading process measures, saves and ends this one."""
-    alone = replace(config, scorer={"_target_": None, "every": 0}, prune=dict(NO_PRUNER))
-    trainer = build(alone, replicas).trainer
+    """Train and score as one process of several; the leading process measures, saves and ends this one."""
+    parts = build(replace(config, prune=dict(NO_PRUNER)), replicas)
+    trainer, scorers = parts.trainer, (parts.training_scorer or parts.scorer, parts.scorer)
     trainer.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+    helps = any(_is_shared(scorer, replicas.size) for scorer in scorers)
+    score_every = config.scorer.get("every", 0)
     for _ in trainer.steps(config.train.steps):
-        pass
+        if helps and score_every and trainer.step % score_every == 0:
+            _help(replicas, trainer, scorers)
+    if helps:
+        _help(replicas, trainer, scorers)
+
+
+def _help(replicas: Replicas, trainer: Trainer, scorers: Sequence[Scorer | None]) -> None:
+    """Score together with the leader, as often as it asks for it."""
+    while (asked := replicas.from_leader()) is not None:
+        if asked.state is not None:
+            trainer.load_state_dict(asked.state)
+        scorer = cast("SharedScorer", scorers[asked.by_final_scorer])
+        scorer(trainer.sampler(asked.purpose), trainer, (replicas.rank, replicas.size))

@@ -96,8 +96,11 @@ def feed_features(metrics: Metrics, images: FeatureSet, *, real: bool) -> None:
     side = "real" if real else "generated"
     for key, metric in metrics.items():
         if consumed(metric) == "features" and _sees(metric, side):
-            only_statistics = side in getattr(metric, "from_statistics", ())
-            _update(key, metric, 0, images.statistics if only_statistics else images.features, real=real)
+            if side in getattr(metric, "from_statistics", ()):
+                _update(key, metric, 0, images.statistics, real=real)
+            elif images.features is not None:
+                on_device = images.features if metric.compute_on_cpu else images.features.to(metric.device)
+                _update(key, metric, 0, on_device, real=real)
 
 
 def feed_batch(
@@ -121,6 +124,29 @@ def feed_batch(
     for key, metric in seeing.items():
         if (value := values.get(consumed(metric))) is not None:
             _update(key, metric, index, value, real=real)
+
+
+def feed_nothing(metrics: Metrics, images: Tensor, extracted: Extracted | None, *, device: torch.device) -> None:
+    """Update metrics with no real images, in a process that has none: their states get the shapes of another process's.
+
+    Args:
+        metrics: The metrics.
+        images: Any batch of images.
+        extracted: Its features and logits.
+        device: Device of the metrics of images.
+    """
+    unknown = {key: metric for key, metric in metrics.items() if "real" not in getattr(metric, "from_statistics", ())}
+    if extracted is not None:
+        logits = None if extracted.logits is None else extracted.logits[:0]
+        extracted = Extracted(extracted.features[:0], logits)
+    feed_batch(unknown, 0, images[:0], extracted, device=device, real=True)
+
+
+def contribute(metrics: Metrics) -> None:
+    """Send the states of metrics to the process that computes their values (see `compute`), which does so meanwhile."""
+    for metric in metrics.values():
+        metric.sync()
+        metric.unsync()
 
 
 def _update(key: str, metric: Metric, index: int, value: object, *, real: bool) -> None:

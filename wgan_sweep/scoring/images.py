@@ -2,8 +2,8 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import Annotated
+from functools import cached_property, partial
+from typing import Annotated, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,19 +20,28 @@ from wgan_sweep.scoring.collect import (
     real_features_are_being_computed,
     reference_indices,
 )
-from wgan_sweep.scoring.features import FeatureSpace
+from wgan_sweep.scoring.features import Extracted, FeatureSpace
 from wgan_sweep.scoring.feeding import (
     check_metrics,
     compute,
     consumed,
+    contribute,
     feed_batch,
     feed_features,
+    feed_nothing,
     needs_features,
     needs_images,
     needs_logits,
     takes_real,
 )
 from wgan_sweep.scoring.players import Players
+
+
+class _Skipping(Protocol):
+    """A stream of samples that need not all be generated."""
+
+    def skip(self, count: int) -> None:
+        """Leave out the next `count` samples."""
 
 
 class ImageScorer:
@@ -115,15 +124,31 @@ class ImageScorer:
         if self._uses_network and not real_features_are_being_computed(self._real, self._num_real, self._space):
             _ = self._real_features
 
-    def __call__(self, sample: Callable[[int], Tensor], players: Players | None = None) -> dict[str, float]:  # noqa: ARG002
+    def is_shared_by(self, processes: int) -> bool:
+        """Return whether several processes can score together: each must get a batch, and all metrics allow it."""
+        batches = -(-self._num_samples // self._batch_size)
+        return 1 < processes <= batches and all(
+            getattr(metric, "takes_part", False) for metric in self._metrics.values()
+        )
+
+    def __call__(
+        self,
+        sample: Callable[[int], Tensor],
+        players: Players | None = None,  # noqa: ARG002
+        part: tuple[int, int] = (0, 1),
+    ) -> dict[str, float]:
         """Return metric values by name.
 
         ``fid_feature`` is the number of feature dimensions, if a metric uses them; ``fid_generated`` and ``fid_real``
         are the image counts. With several repeats, ``<metric>_repeat_sd`` and ``repeats`` are added.
 
         Args:
-            sample: Returns the next N generated images, uint8 ``[N, C, H, W]``.
+            sample: Returns the next N generated images, uint8 ``[N, C, H, W]``; with several processes, it also has
+                a method `skip`.
             players: Not used.
+            part: Rank of this process and number of processes that call this together, if `is_shared_by` says so. Each
+                generates a part of the same images; the result is that of one process, up to rounding, in the process
+                of rank 0, and empty in the other ones.
 
         Raises:
             InputError: if a metric cannot be computed from these images.
@@ -131,18 +156,36 @@ class ImageScorer:
         extract = None
         if self._uses_network:
             extract = self._space.extract(self._device, logits=needs_logits(self._metrics))
+        rank, processes = part
         for metric in self._metrics.values():
             metric.to(self._device)
+            metric.distributed_available_fn = partial(bool, processes > 1)
+            if processes > 1 and self._device.type == "cuda":
+                metric.compute_on_cpu = False  # NCCL exchanges what is on GPUs
+        sizes = list(self._batch_sizes())
+        first, end = (len(sizes) * number // processes for number in (rank, rank + 1))
         repetitions: list[dict[str, float]] = []
         for _ in range(self._repeats):
             for metric in self._metrics.values():
                 metric.reset()
-            self._feed_real()
-            for index, count in enumerate(self._batch_sizes()):
-                images = sample(count)
+            if rank == 0:
+                self._feed_real()
+            if processes > 1:
+                cast("_Skipping", sample).skip(sum(sizes[:first]))
+            for index in range(first, end):
+                images = sample(sizes[index])
                 extracted = extract_in_parts(extract, images) if extract else None
                 feed_batch(self._metrics, index, images, extracted, device=self._device, real=False)
-            repetitions.append(compute(self._metrics))
+                if rank and index == first:
+                    self._feed_nothing(images, extracted)
+            if processes > 1:
+                cast("_Skipping", sample).skip(sum(sizes[end:]))
+            if rank:
+                contribute(self._metrics)
+            else:
+                repetitions.append(compute(self._metrics))
+        if rank:
+            return {}
         names = [name for name in repetitions[0] if all(name in scores for scores in repetitions)]
         result = {name: statistics.fmean(scores[name] for scores in repetitions) for name in names}
         if self._repeats > 1:
@@ -170,6 +213,12 @@ class ImageScorer:
             for index, images in enumerate(image_batches(self._real, indices, self._batch_size)):
                 extracted = extract_in_parts(extract, images) if extract else None
                 feed_batch(of_images, index, images, extracted, device=self._device, real=True)
+
+    def _feed_nothing(self, images: Tensor, extracted: Extracted | None) -> None:
+        """Give no real images to the metrics, in a process that another one gives them in."""
+        unfed = {key: metric for key, metric in self._metrics.items() if key not in self._knows_real}
+        self._knows_real |= unfed.keys()
+        feed_nothing(unfed, images, extracted, device=self._device)
 
     @cached_property
     def _real_features(self) -> FeatureSet:

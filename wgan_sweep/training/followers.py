@@ -22,7 +22,7 @@ from wgan_sweep.training.replicas import Replicas
 
 HOST = "127.0.0.1"
 COLLECTIVE_TIMEOUT = timedelta(days=2)
-"""How long a process waits for the others in an exchange; long, because the leader may be scoring."""
+"""How long a process waits for the others in an exchange; long, because the leader may be scoring alone."""
 EXIT_PATIENCE_SECONDS = 10.0
 """How long a process that should end by itself is waited for."""
 READY = "ready"

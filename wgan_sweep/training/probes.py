@@ -12,7 +12,7 @@ from wgan_sweep.objectives.sampling import real_fake
 from wgan_sweep.training.critic_objective import CriticObjective
 from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.precision import Precision
-from wgan_sweep.training.sampler import Sampler, draw_z
+from wgan_sweep.training.sampler import Sampler, SampleStream, draw_z
 
 GeneratorLoss = Callable[[Tensor | None, Tensor], Tensor]
 """From (real batch ``[N, ...]`` or None, fake batch ``[N, ...]``) to the generator's loss (scalar)."""
@@ -94,8 +94,8 @@ class Probes:
         with self._precision.step():
             return float(self._objective.evaluate(real, fake, self._apply_critic, self._stream("probe", step)))
 
-    def sampler(self, purpose: str) -> Callable[[int], Tensor]:
-        """Return a function from N to the next N samples of the averaged generator, of the stream (seed, `purpose`)."""
+    def sampler(self, purpose: str) -> SampleStream:
+        """Return the samples of the averaged generator of the stream (seed, `purpose`)."""
         return self._sampler.stream(purpose)
 
     def _apply_critic(self, batch: Tensor) -> Tensor:

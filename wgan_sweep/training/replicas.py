@@ -35,7 +35,7 @@ class Replicas:
     """The processes that train one run, from the point of view of one of them.
 
     Args:
-        rank: Rank of this process. Rank 0, the leader, alone scores, saves and logs.
+        rank: Rank of this process. Rank 0, the leader, alone saves and logs.
         size: Number of processes.
     """
 
@@ -85,6 +85,16 @@ class Replicas:
         dist.all_gather(shards, shard.detach().contiguous())
         shards[self.rank] = shard
         return torch.cat(shards)
+
+    def from_leader(self, value: Any = None) -> Any:
+        """Return the leader's value, for which all processes must ask together.
+
+        Args:
+            value: The value, in the leader; picklable.
+        """
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
         """Return the mean over all processes; gradients flow to all of them."""

@@ -57,10 +57,31 @@ class Sampler:
 
         return draw
 
-    def stream(self, purpose: str) -> Callable[[int], Tensor]:
-        """Return a function from N to the samples of the next N z of the stream (seed, `purpose`)."""
-        draw = self.z_stream(purpose)
-        return lambda count: self(draw(count))
+    def stream(self, purpose: str) -> "SampleStream":
+        """Return the samples of the stream (seed, `purpose`)."""
+        return SampleStream(self, self.z_stream(purpose))
+
+
+@dataclass(frozen=True)
+class SampleStream:
+    """The samples of a stream of z, one after another.
+
+    Args:
+        sampler: Makes samples of z.
+        draw: From N to the next N z of the stream.
+    """
+
+    sampler: Sampler
+    draw: Callable[[int], Tensor]
+
+    def __call__(self, count: int) -> Tensor:
+        """Return the next `count` samples."""
+        return self.sampler(self.draw(count))
+
+    def skip(self, count: int) -> None:
+        """Leave out the next `count` samples, without generating them."""
+        for start in range(0, count, Z_BLOCK):
+            self.draw(min(Z_BLOCK, count - start))
 
 
 def draw_z(count: int, latent_dim: int, generator: nn.Module, stream: torch.Generator) -> Tensor:

@@ -27,7 +27,7 @@ from wgan_sweep.training.player import MakeOptimizer, Player
 from wgan_sweep.training.precision import Precision
 from wgan_sweep.training.probes import Probes
 from wgan_sweep.training.replicas import Replicas
-from wgan_sweep.training.sampler import draw_z
+from wgan_sweep.training.sampler import SampleStream, draw_z
 from wgan_sweep.training.schedules import MakeScheduler
 
 MakeGraph = Callable[[list[torch.Generator]], Graph]
@@ -512,8 +512,8 @@ class Trainer:
         """Return the critic's loss, with its gradient terms, on real and fake examples ``[N, ...]`` on the CPU."""
         return self._probes.critic_loss(real, fake, self.step)
 
-    def sampler(self, purpose: str) -> Callable[[int], Tensor]:
-        """Return a function from N to the next N samples of the averaged generator (uint8 images, or points).
+    def sampler(self, purpose: str) -> SampleStream:
+        """Return a stream of samples of the averaged generator (uint8 images, or points).
 
         z is drawn from the start of the stream (seed, `purpose`): with the same weights, two samplers of one purpose
         return the same samples, in batches of any size. BatchNorm uses its running statistics.

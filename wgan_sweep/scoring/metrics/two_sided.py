@@ -31,6 +31,8 @@ class TwoSidedMetric(Metric):
 
     full_state_update = False
     is_differentiable = False
+    takes_part = True
+    """Whether several processes may each see a part of the images."""
     consumes = "features"
     """What `update` takes, for scorers: features, logits or images."""
     names: ClassVar[tuple[str, ...]] = ()
