@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from wgan_sweep.commands.score import main
+from wgan_sweep.config import folders
 from wgan_sweep.scoring.collect import collect
 from wgan_sweep.scoring.features import Extracted, InceptionV3
 from wgan_sweep.scoring.frechet import Statistics, frechet_distance, read_statistics, statistics_of
@@ -140,6 +141,23 @@ def test_several_metrics_and_a_picture_of_nearest_images(sets, capsys, mnist, tm
         pixels = np.asarray(picture)
     copies = [np.array_equal(pixels[row : row + 64, :64], pixels[row : row + 64, 64:128]) for row in (0, 64, 128)]
     assert copies == [True, True, False]  # the two copies come first, each beside its original
+
+
+def test_a_metric_of_torchmetrics_in_a_named_folder_uses_the_same_network(sets, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(folders, "_named", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "site" / "metric").mkdir(parents=True)
+    (tmp_path / "site" / "metric" / "theirs.yaml").write_text(
+        "_target_: torchmetrics.image.fid.FrechetInceptionDistance\n"
+        "feature: {_target_: wgan_sweep.scoring.shared_network.SharedNetwork, features: '${features}'}\n"
+    )
+    named = ["--config-dir", tmp_path / "site", "--metrics", "fid,theirs,pair_ssim"]
+    scores = score(capsys, *sets, *named)["scores"]
+    assert scores["theirs"] == pytest.approx(scores["fid"], rel=1e-2)
+    assert scores["fid"] > 0
+    assert 0 < scores["pair_ssim"] < 1
+    score(capsys, *sets, "--save", tmp_path / "s.npz")
+    assert "give the images" in error_message(tmp_path / "s.npz", sets[1], *named)
 
 
 def test_statistics_of_another_feature_space_are_refused(sets, tmp_path: Path, capsys) -> None:

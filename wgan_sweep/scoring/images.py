@@ -128,7 +128,7 @@ class ImageScorer:
         """Return whether several processes can score together: each must get a batch, and all metrics allow it."""
         batches = -(-self._num_samples // self._batch_size)
         return 1 < processes <= batches and all(
-            getattr(metric, "takes_part", False) for metric in self._metrics.values()
+            getattr(metric, "shardable", False) for metric in self._metrics.values()
         )
 
     def __call__(

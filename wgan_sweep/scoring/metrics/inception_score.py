@@ -24,7 +24,7 @@ class InceptionScore(Metric):
     full_state_update = False
     is_differentiable = False
     higher_is_better = True
-    takes_part = True
+    shardable = True
     consumes = "logits"
     names = ("inception_score", "inception_score_sd")
 

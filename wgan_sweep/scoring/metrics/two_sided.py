@@ -31,7 +31,7 @@ class TwoSidedMetric(Metric):
 
     full_state_update = False
     is_differentiable = False
-    takes_part = True
+    shardable = True
     """Whether several processes may each see a part of the images."""
     consumes = "features"
     """What `update` takes, for scorers: features, logits or images."""
