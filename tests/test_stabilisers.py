@@ -53,6 +53,15 @@ def test_minibatch_features_measure_the_closeness_to_the_other_examples() -> Non
     assert features_of_equal_examples[:, 3:].detach().flatten().tolist() == pytest.approx([3.0] * 8)
 
 
+def test_a_critic_that_compares_examples_is_measured_in_batches_of_the_training_size(make) -> None:
+    trainer = build(make("stabiliser=minibatch_discrimination", "train.batch_size=4")).trainer
+    points = torch.randn(9, 1, 32, 32)
+    with torch.no_grad():
+        expected = torch.cat([trainer.critic(part) for part in points.split(4)])
+        assert torch.equal(trainer.critic_outputs(points), expected)
+        assert not torch.allclose(trainer.critic(points), expected)  # closeness is a sum over the batch
+
+
 def test_virtual_batch_norm_of_an_example_depends_on_the_reference_and_the_example_only() -> None:
     layer = VirtualBatchNorm(nn.BatchNorm2d(2), 6)
     reference, x = torch.randn(6, 2, 4, 4) * 3 + 1, torch.randn(3, 2, 4, 4)

@@ -12,6 +12,7 @@ from wgan_sweep.objectives.sampling import real_fake
 from wgan_sweep.training.critic_objective import CriticObjective
 from wgan_sweep.training.loss_scaling import LossScale
 from wgan_sweep.training.precision import Precision
+from wgan_sweep.training.replicas import sharding_obstacle
 from wgan_sweep.training.sampler import Sampler, SampleStream, draw_z
 
 GeneratorLoss = Callable[[Tensor | None, Tensor], Tensor]
@@ -33,6 +34,8 @@ class Probes:
         to_samples: From the generator's output to samples as they are shown and scored.
         latent_dim: Size of z.
         seed: The run's seed.
+        batch_size: Examples that a critic sees together which compares each example with the rest of its batch. All
+            others see any number at once.
         device: Device of the networks.
     """
 
@@ -48,9 +51,11 @@ class Probes:
         to_samples: Callable[[Tensor], Tensor],
         latent_dim: int,
         seed: int,
+        batch_size: int,
         device: torch.device,
     ) -> None:
         self._generator, self._critic = generator, critic
+        self._examples_at_once = batch_size if sharding_obstacle(critic) else None
         self._objective, self._precision = objective, precision
         self._generator_loss_scale = generator_loss_scale
         self._latent_dim, self._seed, self._device = latent_dim, seed, device
@@ -99,7 +104,10 @@ class Probes:
         return self._sampler.stream(purpose)
 
     def _apply_critic(self, batch: Tensor) -> Tensor:
-        return self._precision.apply(self._critic, batch)
+        if self._examples_at_once is None:
+            return self._precision.apply(self._critic, batch)
+        parts = batch.split(self._examples_at_once)
+        return torch.cat([self._precision.apply(self._critic, part) for part in parts])
 
     def _stream(self, *purpose: object) -> torch.Generator:
         return rng.generator(self._seed, *purpose, device=self._device)

@@ -209,6 +209,7 @@ class Trainer:
             to_samples=to_samples,
             latent_dim=settings.latent_dim,
             seed=settings.seed,
+            batch_size=batches.batch_size,
             device=device,
         )
         self._raw_batches: list[Tensor] = []
