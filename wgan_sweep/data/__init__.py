@@ -12,6 +12,7 @@ from wgan_sweep.data.points import (
     ShiftedUniform,
     SwissRoll,
 )
+from wgan_sweep.data.stacked import Stacked
 from wgan_sweep.data.store import ImageSet, crop_and_resize, pad
 from wgan_sweep.data.torchvision import Torchvision
 
@@ -26,6 +27,7 @@ __all__ = [
     "PointMass",
     "Points",
     "ShiftedUniform",
+    "Stacked",
     "SwissRoll",
     "Torchvision",
     "crop_and_resize",

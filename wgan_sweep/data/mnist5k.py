@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wgan_sweep.common.ranges import Range
 from wgan_sweep.data.store import MAX_SIZE, ImageSet, cached_digest
@@ -33,14 +34,22 @@ class Mnist5k:
             raise InputError(
                 f"data.size={self.size} is smaller than the images (28 pixels): images are padded, not cropped"
             )
-        rows = np.loadtxt(_file(), np.uint8, delimiter=",")  # 784 pixels and the label
-        images = rows[:, :-1].reshape(-1, 28, 28, 1)
+        images = _rows()[:, :-1].reshape(-1, 28, 28, 1)
         border = ((self.size - 28) // 2, (self.size - 27) // 2)
         return ImageSet(np.pad(images, ((0, 0), border, border, (0, 0))), flip=self.flip)
+
+    def labels(self) -> NDArray[np.int64]:
+        """Return the digits ``[5000]`` that the images show."""
+        return _rows()[:, -1].astype(np.int64)
 
     def fingerprint(self) -> str:
         """Return the digest of the images; they are loaded only if it is not cached."""
         return cached_digest(_file(), self.load, self.size)
+
+
+def _rows() -> NDArray[np.uint8]:
+    """Return the rows ``[5000, 785]`` of the file: 784 pixels and the label."""
+    return np.loadtxt(_file(), np.uint8, delimiter=",")
 
 
 def _file() -> Path:

@@ -19,7 +19,7 @@ from wgan_sweep.errors import InputError
 
 @dataclass(frozen=True)
 class Torchvision:
-    """A data set of torchvision, without labels.
+    """The images of a data set of torchvision.
 
     Args:
         name: Name of the set in messages.
@@ -55,15 +55,30 @@ class Torchvision:
             InputError: for an unknown split, or if files are missing and cannot be downloaded; the message names the
                 files and their folder.
         """
-        if self.split not in self.splits:
-            raise InputError(f"{self.name} has no split {self.split!r}: choose one of {', '.join(self.splits)}")
+        self._check_split()
         root = Path(self.root).expanduser()
         images = cached_images(self._key(root), lambda: self._open(root), self._images)
         return images.with_flips(flip=self.flip)
 
+    def labels(self) -> NDArray[np.int64]:
+        """Return the classes ``[N]`` of the images.
+
+        Raises:
+            InputError: if the data set has none; also the errors of `load`.
+        """
+        self._check_split()
+        targets = getattr(self._open(Path(self.root).expanduser()), "targets", None)
+        if targets is None:
+            raise InputError(f"{self.name} has no classes: choose data with labels, such as mnist or cifar10")
+        return np.asarray(targets, np.int64)
+
     def fingerprint(self) -> str:
         """Return the digest of the images; raises the errors of `load`."""
         return self.load().digest
+
+    def _check_split(self) -> None:
+        if self.split not in self.splits:
+            raise InputError(f"{self.name} has no split {self.split!r}: choose one of {', '.join(self.splits)}")
 
     def _key(self, root: Path) -> tuple[Any, ...]:
         functions = [_function_key(function) for function in (self.dataset, self.prepare)]

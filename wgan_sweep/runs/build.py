@@ -193,6 +193,8 @@ def _scorer_node(config: Config, *, during: bool = False) -> dict[str, Any]:
     """Return the scorer's node; with `during`, with the changes of ``scorer.during`` (null removes a node)."""
     node = {name: value for name, value in config.scorer.items() if name not in ("every", "during")}
     node = _merged(node, config.scorer.get("during") or {}) if during else node
+    if isinstance(metrics := node.get("metrics"), Mapping):
+        node["metrics"] = {name: value for name, value in metrics.items() if value is not None}
     return {**node, "split": node["split"] or trained_split(config)} if "split" in node else node
 
 

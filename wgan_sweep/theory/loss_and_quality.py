@@ -1,7 +1,7 @@
 """Whether the loss tells the quality of the samples: its rank correlation with a metric along the curve of each run.
 
-Arjovsky et al. 2017, section 4.2: the estimate of WGAN's critic falls as samples get better, the estimate of the Jensen-
-Shannon divergence by the critic of a GAN does not.
+Arjovsky et al. 2017, section 4.2: the estimate of WGAN's critic falls as samples get better, while a GAN's estimate of
+the Jensen-Shannon divergence does not.
 """
 
 import statistics
@@ -56,7 +56,7 @@ def summarise(records: Sequence[Record], runs: Path, metric: str) -> SweepSummar
     for column, (label, curves) in enumerate(cells.items()):
         above, below = axes[column], axes[len(cells) + column]
         first = curves[0]
-        above.plot(first.steps, first.values[metric], color="black", label=metric)
+        above.plot(first.steps, first.values[metric], color="black")
         above.set(title=label, xlabel="step", ylim=(0, None))
         estimates = above.twinx()
         for colour, (name, estimate) in enumerate(ESTIMATES.values()):
@@ -68,11 +68,12 @@ def summarise(records: Sequence[Record], runs: Path, metric: str) -> SweepSummar
         values = [_correlations(curves, name, metric, estimate) for name, estimate in ESTIMATES.values()]
         ends = [statistics.fmean(curve.values[metric][index] for curve in curves) for index in (0, -1)]
         rows.append([label, *values, f"{ends[0]:.3g}", f"{ends[1]:.3g}", str(len(curves))])
-    axes[0].set_ylabel(f"{metric} (black), first seed")
+    axes[0].set_ylabel(f"{metric} and estimates, first seed")
     axes[len(cells)].set_ylabel(f"{metric}, all seeds")
     for colour, title in enumerate(ESTIMATES):
-        axes[len(cells)].plot([], [], ".", color=f"C{colour}", label=title)
-    axes[len(cells)].legend(fontsize="small")
+        axes[0].plot([], [], color=f"C{colour}", label=title)
+    axes[0].plot([], [], color="black", label=metric)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     header = ["system", *(f"correlation of {title}" for title in ESTIMATES), f"{metric}, first", "last", "runs"]
     notes = [
         f"Spearman's rank correlation with {metric} along training: mean over seeds (of Fisher's z) with its 95 % "

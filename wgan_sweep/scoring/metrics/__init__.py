@@ -1,5 +1,6 @@
 """Metrics between generated and real images: each is a `torchmetrics.Metric`, fed with features, logits or images."""
 
+from wgan_sweep.scoring.metrics.classes import Classes
 from wgan_sweep.scoring.metrics.fid import FID
 from wgan_sweep.scoring.metrics.fid_infinity import FIDInfinity
 from wgan_sweep.scoring.metrics.inception_score import InceptionScore
@@ -9,4 +10,14 @@ from wgan_sweep.scoring.metrics.mifid import MIFID
 from wgan_sweep.scoring.metrics.pair_ssim import PairSSIM
 from wgan_sweep.scoring.metrics.precision_recall import PrecisionRecall
 
-__all__ = ["FID", "KID", "MIFID", "FIDInfinity", "InceptionScore", "Memorisation", "PairSSIM", "PrecisionRecall"]
+__all__ = [
+    "FID",
+    "KID",
+    "MIFID",
+    "Classes",
+    "FIDInfinity",
+    "InceptionScore",
+    "Memorisation",
+    "PairSSIM",
+    "PrecisionRecall",
+]
