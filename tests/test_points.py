@@ -12,7 +12,16 @@ from torch import nn
 
 from wgan_sweep.common import rng
 from wgan_sweep.config import objects
-from wgan_sweep.data import GaussianGrid, GaussianRing, ParallelLines, PointMass, Points, ShiftedUniform, SwissRoll
+from wgan_sweep.data import (
+    GaussianGrid,
+    GaussianRing,
+    ParallelLines,
+    PointMass,
+    Points,
+    ShiftedUniform,
+    SwissRoll,
+    TwoIntervals,
+)
 from wgan_sweep.errors import InputError
 from wgan_sweep.objectives import sampling
 from wgan_sweep.scoring.divergences import jensen_shannon, kullback_leibler
@@ -49,6 +58,9 @@ def test_the_modes_are_on_a_circle_and_on_a_grid() -> None:
 
 def test_uniform_distributions_are_uniform() -> None:
     assert scipy.stats.kstest(draw(ShiftedUniform(0.5))[:, 0].numpy() - 0.5, "uniform").pvalue > 1e-3
+    mixture = [scipy.stats.uniform(start, 1).cdf for start in (0, 1.5)]
+    both = draw(TwoIntervals(1.5))[:, 0].numpy()
+    assert scipy.stats.kstest(both, lambda x: sum(cdf(x) for cdf in mixture) / 2).pvalue > 1e-3
     lines = draw(ParallelLines(-2.0))
     assert set(lines[:, 0].tolist()) == {-2.0}
     assert scipy.stats.kstest(lines[:, 1].numpy(), "uniform").pvalue > 1e-3

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.spatial
+import scipy.stats
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
@@ -33,6 +34,18 @@ def test_js_of_uniforms_matches_scipy(theta: float) -> None:
     p, q = (((x > start) & (x < start + 1)).astype(float) for start in (0, theta))
     expected = scipy.spatial.distance.jensenshannon(p, q) ** 2
     assert closed_forms.js_of_shifted_uniforms(theta) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("theta", [-3.0, -0.5, 0.0, 0.25, 1.0, 4.0])
+def test_distances_of_a_dropped_mode_match_scipy(theta: float) -> None:
+    x = np.arange(-4, 6, 1e-3) + 5e-4
+    both = sum(0.5 * ((x > start) & (x < start + 1)) for start in (0, theta))
+    one = ((x > 0) & (x < 1)).astype(float)
+    assert closed_forms.js_of_a_dropped_mode(theta) == pytest.approx(
+        scipy.spatial.distance.jensenshannon(both, one) ** 2, abs=2e-3
+    )
+    w1 = scipy.stats.wasserstein_distance(x, x, both, one)
+    assert closed_forms.w1_of_a_dropped_mode(theta) == pytest.approx(w1, abs=2e-3)
 
 
 def test_js_of_segments_is_ln_2_unless_they_coincide() -> None:
@@ -97,6 +110,7 @@ def test_estimates_are_tabulated_beside_the_closed_forms(tmp_path: Path) -> None
         ],
         tmp_path,
         closed_forms.js_of_shifted_uniforms,
+        closed_forms.w1_of_a_shift,
         ["gan"],
     )
     header, negative, half = rows(summary)
@@ -162,7 +176,9 @@ def test_the_maximum_of_gradient_norms_is_taken_over_all_seeds(tmp_path: Path) -
 @pytest.mark.parametrize(
     "summarise",
     [
-        lambda records, runs: distances.summarise(records, runs, closed_forms.js_of_shifted_uniforms, ["gan"]),
+        lambda records, runs: distances.summarise(
+            records, runs, closed_forms.js_of_shifted_uniforms, closed_forms.w1_of_a_shift, ["gan"]
+        ),
         vanishing.summarise,
         linear_critic.summarise,
         orbits.summarise,
@@ -177,7 +193,12 @@ def test_a_sweep_without_finished_runs_is_summarised_by_the_reasons(summarise, t
 
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment" / "theory").glob("*.yaml"))
-SHORT = {"orbits": ["scorer.every=1"], "vanishing": ["train.freeze_generator_at=1", "model.dim=4"]}
+SHORT = {
+    "orbits": ["scorer.every=1"],
+    "vanishing": ["train.freeze_generator_at=1", "model.dim=4"],
+    "loss_and_quality": ["train.steps=5", "scorer.every=1"],
+    "class_histograms": ["model.dim=4"],
+}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -192,6 +213,8 @@ def test_an_experiment_composes_trains_and_draws_its_figure(name: str, tmp_path:
         base += SHORT.get(experiment.hydra.runtime.choices.figure, [])
         if experiment.scorer.get("num_samples"):
             base.append("scorer.num_samples=20")
+        if experiment.scorer.get("num_real"):
+            base.append("scorer.num_real=20")
         records = []
         for index in (0, 1):
             cell = [f"{key}={values[min(index, len(values) - 1)]}" for key, values in params.items()]

@@ -11,6 +11,7 @@ from wgan_sweep.data.points import (
     Points,
     ShiftedUniform,
     SwissRoll,
+    TwoIntervals,
 )
 from wgan_sweep.data.stacked import Stacked
 from wgan_sweep.data.store import ImageSet, crop_and_resize, pad
@@ -30,6 +31,7 @@ __all__ = [
     "Stacked",
     "SwissRoll",
     "Torchvision",
+    "TwoIntervals",
     "crop_and_resize",
     "pad",
 ]

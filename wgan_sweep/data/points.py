@@ -165,6 +165,22 @@ class ShiftedUniform:
 
 
 @dataclass(frozen=True)
+class TwoIntervals:
+    """The uniform distributions on [0, 1] and on [theta, theta + 1], on the line, in equal shares."""
+
+    theta: Coordinate
+
+    def load(self) -> Points:
+        """Return the distribution."""
+
+        def draw(count: int, generator: torch.Generator) -> Tensor:
+            is_shifted = torch.rand(count, 1, generator=generator) < 0.5
+            return torch.rand(count, 1, generator=generator) + self.theta * is_shifted
+
+        return Points((1,), draw)
+
+
+@dataclass(frozen=True)
 class PointMass:
     """A point mass (the Dirac-GAN of Mescheder et al. 2018)."""
 

@@ -16,6 +16,17 @@ def js_of_parallel_segments(theta: float) -> float:
     return math.log(2) if theta else 0.0
 
 
+def js_of_a_dropped_mode(theta: float) -> float:
+    """Return JS in nats between U[0, 1] and its equal mixture with U[theta, theta + 1]; constant for |theta| >= 1."""
+    overlapping = math.log(2 / 3) / 2 + math.log(4 / 3) + math.log(2) / 2
+    return min(abs(theta), 1.0) * overlapping / 2
+
+
+def w1_of_a_dropped_mode(theta: float) -> float:
+    """Return W1 between U[0, 1] and its equal mixture with U[theta, theta + 1]: half of the mass moves by |theta|."""
+    return abs(theta) / 2
+
+
 def w1_of_a_shift(theta: float) -> float:
     """Return W1 between a distribution and its translation by `theta`: |theta| (Arjovsky et al. 2017, example 1)."""
     return abs(theta)

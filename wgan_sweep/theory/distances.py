@@ -1,6 +1,6 @@
-"""JS and W1 as functions of a shift theta: exact, and estimated by trained critics (Arjovsky et al. 2017, example 1).
+"""JS and W1 as functions of a distance theta: exact, and estimated by trained critics.
 
-JS saturates at ln 2, W1 grows with the distance.
+JS saturates, W1 grows with the distance (Arjovsky et al. 2017, example 1).
 """
 
 import math
@@ -11,7 +11,6 @@ from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.record import Record
 from wgan_sweep.theory.cells import config_value, group_by, loss_name, mean_and_sd, scored_runs, summary_without_runs
-from wgan_sweep.theory.closed_forms import w1_of_a_shift
 
 
 def js_estimate(record: Record) -> float:
@@ -32,14 +31,16 @@ def summarise(
     records: Sequence[Record],
     runs: Path,  # noqa: ARG001
     js: Callable[[float], float],
+    w1: Callable[[float], float],
     by_cross_entropy: list[str],
 ) -> SweepSummary:
     """Plot and tabulate JS and W1 against theta (``data.theta``): exact values and the critics' estimates.
 
     Args:
-        records: Runs with ``scorer=exact`` whose generator is at theta = 0.
+        records: Runs with ``scorer=exact`` whose generator is fixed.
         runs: Folder of the runs.
         js: Closed form of JS as a function of theta.
+        w1: Closed form of W1 as a function of theta.
         by_cross_entropy: Names of the losses whose critic estimates JS; critics of other losses estimate W1.
     """
     cells = group_by(
@@ -55,7 +56,7 @@ def summarise(
     }
     js_losses = [loss for loss in losses if loss in by_cross_entropy]
     w1_losses = [loss for loss in losses if loss not in by_cross_entropy]
-    exact = {"JS": js, "W1": w1_of_a_shift}
+    exact = {"JS": js, "W1": w1}
 
     figure, axes = panels(1, 2)
     low, high = thetas[0], thetas[-1]
@@ -77,9 +78,9 @@ def summarise(
     for theta in thetas:
         texts = {loss: mean_and_sd(estimates.get((loss, theta), []), 3) for loss in losses}
         js_columns = [f"{js(theta):.3f}", *(texts[loss] for loss in js_losses)]
-        rows.append([f"{theta:g}", *js_columns, f"{w1_of_a_shift(theta):.3f}", *(texts[loss] for loss in w1_losses)])
+        rows.append([f"{theta:g}", *js_columns, f"{w1(theta):.3f}", *(texts[loss] for loss in w1_losses)])
     notes = [
-        "JS (nats) and W1 between the distributions at theta and at 0: closed form, and trained critics' lower bounds.",
+        "JS (nats) and W1 between data and generator: closed form, and trained critics' lower bounds.",
         "JS bound: ln 2 - loss/2. W1 bound: (E_real[T] - E_fake[T]) / max ||grad T||. Mean ± sd over seeds.",
         *problems(records),
     ]
