@@ -19,6 +19,7 @@ from wgan_sweep.runs import build as build_module
 from wgan_sweep.runs import checkpoints, life
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import identify, run_id
+from wgan_sweep.runs.networks import load_networks
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import RunState
 from wgan_sweep.runs.writer import RunWriter
@@ -365,3 +366,26 @@ def test_a_record_with_a_damaged_history_is_refused(history: object, tmp_path: P
     (tmp_path / "record.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match="is not a run's record"):
         RunDir(tmp_path).read_record()
+
+
+def test_the_generator_without_averaging_is_scored_at_the_end(make, planned_fids) -> None:
+    """On the same z as its average; and once more only if the run is asked for another scorer."""
+    scorer = planned_fids(5.0, 6.0)
+    scored: list[torch.Tensor] = []
+    scorer.inspect = lambda sample, _: scored.append(sample(3))
+    config = make("+scorer.live=true", "train.ema=0.9", "train.steps=3")
+    record = run(config)
+    assert (record.scores["fid"], record.scores["live_fid"]) == (5.0, 6.0)
+    assert "live_fid_generated" not in record.scores
+    assert record.scored_by["also"] == "the generator without averaging"
+    for live, samples in zip((False, True), scored, strict=True):
+        networks = load_networks(directory_of(config), config, torch.device("cpu"), live=live)
+        assert torch.equal(samples, networks.sampler.stream("score")(3))
+    assert not torch.equal(*scored)
+    assert run(config).scores == record.scores
+    assert scorer.calls == 2
+
+
+def test_scoring_without_averaging_needs_an_average(make) -> None:
+    with pytest.raises(InputError, match=r"scorer\.live=true.*train\.ema=0 has no average"):
+        build_module.build(make("+scorer.live=true", "train.ema=0.0"))

@@ -106,6 +106,12 @@ def check_options(config: Config) -> None:
         if key.name == "scorer":
             check_value(node.get("every", 0), Annotated[int, Range(0, LARGEST_INT, remedy=EVERY)], "scorer.every")
             check_value(node.get("during"), dict[str, Any] | None, "scorer.during")
+            check_value(node.get("live", False), bool, "scorer.live")
+            if node.get("live") and not config.train.ema:
+                raise InputError(
+                    "scorer.live=true scores the trained generator beside its moving average, and train.ema=0 has no "
+                    "average: set scorer.live=false"
+                )
             objects.check_parameters(_scorer_node(config), "scorer")
             objects.check_parameters(_scorer_node(config, during=True), "scorer.during")
             continue
@@ -191,7 +197,7 @@ def _training_scorer(config: Config, real: RealData, device: torch.device) -> Sc
 
 def _scorer_node(config: Config, *, during: bool = False) -> dict[str, Any]:
     """Return the scorer's node; with `during`, with the changes of ``scorer.during`` (null removes a node)."""
-    node = {name: value for name, value in config.scorer.items() if name not in ("every", "during")}
+    node = {name: value for name, value in config.scorer.items() if name not in ("every", "during", "live")}
     node = _merged(node, config.scorer.get("during") or {}) if during else node
     if isinstance(metrics := node.get("metrics"), Mapping):
         node["metrics"] = {name: value for name, value in metrics.items() if value is not None}

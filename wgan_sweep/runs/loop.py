@@ -19,6 +19,7 @@ from wgan_sweep.config.schema import replicas as replicas_of
 from wgan_sweep.runs import checkpoints, mirroring
 from wgan_sweep.runs.build import Scorer, SharedScorer, build
 from wgan_sweep.runs.competition import Competition
+from wgan_sweep.runs.coordinates import MEASURED_WITH
 from wgan_sweep.runs.directory import FINAL
 from wgan_sweep.runs.hashing import check_same_science
 from wgan_sweep.runs.identity import Identity
@@ -32,6 +33,9 @@ from wgan_sweep.training.sampler import SampleStream
 from wgan_sweep.training.trainer import Trainer
 
 log = logging.getLogger("wgan_sweep")
+
+LIVE = "live_"
+"""Prefix of metric values of the generator that is trained, beside those of its average."""
 
 
 class DivergedError(Exception):
@@ -251,7 +255,7 @@ class RunLoop:
             choose: Whether the step may become the best one.
         """
         step, record = self._trainer.step, self._state.record
-        scored_by = None if scorer is None else scorer.describe()
+        scored_by = None if scorer is None else self._scored_by(scorer)
         if step == 0 or (record.scores.get("step") == step and record.scored_by == scored_by):
             return
         if not self._directory.samples(step).exists():
@@ -263,24 +267,41 @@ class RunLoop:
             return
         self._progress.working_on("scoring")
         scores = self._evaluate(scorer, "score")
+        if self._scores_live(scorer):
+            live = self._evaluate(scorer, "score", live=True)
+            scores |= {f"{LIVE}{name}": value for name, value in live.items() if name not in MEASURED_WITH}
         line = self._line(scores if scorer is self._training_scorer else {**scores, FINAL: 1})
         if line not in self._directory.read_metrics():  # it is, if the run was killed before its record was written
             self._write(line)
         self._state.score(step, scores, scored_by, self._checkpoint if choose else None)
 
-    def _evaluate(self, scorer: Scorer, purpose: str, state: Mapping[str, Any] | None = None) -> dict[str, float]:
+    def _scores_live(self, scorer: Scorer) -> bool:
+        """Return whether the generator that is trained is scored beside its average: at the end, if asked for."""
+        is_end = scorer is self._scorer and self._trainer.step >= self._config.train.steps
+        return is_end and bool(self._config.scorer.get("live"))
+
+    def _scored_by(self, scorer: Scorer) -> dict[str, str]:
+        return {
+            **scorer.describe(),
+            **({"also": "the generator without averaging"} if self._scores_live(scorer) else {}),
+        }
+
+    def _evaluate(
+        self, scorer: Scorer, purpose: str, state: Mapping[str, Any] | None = None, *, live: bool = False
+    ) -> dict[str, float]:
         """Return the scores of the trainer's generator, together with the followers if they can help.
 
         Args:
             scorer: What scores.
             purpose: The purpose of the samples.
             state: The trainer's state, if it is not the one that training has led to.
+            live: Whether the generator that is trained is scored instead of its average.
         """
-        samples = _CountedSamples(self._trainer.sampler(purpose), self._before_samples)
+        samples = _CountedSamples(self._trainer.sampler(purpose, live=live), self._before_samples)
         size = self._replicas.size
         if not (self._has_helpers and _is_shared(scorer, size)):
             return scorer(samples, self._trainer)
-        self._replicas.from_leader(_Help(scorer is self._scorer, purpose, state))
+        self._replicas.from_leader(_Help(scorer is self._scorer, purpose, state, live))
         return cast("SharedScorer", scorer)(samples, self._trainer, (0, size))
 
     def _release_helpers(self) -> None:
@@ -349,6 +370,7 @@ class _Help:
     by_final_scorer: bool
     purpose: str
     state: Mapping[str, Any] | None
+    live: bool
 
 
 def _is_shared(scorer: Scorer | None, processes: int) -> bool:
@@ -377,4 +399,4 @@ def _help(replicas: Replicas, trainer: Trainer, scorers: Sequence[Scorer | None]
         if asked.state is not None:
             trainer.load_state_dict(asked.state)
         scorer = cast("SharedScorer", scorers[asked.by_final_scorer])
-        scorer(trainer.sampler(asked.purpose), trainer, (replicas.rank, replicas.size))
+        scorer(trainer.sampler(asked.purpose, live=asked.live), trainer, (replicas.rank, replicas.size))

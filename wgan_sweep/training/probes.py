@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -99,9 +100,19 @@ class Probes:
         with self._precision.step():
             return float(self._objective.evaluate(real, fake, self._apply_critic, self._stream("probe", step)))
 
-    def sampler(self, purpose: str) -> SampleStream:
-        """Return the samples of the averaged generator of the stream (seed, `purpose`)."""
-        return self._sampler.stream(purpose)
+    def sampler(self, purpose: str, *, live: bool = False) -> SampleStream:
+        """Return the samples of the averaged generator of the stream (seed, `purpose`).
+
+        Args:
+            purpose: The purpose of the samples.
+            live: Whether they are those of the generator as it is now instead of its average.
+        """
+        sampler = self._sampler
+        if live:
+            sampler = replace(
+                sampler, generator=copy.deepcopy(self._generator).requires_grad_(requires_grad=False).eval()
+            )
+        return sampler.stream(purpose)
 
     def _apply_critic(self, batch: Tensor) -> Tensor:
         if self._examples_at_once is None:

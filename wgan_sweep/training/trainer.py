@@ -513,13 +513,17 @@ class Trainer:
         """Return the critic's loss, with its gradient terms, on real and fake examples ``[N, ...]`` on the CPU."""
         return self._probes.critic_loss(real, fake, self.step)
 
-    def sampler(self, purpose: str) -> SampleStream:
+    def sampler(self, purpose: str, *, live: bool = False) -> SampleStream:
         """Return a stream of samples of the averaged generator (uint8 images, or points).
 
         z is drawn from the start of the stream (seed, `purpose`): with the same weights, two samplers of one purpose
         return the same samples, in batches of any size. BatchNorm uses its running statistics.
+
+        Args:
+            purpose: The purpose of the samples.
+            live: Whether they are those of the generator that is trained instead of its average.
         """
-        return self._probes.sampler(purpose)
+        return self._probes.sampler(purpose, live=live)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later steps depend on: tensors, numbers and containers of them."""
