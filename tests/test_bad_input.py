@@ -23,6 +23,7 @@ NOT_FUZZED = {"experiment", "choices"}
 OTHER_DATA = {
     ("scorer", "exact"): "gaussians8",
     ("model", "location"): "shifted_uniform",
+    ("model", "gaussian"): "gaussian",
     ("model", "mlp"): "gaussians8",
 }
 

@@ -75,6 +75,7 @@ EVERY_LOSS = [
     losses.non_saturating(),
     losses.least_squares(),
     losses.hinge(),
+    losses.total_variation(),
     losses.wasserstein(),
     losses.wasserstein_divergence(2, 6, sampling.real_fake),
     losses.relativistic_average(),

@@ -29,6 +29,7 @@ EXTRA_OVERRIDES = {
     ("data", "mnist5k"): [],
     ("model", "mlp"): ["model.depth=1"],
     ("model", "location"): ["data=shifted_uniform"],
+    ("model", "gaussian"): ["data=shifted_uniform"],
     ("prune", "asha"): ["scorer.every=1", "train.steps=2"],
     ("prune", "median"): ["scorer.every=1", "train.steps=2"],
     ("stabiliser", "label_smoothing"): ["loss=nsgan"],
@@ -59,7 +60,7 @@ def test_every_option_builds_and_trains_one_step(
     folder.mkdir()
     for index in range(9):
         Image.fromarray(mnist[index, ..., 0]).save(folder / f"{index}.png")
-    sets_data = group in ("data", "experiment") or name == "location"
+    sets_data = group in ("data", "experiment") or name in ("location", "gaussian")
     needs_scorer = group == "prune"
     data = ["data=gaussians8"] if needs_scorer else [] if sets_data else ["data=npz", f"data.path={npz}"]
     tiny = [

@@ -54,14 +54,20 @@ def _field(critic: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Te
     return outputs.detach().reshape(len(y), len(x)), gradient.reshape(len(y), len(x), 2)
 
 
+def _on_plane(critic: Callable[[Tensor], Tensor], dim: int) -> Callable[[Tensor], Tensor]:
+    """Return a critic of points ``[N, dim]`` as a function of the first two coordinates; the others are 0."""
+    return lambda points: critic(torch.nn.functional.pad(points, (0, dim - 2)))
+
+
 def draw_points(real: Tensor, generated: Tensor, critic: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
     """Draw real and generated points with the critic.
 
     In two dimensions the background shows the critic's level sets and gradients; in one dimension the points are
-    histograms, and the critic is a curve.
+    histograms, and the critic is a curve. Of more dimensions, the first two are shown: the points are projected, and
+    the critic is that on the plane in which all other coordinates are 0.
 
     Args:
-        real: Points ``[N, D]``, D 1 or 2, on the CPU.
+        real: Points ``[N, D]``, on the CPU.
         generated: Points ``[N, D]``, on the CPU.
         critic: Maps points ``[N, D]`` on the CPU to outputs ``[N]``.
 
@@ -71,6 +77,9 @@ def draw_points(real: Tensor, generated: Tensor, critic: Callable[[Tensor], Tens
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if real.shape[1] > 2:
+        critic = _on_plane(critic, real.shape[1])
+        real, generated = real[:, :2], generated[:, :2]
     figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()

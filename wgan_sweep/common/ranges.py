@@ -50,6 +50,8 @@ class Range:
 
 NonEmpty = Annotated[str, Range(minimum=1, remedy="an empty text names nothing")]
 Count = Annotated[int, Range(1, LARGEST_INT)]
+Length = Annotated[float, Range(above=0, maximum=1e4, remedy="points have coordinates of up to 10,000")]
+Coordinate = Annotated[float, Range(-1e4, 1e4, remedy="points have coordinates of up to 10,000")]
 
 
 def shown(value: Any) -> str:

@@ -4,6 +4,7 @@ from wgan_sweep.data.folder import ImageFolder
 from wgan_sweep.data.mnist5k import Mnist5k
 from wgan_sweep.data.npz import Npz
 from wgan_sweep.data.points import (
+    Gaussian,
     GaussianGrid,
     GaussianRing,
     ParallelLines,
@@ -18,6 +19,7 @@ from wgan_sweep.data.store import ImageSet, crop_and_resize, pad
 from wgan_sweep.data.torchvision import Torchvision
 
 __all__ = [
+    "Gaussian",
     "GaussianGrid",
     "GaussianRing",
     "ImageFolder",

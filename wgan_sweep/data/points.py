@@ -12,13 +12,14 @@ from torch import Tensor
 
 from wgan_sweep.common import rng
 from wgan_sweep.common.plots import draw_points
-from wgan_sweep.common.ranges import Range
+from wgan_sweep.common.ranges import Coordinate, Length, Range
+from wgan_sweep.common.subspaces import random_basis
 from wgan_sweep.errors import InputError
 
 MAX_SIDE = 100
 """The most modes along a side of a grid."""
-Length = Annotated[float, Range(above=0, maximum=1e4, remedy="points have coordinates of up to 10,000")]
-Coordinate = Annotated[float, Range(-1e4, 1e4, remedy="points have coordinates of up to 10,000")]
+MAX_DIM = 4096
+"""The most coordinates of a point."""
 Draw = Callable[[int, torch.Generator], Tensor]
 
 
@@ -133,6 +134,40 @@ class GaussianGrid:
         """Return the mixture."""
         axis = (torch.arange(self.side) - (self.side - 1) / 2) * self.spacing
         return _mixture(torch.cartesian_prod(axis, axis), self.std)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A normal distribution on R^dim, or on a random subspace through its mean, with one std in all its directions.
+
+    Args:
+        dim: Dimension of the space.
+        support: Dimension of the subspace; None for the whole space.
+        shift: Distance of the mean from 0, along the first coordinate.
+        std: Standard deviation in every direction of the subspace.
+    """
+
+    dim: Annotated[int, Range(1, MAX_DIM)]
+    support: Annotated[int, Range(1, MAX_DIM)] | None
+    shift: Coordinate
+    std: Length
+
+    def load(self) -> Points:
+        """Return the distribution.
+
+        Raises:
+            InputError: if the subspace has more dimensions than the space.
+        """
+        support = self.dim if self.support is None else self.support
+        if support > self.dim:
+            raise InputError(f"data.support must be at most data.dim={self.dim}, got {support}")
+        basis = random_basis(self.dim, support, rng.generator(0, "subspace", self.dim, support))
+        mean = self.shift * torch.eye(self.dim)[0]
+
+        def draw(count: int, generator: torch.Generator) -> Tensor:
+            return mean + self.std * torch.randn(count, support, generator=generator) @ basis
+
+        return Points((self.dim,), draw)
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,23 @@ def non_saturating() -> Loss:
     return _loss_with_labels(_cross_entropy_critic_loss, _non_saturating_generator_loss)
 
 
+def _total_variation_critic_loss(real_outputs: Tensor, fake_outputs: Tensor) -> Tensor:
+    return (fake_outputs.tanh().mean() - real_outputs.tanh().mean()) / 2
+
+
+def _total_variation_generator_loss(fake_outputs: Tensor) -> Tensor:
+    return -fake_outputs.tanh().mean() / 2
+
+
+def total_variation() -> Loss:
+    """The Wasserstein loss of t = tanh(T) / 2, which is bounded by 1/2 (Nowozin et al. 2016, f-GAN, tables 2 and 6).
+
+    Minus the critic's loss is a lower bound of the total variation distance, sup over |t| <= 1/2 of
+    E_real[t] - E_fake[t].
+    """
+    return Loss(_total_variation_critic_loss, _total_variation_generator_loss)
+
+
 def _least_squares_critic_loss(real_outputs: Tensor, fake_outputs: Tensor, label: float) -> Tensor:
     return ((real_outputs - label).square().mean() + fake_outputs.square().mean()) / 2
 

@@ -64,6 +64,12 @@ def mean_and_sd(values: Sequence[float], digits: int) -> str:
     return f"{statistics.fmean(values):.{digits}f}{sd}"
 
 
-def summary_without_runs(records: Iterable[Record]) -> SweepSummary:
-    """Return the summary of a sweep without finished runs: the reasons, and no figure."""
-    return SweepSummary("\n".join(["No run is done.", *problems(records)]) + "\n")
+def summary_without_runs(records: Iterable[Record], notes: Sequence[str] = ()) -> SweepSummary:
+    """Return the summary of a sweep without finished runs: the reasons, and no figure.
+
+    Args:
+        records: The runs.
+        notes: Why finished runs are left out, if there are any.
+    """
+    first = "No finished run can be shown." if notes else "No run is done."
+    return SweepSummary("\n".join([first, *notes, *problems(records)]) + "\n")
