@@ -38,6 +38,7 @@ EXTRA_OVERRIDES = {
     ("experiment", "rx_grid"): ["data=npz", "data.path={npz}"],
     ("experiment", "comparison"): ["data=npz", "data.path={npz}"],
     ("experiment", "norms"): ["data=npz", "data.path={npz}"],
+    ("experiment", "theory/vanishing_gradient_dcgan"): ["data=npz", "data.path={npz}"],
     **{
         ("experiment", f"reference/{file.stem}"): ["data=npz", "data.path={npz}"]
         for file in (conf_dir() / "experiment" / "reference").glob("*.yaml")

@@ -199,14 +199,17 @@ SHORT = {
     "loss_and_quality": ["train.steps=5", "scorer.every=1"],
     "class_histograms": ["model.dim=4"],
 }
+OTHER_DATA = {"vanishing_gradient_dcgan": ["data=npz", "data.path={npz}", "train.batch_size=8"]}
+"""Data in place of sets that would be downloaded."""
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_composes_trains_and_draws_its_figure(name: str, tmp_path: Path) -> None:
+def test_an_experiment_composes_trains_and_draws_its_figure(name: str, tmp_path: Path, npz: Path) -> None:
     """The first two cells of the experiment, for three steps."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         base = [f"experiment=theory/{name}", f"runs={tmp_path}", "train.steps=3", "log_every=1", "device=cpu"]
+        base += [override.format(npz=npz) for override in OTHER_DATA.get(name, [])]
         experiment = compose("config", base, return_hydra_config=True)
         assert str(experiment.hydra.mode) == "RunMode.MULTIRUN"
         params = {key: str(value).split(",") for key, value in experiment.hydra.sweeper.params.items()}

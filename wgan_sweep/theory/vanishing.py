@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wgan_sweep.common.plots import panels, to_png
+from wgan_sweep.common.ranges import Count
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record, Status
@@ -16,19 +17,21 @@ LAST = 9
 METRIC = "generator_gradient_norm"
 
 
-def _gradient_norms(record: Record, runs: Path) -> list[tuple[int, float]]:
-    """Return (steps since the critic was reset, norm of the generator's gradient)."""
+def _gradient_norms(record: Record, runs: Path, steps: int | None) -> list[tuple[int, float]]:
+    """Return (steps since the critic was reset, norm of the generator's gradient), for the first `steps` of them."""
     start = config_value(record, "train.freeze_generator_at") or 0
     lines = RunDir(runs / record.run_id).read_metrics()
-    return [(int(line["step"]) - start, line[METRIC]) for line in lines if METRIC in line and line["step"] > start]
+    trace = [(int(line["step"]) - start, line[METRIC]) for line in lines if METRIC in line and line["step"] > start]
+    return [(step, norm) for step, norm in trace if steps is None or step <= steps]
 
 
-def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
+def summarise(records: Sequence[Record], runs: Path, steps: Count | None = None) -> SweepSummary:
     """Plot the norm of the generator's gradient while a critic is trained from scratch against a frozen generator.
 
     Args:
         records: Runs with ``train.freeze_generator_at``.
         runs: Folder of the runs.
+        steps: Number of steps after the reset of the critic that count; None for all.
     """
     finished = [record for record in records if record.status == Status.DONE]
     runs_by_loss = group_by(finished, loss_name)
@@ -39,7 +42,7 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
     for ax, (loss, runs_of_loss) in zip(axes, runs_by_loss.items(), strict=False):
         stages = group_by(runs_of_loss, lambda record: int(config_value(record, "train.freeze_generator_at") or 0))
         for colour, (stage, seeds) in enumerate(sorted(stages.items())):
-            traces = [_gradient_norms(record, runs) for record in seeds]
+            traces = [_gradient_norms(record, runs, steps) for record in seeds]
             for index, trace in enumerate(traces):
                 label = f"generator of step {stage}" if index == 0 else None
                 ax.semilogy(*zip(*trace, strict=True), color=f"C{colour}", linewidth=1, label=label)
