@@ -32,7 +32,8 @@ def test_the_experiment_is_planned(sweep: Shell) -> None:
     for loss in ("gan", "nsgan"):
         for stage in (391, 3906, 9766):
             (line,) = [line for line in lines if f"loss={loss} train.freeze_generator_at={stage}" in line]
-            assert "13766" in line.replace(",", ""), line
+            assert "| train " in line
+            assert f"{13766 * 8:,}" in line  # images: steps times batch size
 
 
 def test_only_the_first_steps_after_the_reset_count(tmp_path: Path) -> None:
@@ -43,3 +44,6 @@ def test_only_the_first_steps_after_the_reset_count(tmp_path: Path) -> None:
     record = Record("a", Status.DONE, ["x=1"], config)
     assert rows(vanishing.summarise([record], tmp_path, 20))[1][2:] == ["4.000", "0.2500", "1.2"]
     assert rows(vanishing.summarise([record], tmp_path))[1][2:] == ["4.000", "0.0000", "9.6"]
+    append_metrics(RunDir(tmp_path / "b"), {"step": 20, "generator_gradient_norm": 1.0})
+    late = Record("b", Status.DONE, ["x=2"], config)
+    assert rows(vanishing.summarise([record, late], tmp_path, 9))[1][2] == "4.000"

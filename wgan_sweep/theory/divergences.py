@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from wgan_sweep.common.plots import panels, to_png
-from wgan_sweep.common.ranges import Count
+from wgan_sweep.common.ranges import LARGEST_INT, Range
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.record import Record
 from wgan_sweep.scoring import divergences
@@ -46,15 +46,16 @@ def estimates(run: TrainedRun, counts: Sequence[int]) -> dict[tuple[str, int], f
     }
 
 
-def summarise(records: Sequence[Record], runs: Path, counts: list[Count]) -> SweepSummary:
+def summarise(records: Sequence[Record], runs: Path, samples: Annotated[int, Range(300, LARGEST_INT)]) -> SweepSummary:
     """Plot the exact values with estimates from samples, and tabulate the estimates' errors.
 
     Args:
         records: Runs with ``data=gaussian`` and ``model=gaussian`` of one standard deviation, whose generator is at its
             initial weights. Further runs with the same distributions and seed count once.
         runs: Folder of the runs.
-        counts: Numbers of samples.
+        samples: Largest number of samples of each distribution; the others are a third, a tenth and a thirtieth of it.
     """
+    counts = [samples // 30, samples // 10, samples // 3, samples]
     trained, notes = trained_runs(records, runs)
     distinct = {(gaussian_pair(run.record), run.seed): run for run in trained}
     values = {key: estimates(run, counts) for key, run in distinct.items()}
@@ -67,7 +68,6 @@ def summarise(records: Sequence[Record], runs: Path, counts: list[Count]) -> Swe
     def of(pair: GaussianPair, name: str, count: int) -> list[float]:
         return [found[name, count] for (other, _), found in values.items() if other == pair]
 
-    largest = max(counts)
     figure, axes = panels(2, len(QUANTITIES), side=3.2)
     rows = []
     for column, (name, quantity) in enumerate(QUANTITIES.items()):
@@ -76,7 +76,7 @@ def summarise(records: Sequence[Record], runs: Path, counts: list[Count]) -> Swe
             shifts = np.linspace(of_dim[0].shift, of_dim[-1].shift, 61)
             line = [(shift, quantity.exact(replace(of_dim[0], shift=shift))) for shift in shifts]
             above.plot(*zip(*line, strict=True), color=f"C{colour}", linewidth=1)
-            dots = [(pair.shift, value) for pair in of_dim for value in of(pair, name, largest)]
+            dots = [(pair.shift, value) for pair in of_dim for value in of(pair, name, samples)]
             above.plot(*zip(*dots, strict=True), "o", color=f"C{colour}", alpha=0.6, markersize=5, label=f"D = {dim}")
             errors = {
                 count: [value - quantity.exact(pair) for pair in of_dim for value in of(pair, name, count)]
@@ -91,7 +91,7 @@ def summarise(records: Sequence[Record], runs: Path, counts: list[Count]) -> Swe
                 linewidth=1,
             )
             rows.append([name, str(dim), *(mean_and_sd(errors[count], 3) for count in counts)])
-        above.set(title=f"{name}, by {largest:,} samples", xlabel="shift")
+        above.set(title=f"{name}, by {samples:,} samples", xlabel="shift")
         label = r"$1/\sqrt{N}$"
         below.loglog(counts, [count**-0.5 for count in counts], color="gray", linestyle=":", label=label)
         below.set(title="mean absolute error", xlabel="N, samples of each kind")

@@ -42,7 +42,7 @@ def summarise(records: Sequence[Record], runs: Path, steps: Count | None = None)
     for ax, (loss, runs_of_loss) in zip(axes, runs_by_loss.items(), strict=False):
         stages = group_by(runs_of_loss, lambda record: int(config_value(record, "train.freeze_generator_at") or 0))
         for colour, (stage, seeds) in enumerate(sorted(stages.items())):
-            traces = [_gradient_norms(record, runs, steps) for record in seeds]
+            traces = list(filter(None, (_gradient_norms(record, runs, steps) for record in seeds)))
             for index, trace in enumerate(traces):
                 label = f"generator of step {stage}" if index == 0 else None
                 ax.semilogy(*zip(*trace, strict=True), color=f"C{colour}", linewidth=1, label=label)
@@ -51,7 +51,8 @@ def summarise(records: Sequence[Record], runs: Path, steps: Count | None = None)
             lost = [math.log10(peak / last) for peak, last in zip(peaks, final, strict=True)]
             rows.append([loss, str(stage), mean_and_sd(peaks, 3), mean_and_sd(final, 4), mean_and_sd(lost, 1)])
         ax.set(title=loss, xlabel="steps since the critic was reset")
-        ax.legend()
+        if ax.lines:
+            ax.legend()
     axes[0].set_ylabel("norm of the generator's gradient")
     header = ["loss", "generator of step", "gradient norm, maximum", "final", "orders of magnitude lost"]
     notes = [
