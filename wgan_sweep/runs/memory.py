@@ -1,17 +1,15 @@
 """The memory that a model needs at least, before it is built."""
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 
+from wgan_sweep.common.capacity import GIB, total_bytes
 from wgan_sweep.errors import InputError
 
 BYTES_PER_NUMBER = 4
 COPIES_OF_WEIGHTS = 5
 """Weights, gradients, the two moments of Adam, and the moving average (or the buffers of the step)."""
-GIB = 2**30
 
 
 def needed_bytes(networks: Iterable[torch.nn.Module], batch_numbers: int) -> int:
@@ -23,16 +21,6 @@ def needed_bytes(networks: Iterable[torch.nn.Module], batch_numbers: int) -> int
     """
     weights = sum(parameter.numel() for network in networks for parameter in network.parameters())
     return BYTES_PER_NUMBER * (COPIES_OF_WEIGHTS * weights + 3 * batch_numbers)
-
-
-def total_bytes(device: torch.device) -> int:
-    """Return the memory of a GPU, or of this machine; a limit of the control group counts."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    return min(machine, int(text)) if text.isdigit() else machine
 
 
 def check_fits(needed: int, device: torch.device, settings: str) -> None:

@@ -40,9 +40,13 @@ class Status(StrEnum):
 SELECTION_METRICS = ("fid", "w1", "kid")
 """Metrics by which checkpoints are compared; a run uses the first that its scores contain. Lower is better."""
 
-LOWER_IS_BETTER = ("fid", "kid", "mifid", "w1", "w2", "sliced_w2", "js", "kl")
+LOWER_IS_BETTER = (
+    *("fid", "live_fid", "kid", "mifid", "w1", "w2", "sliced_w2", "sinkhorn", "js", "kl"),
+    *("features_w1", "features_w2", "features_sliced_w2", "features_sinkhorn"),
+    *("class_kl", "missing_classes"),
+)
 """Metrics of which low values are good."""
-HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes", "high_quality")
+HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes", "high_quality", "classes")
 """Metrics of which high values are good."""
 OTHER_METRICS = ("fid_infinity", "nearest_real", "copied", "pair_ssim", "pair_ssim_real")
 """Metrics that are reported beside them."""
