@@ -373,7 +373,10 @@ def test_pruning_that_cannot_work_is_refused(make, overrides: list[str], message
     ("overrides", "message"),
     [
         (["prune.metric=kid"], "prune.metric='kid' compares kid, which scorer=exact does not measure during training"),
-        (["prune.metric=modes", "data=swiss_roll"], "set prune.metric to one of js, kl, sinkhorn, sliced_w2, w1, w2; prune=none"),
+        (
+            ["prune.metric=modes", "data=swiss_roll"],
+            "set prune.metric to one of js, kl, sinkhorn, sliced_w2, w1, w2; prune=none",
+        ),
         (["prune.metric=modes"], ""),
         ([], ""),
     ],

@@ -87,7 +87,7 @@ def test_a_potential_is_optimal_and_1_lipschitz_on_all_points(real: int, generat
     both = np.concatenate(points)
     assert (abs(values[:, None] - values) - cdist(both, both)).max() < 1e-9
     others = np.random.default_rng(1).normal(size=(100, dim))
-    extended = potential.extended(np.concatenate([both, others]), *points)
+    extended = potential.extended(*map(torch.from_numpy, (np.concatenate([both, others]), *points))).numpy()
     np.testing.assert_allclose(extended[: len(both)], values, atol=1e-9)
     everywhere = np.concatenate([both, others])
     assert (abs(extended[:, None] - extended) - cdist(everywhere, everywhere)).max() < 1e-9

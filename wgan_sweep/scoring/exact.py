@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Annotated
 
 import torch
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from wgan_sweep.common import rng
@@ -31,10 +30,9 @@ from wgan_sweep.scoring.potential import compare
 from wgan_sweep.scoring.transport import (
     NotOptimalError,
     check_fits,
-    kantorovich_potential,
     mean_cost,
+    potential_between,
     sinkhorn_divergence,
-    solve,
 )
 
 log = logging.getLogger("wgan_sweep")
@@ -275,14 +273,12 @@ class ExactScorer:
     def _potential_metrics(
         self, real: Tensor, generated: Tensor, players: Players, steepest: float
     ) -> dict[str, float]:
-        distance = cdist(real.flatten(1).double().numpy(), generated.flatten(1).double().numpy())
         counts = {"potential_samples": float(len(generated)), "potential_real": float(len(real))}
         try:
-            plan = solve(distance)
+            plan, found = potential_between(real, generated)
         except NotOptimalError as error:
             log.warning("the potential is left out: %s", error)
             return counts
-        found = kantorovich_potential(distance, plan)
         return {**compare(players, real, generated, plan, found, steepest), **counts}
 
     def _player_metrics(self, real: Tensor, generated: Tensor, players: Players) -> dict[str, float]:

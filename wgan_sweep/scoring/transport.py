@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, csgraph_from_dense, floyd_warshall
 from scipy.spatial.distance import cdist
+from torch import Tensor
 
 from wgan_sweep.common.capacity import GIB, total_bytes
 from wgan_sweep.errors import InputError
@@ -86,7 +87,7 @@ class Plan:
     """``[M]``: v."""
 
 
-def mean_cost(real: torch.Tensor, generated: torch.Tensor, power: int) -> float:
+def mean_cost(real: Tensor, generated: Tensor, power: int) -> float:
     """Return the minimal mean cost of transporting one sample to another, where the cost is distance^power.
 
     Args:
@@ -141,8 +142,8 @@ class Potential:
     freedom: float
     """How far the potential is from unique: 0 if it is. See `kantorovich_potential`."""
 
-    def extended(self, points: Array, real: Array, generated: Array) -> Array:
-        """Return the potential ``[K]`` at other points ``[K, D]``, without leaving the 1-Lipschitz functions.
+    def extended(self, points: Tensor, real: Tensor, generated: Tensor) -> Tensor:
+        """Return the potential ``[K]`` at other points ``[K, D]``; differentiable.
 
         It is the mean of the largest and the smallest 1-Lipschitz function with the given values (McShane 1934).
 
@@ -151,10 +152,25 @@ class Potential:
             real: The real points ``[N, D]``.
             generated: The generated points ``[M, D]``.
         """
-        distance = cdist(points, np.concatenate([real, generated]))
-        values = np.concatenate([self.real, self.generated])
-        middle: Array = ((values + distance).min(1) + (values - distance).max(1)) / 2
-        return middle
+        known = torch.cat([real, generated]).to(points.dtype)
+        distance = torch.cdist(points, known, compute_mode="donot_use_mm_for_euclid_dist")
+        values = torch.from_numpy(np.concatenate([self.real, self.generated])).to(points.dtype)
+        return ((values + distance).amin(1) + (values - distance).amax(1)) / 2
+
+
+def potential_between(real: Tensor, generated: Tensor) -> tuple[Plan, Potential]:
+    """Return the optimal plan between two samples for Euclidean distances, and its Kantorovich potential.
+
+    Args:
+        real: ``[N, ...]``
+        generated: ``[M, ...]``
+
+    Raises:
+        NotOptimalError: if the transport problem was not solved.
+    """
+    distance = cdist(*(points.flatten(1).double().numpy() for points in (real, generated)))
+    plan = solve(distance)
+    return plan, kantorovich_potential(distance, plan)
 
 
 def kantorovich_potential(distance: Array, plan: Plan) -> Potential:

@@ -42,6 +42,17 @@ def divergence_of_points(distance: float, k: float, p: float) -> tuple[float, fl
     return norm, distance * norm - k * norm**p
 
 
+def clipped_objective_of_points(distance: float, k: float, p: float, centre: float, clip: float) -> tuple[float, float]:
+    """Return the slope n in [0, clip] that maximises |d| n - k |n - centre|^p, and the maximum.
+
+    The maximum is the supremum of E_real[T] - E_fake[T] - k E[| ||grad T|| - centre |^p] over linear critics T whose
+    weights are clipped, for two points at distance |d| on the line. With centre 0 it is W_{k,p} over these critics. A
+    linear critic of the opposite sign has the value -|d| n - k |n - centre|^p, which is lower.
+    """
+    slope = min(clip, centre + (abs(distance) / (k * p)) ** (1 / (p - 1)))
+    return slope, abs(distance) * slope - k * abs(slope - centre) ** p
+
+
 def growth_of_simultaneous_steps(rate: float) -> float:
     """Return the factor by which one simultaneous gradient step on x y moves the players away from (0, 0).
 
