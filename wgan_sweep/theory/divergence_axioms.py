@@ -64,9 +64,9 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: A
                 _form(*form),
                 f"{clip:g}",
                 f"{d:g}",
-                f"{exact[setting]:.4f}",
-                f"{value:.4f}",
-                "-" if exchanged is None else f"{exchanged:.4f}",
+                _number(exact[setting]),
+                _number(value),
+                "-" if exchanged is None else _number(exchanged),
             ]
         )
     notes = [
@@ -79,4 +79,10 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: A
 
 
 def _form(k: float, p: float, centre: float) -> str:
-    return f"{k:g} |n - {centre:g}|^{p:g}" if centre else f"{k:g} n^{p:g}"
+    """Return a penalty as a formula in the norm n of the gradient."""
+    power = f"abs(n - {centre:g})^{p:g}" if centre else f"n^{p:g}"
+    return power if k == 1 else f"{k:g} {power}"
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 4) + 0:.4f}"  # without the sign of -0

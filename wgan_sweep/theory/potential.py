@@ -95,16 +95,18 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
 def _pictures(cells: Mapping[str, Sequence[Record]], runs: Path) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return titled pictures of level sets: of the potential, and of critics; none for data other than the plane.
 
-    They show the first run of each of the first cells that have the data and the generator of the first cell.
+    They show the first run of each of the first cells that have the data and the generator of the first one, and a
+    checkpoint.
     """
     pictures: list[tuple[str, NDArray[np.uint8]]] = []
     shared: object = None
     for label, members in cells.items():
         record = members[0]
         setting = [config_value(record, key) for key in ("data", "model", "train.freeze_generator_at", "seed")]
-        if (pictures and setting != shared) or len(pictures) > PICTURED:
-            continue
         directory = RunDir(runs / record.run_id)
+        is_other = bool(pictures) and setting != shared
+        if is_other or len(pictures) > PICTURED or not directory.checkpoint.exists():
+            continue
         networks = load_networks(directory, read_config(directory), torch.device("cpu"))
         if not isinstance(networks.real, Points) or networks.real.shape != (2,):
             return []
