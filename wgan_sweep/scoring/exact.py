@@ -16,6 +16,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.objectives.gradient_terms import input_gradient, per_example_norm
 from wgan_sweep.objectives.sampling import Sampling
 from wgan_sweep.scoring.collect import (
+    FeatureSet,
     collect,
     image_batches,
     real_features,
@@ -24,7 +25,6 @@ from wgan_sweep.scoring.collect import (
 )
 from wgan_sweep.scoring.divergences import NEIGHBOURS, jensen_shannon, kullback_leibler
 from wgan_sweep.scoring.features import FeatureSpace
-from wgan_sweep.scoring.metrics import FeatureSet
 from wgan_sweep.scoring.players import Players
 from wgan_sweep.scoring.potential import compare
 from wgan_sweep.scoring.transport import (
