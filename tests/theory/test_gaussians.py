@@ -176,10 +176,11 @@ def test_trained_critics_recover_the_optimal_values(make, tmp_path: Path) -> Non
     summary = optimal_discriminator.summarise(records, tmp_path / "runs", ["gan"], ["total_variation"])
     (row,) = rows(summary)[1:]
     js = integral(lambda p, q: sum(x * math.log(2 * x / (p + q)) / 2 for x in (p, q) if x > 0), GaussianPair(1.0, 1.0))
-    optimum, value, rms, distance, bound = map(float, row[1:])
+    optimum, value, rms, distance, bound, bounded_rms = map(float, row[1:])
     assert optimum == pytest.approx(2 * js - 2 * math.log(2), abs=1e-4)
     assert optimum - 0.02 < value <= optimum + 1e-4
     assert rms < 0.1
+    assert 0 < bounded_rms < 0.3
     assert distance == pytest.approx(2 * scipy.stats.norm.cdf(0.5) - 1, abs=1e-4)
     assert distance - 0.03 < bound <= distance + 1e-4
     assert summary.picture is not None

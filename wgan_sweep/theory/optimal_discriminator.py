@@ -1,10 +1,10 @@
 """The optimal discriminator p_r / (p_r + p_g) and its values, against trained critics (Goodfellow et al. 2014)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from wgan_sweep.theory.cells import config_value, loss_name, mean_and_sd, summar
 from wgan_sweep.theory.gaussians import GaussianPair, Values
 from wgan_sweep.theory.networks import TrainedRun, trained_runs
 
+if TYPE_CHECKING:
+    from wgan_sweep.common.plots import Axes
+
 SHOWN_PAIRS = 3
 """Number of pairs whose discriminators are drawn."""
 
@@ -24,11 +27,68 @@ class Fit(NamedTuple):
     """A trained critic beside the optimal one."""
 
     curve: Values
-    """Its discriminator at the points of the pair's grid: D in (0, 1), or t in (-1/2, 1/2)."""
+    """Its discriminator at the points of the pair's grid."""
     value: float
-    """The value that it reaches: L(G, D), or E_P[t] - E_Q[t]."""
+    """The value that it reaches."""
     error: float
     """Root mean square distance to the optimal discriminator, over the equal mixture of both distributions."""
+
+
+class Kind(NamedTuple):
+    """What the critic's output T is turned into, and the value that a critic maximises."""
+
+    name: str
+    """The symbol of the discriminator."""
+    shift: float
+    """What is added to the discriminator for values from 0 to 1."""
+    bound: Callable[[Values], Values]
+    """From T to the discriminator."""
+    optimal: Callable[[GaussianPair, Values], Values]
+    """The optimal discriminator at points ``[N]``."""
+    value: Callable[[GaussianPair, Values, Values], float]
+    """The value of T, given at the points of the pair's grid."""
+    optimum: Callable[[GaussianPair], float]
+    """The largest value."""
+    title: str
+    """Names the value and its optimum."""
+
+    def fit(self, run: TrainedRun, pair: GaussianPair) -> Fit:
+        """Compare a trained critic with the optimal discriminator of two distributions."""
+        x = pair.grid()
+        with torch.no_grad():
+            outputs = run.networks.critic_outputs(torch.tensor(x, dtype=torch.float32)[:, None]).double().numpy()
+        curve = self.bound(outputs)
+        squares = (curve - self.optimal(pair, x)) ** 2
+        return Fit(curve, self.value(pair, x, outputs), math.sqrt(pair.integral(x, squares, squares) / 2))
+
+
+def optimal_value(pair: GaussianPair) -> float:
+    """Return L(G, D*) = 2 JS - 2 ln 2, in nats (Goodfellow et al. 2014, theorem 1)."""
+    return 2 * pair.jensen_shannon() - 2 * math.log(2)
+
+
+CROSS_ENTROPY = Kind(
+    "D",
+    0.0,
+    lambda outputs: np.exp(-np.logaddexp(0, -outputs)),
+    GaussianPair.optimal_discriminator,
+    # E_P[log D] + E_Q[log(1 - D)]
+    lambda pair, x, outputs: -pair.integral(x, np.logaddexp(0, -outputs), np.logaddexp(0, outputs)),
+    optimal_value,
+    r"$L(G, D)$ and $2\,JS - 2\ln 2$",
+)
+TOTAL_VARIATION = Kind(
+    "t",
+    0.5,
+    lambda outputs: np.tanh(outputs) / 2,
+    lambda pair, x: np.sign(pair.log_ratio(x)) / 2,
+    lambda pair, x, outputs: pair.integral(x, np.tanh(outputs) / 2, -np.tanh(outputs) / 2),
+    GaussianPair.total_variation,
+    r"$E_P[t] - E_Q[t]$ and total variation",
+)
+KINDS = {CROSS_ENTROPY: "C2", TOTAL_VARIATION: "C3"}
+"""Every kind, and its colour."""
+Fits = dict[tuple[GaussianPair, Kind], list[Fit]]
 
 
 def gaussian_pair(record: Record) -> GaussianPair:
@@ -39,30 +99,44 @@ def gaussian_pair(record: Record) -> GaussianPair:
     return GaussianPair(shift, std, other_shift, other_std, int(config_value(record, "data.dim")))
 
 
-def _outputs(run: TrainedRun, x: Values) -> Values:
-    with torch.no_grad():
-        outputs = run.networks.critic_outputs(torch.tensor(x, dtype=torch.float32)[:, None])
-    return outputs.double().numpy()
-
-
-def _rms(pair: GaussianPair, x: Values, difference: Values) -> float:
-    return math.sqrt(pair.integral(x, difference**2, difference**2) / 2)
-
-
-def fit_cross_entropy(run: TrainedRun, pair: GaussianPair) -> Fit:
-    """Compare D = sigmoid(T) with p / (p + q); the value is L(G, D) = E_P[log D] + E_Q[log(1 - D)]."""
+def _draw_discriminators(ax: "Axes", pair: GaussianPair, fits: Fits) -> None:
+    """Draw both densities, and the optimal and trained discriminators where the densities are not negligible."""
     x = pair.grid()
-    outputs = _outputs(run, x)
-    curve = np.exp(-np.logaddexp(0, -outputs))
-    value = -pair.integral(x, np.logaddexp(0, -outputs), np.logaddexp(0, outputs))
-    return Fit(curve, value, _rms(pair, x, curve - pair.optimal_discriminator(x)))
+    p, q = pair.densities(x)
+    peak = max(p.max(), q.max())
+    shown = np.maximum(p, q) > peak / 1000
+    for density, colour, name in ((p, "C0", "p_r"), (q, "C1", "p_g")):
+        label = f"${name}$ (scaled)"
+        ax.fill_between(x[shown], density[shown] / peak, color=colour, alpha=0.15, linewidth=0, label=label)
+    for kind, style in ((CROSS_ENTROPY, "black"), (TOTAL_VARIATION, "gray")):
+        name = f"{kind.shift:g} + {kind.name}" if kind.shift else kind.name
+        line = "--" if kind.shift else "-"
+        optimal = kind.shift + kind.optimal(pair, x)
+        ax.plot(x[shown], optimal[shown], color=style, linewidth=2, linestyle=line, label=f"${name}^*$")
+        for index, fit in enumerate(fits.get((pair, kind), [])):
+            label = f"${name}$, trained" if index == 0 else ""
+            ax.plot(x[shown], kind.shift + fit.curve[shown], color=KINDS[kind], linewidth=0.9, label=label)
+    ax.set(title=f"discriminators, shift {pair.shift:g}", xlabel="x", ylim=(-0.03, 1.03))
 
 
-def fit_total_variation(run: TrainedRun, pair: GaussianPair) -> Fit:
-    """Compare t = tanh(T) / 2 with sign(p - q) / 2; the value is E_P[t] - E_Q[t]."""
-    x = pair.grid()
-    curve = np.tanh(_outputs(run, x)) / 2
-    return Fit(curve, pair.integral(x, curve, -curve), _rms(pair, x, curve - np.sign(pair.log_ratio(x)) / 2))
+def _draw_values(ax: "Axes", pairs: Sequence[GaussianPair], kind: Kind, fits: Fits) -> None:
+    """Draw the largest value against the shift, and the values of trained critics."""
+    shifts = np.linspace(pairs[0].shift, pairs[-1].shift, 101)
+    ax.plot(shifts, [kind.optimum(replace(pairs[0], shift=shift)) for shift in shifts], color="black", label="exact")
+    dots = [(pair.shift, fit.value) for pair in pairs for fit in fits.get((pair, kind), [])]
+    if dots:
+        ax.plot(*zip(*dots, strict=True), "o", color=KINDS[kind], alpha=0.6, markersize=5, label="trained")
+    ax.set(title=kind.title, xlabel="shift")
+    ax.legend()
+
+
+def _draw_errors(ax: "Axes", pairs: Sequence[GaussianPair], fits: Fits) -> None:
+    for kind, colour in KINDS.items():
+        dots = [(pair.shift, fit.error) for pair in pairs for fit in fits.get((pair, kind), [])]
+        if dots:
+            ax.semilogy(*zip(*dots, strict=True), "o", color=colour, alpha=0.6, markersize=5, label=f"${kind.name}$")
+    ax.set(title="RMS distance to the optimal one", xlabel="shift")
+    ax.legend()
 
 
 def summarise(
@@ -80,83 +154,42 @@ def summarise(
         by_total_variation: Names of the losses whose critic output is bounded by tanh(T) / 2.
     """
     trained, notes = trained_runs(records, runs)
-    fitters = dict.fromkeys(by_cross_entropy, fit_cross_entropy) | dict.fromkeys(
-        by_total_variation, fit_total_variation
-    )
-    fits: dict[tuple[GaussianPair, bool], list[Fit]] = {}
+    kinds = dict.fromkeys(by_cross_entropy, CROSS_ENTROPY) | dict.fromkeys(by_total_variation, TOTAL_VARIATION)
+    fits: Fits = {}
     for run in trained:
-        loss = loss_name(run.record)
-        if loss in fitters:
+        kind = kinds.get(loss_name(run.record))
+        if kind is not None:
             pair = gaussian_pair(run.record)
-            fits.setdefault((pair, loss in by_cross_entropy), []).append(fitters[loss](run, pair))
+            fits.setdefault((pair, kind), []).append(kind.fit(run, pair))
     if not fits:
         return summary_without_runs(records, notes)
     pairs = sorted({pair for pair, _ in fits}, key=lambda pair: (pair.shift, pair.std, pair.other_std))
-    shifts = [pair.shift for pair in pairs]
 
     figure, axes = panels(2, SHOWN_PAIRS)
     shown = sorted({round(index * (len(pairs) - 1) / (SHOWN_PAIRS - 1)) for index in range(SHOWN_PAIRS)})
     for ax in axes[len(shown) : SHOWN_PAIRS]:
         ax.set_axis_off()
-    for ax, pair in zip(axes, (pairs[index] for index in shown), strict=False):
-        x = pair.grid()
-        p, q = pair.densities(x)
-        peak = max(p.max(), q.max())
-        is_shown = np.maximum(p, q) > peak / 1000
-        ax.fill_between(x[is_shown], p[is_shown] / peak, color="C0", alpha=0.15, linewidth=0, label=r"$p_r$ (scaled)")
-        ax.fill_between(x[is_shown], q[is_shown] / peak, color="C1", alpha=0.15, linewidth=0, label=r"$p_g$ (scaled)")
-        step = (1 + np.sign(pair.log_ratio(x))) / 2
-        ax.plot(x[is_shown], pair.optimal_discriminator(x)[is_shown], color="black", linewidth=2, label="$D^*$")
-        ax.plot(x[is_shown], step[is_shown], color="gray", linewidth=2, linestyle="--", label="$1/2 + t^*$")
-        for is_logit, colour, name in ((True, "C2", "D"), (False, "C3", "1/2 + t")):
-            for index, fit in enumerate(fits.get((pair, is_logit), [])):
-                curve = fit.curve if is_logit else 0.5 + fit.curve
-                label = f"${name}$, trained" if index == 0 else None
-                ax.plot(x[is_shown], curve[is_shown], color=colour, linewidth=0.9, label=label)
-        ax.set(title=f"discriminators, shift {pair.shift:g}", xlabel="x", ylim=(-0.03, 1.03))
+    for ax, index in zip(axes, shown, strict=False):
+        _draw_discriminators(ax, pairs[index], fits)
     axes[0].legend(fontsize=7)
+    *values_axes, errors_axes = axes[SHOWN_PAIRS:]
+    for ax, kind in zip(values_axes, KINDS, strict=True):
+        _draw_values(ax, pairs, kind, fits)
+    _draw_errors(errors_axes, pairs, fits)
 
-    value_axes, tv_axes, error_axes = axes[SHOWN_PAIRS:]
-    for ax, is_logit, colour, title, exact in (
-        (value_axes, True, "C2", r"$L(G, D)$ and $2\,JS - 2\ln 2$", optimal_value),
-        (tv_axes, False, "C3", r"$E_P[t] - E_Q[t]$ and total variation", GaussianPair.total_variation),
-    ):
-        line = [(shift, exact(replace(pairs[0], shift=shift))) for shift in np.linspace(shifts[0], shifts[-1], 101)]
-        ax.plot(*zip(*line, strict=True), color="black", linewidth=1, label="exact")
-        dots = [(pair.shift, fit.value) for pair in pairs for fit in fits.get((pair, is_logit), [])]
-        if dots:
-            ax.plot(*zip(*dots, strict=True), "o", color=colour, alpha=0.6, markersize=5, label="trained")
-        ax.set(title=title, xlabel="shift")
-        ax.legend()
-    for is_logit, colour, name in ((True, "C2", "$D$"), (False, "C3", "$t$")):
-        dots = [(pair.shift, fit.error) for pair in pairs for fit in fits.get((pair, is_logit), [])]
-        if dots:
-            error_axes.semilogy(*zip(*dots, strict=True), "o", color=colour, alpha=0.6, markersize=5, label=name)
-    error_axes.set(title="RMS distance to the optimal one", xlabel="shift")
-    error_axes.legend()
-
-    header = ["shift", "2 JS - 2 ln 2", "L(G, D)", "RMS of D - D*", "total variation", "E_P[t] - E_Q[t]"]
+    header = ["shift", "2 JS - 2 ln 2", "L(G, D)", "RMS of D - D*"]
+    header += ["total variation", "E_P[t] - E_Q[t]", "RMS of t - t*"]
     rows = []
     for pair in pairs:
-        logit, bounded = fits.get((pair, True), []), fits.get((pair, False), [])
-        rows.append(
-            [
-                f"{pair.shift:g}",
-                f"{optimal_value(pair):.4f}",
-                mean_and_sd([fit.value for fit in logit], 4),
-                mean_and_sd([fit.error for fit in logit], 3),
-                f"{pair.total_variation():.4f}",
-                mean_and_sd([fit.value for fit in bounded], 4),
-            ]
-        )
+        cells = [f"{pair.shift:g}"]
+        for kind in KINDS:
+            members = fits.get((pair, kind), [])
+            values, errors = ([fit.value for fit in members], [fit.error for fit in members])
+            cells += [f"{kind.optimum(pair):.4f}", mean_and_sd(values, 4), mean_and_sd(errors, 3)]
+        rows.append(cells)
     notes += [
         "L(G, D) = E_P[log D] + E_Q[log(1 - D)] of trained D, by quadrature: its maximum over D is 2 JS - 2 ln 2.",
         "t = tanh(T) / 2. RMS: over the equal mixture of P and Q. Mean ± sd over seeds.",
         *problems(records),
     ]
     return SweepSummary(markdown(header, rows, notes), to_png(figure))
-
-
-def optimal_value(pair: GaussianPair) -> float:
-    """Return L(G, D*) = 2 JS - 2 ln 2, in nats (Goodfellow et al. 2014, theorem 1)."""
-    return 2 * pair.jensen_shannon() - 2 * math.log(2)
