@@ -105,7 +105,7 @@ def _total_variation_generator_loss(fake_outputs: Tensor) -> Tensor:
 
 
 def total_variation() -> Loss:
-    """The Wasserstein loss of t = tanh(T) / 2, which is bounded by 1/2 (Nowozin et al. 2016, f-GAN, tables 2 and 6).
+    """The Wasserstein loss of t = tanh(T) / 2, which is bounded by 1/2 (Nowozin et al. 2016, f-GAN).
 
     Minus the critic's loss is a lower bound of the total variation distance, sup over |t| <= 1/2 of
     E_real[t] - E_fake[t].
