@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, csgraph_from_dense, floyd_warshall
 from scipy.spatial.distance import cdist
 from torch import Tensor
@@ -193,7 +193,7 @@ def kantorovich_potential(distance: Array, plan: Plan) -> Potential:
     """
     u, v = plan.real_dual, plan.generated_dual
     count = len(u) + len(v)
-    graph = coo_array((plan.mass, (plan.real, plan.generated + len(u))), shape=(count, count))
+    graph = coo_matrix((plan.mass, (plan.real, plan.generated + len(u))), shape=(count, count))
     _, labels = connected_components(graph, directed=False)
     of_real, of_generated = labels[: len(u)], labels[len(u) :]
     reduced = np.maximum(distance - u[:, None] - v, 0)

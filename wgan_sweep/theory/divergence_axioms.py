@@ -47,13 +47,14 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: A
     for ax, clip in zip(axes, bounds, strict=True):
         for colour, (k, p, centre) in enumerate(forms):
             curve = [clipped_objective_of_points(d, k, p, centre, clip)[1] for d in grid]
-            ax.plot(grid, curve, color=f"C{colour}", linewidth=1, label=_form(k, p, centre))
+            ax.plot(grid, curve, color=f"C{colour}", linewidth=1, label=f"penalty {_form(k, p, centre)}")
             dots = [(setting[4], value) for setting, value in trained.items() if setting[:4] == (k, p, centre, clip)]
             ax.plot([d for d, _ in dots], [value for _, value in dots], "o", color=f"C{colour}", markersize=5)
         ax.axhline(0, color="gray", linewidth=0.8, linestyle="--")
         ax.axvline(0, color="gray", linewidth=0.8, linestyle="--")
-        ax.set(xlabel="real - generated", title=f"slopes of at most {clip:g}: closed form, and trained (dots)")
+        ax.set(xlabel="real - generated", title=f"critics with slopes up to {clip:g}")
         ax.legend()
+    axes[0].set_ylabel("supremum: closed form, and trained (dots)")
     header = ["penalty", "slopes up to", "real - generated", "closed form", "trained", "trained, exchanged"]
     rows = []
     for setting, value in trained.items():

@@ -22,7 +22,11 @@ METRIC_TITLES = {
     "potential_correlation": "correlation with the potential",
     "potential_slope": "slope against the potential",
     "w1_ratio_normalised": "gap / (largest gradient x W1)",
+    "ray_gradient_mean": "gradient norm on rays",
+    "ray_slope_mean": "slope along rays",
 }
+LOG_RATIO = 20
+"""Ratio of the largest to the smallest value above which an axis is logarithmic."""
 PICTURED = 4
 """Number of critics whose level sets are drawn."""
 PICTURED_POINTS = 300
@@ -55,8 +59,9 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
         ax.axvline(1, color="gray", linewidth=0.8, linestyle="--")
         ax.set(title=title)
         ax.grid(visible=True, linewidth=0.4)
-    if all(record.scores["potential_slope"] > 0 for record in compared):
-        axes[1].set_xscale("log")
+        values = [record.scores[metric] for record in compared if metric in record.scores]
+        if values and min(values) > 0 and max(values) / min(values) > LOG_RATIO:
+            ax.set_xscale("log")
     for ax, (title, picture) in zip(axes[count:], pictured, strict=False):
         ax.imshow(picture)
         ax.set_title(title)
