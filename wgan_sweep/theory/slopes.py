@@ -10,6 +10,8 @@ from wgan_sweep.runs.record import Record
 from wgan_sweep.theory.cells import config_value, group_by, mean_metric, scored_runs, summary_without_runs
 from wgan_sweep.theory.closed_forms import divergence_of_points
 
+SLOPE_TICKS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+
 
 def _setting(record: Record) -> tuple[float, float, float]:
     """Return k, the distance of the two points, and p."""
@@ -46,11 +48,12 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: A
             dots = [(p, slope) for (of_k, d, p), slope in trained.items() if (of_k, d) == (k, distance)]
             ax.loglog([p for p, _ in dots], [slope for _, slope in dots], "o", color=f"C{colour}", markersize=5)
         ax.axhline(1, color="gray", linewidth=0.8, linestyle="--")
-        ax.set(xlabel="p", title=f"k = {k:g}: closed form, and trained (dots)")
+        ax.set(xlabel="p", title=f"k = {k:g}")
         ax.set_xticks(exponents, [f"{p:g}" for p in exponents])
+        ax.set_yticks(SLOPE_TICKS, [f"{slope:g}" for slope in SLOPE_TICKS])
         ax.minorticks_off()
         ax.legend()
-    axes[0].set_ylabel("slope between the points")
+    axes[0].set_ylabel("slope: closed form, and trained (dots)")
 
     def cell(k: float, d: float, p: float) -> str:
         if (k, d, p) not in trained:
