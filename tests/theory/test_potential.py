@@ -228,7 +228,7 @@ def test_images_are_also_compared_in_a_feature_space(monkeypatch: pytest.MonkeyP
             r"scorer\.num_samples=1000000: .* lower it to \d+ or fewer",
         ),
         (["data=gaussians8", "scorer.potential_samples=5000"], r"scorer\.potential_samples must be .* at most 3000"),
-        (["data=gaussians8", "scorer.sinkhorn=0"], r"scorer\.sinkhorn must be above 0, got 0"),
+        (["data=gaussians8", "scorer.sinkhorn=0"], r"scorer\.sinkhorn must be above 0, got 0; null leaves it out"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make, overrides: list[str], message: str) -> None:

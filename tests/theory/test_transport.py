@@ -8,8 +8,11 @@ import scipy.optimize
 import scipy.stats
 import torch
 from scipy.spatial.distance import cdist
+from torch import Tensor
 
+from wgan_sweep.common import rng
 from wgan_sweep.common.capacity import total_bytes
+from wgan_sweep.data import GaussianRing
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring import transport
 from wgan_sweep.scoring.transport import NotOptimalError, Plan, Potential
@@ -151,6 +154,23 @@ def test_between_translated_gaussians_the_potential_is_nearly_linear() -> None:
     assert np.corrcoef(values, along)[0, 1] > 0.995
     assert 0.97 < np.cov(values, along)[0, 1] / along.var() < 1.03
     assert 0 < potential.freedom < 0.2
+
+
+def test_potentials_of_two_samples_agree_nearly() -> None:
+    """The sampling error of a potential bounds the correlation that a perfect critic can have with it."""
+    ring, stream = GaussianRing(8, 2.0, 0.02).load(), rng.generator(0)
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        return ring.draw(count, stream), 4 * torch.rand(count, 2, generator=stream) - 2
+
+    further = torch.cat(draw(500))
+    extended = []
+    for _ in range(2):
+        points = draw(500)
+        _, potential = transport.potential_between(*points)
+        extended.append(potential.extended(further, *points))
+    correlation = torch.corrcoef(torch.stack(extended))[0, 1].item()
+    assert 0.8 < correlation < 0.99
 
 
 def test_coinciding_samples_have_a_constant_potential() -> None:

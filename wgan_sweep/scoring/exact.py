@@ -65,8 +65,9 @@ class ExactScorer:
         projections: Random directions for the sliced Wasserstein distance.
         sampling: Sampling scheme r(x) at which the critic's gradient is measured.
         potential_samples: How many of these examples, generated and real, the Sinkhorn divergence and the Kantorovich
-            potential are computed on; 0 leaves out both. Computing time grows with its cube.
-        sinkhorn: Regularisation of the Sinkhorn divergence, relative to the mean squared distance of real examples.
+            potential are computed on; 0 leaves out both.
+        sinkhorn: Regularisation of the Sinkhorn divergence, relative to the mean squared distance of real examples;
+            null leaves it out.
         features: The feature space for images; null for none.
         batch_size: Images per forward pass of the feature network.
 
@@ -87,7 +88,7 @@ class ExactScorer:
             int,
             Range(0, MAX_POTENTIAL_SAMPLES, remedy="computing time grows with its cube; 0 leaves the potential out"),
         ] = 0,
-        sinkhorn: Annotated[float, Range(above=0)] = 0.05,
+        sinkhorn: Annotated[float, Range(above=0, remedy="null leaves it out")] | None = 0.05,
         features: FeatureSpace | None = None,
         batch_size: Count = 50,
     ) -> None:
@@ -103,7 +104,7 @@ class ExactScorer:
         self._batch_size = batch_size
         if real.shape != (1,):
             check_fits(f"scorer.num_samples={num_samples}", self._num_real, num_samples)
-        sinkhorn_names = ("sinkhorn",) if potential_samples else ()
+        sinkhorn_names = ("sinkhorn",) if potential_samples and sinkhorn else ()
         names = [*DISTANCES, *sinkhorn_names]
         if isinstance(real, Points):
             if features is not None:
@@ -132,6 +133,7 @@ class ExactScorer:
             described["points"] = f"{self._count} of each kind"
         if self._num_potential:
             described["potential"] = f"{self._num_potential} generated, {min(self._num_potential, self._num_real)} real"
+        if self._num_potential and self._sinkhorn is not None:
             described["sinkhorn"] = f"regularisation {self._sinkhorn:g} of the mean squared distance of real examples"
         if self._space is not None:
             described |= {
@@ -243,7 +245,9 @@ class ExactScorer:
 
     def _sinkhorn_metrics(self, real: Tensor, generated: Tensor, prefix: str) -> dict[str, float]:
         """Return the Sinkhorn divergence between vectors ``[N, D]`` and ``[M, D]``, float64, and its regularisation."""
-        regularisation = self._sinkhorn * float(2 * (real - real.mean(0)).square().sum(1).mean()) if len(real) else 0.0
+        if self._sinkhorn is None or not len(real):
+            return {}
+        regularisation = self._sinkhorn * float(2 * (real - real.mean(0)).square().sum(1).mean())
         if not regularisation > 0:
             return {}
         try:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components, csgraph_from_dense, floyd_warshall
+from scipy.sparse.csgraph import connected_components, csgraph_from_dense, dijkstra
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -35,6 +35,8 @@ TOLERANCE = 1e-7
 """Largest violation of a dual constraint, and largest gap between plan and duals, relative to the largest cost."""
 NO_MASS = 1e-6
 """Share of a point's mass up to which a pair's mass is a rounding error: 1/3 and 2/6 differ."""
+ANCHORS = 100
+"""Components of a plan relative to which the extreme potentials are computed."""
 MATRICES = 4
 """Matrices of the size of the costs that exist at once: distances, costs, reduced costs and the plan."""
 MAX_ITERATIONS = 10_000
@@ -182,8 +184,9 @@ def kantorovich_potential(distance: Array, plan: Plan) -> Potential:
     the length :math:`d_{ab}` of the shortest path from a to b, and :math:`s_b = d_{ab}` for all b is one solution,
     :math:`s_b = -d_{ba}` another one. The result is the mean of both over all a, weighted by the number of points: a
     mean of solutions, which is a solution, and which changes its sign only if real and generated points are exchanged.
+    Of more than `ANCHORS` components, the mean is over that many, evenly spaced.
 
-    ``freedom`` is the root mean square, over pairs of points, of the half-width :math:`(d_{ab} + d_{ba}) / 2` of the
+    ``freedom`` is the root mean square, over these a and all b, of the half-width :math:`(d_{ab} + d_{ba}) / 2` of the
     interval in which T(z) - T(z') can lie, divided by the root mean square of T(z) - T(z'). It is infinite if T is
     constant and need not be, as between equal samples.
 
@@ -199,14 +202,17 @@ def kantorovich_potential(distance: Array, plan: Plan) -> Potential:
     reduced = np.maximum(distance - u[:, None] - v, 0)
     between = _smallest_by_label(_smallest_by_label(reduced, of_real).T, of_generated)  # [components, components]
     np.fill_diagonal(between, 0)
-    largest = floyd_warshall(csgraph_from_dense(between, null_value=np.inf))
+    paths = csgraph_from_dense(between, null_value=np.inf)
     weight = np.bincount(labels) / count
-    shift = (weight @ largest - largest @ weight) / 2
+    anchors = np.unique(np.linspace(0, len(weight) - 1, ANCHORS).round().astype(int))
+    share = weight[anchors] / weight[anchors].sum()
+    rise, fall = dijkstra(paths, indices=anchors), dijkstra(paths.T.tocsr(), indices=anchors)  # [anchors, components]
+    shift = share @ (rise - fall) / 2
     values = np.concatenate([u, -v]) + shift[labels]
     values -= values.mean()
     if abs(values).max() <= TOLERANCE * distance.max():
         values = np.zeros_like(values)
-    half_width, spread = weight @ ((largest + largest.T) / 2) ** 2 @ weight, 2 * values.var()
+    half_width, spread = share @ ((rise + fall) / 2) ** 2 @ weight, 2 * values.var()
     with np.errstate(divide="ignore"):
         freedom = 0.0 if half_width == 0 else float(np.sqrt(half_width / spread))
     return Potential(values[: len(u)], values[len(u) :], freedom)
