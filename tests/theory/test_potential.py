@@ -215,6 +215,12 @@ def test_images_are_also_compared_in_a_feature_space(monkeypatch: pytest.MonkeyP
     spread = cdist(vectors[0], vectors[0], "sqeuclidean").mean()
     assert scores["features_sinkhorn_regularisation"] == pytest.approx(0.05 * spread, rel=1e-5)
     assert 0 < scores["features_sinkhorn"] < scores["features_w2"] ** 2
+    few = scorer(ImageSet(np.sort(real, axis=0)), **{**settings, "num_samples": 24, "potential_samples": 8})
+    # The first images are no choice of dark or of light ones: their spread is about that of all.
+    spread = few(lambda count: generated[:count], Critic(lambda batch: batch.flatten(1).sum(1)))
+    vectors = np.sort(real, axis=0).astype(float).reshape(24, 2, 8).mean(2)
+    whole = 0.05 * cdist(vectors, vectors, "sqeuclidean").mean()
+    assert 0.5 < spread["features_sinkhorn_regularisation"] / whole < 1.6
     assert image_scorer.measures <= scores.keys()
     assert image_scorer.describe()["features"] == "halves"
 

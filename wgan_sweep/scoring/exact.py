@@ -226,10 +226,13 @@ class ExactScorer:
             return self._real.draw(self._count, rng.generator(0, "exact")), generated, generated
         sizes = [min(self._batch_size, self._count - start) for start in range(0, self._count, self._batch_size)]
         images = torch.cat([sample(size) for size in sizes])
-        chosen = reference_indices(self._real, self._num_real)
-        order = torch.randperm(len(chosen), generator=rng.generator(0, "exact")).tolist()  # data may be sorted by class
-        real = torch.cat(list(image_batches(self._real, [chosen[index] for index in order], self._batch_size)))
+        chosen = torch.tensor(reference_indices(self._real, self._num_real))[self._order()].tolist()
+        real = torch.cat(list(image_batches(self._real, chosen, self._batch_size)))
         return to_range(real), to_range(images), images
+
+    def _order(self) -> Tensor:
+        """Return a fixed random order of the real images, whose first ones are no class of their own."""
+        return torch.randperm(self._num_real, generator=rng.generator(0, "exact"))
 
     def _sample_distances(self, real: Tensor, generated: Tensor, prefix: str) -> dict[str, float]:
         """Return W1, W2 and sliced W2 between vectors ``[N, D]`` and ``[M, D]``, float64."""
@@ -265,6 +268,7 @@ class ExactScorer:
         extracted = collect(images.split(self._batch_size), space.extract(self._device), features=True)
         sets = [features.features for features in (self._real_features(real, space), extracted)]
         real_vectors, generated_vectors = (features.double() for features in sets if features is not None)
+        real_vectors = real_vectors[self._order()]
         few = self._num_potential
         return {
             **self._sample_distances(real_vectors, generated_vectors, "features_"),

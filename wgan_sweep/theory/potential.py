@@ -62,6 +62,8 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
         values = [record.scores[metric] for record in compared if metric in record.scores]
         if values and min(values) > 0 and max(values) / min(values) > LOG_RATIO:
             ax.set_xscale("log")
+        else:
+            ax.locator_params("x", nbins=5)
     for ax, (title, picture) in zip(axes[count:], pictured, strict=False):
         ax.imshow(picture)
         ax.set_title(title)
