@@ -1,4 +1,4 @@
-"""Names outside the public interface of torch and W&B that modules here use.
+"""Names outside the public interface of torch, torchmetrics and W&B that modules here use.
 
 A failure means that the installed version has moved or removed such a name, and says which modules have to change.
 """
@@ -7,6 +7,8 @@ import importlib
 
 import pytest
 import torch
+
+from wgan_sweep.scoring.metrics import FID
 
 INTERNALS = [
     ("torch", "_C._are_functorch_transforms_active", "objectives/fast_double_backward.py"),
@@ -46,3 +48,10 @@ def test_optimizers_have_the_attributes_that_hold_hooks(name: str) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
     if not hasattr(optimizer, name):
         pytest.fail(f"the installed version has no torch.optim.Optimizer.{name}: it is used in training/optimizers.py")
+
+
+def test_the_states_of_a_metric_have_defaults() -> None:
+    if set(getattr(FID(), "_defaults", ())) != {"real_moments", "generated_moments"}:
+        pytest.fail(
+            "the installed version has no torchmetrics.Metric._defaults: it is used in scoring/metrics/two_sided.py"
+        )

@@ -166,6 +166,14 @@ def test_two_processes_score_together_as_one(make, cache, monkeypatch) -> None:
     confirmed = single.scorer(single.trainer.sampler("confirmation"), single.trainer)
     assert {name: record.best[name] for name in confirmed} == pytest.approx(confirmed, rel=1e-9)
 
+    parts.clear()
+    again = run(make(TWO, *SCORED, "scorer.num_samples=31"))  # trained already
+    assert (again.status, again.scores["fid_generated"], set(parts)) == (Status.DONE, 31, {(0, 2)})
+    rescored = build(make(*SCORED, "scorer.num_samples=31"))
+    rescored.trainer.load_state_dict(trainer_state(shared))
+    expected = rescored.scorer(rescored.trainer.sampler("score"), rescored.trainer)
+    assert {name: again.scores[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+
 
 def fail(replicas: Replicas) -> None:
     raise ValueError(f"broken in {replicas.rank}")
