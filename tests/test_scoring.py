@@ -20,6 +20,7 @@ from wgan_sweep.scoring.frechet import (
     Statistics,
     add_to_moments,
     frechet_distance,
+    frechet_influence,
     no_moments,
     read_statistics,
     statistics_from,
@@ -74,6 +75,23 @@ def test_the_distance_of_gaussians_with_commuting_covariances_has_a_closed_form(
     second = Statistics(torch.tensor([3.0, 0.0, 4.0]).double(), other_variances.diag(), 10)
     expected = 25 + ((variances.sqrt() - other_variances.sqrt()) ** 2).sum().item()
     assert frechet_distance(first, second) == pytest.approx(expected)
+
+
+def test_the_influence_of_a_feature_vector_is_the_change_of_the_distance_if_it_gets_more_weight() -> None:
+    real, generated = statistics(features(400, 6, 0)), features(300, 6, 1)
+    influences = frechet_influence(real, statistics(generated), generated)
+    even = torch.full((300,), 1 / 300, dtype=torch.float64)
+
+    def distance(weights: Tensor) -> float:
+        mean = weights @ generated
+        covariance = (weights * (generated - mean).T) @ (generated - mean) * 300 / 299
+        return frechet_distance(real, Statistics(mean, covariance, 300))
+
+    for index in (0, 17, 299):
+        more = 1e-6 * (torch.eye(300, dtype=torch.float64)[index] - even)
+        change = (distance(even + more) - distance(even - more)) / 2e-6
+        expected = float(influences[index] - influences.mean())
+        assert change == pytest.approx(expected, rel=1e-2, abs=1e-2 * float(influences.std()))
 
 
 @pytest.mark.parametrize("count", [100, 3000])

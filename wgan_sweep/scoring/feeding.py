@@ -121,8 +121,14 @@ def feed_batch(
     values = {} if extracted is None else extracted._asdict()
     if any(consumed(metric) == "images" for metric in seeing.values()):
         values["images"] = images.to(device).expand(-1, 3, -1, -1).contiguous()
+    on_cpu: dict[str, Tensor] = {}
     for key, metric in seeing.items():
-        if (value := values.get(consumed(metric))) is not None:
+        kind = consumed(metric)
+        if (value := values.get(kind)) is not None:
+            if metric.compute_on_cpu:  # one copy for all metrics that keep it there
+                if kind not in on_cpu:
+                    on_cpu[kind] = value.cpu()
+                value = on_cpu[kind]
             _update(key, metric, index, value, real=real)
 
 

@@ -124,8 +124,7 @@ def add_to_moments(moments: Tensor, features: Tensor) -> Tensor:
     if not len(features):
         return moments
     outer, total, shift, count = _parts(moments)
-    if not count[0]:
-        shift.copy_(features.mean(0))
+    shift.copy_(torch.where(count == 0, features.mean(0), shift))  # without waiting for a GPU
     centred = features - shift
     total += centred.sum(0)
     outer.addmm_(centred.T, centred)

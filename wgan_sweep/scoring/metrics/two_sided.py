@@ -39,7 +39,7 @@ class TwoSidedMetric(Metric):
     """The names of the values that `compute` returns."""
 
     def __init__(self, *, moments: Collection[str] = ()) -> None:
-        super().__init__(compute_on_cpu=True)  # features are kept on the CPU
+        super().__init__(compute_on_cpu=set(moments) != set(SIDES))  # features are kept on the CPU
         self.from_statistics = frozenset(moments)
         """The sides of which `update` also takes statistics."""
         self.reset_real_features = False
