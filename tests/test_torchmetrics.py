@@ -141,7 +141,7 @@ class Returns(Metric):
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        (Returns(torch.ones(3)), "the metric x returns a Tensor as x: a metric returns a number"),
+        (Returns(torch.zeros(3)), "the metric x returns a Tensor as x: a metric returns a number"),
         (Returns("text"), "the metric x returns a str as x"),
         (Returns(ValueError("too\nfew")), "the metric x cannot be computed: too few"),
         (Returns(1.0, consumes="audio"), "the metric x consumes 'audio': choose one of features, logits, images"),
@@ -306,7 +306,7 @@ def test_the_distance_of_mifid_has_a_closed_form_and_the_threshold_turns_it_off(
     turned = angles + torch.tensor([1e-5, 0.1, torch.pi])  # the last one: the opposite direction
     generated = torch.stack([turned.cos(), turned.sin()], 1) * 7
     expected = np.mean([1 - np.cos(1e-5), 1 - np.cos(0.1), 0])
-    assert memorisation_distance(torch.cat([generated, torch.ones(4, 2)]), real) == pytest.approx(expected, rel=1e-3)
+    assert memorisation_distance(torch.cat([generated, torch.zeros(4, 2)]), real) == pytest.approx(expected, rel=1e-3)
     fid = values_of(FID(), real, generated)["fid"]
     assert values_of(MIFID(threshold=0.01), real, generated)["mifid"] == pytest.approx(fid / expected, rel=1e-3)
     assert values_of(MIFID(threshold=0.001), real, generated)["mifid"] == pytest.approx(fid, rel=1e-9)
@@ -344,4 +344,4 @@ def test_images_that_pair_ssim_cannot_compare_are_refused(sizes: tuple[int, ...]
     metric = PairSSIM()
     with pytest.raises(InputError, match=message):
         for size in sizes:
-            metric.update(torch.ones(2, 3, size, size, dtype=torch.uint8), real=False)
+            metric.update(torch.zeros(2, 3, size, size, dtype=torch.uint8), real=False)
