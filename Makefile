@@ -47,7 +47,7 @@ slurm-test: $(VENV)/.installed-dev ## Test sweeps on a local SLURM cluster, set 
 # Tests of what depends most on the versions of libraries.
 FLOOR_TESTS := $(addprefix tests/, test_checkpoints.py test_compiling.py test_composing.py test_critics.py test_gradient_terms.py \
 	test_graphs.py test_hydra_internals.py test_library_internals.py test_metrics.py test_packaging.py test_precision.py \
-	test_trainer.py report/test_evidence.py report/test_formats.py report/test_report.py)
+	test_torchmetrics.py test_trainer.py report/test_evidence.py report/test_formats.py report/test_report.py)
 
 $(FLOOR)/.installed: pyproject.toml | $(VENV)/.installed-dev
 	$(BIN)/uv venv --quiet --clear --seed --python 3.11 $(FLOOR)
