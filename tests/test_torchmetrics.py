@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection, MinMaxMetric
 from torchmetrics.image import TotalVariation
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -255,6 +255,11 @@ def update_and_compute(replicas: Replicas) -> list[dict[str, Tensor]]:
     return results
 
 
+def foreign() -> dict[str, Metric]:
+    """One of ours, and one of torchmetrics that wraps another one."""
+    return {"fid": FID(), "tv": MinMaxMetric(TotalVariation(reduction="mean"))}
+
+
 def follow(replicas: Replicas) -> None:
     update_and_compute(replicas)
 
@@ -263,10 +268,10 @@ def test_two_processes_compute_the_values_of_one(mnist, tmp_path, monkeypatch) -
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     with with_followers(2, CPU, follow):
         together = update_and_compute(Replicas(0, 2))
-        scorer = image_scorer(mnist[:99], metrics={"fid": FID(), "tv": TotalVariation()})
+        scorer = image_scorer(mnist[:99], metrics=foreign())
         scores = scorer(stream(mnist[100:]))  # the leader alone, without the other process
     assert not scorer.is_shared_by(2)
-    assert scores == image_scorer(mnist[:99], metrics={"fid": FID(), "tv": TotalVariation()})(stream(mnist[100:]))
+    assert scores == image_scorer(mnist[:99], metrics=foreign())(stream(mnist[100:]))
     shards = Shards()
     inception_score = InceptionScore()
     inception_score.update(shards.generated)

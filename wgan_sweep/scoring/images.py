@@ -159,7 +159,9 @@ class ImageScorer:
         rank, processes = part
         for metric in self._metrics.values():
             metric.to(self._device)
-            metric.distributed_available_fn = partial(bool, processes > 1)
+            for part_of_metric in metric.modules():  # a metric may wrap another one
+                if isinstance(part_of_metric, Metric):
+                    part_of_metric.distributed_available_fn = partial(bool, processes > 1)
             if processes > 1 and self._device.type == "cuda":
                 metric.compute_on_cpu = False  # NCCL exchanges what is on GPUs
         sizes = list(self._batch_sizes())
@@ -202,8 +204,7 @@ class ImageScorer:
 
     def _feed_real(self) -> None:
         """Give the real images to the metrics that do not know them."""
-        unfed = {key: metric for key, metric in self._metrics.items() if key not in self._knows_real}
-        self._knows_real |= {key for key, metric in unfed.items() if not getattr(metric, "reset_real_features", True)}
+        unfed = self._without_real()
         if any(consumed(metric) == "features" and takes_real(metric) for metric in unfed.values()):
             feed_features(unfed, self._real_features, real=True)
         of_images = {key: metric for key, metric in unfed.items() if consumed(metric) != "features"}
@@ -213,12 +214,21 @@ class ImageScorer:
             for index, images in enumerate(image_batches(self._real, indices, self._batch_size)):
                 extracted = extract_in_parts(extract, images) if extract else None
                 feed_batch(of_images, index, images, extracted, device=self._device, real=True)
+        self._note_real(unfed)
 
     def _feed_nothing(self, images: Tensor, extracted: Extracted | None) -> None:
         """Give no real images to the metrics, in a process that another one gives them in."""
-        unfed = {key: metric for key, metric in self._metrics.items() if key not in self._knows_real}
-        self._knows_real |= unfed.keys()
+        unfed = self._without_real()
         feed_nothing(unfed, images, extracted, device=self._device)
+        self._note_real(unfed)
+
+    def _without_real(self) -> dict[str, Metric]:
+        """Return the metrics that do not know the real images."""
+        return {key: metric for key, metric in self._metrics.items() if key not in self._knows_real}
+
+    def _note_real(self, fed: Mapping[str, Metric]) -> None:
+        """Note which of the metrics that were given the real images keep them when they are reset."""
+        self._knows_real |= {key for key, metric in fed.items() if not getattr(metric, "reset_real_features", True)}
 
     @cached_property
     def _real_features(self) -> FeatureSet:
