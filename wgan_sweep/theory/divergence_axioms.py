@@ -53,6 +53,7 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: A
         ax.axhline(0, color="gray", linewidth=0.8, linestyle="--")
         ax.axvline(0, color="gray", linewidth=0.8, linestyle="--")
         ax.set(xlabel="real - generated", title=f"critics with slopes up to {clip:g}")
+        ax.locator_params("x", nbins=5)
         ax.legend()
     axes[0].set_ylabel("supremum: closed form, and trained (dots)")
     header = ["penalty", "slopes up to", "real - generated", "closed form", "trained", "trained, exchanged"]

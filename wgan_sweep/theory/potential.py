@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from wgan_sweep.common import rng
 from wgan_sweep.common.plots import draw_points, panels, to_png
 from wgan_sweep.data import Points
+from wgan_sweep.errors import InputError
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.networks import load_networks, read_config
+from wgan_sweep.runs.networks import TrainedNetworks, load_networks, read_config
 from wgan_sweep.runs.record import Record
 from wgan_sweep.scoring.transport import potential_between
 from wgan_sweep.theory.cells import cells_by_label, config_value, scored_runs, summary_without_runs
@@ -31,6 +32,8 @@ PICTURED = 4
 """Number of critics whose level sets are drawn."""
 PICTURED_POINTS = 300
 """Points of each kind in a picture of level sets."""
+POTENTIAL_POINTS = 1000
+"""Points of each kind whose potential is drawn."""
 
 
 def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
@@ -102,30 +105,36 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
 def _pictures(cells: Mapping[str, Sequence[Record]], runs: Path) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return titled pictures of level sets: of the potential, and of critics; none for data other than the plane.
 
-    They show the first run of each of the first cells that have the data and the generator of the first one, and a
-    checkpoint.
+    They show the first run of each of the first cells whose networks can be loaded, and which share data and generator.
     """
     pictures: list[tuple[str, NDArray[np.uint8]]] = []
     shared: object = None
     for label, members in cells.items():
         record = members[0]
         setting = [config_value(record, key) for key in ("data", "model", "train.freeze_generator_at", "seed")]
-        directory = RunDir(runs / record.run_id)
-        is_other = bool(pictures) and setting != shared
-        if is_other or len(pictures) > PICTURED or not directory.checkpoint.exists():
+        if (pictures and setting != shared) or len(pictures) > PICTURED:
             continue
-        networks = load_networks(directory, read_config(directory), torch.device("cpu"))
-        if not isinstance(networks.real, Points) or networks.real.shape != (2,):
-            return []
-        real = networks.real.draw(PICTURED_POINTS, rng.generator(0, "picture"))
-        generated = networks.sampler.stream("picture")(PICTURED_POINTS)
+        networks = _networks(RunDir(runs / record.run_id))
+        if networks is None or not isinstance(networks.real, Points) or networks.real.shape != (2,):
+            continue
+        real = networks.real.draw(POTENTIAL_POINTS, rng.generator(0, "picture"))
+        generated = networks.sampler.stream("picture")(POTENTIAL_POINTS)
+        few = real[:PICTURED_POINTS], generated[:PICTURED_POINTS]
         if not pictures:
             shared = setting
             _, found = potential_between(real, generated)
             extended = partial(found.extended, real=real, generated=generated)
-            pictures.append(("potential", draw_points(real, generated, extended)))
-        pictures.append((label, draw_points(real, generated, networks.critic_outputs)))
+            pictures.append(("potential", draw_points(*few, extended)))
+        pictures.append((label, draw_points(*few, networks.critic_outputs)))
     return pictures
+
+
+def _networks(directory: RunDir) -> TrainedNetworks | None:
+    """Return the networks of a run; None if it has no checkpoint any more, or needs code of the user's own."""
+    try:
+        return load_networks(directory, read_config(directory), torch.device("cpu"))
+    except InputError:
+        return None
 
 
 def _mean(records: Sequence[Record], metric: str) -> float:
