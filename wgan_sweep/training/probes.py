@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from wgan_sweep.common import rng
 from wgan_sweep.objectives import gradient_terms
@@ -117,8 +118,9 @@ class Probes:
     def _apply_critic(self, batch: Tensor) -> Tensor:
         if self._examples_at_once is None:
             return self._precision.apply(self._critic, batch)
+        # Comparing all examples of a batch takes memory for each pair, which is computed anew for the gradient.
         parts = batch.split(self._examples_at_once)
-        return torch.cat([self._precision.apply(self._critic, part) for part in parts])
+        return torch.cat([checkpoint(self._precision.apply, self._critic, part, use_reentrant=False) for part in parts])
 
     def _stream(self, *purpose: object) -> torch.Generator:
         return rng.generator(self._seed, *purpose, device=self._device)
