@@ -60,6 +60,12 @@ def digest_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def _hydra_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo the setting by which a command, also one in this process, asks Hydra for its exceptions."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+
+
 @pytest.fixture(scope="session")
 def mnist() -> np.ndarray:
     """5,000 MNIST images, uint8 [5000, 28, 28, 1], ordered 0, 1, ..., 9, 0, 1, ..."""

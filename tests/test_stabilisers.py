@@ -60,6 +60,11 @@ def test_a_critic_that_compares_examples_is_measured_in_batches_of_the_training_
         expected = torch.cat([trainer.critic(part) for part in points.split(4)])
         assert torch.equal(trainer.critic_outputs(points), expected)
         assert not torch.allclose(trainer.critic(points), expected)  # closeness is a sum over the batch
+    inputs = points.requires_grad_()
+    (gradient,) = torch.autograd.grad(trainer.critic_outputs(inputs).sum(), inputs)
+    parts = [torch.autograd.grad(trainer.critic(part).sum(), inputs)[0] for part in inputs.split(4)]
+    torch.testing.assert_close(gradient, sum(parts))
+    assert trainer.generator_gradient_norm(points) == trainer.generator_gradient_norm(points[:4])
 
 
 def test_virtual_batch_norm_of_an_example_depends_on_the_reference_and_the_example_only() -> None:

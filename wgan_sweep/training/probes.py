@@ -73,14 +73,15 @@ class Probes:
     def generator_gradient_norm(self, generator_loss: GeneratorLoss, real: Tensor, step: int) -> Tensor:
         """Return the norm of the gradient of the generator's loss with respect to all of its parameters (scalar).
 
-        It is computed on a copy, so that neither gradients nor BatchNorm's running statistics of the generator change.
+        It is computed on a copy, so that neither gradients nor BatchNorm's running statistics of the generator change. If
+        the critic compares the examples of a batch, it is that of one batch of the training size.
 
         Args:
             generator_loss: The generator's loss.
             real: Real examples ``[N, ...]``, which are paired with N generated ones.
             step: The current step.
         """
-        generator = copy.deepcopy(self._generator)
+        generator, real = copy.deepcopy(self._generator), real[: self._examples_at_once]
         z = draw_z(len(real), self._latent_dim, generator, self._stream("probe z", step))
         with self._precision.step():
             fake = self._precision.apply(generator, z)
