@@ -23,7 +23,7 @@ from wgan_sweep.bench.kernels import H100, H200, Counts, FakeGpu, Launch, Model,
 from wgan_sweep.bench.workloads import N_CRITIC, Workload
 from wgan_sweep.config import objects
 from wgan_sweep.config.schema import conf_dir
-from wgan_sweep.models import DCGAN, MLP, Location, ResNet
+from wgan_sweep.models import DCGAN, MLP, Gaussian, Location, ResNet
 from wgan_sweep.models.group_norm import group_norm_in_dtype_of_input
 from wgan_sweep.models.layers import NORMS
 from wgan_sweep.objectives import constraints, fast_double_backward, losses, sampling
@@ -41,7 +41,11 @@ IMAGE_MODELS: dict[str, tuple[Callable[[str], Model], tuple[int, ...]]] = {
 }
 PUBLISHED = ("sngan_resnet32", "wgan_gp_resnet32", "wgan_gp_resnet64", "mimicry_sngan32", "mimicry_wgan_gp32")
 """Options that are counted narrow, and otherwise as they are."""
-POINT_MODELS: dict[str, Model] = {"mlp": MLP(8, 2, 4), "location": Location([0.0, 1.0], [0.0, 0.0], 8, 2)}
+POINT_MODELS: dict[str, Model] = {
+    "mlp": MLP(8, 2, 4),
+    "location": Location([0.0, 1.0], [0.0, 0.0], 8, 2),
+    "gaussian": Gaussian(2, 0.0, 1.0, 8, 2),
+}
 SAMPLING = {
     "real_fake": sampling.real_fake,
     "within_source": sampling.within_source,
