@@ -73,8 +73,8 @@ class Probes:
     def generator_gradient_norm(self, generator_loss: GeneratorLoss, real: Tensor, step: int) -> Tensor:
         """Return the norm of the gradient of the generator's loss with respect to all of its parameters (scalar).
 
-        It is computed on a copy, so that neither gradients nor BatchNorm's running statistics of the generator change. If
-        the critic compares the examples of a batch, it is that of one batch of the training size.
+        It is computed on a copy, so that neither gradients nor BatchNorm's running statistics of the generator change.
+        If the critic compares the examples of a batch, it is that of one batch of the training size.
 
         Args:
             generator_loss: The generator's loss.
