@@ -65,7 +65,8 @@ def distances_between_distinct(features: Tensor) -> Tensor:
 def _first_of_each(items: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Return the lowest of the items in each group, where left[i] and right[i] are in one group; sorted."""
     size = int(items[-1]) + 1
-    edges = coo_array((np.ones(len(left)), (left.numpy(), right.numpy())), shape=(size, size))
+    ends = left.int().numpy(), right.int().numpy()  # SciPy's graphs take 32-bit indices
+    edges = coo_array((np.ones(len(left)), ends), shape=(size, size))
     _, groups = connected_components(edges, directed=False)
     _, first = np.unique(groups[items.numpy()], return_index=True)
     return items[torch.from_numpy(np.sort(first))]
