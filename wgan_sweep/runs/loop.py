@@ -281,10 +281,8 @@ class RunLoop:
         return is_end and bool(self._config.scorer.get("live"))
 
     def _scored_by(self, scorer: Scorer) -> dict[str, str]:
-        return {
-            **scorer.describe(),
-            **({"also": "the generator without averaging"} if self._scores_live(scorer) else {}),
-        }
+        also = {"also": "the generator without averaging"} if self._scores_live(scorer) else {}
+        return {**scorer.describe(), **also}
 
     def _evaluate(
         self, scorer: Scorer, purpose: str, state: Mapping[str, Any] | None = None, *, live: bool = False

@@ -1,13 +1,19 @@
-"""Selects and groups the runs of a sweep for the figures of this package."""
+"""Selects, groups and shows the runs of a sweep, for the figures of this package."""
 
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from wgan_sweep.common.pictures import open_picture
 from wgan_sweep.report.cells import group_runs
 from wgan_sweep.report.text import SweepSummary, problems
 from wgan_sweep.runs.coordinates import GROUPS
+from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record, Status
+
+if TYPE_CHECKING:
+    from wgan_sweep.common.plots import Axes
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -62,6 +68,14 @@ def mean_and_sd(values: Sequence[float], digits: int) -> str:
         return "-"
     sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{sd}"
+
+
+def show_last_samples(ax: "Axes", record: Record, runs: Path) -> None:
+    """Show the last picture of a run's samples in a panel, if there is one that can be read."""
+    picture = RunDir(runs / record.run_id).last_samples()
+    image = None if picture is None else open_picture(picture)
+    if image is not None:
+        ax.imshow(image)
 
 
 def summary_without_runs(records: Iterable[Record], notes: Sequence[str] = ()) -> SweepSummary:

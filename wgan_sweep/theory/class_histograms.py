@@ -4,12 +4,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from wgan_sweep.common.pictures import open_picture
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
-from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record
-from wgan_sweep.theory.cells import cells_by_label, mean_and_sd, scored_runs, summary_without_runs
+from wgan_sweep.theory.cells import cells_by_label, mean_and_sd, scored_runs, show_last_samples, summary_without_runs
 
 SHARE = "class_share_"
 
@@ -43,9 +41,7 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
             total = members[0].scores["classes"] + members[0].scores["missing_classes"]
             above.set(xlabel="seed", xticks=range(len(members)), ylim=(0, total))
         below.set_axis_off()
-        picture = RunDir(runs / members[0].run_id).last_samples()
-        if picture is not None and (image := open_picture(picture)) is not None:
-            below.imshow(image)
+        show_last_samples(below, members[0], runs)
         values = [
             mean_and_sd([record.scores[name] for record in members], digits)
             for name, digits in (("classes", 1), ("class_entropy", 2), ("class_kl", 3))

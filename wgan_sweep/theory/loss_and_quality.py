@@ -61,7 +61,6 @@ def summarise(records: Sequence[Record], runs: Path, metric: str) -> SweepSummar
         estimates = above.twinx()
         for colour, (name, estimate) in enumerate(ESTIMATES.values()):
             estimates.plot(first.steps, estimate(first.values[name]), color=f"C{colour}", linewidth=1)
-        for colour, (name, estimate) in enumerate(ESTIMATES.values()):
             for curve in curves:
                 below.plot(estimate(curve.values[name]), curve.values[metric], ".", color=f"C{colour}", markersize=3)
         below.set(xlabel="estimate", ylim=(0, None))

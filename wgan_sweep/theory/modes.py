@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wgan_sweep.common.pictures import open_picture
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
-from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record
-from wgan_sweep.theory.cells import cells_by_label, mean_and_sd, scored_runs, summary_without_runs
+from wgan_sweep.theory.cells import cells_by_label, mean_and_sd, scored_runs, show_last_samples, summary_without_runs
 
 METRIC_TITLES = {"modes": "modes covered", "high_quality": "share of high quality", "w1": "exact W1"}
 
@@ -38,11 +36,8 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
         ax.set(title=title)
         ax.grid(visible=True, axis="x", linewidth=0.4)
     for ax, (label, members) in zip(axes[columns:], cells.items(), strict=False):
-        picture = RunDir(runs / members[0].run_id).last_samples()
         ax.set_title(label)
-        image = None if picture is None else open_picture(picture)
-        if image is not None:
-            ax.imshow(image)
+        show_last_samples(ax, members[0], runs)
     header = ["system", *METRIC_TITLES.values(), "runs"]
     rows = []
     for label, members in cells.items():

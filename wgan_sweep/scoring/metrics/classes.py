@@ -1,7 +1,5 @@
 """Which classes the generated images show: entropy, missing classes, and the divergence from the real classes."""
 
-import math
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -96,7 +94,7 @@ class Classes(Metric):
             "classes": float((seen & real).sum()),
             "missing_classes": float((real & ~seen).sum()),
             "class_entropy": entropy,
-            "class_kl": divergence if math.isfinite(divergence) else math.inf,
+            "class_kl": divergence,
             "classifier_accuracy": classifier.accuracy,
         }
         if len(shares) <= MOST_SHARES:
