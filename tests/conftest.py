@@ -62,7 +62,7 @@ def digest_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _hydra_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo the setting by which a command, also one in this process, asks Hydra for its exceptions."""
+    """Restore HYDRA_FULL_ERROR after each test: commands that run in this process set it."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
 
 

@@ -36,8 +36,8 @@ class Probes:
         to_samples: From the generator's output to samples as they are shown and scored.
         latent_dim: Size of z.
         seed: The run's seed.
-        batch_size: Examples that a critic sees together which compares each example with the rest of its batch. All
-            others see any number at once.
+        batch_size: Examples per forward pass of a critic that compares each example with the rest of its batch. Other
+            critics see all examples at once.
         device: Device of the networks.
     """
 
@@ -119,7 +119,7 @@ class Probes:
     def _apply_critic(self, batch: Tensor) -> Tensor:
         if self._examples_at_once is None:
             return self._precision.apply(self._critic, batch)
-        # Comparing all examples of a batch takes memory for each pair, which is computed anew for the gradient.
+        # Such a critic needs memory for each pair of examples, so its forward pass is repeated for the gradient.
         parts = batch.split(self._examples_at_once)
         return torch.cat([checkpoint(self._precision.apply, self._critic, part, use_reentrant=False) for part in parts])
 
