@@ -464,6 +464,8 @@ def _check_same(runs: Sequence[RequestedRun]) -> None:
     """
     roles = (Role.PRESENTATION, Role.COMPUTING, Role.PLACE)
     scorers = [without_roles(run.config.scorer, "scorer", *roles) for run in runs]
+    for scorer in scorers:
+        scorer.pop("sampling", None)  # of the run: where its critic's gradient norms are measured
     if any(scorer != scorers[0] for scorer in scorers) or len({run.config.train.steps for run in runs}) > 1:
         raise InputError("a sweep with claims must have one scorer and one train.steps: its metric values are compared")
     if len({run.run_id for run in runs}) < len(runs):
