@@ -218,7 +218,8 @@ def in_run(*keys: str, value: object) -> Callable[[dict], None]:
         (in_run("samples", value={"step": -1, "png": ""}), "samples.step"),
         (in_run("samples", value={"step": "../../x", "png": ""}), "samples.step"),
         (in_run("samples", value={"step": 1, "png": "%%"}), "line 3"),
-        (lambda line: line.update(format=2), "its format is 2.*Upgrade wgan-sweep"),
+        (lambda line: line.update(format=2), "it lacks 'sweep'"),
+        (lambda line: line.update(format=3), "its format is 3.*Upgrade wgan-sweep"),
         (lambda line: line.update(format=None), "format"),
         (lambda line: line.pop("format"), "it lacks 'format'"),
         (lambda line: line["run"].pop("record"), "it lacks 'record'"),
@@ -249,6 +250,40 @@ def test_a_changed_value_is_noticed_and_a_repeated_run_is_refused(archive: Path)
         list(read_archive(path))
     path.write_bytes(gzip.compress(b"".join(lines[:3])) + gzip.compress(b"".join(lines[3:])))  # `cat` of two archives
     assert len(list(read_archive(path))) == 14
+
+
+SWEEP = {"name": "first", "decision": {"claims": [], "runs": ["94b101e2710a"]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "../outside"}, "no name of a sweep's folder"),
+        ({"name": "a/b"}, "no name of a sweep's folder"),
+        ({"name": ".locks"}, "no name of a sweep's folder"),
+        ({"name": ""}, "no name of a sweep's folder"),
+        ({"name": "x" * 256}, "no name of a sweep's folder"),
+        ({"name": 3}, "name"),
+        ({"decision": []}, "decision"),
+        ({"decision": {"runs": [3]}}, r"decision\.runs"),
+        ({"decision": {}}, r"decision\.runs"),
+    ],
+)
+def test_a_line_that_is_no_decision_is_refused(change: dict, words: str, archive: Path, tmp_path: Path) -> None:
+    def add(sweep: dict) -> None:
+        body = json.dumps(sweep, separators=(",", ":"))
+        line = {"format": 2, "sha256": hashlib.sha256(body.encode()).hexdigest(), "sweep": sweep}
+        lines = gzip.decompress(archive.read_bytes()) + json.dumps(line).encode() + b"\n"
+        (tmp_path / "more.jsonl.gz").write_bytes(gzip.compress(lines))
+
+    add(SWEEP)
+    with opened([tmp_path / "more.jsonl.gz"]) as runs:
+        assert len(runs.found.records) == 14
+        assert json.loads((runs.folder / ".sweeps" / "first" / "decision.json").read_text()) == SWEEP["decision"]
+    add(SWEEP | change)
+    with pytest.raises(InputError, match=words) as refused:
+        list(read_archive(tmp_path / "more.jsonl.gz"))
+    assert ": line 15 " in str(refused.value)
 
 
 def assert_read_or_refused(path: Path, expected: list[dict]) -> str | None:

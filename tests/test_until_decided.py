@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from wgan_sweep.commands import report as report_command
+from wgan_sweep.commands import runs as runs_command
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.decisions import DECISION, DecisionRecord, read_decisions
+from wgan_sweep.report.decisions import DecisionRecord, read_decisions
 from wgan_sweep.report.looks import Standing
 from wgan_sweep.runs.archive import write_archive
 from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.requests import DECISION
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
 from wgan_sweep.sweeps.until_decided import Budget, Seeds, UntilDecided
 
@@ -292,6 +294,14 @@ def test_cells_that_cannot_be_compared_are_refused(workshop: Workshop) -> None:
             UntilDecided(first.config, jobs, workshop.request, lambda _: {})
 
 
+def test_cells_on_points_may_differ_in_r_of_x(workshop: Workshop) -> None:
+    """Their scorers differ, too: each measures the critic's gradient at the run's own r(x)."""
+    jobs = [[f"loss={loss}", f"sampling={r}"] for loss in ("wgan_gp", "wgan_div") for r in ("real", "fake")]
+    first, *_ = requested = workshop.request([[*job, "decide.max_seeds=4"] for job in jobs])
+    assert requested[0].config.scorer["sampling"] != requested[1].config.scorer["sampling"]
+    assert len(UntilDecided(first.config, jobs, workshop.request, lambda _: {}).batch()) == 8
+
+
 def test_a_claim_without_cells_is_named_and_not_asked(workshop: Workshop) -> None:
     sweep = workshop.sweep(losses=["wgan", "wgan_gp"])
     assert sweep.new_lines() == ["not asked: near (no cells on both sides of the comparison)"]
@@ -315,8 +325,16 @@ def test_a_report_names_the_decision_of_the_sweep(
     assert record == sweep.record() == DecisionRecord.from_json(json.loads(path.read_text()))
     report_command.main([*arguments, "--format", "json"])
     far, near = json.loads(capsys.readouterr().out)
-    assert f"{path} has the decision: the verdict that holds is supported, decided (look" in far["collected"]
+    assert (
+        f"; .sweeps/s/{DECISION} has the decision: the verdict that holds is supported, decided (look"
+        in far["collected"]
+    )
     assert f"the verdict that holds is {sweep.decision.tracked[1].judgement.verdict}, " in near["collected"]
+    runs_command.main(["archive", "--runs", str(tmp_path / "runs"), "-o", str(tmp_path / "runs.jsonl.gz")])
+    capsys.readouterr()
+    for places in (["runs.jsonl.gz"], ["runs.jsonl.gz", "runs"]):
+        report_command.main([*(str(tmp_path / place) for place in places), *arguments[1:], "--format", "json"])
+        assert json.loads(capsys.readouterr().out) == [far, near]
 
 
 def test_a_report_on_other_runs_names_no_decision(workshop: Workshop, make, tmp_path: Path) -> None:

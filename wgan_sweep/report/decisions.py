@@ -11,10 +11,7 @@ from wgan_sweep.common.ranges import check_value
 from wgan_sweep.common.reading import read_document
 from wgan_sweep.report.claims import Judgement
 from wgan_sweep.runs.record import Record, checked_fields
-from wgan_sweep.runs.requests import SWEEPS
-
-DECISION = "decision.json"
-"""Name of the record in the folder of a sweep."""
+from wgan_sweep.runs.requests import DECISION, SWEEPS
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def with_decisions(judgements: Sequence[Judgement], records: Iterable[Record], f
         records: The runs.
         folder: The folder of runs, whose sweeps are searched.
     """
-    decisions = read_decisions(folder)
+    decisions = [(path.relative_to(folder), decision) for path, decision in read_decisions(folder)]
     marked = {record.run_id for record in records if record.config.get("claims") is not None}
     return [replace(judgement, collected=_collected(judgement, decisions, marked)) for judgement in judgements]
 

@@ -2,8 +2,9 @@
 
 An archive is gzip-compressed text with one line per run, in the order of the ids. Each line is a JSON object with the
 version of the format, the run (its record, the text of its config, its measurements, and a small picture of its last
-samples), and a checksum of the run. The same runs give the same bytes. An archive is untrusted data: it is read
-strictly, and nothing in it is run.
+samples), and a checksum of the run. Further lines hold the decisions of the sweeps that trained these runs until claims
+were decided. The same runs give the same bytes. An archive is untrusted data: it is read strictly, and nothing in it is
+run.
 """
 
 import base64
@@ -23,9 +24,12 @@ from wgan_sweep.common.reading import open_regular, read_document
 from wgan_sweep.errors import InputError, one_line
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import NewerRecordError, Record
+from wgan_sweep.runs.requests import DECISION, SWEEPS
 
 FORMAT = 1
-"""Version of the archive's format."""
+"""Version of the format of a run's line."""
+DECISION_FORMAT = 2
+"""Version of the format of a decision's line, which versions that read only runs refuse."""
 SUFFIX = ".jsonl.gz"
 MAX_LINE_BYTES = 256 * 2**20
 """The largest line that is written or read; 100,000 lines of measurements have some 50 MB."""
@@ -107,6 +111,50 @@ class ArchivedRun:
             path.write_bytes(self.samples.png)
 
 
+@dataclass(frozen=True)
+class ArchivedDecision:
+    """What a sweep that trained until its claims were decided has recorded."""
+
+    sweep: str
+    """The name of the sweep's folder."""
+    decision: dict[str, Any]
+    """The content of its ``decision.json``."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Return the decision that a JSON value describes.
+
+        Raises:
+            TypeError, ValueError, KeyError: if the value is not a decision.
+        """
+        name, decision = values["name"], values["decision"]
+        check_value(name, str, "name")
+        check_value(decision, dict[str, Any], "decision")
+        if not name or len(name) > MAX_NAME or name.startswith(".") or set(name) & set("/\\\0"):
+            raise ValueError(f"{name!r} is no name of a sweep's folder")
+        check_value(decision.get("runs"), list[str], "decision.runs")
+        return cls(name, decision)
+
+    @classmethod
+    def from_directory(cls, sweep: Path) -> Self | None:
+        """Return the decision in the folder of a sweep; None if it has none that can be read."""
+        try:
+            return cls.from_json({"name": sweep.name, "decision": json.loads(read_document(sweep / DECISION))})
+        except (OSError, InputError, TypeError, ValueError, KeyError, RecursionError):
+            return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as a JSON value."""
+        return {"name": self.sweep, "decision": self.decision}
+
+    def write(self, runs: Path) -> None:
+        """Write it to the folder of its sweep, in a folder of runs, unless there is one."""
+        path = runs / SWEEPS / self.sweep / DECISION
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.decision), encoding="utf-8")
+
+
 def _reduced_samples(directory: RunDir) -> Samples | None:
     from wgan_sweep.common.pictures import open_thumbnail
 
@@ -119,13 +167,24 @@ def _reduced_samples(directory: RunDir) -> Samples | None:
     return Samples(int(path.stem), buffer.getvalue())
 
 
-def _checksum(run: Any) -> str:
-    """Return the SHA-256 of a run's JSON, in hex."""
-    return hashlib.sha256(json.dumps(run, separators=(",", ":")).encode()).hexdigest()
+def _checksum(content: Any) -> str:
+    """Return the SHA-256 of the JSON of a run or a decision, in hex."""
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def _line(version: int, key: str, content: Any) -> str:
+    return json.dumps({"format": version, "sha256": _checksum(content), key: content}, separators=(",", ":"))
+
+
+def _decisions_on(records: Sequence[Record], folder: Path) -> list[ArchivedDecision]:
+    """Return the decisions of the sweeps of a folder that are about some of these runs, in the order of their names."""
+    names = {record.run_id for record in records}
+    found = [ArchivedDecision.from_directory(path.parent) for path in sorted((folder / SWEEPS).glob(f"*/{DECISION}"))]
+    return [decision for decision in found if decision and not names.isdisjoint(decision.decision["runs"])]
 
 
 def write_archive(path: Path, folder: Path, records: Sequence[Record]) -> None:
-    """Write an archive of runs, atomically.
+    """Write an archive of runs and of the decisions of their sweeps, atomically.
 
     Args:
         path: The archive.
@@ -143,17 +202,28 @@ def write_archive(path: Path, folder: Path, records: Sequence[Record]) -> None:
     ):
         for record in sorted(records, key=lambda record: record.run_id):
             run = ArchivedRun.from_directory(record, RunDir(folder / record.run_id)).to_json()
-            line = json.dumps({"format": FORMAT, "sha256": _checksum(run), "run": run}, separators=(",", ":"))
+            line = _line(FORMAT, "run", run)
             if len(line) >= MAX_LINE_BYTES:
                 raise InputError(
                     f"run {record.run_id} has {len(line):,} bytes, more than the {MAX_LINE_BYTES:,} that an archive "
                     "holds of a run: leave it out"
                 )
             archive.write(f"{line}\n".encode())
+        for decision in _decisions_on(records, folder):
+            archive.write(f"{_line(DECISION_FORMAT, 'sweep', decision.to_json())}\n".encode())
 
 
 def read_archive(path: Path) -> Iterator[ArchivedRun]:
     """Yield the runs of an archive.
+
+    Raises:
+        InputError: as `read_content`.
+    """
+    return (item for item in read_content(path) if isinstance(item, ArchivedRun))
+
+
+def read_content(path: Path) -> Iterator[ArchivedRun | ArchivedDecision]:
+    """Yield the runs of an archive, and the decisions of their sweeps.
 
     Raises:
         InputError: naming the first line that is damaged, if it cannot be read, or if a later version wrote it.
@@ -164,27 +234,31 @@ def read_archive(path: Path) -> Iterator[ArchivedRun]:
     for number, line in _lines(path):
         where = f"{path}: line {number}"
         try:
-            run = _parse(line)
+            item = _parse(line)
         except NewerRecordError as error:
             raise InputError(f"{where} cannot be read: {error}. Upgrade wgan-sweep to read it") from error
         except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
             raise InputError(f"{where} is no run of an archive ({reason}): {AGAIN}") from error
-        # Some file systems do not distinguish upper and lower case.
-        first = lines_by_id.setdefault(run.record.run_id.casefold(), number)
-        if first != number:
-            raise InputError(f"{where} holds run {run.record.run_id}, as line {first} does: remove one of them")
-        yield run
+        if isinstance(item, ArchivedRun):
+            # Some file systems do not distinguish upper and lower case.
+            first = lines_by_id.setdefault(item.record.run_id.casefold(), number)
+            if first != number:
+                raise InputError(f"{where} holds run {item.record.run_id}, as line {first} does: remove one of them")
+        yield item
 
 
-def _parse(line: bytes) -> ArchivedRun:
+def _parse(line: bytes) -> ArchivedRun | ArchivedDecision:
     values = json.loads(line)
     check_value(values["format"], int, "format")
-    if values["format"] > FORMAT:
-        raise NewerRecordError(f"its format is {values['format']}, and this version reads formats up to {FORMAT}")
-    if _checksum(values["run"]) != values["sha256"]:
+    if values["format"] > DECISION_FORMAT:
+        known = f"this version reads formats up to {DECISION_FORMAT}"
+        raise NewerRecordError(f"its format is {values['format']}, and {known}")
+    is_decision = values["format"] == DECISION_FORMAT
+    content = values["sweep" if is_decision else "run"]
+    if _checksum(content) != values["sha256"]:
         raise ValueError("its checksum is wrong")
-    return ArchivedRun.from_json(values["run"])
+    return ArchivedDecision.from_json(content) if is_decision else ArchivedRun.from_json(content)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -213,6 +287,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def unpack(path: Path, folder: Path, wanted: Callable[[Record], bool] = lambda _: True) -> list[Record]:
     """Write runs of an archive to a folder, as run directories without checkpoints; return their records.
 
+    The decisions of their sweeps are written as well.
+
     Args:
         path: The archive.
         folder: An existing folder.
@@ -222,8 +298,10 @@ def unpack(path: Path, folder: Path, wanted: Callable[[Record], bool] = lambda _
         InputError: as `read_archive`.
     """
     records = []
-    for run in read_archive(path):
-        if wanted(run.record):
-            run.write(RunDir(folder / run.record.run_id))
-            records.append(run.record)
+    for item in read_content(path):
+        if isinstance(item, ArchivedDecision):
+            item.write(folder)
+        elif wanted(item.record):
+            item.write(RunDir(folder / item.record.run_id))
+            records.append(item.record)
     return records

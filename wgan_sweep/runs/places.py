@@ -11,7 +11,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.runs.archive import SUFFIX, unpack
 from wgan_sweep.runs.directory import FoundRuns, RunDir, find_runs
 from wgan_sweep.runs.record import Record
-from wgan_sweep.runs.requests import not_started
+from wgan_sweep.runs.requests import DECISION, SWEEPS, not_started
 
 DEFAULT_FOLDER = "runs"
 """The folder of runs if neither the command nor ``WGAN_SWEEP_RUNS`` gives one."""
@@ -61,6 +61,7 @@ def opened(places: Sequence[Path]) -> Iterator[OpenedRuns]:
                     link.symlink_to((part.folder / record.run_id).absolute())
                     _link_lock(part.folder, record.run_id, folder)
                     records.append(record)
+            _link_decisions(part.folder, folder)
         records.sort(key=lambda record: (record.started or "", record.run_id))
         found = FoundRuns(
             records,
@@ -81,6 +82,15 @@ def _link_lock(runs: Path, run_id: str, folder: Path) -> None:
         link = RunDir(folder / run_id).lock
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(lock.absolute())
+
+
+def _link_decisions(runs: Path, folder: Path) -> None:
+    """Link the folders of the sweeps that decided claims into another folder of runs."""
+    for path in sorted((runs / SWEEPS).glob(f"*/{DECISION}")):
+        link = folder / SWEEPS / path.parent.name
+        link.parent.mkdir(exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(path.parent.absolute())
 
 
 def _temporary_folder() -> "TemporaryDirectory[str]":

@@ -18,6 +18,8 @@ FILE = "not_started.json"
 """The list of a sweep, in its folder: a JSON list of records. A sweep all of whose runs have started has none."""
 SWEEPS = ".sweeps"
 """The folder of the sweeps' folders, in a folder of runs."""
+DECISION = "decision.json"
+"""What a sweep that trained until its claims were decided has recorded, in its folder."""
 MAX_BYTES = 256 * 2**20
 """The largest list that is read. A run takes some kilobytes."""
 

@@ -20,13 +20,14 @@ from wgan_sweep.report.claim_kinds.question import Claim
 from wgan_sweep.report.claim_kinds.reading import claims_file, read_claims
 from wgan_sweep.report.claims import Verdict
 from wgan_sweep.report.curves import TRAINING, Curves, Lines
-from wgan_sweep.report.decisions import DECISION, Decided, DecisionRecord
+from wgan_sweep.report.decisions import Decided, DecisionRecord
 from wgan_sweep.report.inference.evidence import LEVEL
 from wgan_sweep.report.inference.sequential import Looks
 from wgan_sweep.report.looks import Decision, Standing, Tracked, are_about_curves, metrics_of
 from wgan_sweep.report.text import markdown
 from wgan_sweep.runs import pruning
 from wgan_sweep.runs.record import METRICS, SELECTION_METRICS, Record, Status
+from wgan_sweep.runs.requests import DECISION
 from wgan_sweep.runs.state import is_finished
 from wgan_sweep.sweeps.archived import archived_lines, is_done_in_archive
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
