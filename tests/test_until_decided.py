@@ -326,10 +326,18 @@ def test_a_report_names_the_decision_of_the_sweep(
     report_command.main([*arguments, "--format", "json"])
     far, near = json.loads(capsys.readouterr().out)
     assert (
-        f"; .sweeps/s/{DECISION} has the decision: the verdict that holds is supported, decided (look"
+        f"; .sweeps/s/{DECISION} has the decision: the verdict that holds is supported with an effect of "
         in far["collected"]
     )
-    assert f"the verdict that holds is {sweep.decision.tracked[1].judgement.verdict}, " in near["collected"]
+    assert (
+        f"the verdict that holds is {sweep.decision.tracked[1].judgement.verdict} with an effect of "
+        in near["collected"]
+    )
+    for decided, tracked in zip(record.claims, sweep.decision.tracked, strict=True):
+        evidence = tracked.judgement.evidence
+        assert evidence is not None
+        assert (decided.effect, decided.low, decided.high) == (evidence.effect, evidence.low, evidence.high)
+        assert f"{evidence.effect:.4g} [{evidence.low:.4g}, {evidence.high:.4g}], " in decided.result
     runs_command.main(["archive", "--runs", str(tmp_path / "runs"), "-o", str(tmp_path / "runs.jsonl.gz")])
     capsys.readouterr()
     for places in (["runs.jsonl.gz"], ["runs.jsonl.gz", "runs"]):

@@ -30,6 +30,18 @@ class Decided:
     p_for: float | None = None
     """Over all looks and claims, likewise `p_against`; None if it could not be tested."""
     p_against: float | None = None
+    effect: float | None = None
+    """Positive if it agrees with the claim; None if it could not be tested."""
+    low: float | None = None
+    """Lower end of the effect's interval, over all looks; likewise `high`. None if there is none."""
+    high: float | None = None
+
+    @property
+    def result(self) -> str:
+        """Verdict, effect and interval, and where the claim stands."""
+        effect = "" if self.effect is None else f" with an effect of {self.effect:.4g}"
+        interval = f" [{self.low:.4g}, {self.high:.4g}]" if self.low is not None and self.high is not None else ""
+        return f"{self.verdict}{effect}{interval}, {self.standing}"
 
 
 @dataclass(frozen=True)
@@ -92,9 +104,7 @@ def _collected(judgement: Judgement, decisions: Sequence[tuple[Path, DecisionRec
             continue
         same = [entry for entry in decision.claims if entry.claim == judgement.claim]
         same = [entry for entry in same if entry.setting == judgement.setting] if len(same) > 1 else same
-        verdict = (
-            f"the verdict that holds is {same[0].verdict}, {same[0].standing}" if same else "it tests other claims"
-        )
+        verdict = f"the verdict that holds is {same[0].result}" if same else "it tests other claims"
         return f"{FIXED}; {path} has the decision: {verdict}"
     return f"{FIXED}, and no {DECISION} of their sweep is here" if runs & marked else ""
 

@@ -5,6 +5,7 @@ The state is derived from the runs alone: the same command takes the same looks 
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -401,22 +402,25 @@ class UntilDecided:
         cells = {cell for (cell, _), run in self._runs.items() if run.run_id in lost}
         return "; ".join(" ".join(self.seeds.cells[cell]) for cell in sorted(cells))
 
+    def _decided(self, tracked: Tracked) -> Decided:
+        evidence = tracked.judgement.evidence
+        numbers = [] if evidence is None else [evidence.effect, evidence.low, evidence.high]
+        return Decided(
+            tracked.claim.claim,
+            tracked.setting,
+            str(tracked.judgement.verdict),
+            self.decision.where(tracked),
+            max(0, tracked.look + 1),
+            self.decision.looks.seeds[tracked.look] if tracked.look >= 0 else 0,
+            tracked.judgement.p_for,
+            tracked.judgement.p_against,
+            *(number if math.isfinite(number) else None for number in numbers),
+        )
+
     def record(self) -> DecisionRecord:
         """Return the state as it is stored."""
         return DecisionRecord(
-            claims=[
-                Decided(
-                    tracked.claim.claim,
-                    tracked.setting,
-                    str(tracked.judgement.verdict),
-                    self.decision.where(tracked),
-                    max(0, tracked.look + 1),
-                    self.decision.looks.seeds[tracked.look] if tracked.look >= 0 else 0,
-                    tracked.judgement.p_for,
-                    tracked.judgement.p_against,
-                )
-                for tracked in self.decision.tracked
-            ],
+            claims=[self._decided(tracked) for tracked in self.decision.tracked],
             looks=list(self.decision.looks.seeds),
             seeds=list(self.seeds.order),
             runs=[run.run_id for run in self.ended],
