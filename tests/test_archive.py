@@ -138,6 +138,25 @@ def test_the_same_runs_give_the_same_bytes_in_a_documented_form(folder: Path, ar
             assert picture.size == (320, round(320 * 400 / 560))
 
 
+def test_an_archive_names_no_folder_of_runs(folder: Path, tmp_path: Path) -> None:
+    item = grid()[0]
+    item.config["runs"] = str(folder)
+    directory = RunDir(folder / item.run_id)
+    write_record(directory, item)
+    directory.config.write_text(f"device: cpu\nruns: {folder}\nseed: 0\n")
+    archived = {run.record.run_id: run for run in read_archive(make_archive(folder, tmp_path / "a.jsonl.gz"))}
+    assert archived[item.run_id].config == "device: cpu\nseed: 0\n"
+    assert archived[item.run_id].record.config == {k: v for k, v in item.config.items() if k != "runs"}
+    assert item.config["runs"] == str(folder)
+
+
+def test_an_archive_may_have_no_pictures(folder: Path, archive: Path, tmp_path: Path) -> None:
+    path = make_archive(folder, tmp_path / "small.jsonl.gz", "--no-pictures")
+    expected = [run.to_json() | {"samples": None} for run in read_archive(archive)]
+    assert [run.to_json() for run in read_archive(path)] == expected
+    assert path.stat().st_size < archive.stat().st_size / 2
+
+
 def test_filters_choose_what_is_archived(folder: Path, tmp_path: Path, capsys) -> None:
     path = make_archive(folder, tmp_path / "some.jsonl.gz", "status=done", "div.k=1")
     assert re.search(r"some.jsonl.gz: 6 runs, [\d.]+ kB\n$", capsys.readouterr().out)
@@ -405,6 +424,8 @@ def test_a_sweep_does_not_train_what_its_archive_has(make, tmp_path: Path, plann
     }
     assert runs["first"].run_id == done[0].run_id == run_id(make("seed=0", *base))  # the archive is no part of the id
     archived = archived_records([*runs.values()])
+    for record in (*done, diverged):
+        record.config.pop("runs")  # an archive names no folder of runs
     assert archived == {r.run_id: r for r in (*done, diverged)}
     planned = {name: Planner()(item, archived.get(item.run_id)) for name, item in runs.items() if item.config.archive}
     assert {name: item.action.value for name, item in planned.items()} == {

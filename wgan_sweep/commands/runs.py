@@ -152,6 +152,9 @@ def add_archive(subparsers: Subparsers) -> None:
     )
     parser.add_argument("filters", nargs="*", metavar="KEY=VALUE", help=FILTERS)
     parser.add_argument("--output", "-o", type=Path, required=True, metavar=f"FILE{SUFFIX}", help="the archive")
+    parser.add_argument(
+        "--no-pictures", action="store_true", help="leave out the samples, which take most of the space"
+    )
 
 
 def _archive(options: argparse.Namespace) -> bool:
@@ -164,7 +167,7 @@ def _archive(options: argparse.Namespace) -> bool:
         found = matching(runs, options.filters)
         if not found:
             raise InputError(f"none of {len(runs)} runs matches {' '.join(options.filters)}: nothing was written")
-        write_archive(options.output, folder, [run.record for run in found])
+        write_archive(options.output, folder, [run.record for run in found], pictures=not options.no_pictures)
         size = size_text(options.output.stat().st_size)
         sys.stdout.write(f"{options.output}: {_count(len(found), 'run')}, {size}\n")
         for status, count in Counter(run.status for run in found if run.status != Status.DONE).items():

@@ -12,9 +12,10 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -90,13 +91,20 @@ class ArchivedRun:
         return cls(record, values["config"], values["metrics"], samples)
 
     @classmethod
-    def from_directory(cls, record: Record, directory: RunDir) -> Self:
-        """Return what an archive holds of the run in a directory."""
+    def from_directory(cls, record: Record, directory: RunDir, *, pictures: bool = True) -> Self:
+        """Return what an archive holds of the run in a directory.
+
+        Args:
+            record: The record of the run.
+            directory: The directory.
+            pictures: Whether it holds a picture of the last samples.
+        """
         try:
             config = read_document(directory.config)
         except (FileNotFoundError, InputError):
             config = None
-        return cls(record, config, list(directory.read_metrics()), _reduced_samples(directory))
+        samples = _reduced_samples(directory) if pictures else None
+        return cls(_without_folder(record), config and _FOLDER.sub("", config), list(directory.read_metrics()), samples)
 
     def write(self, directory: RunDir) -> None:
         """Write the files of the run to a directory, which is created."""
@@ -109,6 +117,15 @@ class ArchivedRun:
             path = directory.samples(self.samples.step)
             path.parent.mkdir()
             path.write_bytes(self.samples.png)
+
+
+_FOLDER = re.compile(r"^runs: .*\n", re.MULTILINE)
+"""The line of a config that names the folder of runs."""
+
+
+def _without_folder(record: Record) -> Record:
+    """Return a record that does not name the folder of runs, which the archive replaces."""
+    return replace(record, config={key: value for key, value in record.config.items() if key != "runs"})
 
 
 @dataclass(frozen=True)
@@ -183,13 +200,14 @@ def _decisions_on(records: Sequence[Record], folder: Path) -> list[ArchivedDecis
     return [decision for decision in found if decision and not names.isdisjoint(decision.decision["runs"])]
 
 
-def write_archive(path: Path, folder: Path, records: Sequence[Record]) -> None:
+def write_archive(path: Path, folder: Path, records: Sequence[Record], *, pictures: bool = True) -> None:
     """Write an archive of runs and of the decisions of their sweeps, atomically.
 
     Args:
         path: The archive.
         folder: The folder of the run directories.
         records: The records of the runs.
+        pictures: Whether it holds a picture of each run's last samples.
 
     Raises:
         InputError: if a run is too large.
@@ -201,7 +219,7 @@ def write_archive(path: Path, folder: Path, records: Sequence[Record]) -> None:
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as archive,
     ):
         for record in sorted(records, key=lambda record: record.run_id):
-            run = ArchivedRun.from_directory(record, RunDir(folder / record.run_id)).to_json()
+            run = ArchivedRun.from_directory(record, RunDir(folder / record.run_id), pictures=pictures).to_json()
             line = _line(FORMAT, "run", run)
             if len(line) >= MAX_LINE_BYTES:
                 raise InputError(
