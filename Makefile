@@ -9,7 +9,7 @@ RUNS ?= runs
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slurm-test floor-test pythons-test check check-slow lint types bench gpu-check wheel-smoke clean
+.PHONY: help install demo test slurm-test floor-test pythons-test check check-slow lint types bench gpu-check evidence wheel-smoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ bench: $(VENV)/.installed-bench ## Measure the cost of iterations, scoring and s
 
 gpu-check: $(VENV)/.installed-bench $(VENV)/.installed-dev ## Check on a GPU all that only a GPU can show (ten minutes at most)
 	PYTHONPATH=$(VENV)/others $(BIN)/python -m wgan_sweep.bench.gpu_check
+
+evidence: $(VENV)/.installed ## Write the results of .github/evidence/README.md again, from its archives
+	$(BIN)/python .github/evidence/build.py
 
 wheel-smoke: $(VENV)/.installed-dev ## Build the wheel, install it into a new environment, and use it elsewhere
 	BUILD_PYTHON=$(BIN)/python tests/wheel_smoke.sh

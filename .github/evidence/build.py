@@ -1,0 +1,67 @@
+"""Writes the results in README.md beside this file, and the figures, from the archives alone: ``make evidence``.
+
+For each archive ``NAME.jsonl.gz``, the lines of README.md between ``<!-- results: NAME -->`` and ``<!-- end -->`` are
+replaced by the verdicts of the sweep, the table of `wgan-report NAME.jsonl.gz`, and the time of the runs.
+"""
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from wgan_sweep.commands import report
+from wgan_sweep.report.decisions import read_decisions
+from wgan_sweep.report.text import markdown
+from wgan_sweep.runs.archive import SUFFIX
+from wgan_sweep.runs.places import opened
+
+HERE = Path(__file__).parent
+PAGE = HERE / "README.md"
+COLOURS = 128
+"""Colours of a figure, so that it is small."""
+BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def archive_of(name: str) -> Path:
+    """Return the archive of a sweep."""
+    return HERE / f"{name}{SUFFIX}"
+
+
+def reported(name: str, form: str, output: Path) -> bytes:
+    """Return what `wgan-report` writes on an archive."""
+    report.main([str(archive_of(name)), "--format", form, "-o", str(output)])
+    return output.read_bytes()
+
+
+def results(name: str) -> str:
+    """Return the Markdown of the results of an archive."""
+    rows = []
+    with opened([archive_of(name)]) as runs:
+        hours = sum(record.seconds for record in runs.found.records) / 3600
+        count = len(runs.found.records)
+        for _, decision in read_decisions(runs.folder):
+            for claim in decision.claims:
+                interval = "" if claim.low is None else f" [{claim.low:.3g}, {claim.high:.3g}]"
+                effect = "" if claim.effect is None else f"{claim.effect:.3g}{interval}"
+                rows.append([claim.claim, f"**{claim.verdict}**", effect, str(claim.seeds), claim.standing])
+    with TemporaryDirectory() as folder:
+        table = reported(name, "md", Path(folder) / "table.md").decode()
+    verdicts = markdown(["claim", "verdict", "effect [interval]", "seeds per cell", "where it stands"], rows, [])
+    return f"\n{verdicts.strip()}\n\n{table.strip()}\n\n{count} runs, {hours:.1f} hours of runs.\n\n"
+
+
+def built(page: str) -> str:
+    """Return a page with the results of the archives."""
+    return BLOCK.sub(lambda block: f"{block[1]}{results(block[2])}{block[3]}", page)
+
+
+if __name__ == "__main__":
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(built(page), encoding="utf-8")
+    for _, name, _ in BLOCK.findall(page):
+        figure = HERE / f"{name}.png"
+        reported(name, "png", figure)
+        with Image.open(figure) as image:
+            small = image.quantize(COLOURS)
+        small.save(figure, optimize=True)

@@ -1,0 +1,70 @@
+"""The page of the evidence says what its archives hold, and its verdicts follow from the archived runs."""
+
+import importlib.util
+import json
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from wgan_sweep.report.decisions import read_decisions
+from wgan_sweep.runs.archive import SUFFIX, unpack
+from wgan_sweep.runs.record import Status
+
+from .helpers import Shell
+
+ROOT = Path(__file__).parent.parent
+EVIDENCE = ROOT / ".github" / "evidence"
+PAGE = (EVIDENCE / "README.md").read_text(encoding="utf-8")
+ARCHIVES = sorted(path.name.removesuffix(SUFFIX) for path in EVIDENCE.glob(f"*{SUFFIX}"))
+ENDED = [name for name in ARCHIVES if name != "points_rx"]
+"""The archives of sweeps that were trained until no claim was open."""
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    """The script that writes the page."""
+    spec = importlib.util.spec_from_file_location("build", EVIDENCE / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def command(name: str) -> list[str]:
+    """Return the arguments of the page's command for a sweep."""
+    (line,) = (line for line in PAGE.splitlines() if line.startswith(f"$ wgan-sweep experiment=evidence/{name} "))
+    return [word for word in shlex.split(line)[2:] if not word.startswith("runs=")]
+
+
+def test_the_page_is_what_the_archives_hold(build: ModuleType) -> None:
+    assert sorted(name for _, name, _ in build.BLOCK.findall(PAGE)) == ARCHIVES
+    assert build.built(PAGE) == PAGE
+    assert build.built(PAGE.replace("**supported**", "**contradicted**")) == PAGE
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_the_decision_of_a_sweep_is_about_its_archived_runs(name: str, tmp_path: Path) -> None:
+    records = unpack(EVIDENCE / f"{name}{SUFFIX}", tmp_path)
+    ((_, decision),) = read_decisions(tmp_path)
+    assert {record.run_id for record in records} == set(decision.runs)
+    assert {record.status for record in records} == {Status.DONE}
+
+
+@pytest.mark.parametrize("name", ENDED)
+def test_the_verdicts_follow_from_the_archived_runs(name: str, sweep: Shell, tmp_path: Path) -> None:
+    """The page's command, given the archive, trains nothing and comes to the same decision."""
+    archive = EVIDENCE / f"{name}{SUFFIX}"
+    unpack(archive, tmp_path)
+    ((_, expected),) = read_decisions(tmp_path)
+    words = [word.replace("claims=.github", f"claims={ROOT / '.github'}") for word in command(name)]
+    sweep(*words, f"archive={archive}", tiny=False)
+    (path,) = (sweep.folder / "runs" / ".sweeps").glob("*/decision.json")
+    found = json.loads(path.read_text())
+    assert [claim["verdict"] for claim in found["claims"]] == [claim.verdict for claim in expected.claims]
+    assert [claim["effect"] for claim in found["claims"]] == [claim.effect for claim in expected.claims]
+    assert [claim["standing"] for claim in found["claims"]] == [claim.standing for claim in expected.claims]
+    assert set(found["runs"]) == set(expected.runs)
+    assert not [item for item in (sweep.folder / "runs").iterdir() if not item.name.startswith(".")]
