@@ -424,8 +424,8 @@ def test_a_sweep_does_not_train_what_its_archive_has(make, tmp_path: Path, plann
     }
     assert runs["first"].run_id == done[0].run_id == run_id(make("seed=0", *base))  # the archive is no part of the id
     archived = archived_records([*runs.values()])
-    for record in (*done, diverged):
-        record.config.pop("runs")  # an archive names no folder of runs
+    for finished in (*done, diverged):
+        finished.config.pop("runs")  # an archive names no folder of runs
     assert archived == {r.run_id: r for r in (*done, diverged)}
     planned = {name: Planner()(item, archived.get(item.run_id)) for name, item in runs.items() if item.config.archive}
     assert {name: item.action.value for name, item in planned.items()} == {
