@@ -53,6 +53,15 @@ def test_the_decision_of_a_sweep_is_about_its_archived_runs(name: str, tmp_path:
     assert {record.status for record in records} == {Status.DONE}
 
 
+def test_the_readme_has_the_verdicts_of_the_follow_up(tmp_path: Path) -> None:
+    unpack(EVIDENCE / f"points_rx_five{SUFFIX}", tmp_path)
+    ((_, decision),) = read_decisions(tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(decision.claims) == 4
+    for claim in decision.claims:
+        assert f"| {claim.verdict} | {claim.effect:.3g} [{claim.low:.3g}, {claim.high:.3g}]" in readme
+
+
 @pytest.mark.parametrize("name", ENDED)
 def test_the_verdicts_follow_from_the_archived_runs(name: str, sweep: Shell, tmp_path: Path) -> None:
     """The page's command, given the archive, trains nothing and comes to the same decision."""
