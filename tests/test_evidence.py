@@ -62,6 +62,7 @@ def test_the_readme_has_the_verdicts_of_the_follow_up(tmp_path: Path) -> None:
         assert f"| {claim.verdict} | {claim.effect:.3g} [{claim.low:.3g}, {claim.high:.3g}]" in readme
 
 
+@pytest.mark.slow  # a minute for each, since each look is tested again
 @pytest.mark.parametrize("name", ENDED)
 def test_the_verdicts_follow_from_the_archived_runs(name: str, sweep: Shell, tmp_path: Path) -> None:
     """The page's command, given the archive, trains nothing and comes to the same decision."""
