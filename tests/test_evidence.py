@@ -59,7 +59,7 @@ def test_the_readme_has_the_verdicts_of_the_follow_up(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(decision.claims) == 4
     for claim in decision.claims:
-        assert f"| {claim.verdict} | {claim.effect:.3g} [{claim.low:.3g}, {claim.high:.3g}]" in readme
+        assert f"| {claim.verdict} | {claim.effect:.4g} [{claim.low:.4g}, {claim.high:.4g}]" in readme
 
 
 @pytest.mark.slow  # a minute for each, since each look is tested again

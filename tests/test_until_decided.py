@@ -333,6 +333,7 @@ def test_a_report_names_the_decision_of_the_sweep(
         f"the verdict that holds is {sweep.decision.tracked[1].judgement.verdict} with an effect of "
         in near["collected"]
     )
+    assert ", decided (look" in far["collected"]
     for decided, tracked in zip(record.claims, sweep.decision.tracked, strict=True):
         evidence = tracked.judgement.evidence
         assert evidence is not None

@@ -1,7 +1,7 @@
 """Writes the results in README.md beside this file, and the figures, from the archives alone: ``make evidence``.
 
 For each archive ``NAME.jsonl.gz``, the lines of README.md between ``<!-- results: NAME -->`` and ``<!-- end -->`` are
-replaced by the verdicts of the sweep, the table of `wgan-report NAME.jsonl.gz`, and the time of the runs.
+replaced by the verdicts of the sweep, the table of ``wgan-report NAME.jsonl.gz``, and the time that the runs took.
 """
 
 import re
@@ -19,7 +19,7 @@ from wgan_sweep.runs.places import opened
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
 COLOURS = 128
-"""Colours of a figure, so that it is small."""
+"""Colours of a figure, reduced for a small file."""
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -29,26 +29,22 @@ def archive_of(name: str) -> Path:
 
 
 def reported(name: str, form: str, output: Path) -> bytes:
-    """Return what `wgan-report` writes on an archive."""
+    """Return what ``wgan-report`` writes about an archive."""
     report.main([str(archive_of(name)), "--format", form, "-o", str(output)])
     return output.read_bytes()
 
 
 def results(name: str) -> str:
     """Return the Markdown of the results of an archive."""
-    rows = []
     with opened([archive_of(name)]) as runs:
         hours = sum(record.seconds for record in runs.found.records) / 3600
         count = len(runs.found.records)
-        for _, decision in read_decisions(runs.folder):
-            for claim in decision.claims:
-                interval = "" if claim.low is None else f" [{claim.low:.3g}, {claim.high:.3g}]"
-                effect = "" if claim.effect is None else f"{claim.effect:.3g}{interval}"
-                rows.append([claim.claim, f"**{claim.verdict}**", effect, str(claim.seeds), claim.standing])
+        claims = [claim for _, decision in read_decisions(runs.folder) for claim in decision.claims]
+    rows = [[claim.claim, f"**{claim.verdict}**", claim.measured, str(claim.seeds), claim.standing] for claim in claims]
     with TemporaryDirectory() as folder:
         table = reported(name, "md", Path(folder) / "table.md").decode()
     verdicts = markdown(["claim", "verdict", "effect [interval]", "seeds per cell", "where it stands"], rows, [])
-    return f"\n{verdicts.strip()}\n\n{table.strip()}\n\n{count} runs, {hours:.1f} hours of runs.\n\n"
+    return f"\n{verdicts.strip()}\n\n{table.strip()}\n\n{count} runs, {hours:.1f} hours in all.\n\n"
 
 
 def built(page: str) -> str:

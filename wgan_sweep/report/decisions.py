@@ -11,7 +11,7 @@ from wgan_sweep.common.ranges import check_value
 from wgan_sweep.common.reading import read_document
 from wgan_sweep.report.claims import Judgement
 from wgan_sweep.runs.record import Record, checked_fields
-from wgan_sweep.runs.requests import DECISION, SWEEPS
+from wgan_sweep.runs.requests import DECISION, decision_files
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,16 @@ class Decided:
     high: float | None = None
 
     @property
+    def measured(self) -> str:
+        """The effect with its interval; empty if the claim could not be tested."""
+        interval = f" [{self.low:.4g}, {self.high:.4g}]" if self.low is not None and self.high is not None else ""
+        return "" if self.effect is None else f"{self.effect:.4g}{interval}"
+
+    @property
     def result(self) -> str:
         """Verdict, effect and interval, and where the claim stands."""
-        effect = "" if self.effect is None else f" with an effect of {self.effect:.4g}"
-        interval = f" [{self.low:.4g}, {self.high:.4g}]" if self.low is not None and self.high is not None else ""
-        return f"{self.verdict}{effect}{interval}, {self.standing}"
+        effect = self.measured and f" with an effect of {self.measured}"
+        return f"{self.verdict}{effect}, {self.standing}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class DecisionRecord:
 def read_decisions(folder: Path) -> list[tuple[Path, DecisionRecord]]:
     """Return the decisions of the sweeps of a folder of runs, oldest first; files that cannot be read are left out."""
     found = []
-    for path in sorted((folder / SWEEPS).glob(f"*/{DECISION}")):
+    for path in decision_files(folder):
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             found.append((path, DecisionRecord.from_json(json.loads(read_document(path)))))
     return found

@@ -25,7 +25,7 @@ from wgan_sweep.common.reading import open_regular, read_document
 from wgan_sweep.errors import InputError, one_line
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import NewerRecordError, Record
-from wgan_sweep.runs.requests import DECISION, SWEEPS
+from wgan_sweep.runs.requests import DECISION, SWEEPS, decision_files
 
 FORMAT = 1
 """Version of the format of a run's line."""
@@ -119,12 +119,12 @@ class ArchivedRun:
             path.write_bytes(self.samples.png)
 
 
-_FOLDER = re.compile(r"^runs: .*\n", re.MULTILINE)
-"""The line of a config that names the folder of runs."""
+_FOLDER = re.compile(r"^runs: .*\n(?: .*\n)*", re.MULTILINE)
+"""The folder of runs in the text of a config. YAML folds a long path with spaces over several lines."""
 
 
 def _without_folder(record: Record) -> Record:
-    """Return a record that does not name the folder of runs, which the archive replaces."""
+    """Return the record without the folder of runs, which is a path of one machine."""
     return replace(record, config={key: value for key, value in record.config.items() if key != "runs"})
 
 
@@ -196,7 +196,7 @@ def _line(version: int, key: str, content: Any) -> str:
 def _decisions_on(records: Sequence[Record], folder: Path) -> list[ArchivedDecision]:
     """Return the decisions of the sweeps of a folder that are about some of these runs, in the order of their names."""
     names = {record.run_id for record in records}
-    found = [ArchivedDecision.from_directory(path.parent) for path in sorted((folder / SWEEPS).glob(f"*/{DECISION}"))]
+    found = [ArchivedDecision.from_directory(path.parent) for path in decision_files(folder)]
     return [decision for decision in found if decision and not names.isdisjoint(decision.decision["runs"])]
 
 

@@ -11,7 +11,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.runs.archive import SUFFIX, unpack
 from wgan_sweep.runs.directory import FoundRuns, RunDir, find_runs
 from wgan_sweep.runs.record import Record
-from wgan_sweep.runs.requests import DECISION, SWEEPS, not_started
+from wgan_sweep.runs.requests import SWEEPS, decision_files, not_started
 
 DEFAULT_FOLDER = "runs"
 """The folder of runs if neither the command nor ``WGAN_SWEEP_RUNS`` gives one."""
@@ -86,7 +86,7 @@ def _link_lock(runs: Path, run_id: str, folder: Path) -> None:
 
 def _link_decisions(runs: Path, folder: Path) -> None:
     """Link the folders of the sweeps that decided claims into another folder of runs."""
-    for path in sorted((runs / SWEEPS).glob(f"*/{DECISION}")):
+    for path in decision_files(runs):
         link = folder / SWEEPS / path.parent.name
         link.parent.mkdir(exist_ok=True)
         if not link.is_symlink():

@@ -24,6 +24,11 @@ MAX_BYTES = 256 * 2**20
 """The largest list that is read. A run takes some kilobytes."""
 
 
+def decision_files(runs: Path) -> list[Path]:
+    """Return the decisions that sweeps have recorded in a folder of runs, oldest first."""
+    return sorted((runs / SWEEPS).glob(f"*/{DECISION}"))
+
+
 def write_not_started(sweep: Path, records: Sequence[Record]) -> None:
     """Write which runs of a sweep have not started, in place of an earlier list.
 

@@ -5,7 +5,6 @@ The state is derived from the runs alone: the same command takes the same looks 
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from wgan_sweep.report.decisions import Decided, DecisionRecord
 from wgan_sweep.report.inference.evidence import LEVEL
 from wgan_sweep.report.inference.sequential import Looks
 from wgan_sweep.report.looks import Decision, Standing, Tracked, are_about_curves, metrics_of
-from wgan_sweep.report.text import markdown
+from wgan_sweep.report.text import finite, markdown
 from wgan_sweep.runs import pruning
 from wgan_sweep.runs.record import METRICS, SELECTION_METRICS, Record, Status
 from wgan_sweep.runs.requests import DECISION
@@ -404,7 +403,7 @@ class UntilDecided:
 
     def _decided(self, tracked: Tracked) -> Decided:
         evidence = tracked.judgement.evidence
-        numbers = [] if evidence is None else [evidence.effect, evidence.low, evidence.high]
+        numbers = [] if evidence is None else finite([evidence.effect, evidence.low, evidence.high])
         return Decided(
             tracked.claim.claim,
             tracked.setting,
@@ -414,7 +413,7 @@ class UntilDecided:
             self.decision.looks.seeds[tracked.look] if tracked.look >= 0 else 0,
             tracked.judgement.p_for,
             tracked.judgement.p_against,
-            *(number if math.isfinite(number) else None for number in numbers),
+            *numbers,
         )
 
     def record(self) -> DecisionRecord:
@@ -470,7 +469,7 @@ def _check_same(runs: Sequence[RequestedRun]) -> None:
     roles = (Role.PRESENTATION, Role.COMPUTING, Role.PLACE)
     scorers = [without_roles(run.config.scorer, "scorer", *roles) for run in runs]
     for scorer in scorers:
-        scorer.pop("sampling", None)  # of the run: where its critic's gradient norms are measured
+        scorer.pop("sampling", None)  # where the critic's gradient norms are measured: the r(x) of each run
     if any(scorer != scorers[0] for scorer in scorers) or len({run.config.train.steps for run in runs}) > 1:
         raise InputError("a sweep with claims must have one scorer and one train.steps: its metric values are compared")
     if len({run.run_id for run in runs}) < len(runs):
