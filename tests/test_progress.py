@@ -1,8 +1,11 @@
 """The display: lines in a log, bars on a terminal."""
 
+import importlib.abc
+import importlib.util
 import io
 import logging
 import re
+import signal
 import sys
 from types import ModuleType
 from typing import Any
@@ -399,3 +402,28 @@ def test_bars_that_are_stopped_leave_the_console_as_it_was() -> None:
     with LiveBars(console, lambda: "bars"):
         assert len(console._render_hooks) == 2
     assert console._render_hooks == []
+
+
+def test_a_signal_that_interrupts_an_import_of_rich_during_a_line_still_writes_its_own_line(monkeypatch) -> None:
+    shown, out = display(terminal=False)
+    emoji = "rich._emoji_codes"  # imported by the first line that a process writes
+    monkeypatch.delitem(sys.modules, emoji, raising=False)
+    source = importlib.util.find_spec(emoji)
+    monkeypatch.delitem(sys.modules, emoji, raising=False)
+
+    class Interrupted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+        def find_spec(self, name, path=None, target=None):
+            return importlib.util.spec_from_loader(name, self) if name == emoji else None
+
+        def exec_module(self, module: ModuleType) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            source.loader.exec_module(module)
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    before = signal.signal(signal.SIGTERM, lambda *_: shown.line_from_signal_handler("stopping", logging.WARNING))
+    try:
+        shown.line("step 1")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    shown.close()
+    assert sorted(out.getvalue().splitlines()) == ["step 1", "stopping"]

@@ -1,12 +1,15 @@
 """Progress of runs and sweeps: live bars on a terminal, plain lines elsewhere."""
 
+import _thread
 import itertools
 import logging
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import timedelta
+from queue import SimpleQueue
 from typing import Any, Protocol, Self, TypeVar
 
 from rich.console import Console, RenderableType
@@ -291,6 +294,8 @@ class Display:
         self._bars: dict[TaskID, _Bar] = {}
         self._numbers = itertools.count(1)
         self._last_line = time.monotonic()
+        self._waiting: SimpleQueue[tuple[str, int]] = SimpleQueue()
+        self._writing = threading.Lock()
 
     def _show_bars(self) -> bool:
         """Return whether there are bars, after starting to show them where they are shown."""
@@ -370,6 +375,20 @@ class Display:
         if self.verbosity.shows(level):
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def line_from_signal_handler(self, text: str, level: int = logging.INFO) -> None:
+        """Write a line from a handler of signals, which may have interrupted another line or an import.
+
+        Neither can be entered twice, so another thread writes. A queue of this kind and a thread started without the
+        locks of `threading` are safe in a handler. `close` writes what the thread has not written yet.
+        """
+        self._waiting.put((text, level))
+        _thread.start_new_thread(self._write_waiting, ())
+
+    def _write_waiting(self) -> None:
+        with self._writing:
+            while not self._waiting.empty():
+                self.line(*self._waiting.get())
+
     def line_if_no_bars(self, text: str) -> None:
         """Write a line of progress if there are no bars, with the time that the sweep has left."""
         if self._live is None:
@@ -382,7 +401,8 @@ class Display:
         self._live = None
 
     def close(self) -> None:
-        """Remove all bars."""
+        """Remove all bars, after the lines that wait to be written."""
+        self._write_waiting()
         self._hide_bars()
         for task in self._progress.task_ids:
             self._progress.remove_task(task)

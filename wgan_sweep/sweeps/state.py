@@ -104,7 +104,7 @@ class CommandState:
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         message = f"{name}: stopping at the next step, with a checkpoint; a second signal or Ctrl-C stops at once"
         if self._display is not None:  # do not create it here: the signal may interrupt an import
-            self._display.line(message, logging.WARNING)
+            self._display.line_from_signal_handler(message, logging.WARNING)
         else:
             sys.stderr.write(f"{message}\n")
 
