@@ -129,8 +129,10 @@ def test_means_within_a_margin_are_two_one_sided_tests() -> None:
     lower = stats.ttest_ind(second, first - 0.6, alternative="greater").pvalue
     assert evidence.p_for == pytest.approx(max(upper, lower), rel=0.05)
     assert evidence.effect == pytest.approx(0.6 - abs(np.mean(second) - np.mean(first)), abs=0.06)  # shrunken
+    assert means_within([list(first), list(first[::-1])], 0.6).high == 0.6  # they may not: no difference is below 0
     far = means_within([list(first), list(second + 2)], 0.6)
     assert far.p_for > 0.999
+    assert far.high < 0
     assert far.p_against == pytest.approx(2 * stats.ttest_ind(second + 2, first + 0.6, alternative="greater").pvalue)
 
 

@@ -224,11 +224,11 @@ def means_within(cells: Sequence[Sample], margin: float, level: float = LEVEL) -
     measure, test = f"{margin:g} minus the largest difference of means", f"two one-sided tests, {_count(pairs)}"
     summary = summarise(cells)
     if summary is None:
-        return Evidence(margin - float(np.ptp([np.mean(c) for c in cells])), -np.inf, np.inf, measure, test, 1.0, 1.0)
+        return Evidence(margin - float(np.ptp([np.mean(c) for c in cells])), -np.inf, margin, measure, test, 1.0, 1.0)
     differences = _Differences(summary[0], pairs)
     sizes = np.abs(differences.values)
     low = margin - float(np.max(sizes + differences.isf(level / 2)))
-    high = margin - float(np.max(sizes - differences.isf(level / 4 / len(pairs))))
+    high = margin - max(0.0, float(np.max(sizes - differences.isf(level / 4 / len(pairs)))))  # no difference is below 0
     return Evidence(
         float(np.clip(margin - float(np.ptp(summary[0].shrunken())), low, high)),
         low,
