@@ -141,12 +141,15 @@ def test_the_same_runs_give_the_same_bytes_in_a_documented_form(folder: Path, ar
 def test_an_archive_names_no_folder_of_runs(folder: Path, tmp_path: Path) -> None:
     item = grid()[0]
     item.config["runs"] = str(folder)
+    words = list(item.overrides)
+    item.overrides.append(f"runs={folder}")
     directory = RunDir(folder / item.run_id)
     write_record(directory, item)
     directory.config.write_text(f"device: cpu\nruns: {folder}\n  folded path\nseed: 0\n")
     archived = {run.record.run_id: run for run in read_archive(make_archive(folder, tmp_path / "a.jsonl.gz"))}
     assert archived[item.run_id].config == "device: cpu\nseed: 0\n"
     assert archived[item.run_id].record.config == {k: v for k, v in item.config.items() if k != "runs"}
+    assert archived[item.run_id].record.overrides == words
     assert item.config["runs"] == str(folder)
 
 

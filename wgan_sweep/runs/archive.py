@@ -125,7 +125,11 @@ _FOLDER = re.compile(r"^runs: .*\n(?: .*\n)*", re.MULTILINE)
 
 def _without_folder(record: Record) -> Record:
     """Return the record without the folder of runs, which is a path of one machine."""
-    return replace(record, config={key: value for key, value in record.config.items() if key != "runs"})
+    return replace(
+        record,
+        config={key: value for key, value in record.config.items() if key != "runs"},
+        overrides=[override for override in record.overrides if override.lstrip("+").partition("=")[0] != "runs"],
+    )
 
 
 @dataclass(frozen=True)
