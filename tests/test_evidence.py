@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 EVIDENCE = ROOT / ".github" / "evidence"
 PAGE = (EVIDENCE / "README.md").read_text(encoding="utf-8")
 ARCHIVES = sorted(path.name.removesuffix(SUFFIX) for path in EVIDENCE.glob(f"*{SUFFIX}"))
-ENDED = [name for name in ARCHIVES if name != "points_rx"]
+ENDED = [name for name in ARCHIVES if name not in {"points_kp", "points_rx"}]
 """The archives of sweeps that were trained until no claim was open."""
 
 
