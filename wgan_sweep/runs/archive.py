@@ -22,6 +22,7 @@ from typing import Annotated, Any, Self
 from wgan_sweep.common.files import replacing
 from wgan_sweep.common.ranges import LARGEST_INT, Range, check_value
 from wgan_sweep.common.reading import open_regular, read_document
+from wgan_sweep.config.keys import overridden_key
 from wgan_sweep.errors import InputError, one_line
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import NewerRecordError, Record
@@ -128,7 +129,7 @@ def _without_folder(record: Record) -> Record:
     return replace(
         record,
         config={key: value for key, value in record.config.items() if key != "runs"},
-        overrides=[override for override in record.overrides if override.lstrip("+").partition("=")[0] != "runs"],
+        overrides=[override for override in record.overrides if overridden_key(override) != "runs"],
     )
 
 
