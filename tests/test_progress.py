@@ -407,7 +407,6 @@ def test_bars_that_are_stopped_leave_the_console_as_it_was() -> None:
 def test_a_signal_that_interrupts_an_import_of_rich_during_a_line_still_writes_its_own_line(monkeypatch) -> None:
     shown, out = display(terminal=False)
     emoji = "rich._emoji_codes"  # imported by the first line that a process writes
-    monkeypatch.delitem(sys.modules, emoji, raising=False)
     source = importlib.util.find_spec(emoji)
     monkeypatch.delitem(sys.modules, emoji, raising=False)
 
