@@ -376,10 +376,10 @@ class Display:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def line_from_signal_handler(self, text: str, level: int = logging.INFO) -> None:
-        """Write a line from a handler of signals, which may have interrupted another line or an import.
+        """Write a line from a signal handler, which may have interrupted a call of `line` or an import.
 
-        Neither can be entered twice, so another thread writes. A queue of this kind and a thread started without the
-        locks of `threading` are safe in a handler. `close` writes what the thread has not written yet.
+        `line` is not reentrant, so another thread calls it. A `SimpleQueue` is reentrant, and `_thread` starts a thread
+        without the locks of `threading.Thread`, which the interrupted code may hold. `close` writes what is left.
         """
         self._waiting.put((text, level))
         _thread.start_new_thread(self._write_waiting, ())
@@ -401,7 +401,7 @@ class Display:
         self._live = None
 
     def close(self) -> None:
-        """Remove all bars, after the lines that wait to be written."""
+        """Remove all bars, and write lines of signal handlers that are left."""
         self._write_waiting()
         self._hide_bars()
         for task in self._progress.task_ids:
