@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +12,18 @@ import torch
 from wgan_sweep.bench import __main__ as command
 from wgan_sweep.bench import accuracy, iterations
 from wgan_sweep.bench.agreement import compare_features
-from wgan_sweep.bench.implementations import implementations, ours, with_separate_layers
+from wgan_sweep.bench.implementations import (
+    Implementation,
+    eager_double_backward,
+    implementations,
+    ours,
+    with_separate_layers,
+)
 from wgan_sweep.bench.iterations import _OperationCounter, count_operations, measure_costs
 from wgan_sweep.bench.processes import SeparateProcesses, concurrent_throughput
 from wgan_sweep.bench.workloads import N_CRITIC, Workload
 from wgan_sweep.models import DCGAN, MLP, ResNet
+from wgan_sweep.objectives.sampling import mixture
 
 CPU = torch.device("cpu")
 TINY = Workload("tiny", DCGAN(2, 4, "batch", "layer"), 16, batch=4)
@@ -35,6 +44,29 @@ def test_costs_are_measured_for_every_implementation_relative_to_eager_double_ba
         assert 50 < cost.peak_mib < 2000
         assert cost.images_per_second == pytest.approx(1000 * 4 * N_CRITIC / cost.ms)
         assert cost.utilisation == pytest.approx(1000 * count_operations(TINY, ours, CPU) / 1e10 / cost.ms, rel=0.5)
+
+
+@pytest.mark.slow
+def test_ratios_are_relative_to_eager_double_backward_with_the_same_points(monkeypatch) -> None:
+    monkeypatch.setattr(iterations, "peak_operations_per_second", lambda *_: 1e10)
+    compared = {f.__name__: (partial(f, sampling=mixture), "fp32") for f in (eager_double_backward, ours)}
+    baseline, fast = measure_costs(TINY, compared, 3, 1, CPU)
+    assert baseline.ratio == 1 != fast.ratio
+
+
+@pytest.mark.parametrize("implementation", [eager_double_backward, ours])
+def test_the_gradient_penalty_is_taken_at_the_points_of_the_sampling_scheme(implementation: Implementation) -> None:
+    drawn = []
+
+    def record(*arguments: Any) -> torch.Tensor:
+        drawn.append(mixture(*arguments))
+        return drawn[-1]
+
+    steps = partial(implementation, sampling=record)(TINY, CPU, "fp32")
+    next(steps)
+    drawn.clear()  # the first update of ours also draws points to check its gradient
+    next(steps)
+    assert [points.shape for points in drawn] == [(4, 3, 16, 16)] * N_CRITIC
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -30,12 +31,13 @@ from wgan_sweep.common.files import check_output, write
 from wgan_sweep.common.ranges import Count, Range, check_value
 from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.errors import InputError
+from wgan_sweep.objectives.sampling import fake, mixed_pairs, mixture, real, real_fake, within_source
 from wgan_sweep.scoring import weights
 from wgan_sweep.scoring.features import LAYERS
 from wgan_sweep.training.precision import precision
 
 COST_COLUMNS = ("ms", "images/s", "ratio", "spread", "utilisation", "first s", "cached", "peak MiB")
-PARTS = ("kernels", "iterations", "scaling", "accuracy", "scoring", "metrics", "sweeps")
+PARTS = ("kernels", "iterations", "sampling", "scaling", "accuracy", "scoring", "metrics", "sweeps")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -167,6 +169,20 @@ def _costs(
     return [asdict(cost) | {"batch": workload.batch} for cost in costs]
 
 
+def _sampling(options: argparse.Namespace) -> list[dict[str, Any]]:
+    precision_name = options.precision[0]
+    _print("\nThe gradient penalty at the points of each r(x); `ratio` compares implementations of the same r(x).")
+    costs = []
+    for workload in workloads(options.device):
+        for scheme in (real_fake, within_source, mixed_pairs, mixture, fake, real):
+            compared: dict[str, tuple[Implementation, str]] = {
+                f"{name}, {scheme.__name__}": (partial(implementation, sampling=scheme), precision_name)
+                for name, implementation in (("eager double backward", eager_double_backward), ("ours", ours))
+            }
+            costs += _costs(workload, compared, options)
+    return costs
+
+
 def _scaling(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     precision_name = "bf16" if options.device.type == "cuda" else options.precision[0]
     compared: dict[str, tuple[Implementation, str]] = {
@@ -284,6 +300,7 @@ def _run(options: argparse.Namespace) -> None:
     parts = {
         "kernels": _kernels,
         "iterations": _iterations,
+        "sampling": _sampling,
         "scaling": _scaling,
         "accuracy": _accuracy,
         "scoring": _scoring,

@@ -92,9 +92,11 @@ def _real_batches(workload: Workload, device: torch.device) -> Iterator[Tensor]:
             yield to_range(pixels[indices])
 
 
-def eager_double_backward(workload: Workload, device: torch.device, precision_name: str) -> Steps:
+def eager_double_backward(
+    workload: Workload, device: torch.device, precision_name: str, sampling: Sampling = real_fake
+) -> Steps:
     """Train WGAN-GP as typical PyTorch code does: eager, double backward, one Adam per network, no weight averaging."""
-    yield from _double_backward(*workload.networks(device), workload, device, precision_name)
+    yield from _double_backward(*workload.networks(device), workload, device, precision_name, sampling)
 
 
 def double_backward_of_separate_layers(workload: Workload, device: torch.device, precision_name: str) -> Steps:
@@ -103,7 +105,7 @@ def double_backward_of_separate_layers(workload: Workload, device: torch.device,
     The networks are the same functions; this package computes a convolution and the pooling after it at once.
     """
     generator, critic = (with_separate_layers(network) for network in workload.networks(device))
-    yield from _double_backward(generator, critic, workload, device, precision_name)
+    yield from _double_backward(generator, critic, workload, device, precision_name, real_fake)
 
 
 class _SeparateUpBlock(UpBlock):
@@ -134,8 +136,14 @@ def with_separate_layers(network: nn.Module) -> nn.Module:
 
 
 def _double_backward(
-    generator: nn.Module, critic: nn.Module, workload: Workload, device: torch.device, precision_name: str
+    generator: nn.Module,
+    critic: nn.Module,
+    workload: Workload,
+    device: torch.device,
+    precision_name: str,
+    sampling: Sampling,
 ) -> Steps:
+    draw = torch.Generator(device)
     generator_optimizer, critic_optimizer = _Adam(generator.parameters()), _Adam(critic.parameters())
     real_batches, context = _real_batches(workload, device), precision(precision_name, device)
 
@@ -148,8 +156,7 @@ def _double_backward(
                 real_images = next(real_batches)
                 with torch.no_grad(), context.forward():
                     fake_images = generator(noise()).float()
-                epsilon = torch.rand(workload.batch, 1, 1, 1, device=device)
-                points = (epsilon * real_images + (1 - epsilon) * fake_images).requires_grad_()
+                points = sampling(real_images, fake_images, draw).detach().requires_grad_()
                 with context.forward():
                     loss = critic(fake_images).mean() - critic(real_images).mean()
                     outputs = critic(points)
