@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from wgan_sweep.config.schema import conf_dir
 from wgan_sweep.report.figures import make_figure
 from wgan_sweep.report.text import SweepSummary
 from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.identity import run_id
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.theory import closed_forms, distances, linear_critic, lipschitz, modes, orbits, vanishing
 
@@ -229,6 +231,24 @@ def test_an_experiment_composes_trains_and_draws_its_figure(name: str, tmp_path:
     assert len(rows(summary)) > 1
     assert not any("nan" in cell or "inf" in cell for row in rows(summary) for cell in row)
     assert_has_picture(summary)
+
+
+@pytest.mark.slow
+def test_no_run_belongs_to_two_experiments_that_train_it_for_different_steps(tmp_path: Path) -> None:
+    """All experiments write into one folder, where a run that was trained for longer is not trained again."""
+    steps: dict[str, set[int]] = {}
+    for name in sorted({*EXPERIMENTS} - {*OTHER_DATA}):
+        base = [f"experiment=theory/{name}", f"runs={tmp_path}", "device=cpu"]
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            params = compose("config", base, return_hydra_config=True).hydra.sweeper.params
+            axes = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
+            for cell in product(*axes):
+                composed = compose("config", [*base, *cell], return_hydra_config=True)
+                config = configs.finalise(composed, composed.hydra.runtime.choices)
+                steps.setdefault(run_id(config), set()).add(config.train.steps)
+    assert len(steps) > 300
+    assert {run: different for run, different in steps.items() if len(different) > 1} == {}
 
 
 @pytest.mark.parametrize("exponents", [["2"], pytest.param(["1.5", "2"], marks=pytest.mark.slow)], ids=",".join)

@@ -160,6 +160,17 @@ def ask(entry: dict, records: list[Record], tmp_path: Path, curves: Curves | Non
     return judgement
 
 
+def test_a_claim_whose_sides_were_trained_in_different_settings_says_so(tmp_path: Path) -> None:
+    trained = of_loss("wgan_div", [1, 2, 3]), of_loss("wgan_gp", [2, 3, 4])
+    for records, steps in zip(trained, (1000, 2500), strict=True):
+        for item in records:
+            item.scores["step"] = steps
+    judgement = ask({"lower": {"loss": "wgan_div"}, "than": {"loss": "wgan_gp"}}, [*trained[0], *trained[1]], tmp_path)
+    assert judgement.verdict == Verdict.UNDECIDED
+    assert "step=1000" in judgement.why
+    assert "step=2500" in judgement.why
+
+
 def test_lost_runs_count_as_worse_on_either_side() -> None:
     """They forbid the verdict that they may have made possible, and only that."""
     lost_rival = record(None, status="failed", loss="wgan_div", k=1.0, p=6.0, seed=8)

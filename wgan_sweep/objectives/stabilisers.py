@@ -141,8 +141,10 @@ class MinibatchFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[N, A + kernels]``."""
         x = x.flatten(1)
-        projected = (x @ self.tensor).view(-1, self.kernels, self.dim)
-        distances = (projected[:, None] - projected[None]).abs().sum(3)
+        projected = (x @ self.tensor).view(-1, self.kernels, self.dim).permute(2, 0, 1).contiguous()
+        distances = (
+            (projected[:, :, None] - projected[:, None]).abs().sum(0)
+        )  # twice as fast as a sum over the last dim
         return torch.cat([x, (-distances).exp().sum(1) - 1], 1)  # -1: the example itself
 
 

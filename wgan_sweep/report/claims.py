@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+MAX_NAMED_SETTINGS = 4
+"""Most settings that are listed by name."""
+
+
 class Verdict(StrEnum):
     """Outcome of testing a claim."""
 
@@ -159,6 +163,14 @@ def ask(claim: Claim, setting: Setting) -> Question | None:
     return replace(complete, why=f"{count} of its runs were pruned: {remedy}")
 
 
+def nothing_to_compare(settings: Sequence[Setting]) -> str:
+    """Return why a claim has no cells to compare in any of these settings."""
+    why = "no runs on both sides of the comparison"
+    if not 1 < len(settings) <= MAX_NAMED_SETTINGS:
+        return why
+    return f"{why} (only runs of one setting are compared: {'; '.join(setting.name for setting in settings)})"
+
+
 def judge(
     claims: Sequence[Claim], records: Sequence[Record], metric: str | None = None, curves: Curves | None = None
 ) -> list[Judgement]:
@@ -178,7 +190,7 @@ def judge(
             for setting in settings
             if (question := ask(claim, setting))
         ]
-        nothing = Judgement(claim.claim, "", Verdict.UNDECIDED, "no runs on both sides of the comparison")
+        nothing = Judgement(claim.claim, "", Verdict.UNDECIDED, nothing_to_compare(settings))
         asked += found or [(nothing, None)]
     evidence = [judgement.evidence for judgement, _ in asked if judgement.evidence]
     adjusted = iter(zip(holm([e.p_for for e in evidence]), holm([e.p_against for e in evidence]), strict=True))

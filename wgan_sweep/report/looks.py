@@ -8,7 +8,15 @@ from wgan_sweep.report.cells import shown_metric
 from wgan_sweep.report.claim_kinds.curves import Correlates, Faster
 from wgan_sweep.report.claim_kinds.question import MIN_SEEDS, Claim, Question, Setting
 from wgan_sweep.report.claim_kinds.rates import Rarer
-from wgan_sweep.report.claims import Judgement, Verdict, decided, settings_of, table, with_evidence
+from wgan_sweep.report.claims import (
+    Judgement,
+    Verdict,
+    decided,
+    nothing_to_compare,
+    settings_of,
+    table,
+    with_evidence,
+)
 from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.inference.evidence import LEVEL, holm
 from wgan_sweep.report.inference.sequential import Looks, is_futile
@@ -147,10 +155,11 @@ class Decision:
             lost = tuple(record for cell in dropped for record in runs[cell])
             tracked = replace(tracked, cells=tracked.cells.difference(dropped), lost=lost)
         own = [*tracked.lost, *(record for cell in sorted(tracked.cells) for record in runs[cell])]
-        questions = _asked(tracked.claim, settings_of(own, metric, self._curves))
+        settings = settings_of(own, metric, self._curves)
+        questions = _asked(tracked.claim, settings)
         tracked = replace(tracked, look=look)
         if not questions:
-            return _untested(tracked, "no runs on both sides of the comparison"), None
+            return _untested(tracked, nothing_to_compare(settings)), None
         if len(questions) > 1:
             return _untested(tracked, "its runs were measured in different ways"), None
         ((_, question),) = questions

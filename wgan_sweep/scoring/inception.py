@@ -53,6 +53,10 @@ def extractor(weights: Weights, layers: Sequence[str]) -> FeatureExtractorIncept
         return _Inception("inception", list(layers), as_stream(dict(weights.tensors())))
 
 
+IMAGES_PER_PASS = 10
+"""Images per forward pass on a CPU, whose caches cannot hold the activations of more."""
+
+
 class Inception(nn.Module):
     """Maps uint8 images ``[N, 1 or 3, H, W]`` to float32 features ``[N, D]`` of each layer; grey is repeated to RGB."""
 
@@ -68,10 +72,11 @@ class Inception(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the features of the requested layers, in the order of the network."""
-        images = images.to(self._device)
+        images = images.to(self._device).expand(-1, 3, -1, -1)
+        count = IMAGES_PER_PASS if self._device.type == "cpu" else max(1, len(images))
         with tf32(allowed=False), torch.autocast(self._device.type, enabled=False):
-            features: tuple[Tensor, ...] = self._network(images.expand(-1, 3, -1, -1))
-        return features
+            parts: list[tuple[Tensor, ...]] = [self._network(part) for part in images.split(count)]
+        return tuple(torch.cat(features) for features in zip(*parts, strict=True))
 
 
 @lru_cache(maxsize=2)
