@@ -142,9 +142,9 @@ class MinibatchFeatures(nn.Module):
         """Return ``[N, A + kernels]``."""
         x = x.flatten(1)
         projected = (x @ self.tensor).view(-1, self.kernels, self.dim).permute(2, 0, 1).contiguous()
-        distances = (
-            (projected[:, :, None] - projected[:, None]).abs().sum(0)
-        )  # twice as fast as a sum over the last dim
+        distances = torch.zeros((), device=x.device)
+        for coordinate in projected:  # [N, N, kernels, dim] at once would take twice as long
+            distances = distances + (coordinate[:, None] - coordinate).abs()
         return torch.cat([x, (-distances).exp().sum(1) - 1], 1)  # -1: the example itself
 
 
