@@ -107,6 +107,24 @@ def test_wgan_runs_reads_an_archive_like_the_folder(words: list[str], folder: Pa
     assert outputs[0] == outputs[1] != ""
 
 
+def test_an_archive_grows_by_the_runs_of_other_places(folder: Path, archive: Path, tmp_path: Path, capsys) -> None:
+    """Whether they are in folders or archives; a run that several have is written once."""
+    first, second = (make_archive(folder, tmp_path / f"k={k}.jsonl.gz", f"div.k={k}") for k in ("1", "2,3"))
+    assert first.read_bytes() != archive.read_bytes() != second.read_bytes()
+    make_archive(first, first, "--with", str(second))
+    assert first.read_bytes() == archive.read_bytes()
+    assert capsys.readouterr().err == ""
+    make_archive(second, second, "--with", str(folder), "--with", str(first))
+    assert second.read_bytes() == archive.read_bytes()
+    assert "an earlier folder or archive has the same runs" in capsys.readouterr().err
+
+
+def test_an_archive_of_places_of_which_one_is_missing_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="there is no folder"):
+        make_archive(folder, tmp_path / "all.jsonl.gz", "--with", str(tmp_path / "nowhere"))
+    assert not (tmp_path / "all.jsonl.gz").exists()
+
+
 @pytest.mark.parametrize("words", [["rm", "status=done", "--yes"], ["clean", "--yes"], ["cancel", "seed=0", "--yes"]])
 def test_an_archive_is_not_changed_in_place(words: list[str], archive: Path) -> None:
     before = archive.read_bytes()

@@ -153,6 +153,15 @@ def add_archive(subparsers: Subparsers) -> None:
     parser.add_argument("filters", nargs="*", metavar="KEY=VALUE", help=FILTERS)
     parser.add_argument("--output", "-o", type=Path, required=True, metavar=f"FILE{SUFFIX}", help="the archive")
     parser.add_argument(
+        "--with",
+        dest="others",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PLACE",
+        help="a folder or an archive whose runs are added; can be repeated",
+    )
+    parser.add_argument(
         "--no-pictures", action="store_true", help="leave out the samples, which take most of the space"
     )
 
@@ -163,7 +172,7 @@ def _archive(options: argparse.Namespace) -> bool:
     if not options.output.name.endswith(SUFFIX):
         raise InputError(f"--output {options.output} must end in {SUFFIX}, by which archives are known")
     check_output(options.output, "--output")
-    with opened_runs(options) as (folder, runs, is_complete):
+    with opened_runs(options, options.others) as (folder, runs, is_complete):
         found = matching(runs, options.filters)
         if not found:
             raise InputError(f"none of {len(runs)} runs matches {' '.join(options.filters)}: nothing was written")

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -54,13 +54,17 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened_runs(options: argparse.Namespace) -> Iterator[Opened]:
+def opened_runs(options: argparse.Namespace, others: Sequence[Path] = ()) -> Iterator[Opened]:
     """Open the runs that ``--runs`` names; write what is left out to standard error.
+
+    Args:
+        options: The options of the command.
+        others: Further folders and archives. A run that several places have is that of the first.
 
     Raises:
         InputError: if they cannot be read, or there are none.
     """
-    with opened([options.runs]) as place:
+    with opened([options.runs, *others]) as place:
         folder, found = place.folder, place.found
         for line in [*found.problems, *place.notes]:
             sys.stderr.write(f"wgan-runs: {line}\n")
