@@ -156,17 +156,19 @@ def test_the_same_runs_give_the_same_bytes_in_a_documented_form(folder: Path, ar
             assert picture.size == (320, round(320 * 400 / 560))
 
 
-def test_an_archive_names_no_folder_of_runs(folder: Path, tmp_path: Path) -> None:
+def test_an_archive_names_no_folder_of_runs_and_no_archive_that_their_sweep_read(folder: Path, tmp_path: Path) -> None:
     item = grid()[0]
-    item.config["runs"] = str(folder)
+    item.config |= {"runs": str(folder), "archive": f"{folder}.jsonl.gz"}
     words = list(item.overrides)
-    item.overrides.append(f"runs={folder}")
+    item.overrides += [f"runs={folder}", f"archive={folder}.jsonl.gz"]
     directory = RunDir(folder / item.run_id)
     write_record(directory, item)
-    directory.config.write_text(f"device: cpu\nruns: {folder}\n  folded path\nseed: 0\n")
+    directory.config.write_text(f"device: cpu\nruns: {folder}\n  folded path\narchive: {folder}.jsonl.gz\nseed: 0\n")
     archived = {run.record.run_id: run for run in read_archive(make_archive(folder, tmp_path / "a.jsonl.gz"))}
     assert archived[item.run_id].config == "device: cpu\nseed: 0\n"
-    assert archived[item.run_id].record.config == {k: v for k, v in item.config.items() if k != "runs"}
+    assert archived[item.run_id].record.config == {
+        key: value for key, value in item.config.items() if key not in ("runs", "archive")
+    }
     assert archived[item.run_id].record.overrides == words
     assert item.config["runs"] == str(folder)
 
@@ -446,7 +448,7 @@ def test_a_sweep_does_not_train_what_its_archive_has(make, tmp_path: Path, plann
     assert runs["first"].run_id == done[0].run_id == run_id(make("seed=0", *base))  # the archive is no part of the id
     archived = archived_records([*runs.values()])
     for finished in (*done, diverged):
-        finished.config.pop("runs")  # an archive names no folder of runs
+        del finished.config["runs"], finished.config["archive"]  # an archive names no place of one machine
     assert archived == {r.run_id: r for r in (*done, diverged)}
     planned = {name: Planner()(item, archived.get(item.run_id)) for name, item in runs.items() if item.config.archive}
     assert {name: item.action.value for name, item in planned.items()} == {

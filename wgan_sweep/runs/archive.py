@@ -105,7 +105,8 @@ class ArchivedRun:
         except (FileNotFoundError, InputError):
             config = None
         samples = _reduced_samples(directory) if pictures else None
-        return cls(_without_folder(record), config and _FOLDER.sub("", config), list(directory.read_metrics()), samples)
+        text = config and _PLACES_IN_TEXT.sub("", config)
+        return cls(_without_places(record), text, list(directory.read_metrics()), samples)
 
     def write(self, directory: RunDir) -> None:
         """Write the files of the run to a directory, which is created."""
@@ -120,16 +121,17 @@ class ArchivedRun:
             path.write_bytes(self.samples.png)
 
 
-_FOLDER = re.compile(r"^runs: .*\n(?: .*\n)*", re.MULTILINE)
-"""The folder of runs in the text of a config. YAML folds a long path with spaces over several lines."""
+_PLACES = ("runs", "archive")
+"""The keys of the folder of runs and of the archive that the sweep read: paths of one machine."""
+_PLACES_IN_TEXT = re.compile(rf"^(?:{'|'.join(_PLACES)}): .*\n(?: .*\n)*", re.MULTILINE)
+"""Their lines in the text of a config. YAML folds a long path with spaces over several lines."""
 
 
-def _without_folder(record: Record) -> Record:
-    """Return the record without the folder of runs, which is a path of one machine."""
+def _without_places(record: Record) -> Record:
     return replace(
         record,
-        config={key: value for key, value in record.config.items() if key != "runs"},
-        overrides=[override for override in record.overrides if overridden_key(override) != "runs"],
+        config={key: value for key, value in record.config.items() if key not in _PLACES},
+        overrides=[override for override in record.overrides if overridden_key(override) not in _PLACES],
     )
 
 
