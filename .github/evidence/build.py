@@ -39,11 +39,8 @@ def results(name: str) -> str:
     with opened([archive_of(name)]) as runs:
         hours = sum(record.seconds for record in runs.found.records) / 3600
         count = len(runs.found.records)
-        claims = {claim.claim: claim for _, decision in read_decisions(runs.folder) for claim in decision.claims}
-    rows = [
-        [claim.claim, f"**{claim.verdict}**", claim.measured, str(claim.seeds), claim.standing]
-        for claim in claims.values()  # of a sweep that was continued, the last decision
-    ]
+        _, decision = read_decisions(runs.folder)[-1]  # a sweep that was continued has several
+    rows = [[c.claim, f"**{c.verdict}**", c.measured, str(c.seeds), c.standing] for c in decision.claims]
     with TemporaryDirectory() as folder:
         table = reported(name, "md", Path(folder) / "table.md").decode()
     verdicts = markdown(["claim", "verdict", "effect [interval]", "seeds per cell", "where it stands"], rows, [])

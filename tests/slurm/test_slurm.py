@@ -270,22 +270,27 @@ def test_the_waiting_command_can_be_killed_interrupted_and_run_again(sweep: Shel
 def test_a_run_longer_than_its_time_limit_is_requeued_up_to_the_maximum(sweep: Shell) -> None:
     """SLURM warns a job after 20 to 50 s: it counts minutes and warns up to 30 s early. A first job needs 0.1 s a step.
 
-    How many steps the later jobs make depends on the machine: one run is too long for any two jobs, and the other one
-    too long for one job but not for ten.
+    How many steps the later jobs make depends on the machine: two runs are too long for any two jobs, and the third one
+    is too long for one job but not for ten.
     """
     short = ["launch.timeout_min=1", "log_every=50", "data._target_=faults.Slow"]
-    endless = sweep.start("-m", "seed=0", *LAUNCH, *short, "train.steps=1_000_000", "launch.max_num_timeout=1")
-    finite = sweep.start("-m", "seed=1", *LAUNCH, *short, "train.steps=700", "launch.max_num_timeout=9")
-    _, errors = endless.communicate(timeout=600)
-    assert endless.returncode == 1, errors
+    endless = [
+        sweep.start("-m", f"seed={n}", *LAUNCH, *short, "train.steps=1_000_000", f"launch.max_num_timeout={n}")
+        for n in (0, 1)
+    ]
+    finite = sweep.start("-m", "seed=2", *LAUNCH, *short, "train.steps=700", "launch.max_num_timeout=9")
+    for command in endless:
+        _, errors = command.communicate(timeout=600)
+        assert command.returncode == 1, errors
     _, errors = finite.communicate(timeout=600)
     assert finite.returncode == 0, errors
     by_seed = {r["config"]["seed"]: r for r in records(sweep.folder)}
     assert "FAILED" in by_seed[0]["error"]
-    assert [by_seed[seed]["status"] for seed in (0, 1)] == ["failed", "done"]
-    first, second = starts(sweep, by_seed[0]["run_id"])
+    assert [by_seed[seed]["status"] for seed in (0, 1, 2)] == ["failed", "failed", "done"]
+    assert starts(sweep, by_seed[0]["run_id"]) == [0]
+    first, second = starts(sweep, by_seed[1]["run_id"])
     assert first == 0 < second
-    first, *later = starts(sweep, by_seed[1]["run_id"])
+    first, *later = starts(sweep, by_seed[2]["run_id"])
     assert first == 0 < later[0]
     assert later == sorted(set(later))
     assert later[-1] < 700

@@ -36,7 +36,7 @@ __all__ = [
 
 
 MAX_NAMED_SETTINGS = 4
-"""Most settings that are listed by name."""
+"""Largest number of settings that a message names."""
 
 
 class Verdict(StrEnum):

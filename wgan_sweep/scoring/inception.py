@@ -73,7 +73,7 @@ class Inception(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the features of the requested layers, in the order of the network."""
         images = images.to(self._device).expand(-1, 3, -1, -1)
-        count = IMAGES_PER_PASS if self._device.type == "cpu" else max(1, len(images))
+        count = IMAGES_PER_PASS if self._device.type == "cpu" else len(images)
         with tf32(allowed=False), torch.autocast(self._device.type, enabled=False):
             parts: list[tuple[Tensor, ...]] = [self._network(part) for part in images.split(count)]
         return tuple(torch.cat(features) for features in zip(*parts, strict=True))
