@@ -17,6 +17,12 @@ LEVELS = 24
 """Number of the critic's level sets."""
 ARROWS = 21
 """Number of arrows of the critic's gradient field along each axis."""
+BINS = 60
+"""Number of bins of the histograms of points in one dimension."""
+PANEL_OF_LINE = (0.10, 0.06, 0.75, 0.89)
+"""Left, bottom, width and height of the panel in one dimension; a layout engine takes as long as all drawing."""
+PANEL_OF_PLANE = (0.08, 0.06, 0.90, 0.92)
+"""The same in two dimensions."""
 
 
 def panels(
@@ -80,19 +86,24 @@ def draw_points(real: Tensor, generated: Tensor, critic: Callable[[Tensor], Tens
     if real.shape[1] > 2:
         critic = _on_plane(critic, real.shape[1])
         real, generated = real[:, :2], generated[:, :2]
-    figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(5, 5), dpi=100)
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    is_line = real.shape[1] == 1
+    axes = figure.add_axes(PANEL_OF_LINE if is_line else PANEL_OF_PLANE)
     low, high = real.amin(0), real.amax(0)
     margin = 0.25 * float((high - low).max()) or 1.0
     spans = [torch.linspace(float(a) - margin, float(b) + margin, 101) for a, b in zip(low, high, strict=True)]
-    if real.shape[1] == 1:
+    if is_line:
         (x,) = spans
-        axes.hist([real[:, 0].numpy(), generated[:, 0].numpy()], bins=60, density=True, label=["real", "generated"])
+        edges = np.histogram_bin_edges(torch.cat([real, generated]).numpy(), BINS)
+        for points, label in ((real, "real"), (generated, "generated")):
+            density, _ = np.histogram(points.numpy(), edges, density=True)
+            axes.stairs(density, edges, fill=True, alpha=0.6, label=label)
         critic_axes = axes.twinx()
         with torch.no_grad():
             critic_axes.plot(x.numpy(), critic(x[:, None]).numpy(), color="black", linewidth=1, label="critic")
         critic_axes.set_ylabel("critic")
+        critic_axes.ticklabel_format(scilimits=(-3, 4))  # the label has room for short numbers
     else:
         x, y = spans
         outputs, _ = _field(critic, x, y)

@@ -119,6 +119,10 @@ def feature_matching() -> Stabiliser:
     return Stabiliser(generator_loss=_feature_distance)
 
 
+DISTANCES_AT_ONCE = 2**19
+"""Number of distances between examples that a CPU computes at once: more do not fit into its caches."""
+
+
 class MinibatchFeatures(nn.Module):
     """Appends the closeness of each example to the rest of its batch to its features.
 
@@ -141,11 +145,17 @@ class MinibatchFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[N, A + kernels]``."""
         x = x.flatten(1)
-        projected = (x @ self.tensor).view(-1, self.kernels, self.dim).permute(2, 0, 1).contiguous()
-        distances = torch.zeros((), device=x.device)
-        for coordinate in projected:  # [N, N, kernels, dim] at once would take twice as long
-            distances = distances + (coordinate[:, None] - coordinate).abs()
-        return torch.cat([x, (-distances).exp().sum(1) - 1], 1)  # -1: the example itself
+        projected = (x @ self.tensor).view(-1, self.kernels, self.dim).permute(2, 0, 1)
+        kernels = max(1, DISTANCES_AT_ONCE // len(x) ** 2) if x.device.type == "cpu" else self.kernels
+        return torch.cat([x, *(_closeness(part.contiguous()) for part in projected.split(kernels, 2))], 1)
+
+
+def _closeness(projected: Tensor) -> Tensor:
+    """Return the closeness of each example to the others, from ``[dim, N, kernels]`` to ``[N, kernels]``."""
+    distances = torch.zeros((), device=projected.device)
+    for coordinate in projected:  # [N, N, kernels, dim] at once would take twice as long
+        distances = distances + (coordinate[:, None] - coordinate).abs()
+    return (-distances).exp().sum(1) - 1  # -1: the example itself
 
 
 def minibatch_discrimination(kernels: int, dim: int) -> Stabiliser:

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from wgan_sweep.common import rng
 from wgan_sweep.common.tf32 import tf32
 from wgan_sweep.errors import InputError
-from wgan_sweep.scoring.inception import inception
 from wgan_sweep.scoring.weights import Weights, as_stream, find
 
 LAYERS = (64, 192, 768, 2048)
@@ -127,6 +125,8 @@ class InceptionV3:
 
     def extract(self, device: torch.device, *, logits: bool = False) -> Extract:
         """Return the function from images to features, and logits if requested."""
+        from wgan_sweep.scoring.inception import inception  # slow to import: it needs torchvision
+
         self.check(logits=logits)
         layers = (str(self.layer), LOGITS) if logits else (str(self.layer),)
         network = inception(self._file, layers, device)
@@ -159,10 +159,11 @@ class TorchFidelity:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        extractors = sorted(name for name in FEATURE_EXTRACTORS_REGISTRY if not name.startswith("inception"))
+        registry = _torch_fidelity_extractors()
+        extractors = sorted(name for name in registry if not name.startswith("inception"))
         if self.extractor not in extractors:
             raise InputError(f"features.extractor={self.extractor}: choose one of {', '.join(extractors)}")
-        layers = FEATURE_EXTRACTORS_REGISTRY[self.extractor].get_provided_features_list()
+        layers = registry[self.extractor].get_provided_features_list()
         if self.layer not in layers:
             raise InputError(f"features.layer={self.layer}: {self.extractor} has {', '.join(layers)}")
         if self.weights is not None:
@@ -218,9 +219,16 @@ class TorchFidelity:
         return extract
 
 
+def _torch_fidelity_extractors() -> dict[str, Any]:
+    """Return torch-fidelity's classes of feature extractors by name."""
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # slow to import: it needs torchvision
+
+    return cast("dict[str, Any]", FEATURE_EXTRACTORS_REGISTRY)
+
+
 @lru_cache(maxsize=2)
 def _torch_fidelity_network(space: TorchFidelity, device: torch.device) -> nn.Module:
-    extractor_class = FEATURE_EXTRACTORS_REGISTRY[space.extractor]
+    extractor_class = _torch_fidelity_extractors()[space.extractor]
     try:
         file = None
         if space.weights is not None:
