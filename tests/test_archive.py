@@ -116,7 +116,20 @@ def test_an_archive_grows_by_the_runs_of_other_places(folder: Path, archive: Pat
     assert capsys.readouterr().err == ""
     make_archive(second, second, "--with", str(folder), "--with", str(first))
     assert second.read_bytes() == archive.read_bytes()
-    assert "an earlier folder or archive has the same runs" in capsys.readouterr().err
+    assert "another folder or archive has the same runs" in capsys.readouterr().err
+
+
+def test_a_run_that_is_finished_in_a_later_place_only_is_taken_from_there(folder: Path, tmp_path: Path) -> None:
+    """Wherever the folder is named in which it still runs."""
+    archive = make_archive(folder, tmp_path / "all.jsonl.gz", "status=done")
+    started = tmp_path / "started"
+    shutil.copytree(folder, started)
+    (name, *_) = (record.run_id for record in find_runs(folder).records if record.status == Status.DONE)
+    record = RunDir(started / name).record
+    record.write_text(record.read_text().replace('"status": "done"', '"status": "running"'))
+    for places in ([started, archive], [archive, started]):
+        grown = make_archive(places[0], tmp_path / "grown.jsonl.gz", "status=done", "--with", str(places[1]))
+        assert grown.read_bytes() == archive.read_bytes()
 
 
 def test_an_archive_of_places_of_which_one_is_missing_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -213,7 +226,7 @@ def test_folders_and_archives_are_combined_and_the_first_place_wins(folder: Path
         assert {r.host for r in runs.found.records} == {""}
         assert runs.repeated == [r.run_id for r in grid_of(parts[0])]
     assert report(str(folder), str(parts[0]), "--format", "csv") == expected
-    assert f"an earlier folder or archive has the same runs: {names[0]}" in capsys.readouterr().err
+    assert f"another folder or archive has the same runs: {names[0]}" in capsys.readouterr().err
 
 
 def rewritten(archive: Path, number: int, change: Callable[[dict], None], *, checksum: bool) -> Path:

@@ -183,6 +183,19 @@ def test_training_does_not_load_unused_packages(sweep) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_sweep_on_points_does_not_load_networks_of_images(sweep) -> None:
+    program = "import sys; from wgan_sweep.commands.sweep import main; sys.argv[0] = 'wgan-sweep'; main(); "
+    program += "print('loaded:', sorted({'torchvision', 'torch_fidelity', 'torchmetrics'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "data=gaussians8", "tracker=none", "plan=true"],
+        cwd=sweep.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "loaded: []" in done.stdout
+
+
 @pytest.mark.parametrize("option", [["--help"], ["--cfg", "job"]])
 def test_help_imports_no_heavy_packages(tmp_path: Path, option: list[str]) -> None:
     program = """if True:

@@ -53,6 +53,16 @@ def test_minibatch_features_measure_the_closeness_to_the_other_examples() -> Non
     assert features_of_equal_examples[:, 3:].detach().flatten().tolist() == pytest.approx([3.0] * 8)
 
 
+def test_closeness_is_the_same_whether_all_kernels_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = MinibatchFeatures(3, 7, 5).double()
+    x = torch.randn(16, 3).double()
+    m = (x @ layer.tensor).view(16, 7, 5).transpose(0, 1)
+    expected = (torch.exp(-torch.cdist(m, m, p=1)).sum(2) - 1).T
+    for at_once in (1, 2 * 16**2, 10**6):  # one kernel, two and all
+        monkeypatch.setattr(stabilisers, "DISTANCES_AT_ONCE", at_once)
+        torch.testing.assert_close(layer(x)[:, 3:], expected)
+
+
 def test_a_critic_that_compares_examples_is_measured_in_batches_of_the_training_size(make) -> None:
     trainer = build(make("stabiliser=minibatch_discrimination", "train.batch_size=4")).trainer
     points = torch.randn(9, 1, 32, 32)

@@ -11,6 +11,7 @@ import scipy.stats
 import torch
 
 from wgan_sweep.common import rng
+from wgan_sweep.common.plots import draw_points
 from wgan_sweep.common.subspaces import random_basis
 from wgan_sweep.data import Gaussian
 from wgan_sweep.errors import InputError
@@ -162,6 +163,14 @@ def test_points_of_many_dimensions_are_pictured_on_the_plane_of_the_first_two() 
     assert picture.shape == (500, 500, 3)
     assert all(batch.shape[1] == 5 and not batch[:, 2:].any() for batch in seen)
     assert any(batch[:, :2].abs().sum() > 0 for batch in seen)
+
+
+def test_points_on_the_line_that_are_all_equal_are_pictured() -> None:
+    points = Gaussian(1, None, 0.0, 1.0).load()
+    equal = draw_points(torch.full((9, 1), 2.0), torch.full((9, 1), 2.0), lambda x: x[:, 0])
+    spread = points.draw_samples(points.draw(100, rng.generator(0, "test")), lambda x: x[:, 0])
+    assert equal.shape == spread.shape == (500, 500, 3)
+    assert (equal != spread).any()
 
 
 ON_THE_LINE = ["data=gaussian", "data.shift=1", "model=gaussian", "model.dim=16", "train.freeze_generator_at=0"]

@@ -59,7 +59,7 @@ def opened_runs(options: argparse.Namespace, others: Sequence[Path] = ()) -> Ite
 
     Args:
         options: The options of the command.
-        others: Further folders and archives. A run that several places have is that of the first.
+        others: Further folders and archives. A run that several have is that of the first that finished it.
 
     Raises:
         InputError: if they cannot be read, or there are none.

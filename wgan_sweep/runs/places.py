@@ -10,7 +10,7 @@ from typing import NamedTuple
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.archive import SUFFIX, unpack
 from wgan_sweep.runs.directory import FoundRuns, RunDir, find_runs
-from wgan_sweep.runs.record import Record
+from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.requests import SWEEPS, decision_files, not_started
 
 DEFAULT_FOLDER = "runs"
@@ -26,20 +26,22 @@ class OpenedRuns(NamedTuple):
     name: str
     """The names of the places, for titles."""
     repeated: Sequence[str] = ()
-    """The ids of runs that an earlier one of several places has, too."""
+    """The ids of runs that several places have."""
     not_started: Sequence[Record] = ()
     """The runs that sweeps in these places asked for, and that no place has."""
 
     @property
     def notes(self) -> list[str]:
         """What a report says of the runs that it leaves out, beside the problems."""
-        repeated = f"left out, since an earlier folder or archive has the same runs: {', '.join(self.repeated)}"
+        repeated = f"left out, since another folder or archive has the same runs: {', '.join(self.repeated)}"
         return self.found.notes + [repeated] * bool(self.repeated)
 
 
 @contextmanager
 def opened(places: Sequence[Path]) -> Iterator[OpenedRuns]:
-    """Open folders of runs and archives for reading, as one. A run that several have is that of the first.
+    """Open folders of runs and archives for reading, as one.
+
+    A run that several have is that of the first in which it is finished, or else that of the first.
 
     Raises:
         InputError: if a place does not exist or cannot be read.
@@ -50,19 +52,21 @@ def opened(places: Sequence[Path]) -> Iterator[OpenedRuns]:
             yield parts[0]
             return
         folder = Path(stack.enter_context(_temporary_folder()))
-        records: list[Record] = []
+        chosen: dict[str, tuple[Path, Record]] = {}
         repeated: list[str] = []
         for part in parts:
             for record in part.found.records:
-                link = folder / record.run_id
-                if link.is_symlink():
+                if record.run_id in chosen:
                     repeated.append(record.run_id)
-                else:
-                    link.symlink_to((part.folder / record.run_id).absolute())
-                    _link_lock(part.folder, record.run_id, folder)
-                    records.append(record)
+                    _, earlier = chosen[record.run_id]
+                    if record.status != Status.DONE or earlier.status == Status.DONE:
+                        continue
+                chosen[record.run_id] = (part.folder, record)
             _link_decisions(part.folder, folder)
-        records.sort(key=lambda record: (record.started or "", record.run_id))
+        for run_id, (source, _) in chosen.items():
+            (folder / run_id).symlink_to((source / run_id).absolute())
+            _link_lock(source, run_id, folder)
+        records = sorted((record for _, record in chosen.values()), key=lambda one: (one.started or "", one.run_id))
         found = FoundRuns(
             records,
             [problem for part in parts for problem in part.found.problems],
