@@ -7,6 +7,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 import torch
+from scipy.sparse.csgraph import csgraph_from_dense, dijkstra
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -232,3 +233,14 @@ def test_costs_that_do_not_fit_into_memory_are_refused_with_a_size_that_does() -
     (largest,) = map(int, re.findall(r"lower it to (\d+)", str(error.value)))
     assert largest**2 * 8 * transport.MATRICES <= total < (largest + 1) ** 2 * 8 * transport.MATRICES
     transport.check_fits("scorer.num_samples", largest, largest)
+
+
+@pytest.mark.parametrize("share_of_zeros", [0.0, 0.3])
+def test_edges_longer_than_a_detour_change_no_shortest_path(share_of_zeros: float) -> None:
+    random = np.random.default_rng(1)
+    lengths = random.exponential(size=(60, 60)) * (random.uniform(size=(60, 60)) >= share_of_zeros)
+    np.fill_diagonal(lengths, 0)
+    expected = dijkstra(csgraph_from_dense(lengths, null_value=np.inf))
+    graph = transport._without_detours(lengths.copy(), np.array([0, 20, 40]))
+    assert graph.nnz < 60 * 60 / 2
+    np.testing.assert_array_equal(dijkstra(graph), expected)

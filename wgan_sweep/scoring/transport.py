@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, csr_array
 from scipy.sparse.csgraph import connected_components, csgraph_from_dense, dijkstra
 from scipy.spatial.distance import cdist
 from torch import Tensor
@@ -37,6 +37,8 @@ NO_MASS = 1e-6
 """Share of a point's mass up to which a pair's mass is a rounding error: 1/3 and 2/6 differ."""
 ANCHORS = 100
 """Components of a plan relative to which the extreme potentials are computed."""
+HUBS = 4
+"""About how many components the detours are measured through that shorten the graph of components."""
 MATRICES = 4
 """Matrices of the size of the costs that exist at once: distances, costs, reduced costs and the plan."""
 MAX_ITERATIONS = 10_000
@@ -201,11 +203,12 @@ def kantorovich_potential(distance: Array, plan: Plan) -> Potential:
     of_real, of_generated = labels[: len(u)], labels[len(u) :]
     reduced = np.maximum(distance - u[:, None] - v, 0)
     between = _smallest_by_label(_smallest_by_label(reduced, of_real).T, of_generated)  # [components, components]
+    del reduced
     np.fill_diagonal(between, 0)
-    paths = csgraph_from_dense(between, null_value=np.inf)
     weight = np.bincount(labels) / count
     anchors = np.unique(np.linspace(0, len(weight) - 1, ANCHORS).round().astype(int))
     share = weight[anchors] / weight[anchors].sum()
+    paths = _without_detours(between, hubs=anchors[:: max(1, len(anchors) // HUBS)])
     rise, fall = dijkstra(paths, indices=anchors), dijkstra(paths.T.tocsr(), indices=anchors)  # [anchors, components]
     shift = share @ (rise - fall) / 2
     values = np.concatenate([u, -v]) + shift[labels]
@@ -216,6 +219,21 @@ def kantorovich_potential(distance: Array, plan: Plan) -> Potential:
     with np.errstate(divide="ignore"):
         freedom = 0.0 if half_width == 0 else float(np.sqrt(half_width / spread))
     return Potential(values[: len(u)], values[len(u) :], freedom)
+
+
+def _without_detours(lengths: Array, hubs: NDArray[np.intp]) -> csr_array:
+    """Return a dense graph without the edges that are longer than a path through a hub: no shortest path has them.
+
+    Args:
+        lengths: ``[nodes, nodes]``, from rows to columns. The edges that are left out become infinite in place.
+        hubs: Some nodes.
+    """
+    graph = csgraph_from_dense(lengths, null_value=np.inf)
+    to_hubs, from_hubs = dijkstra(graph.T.tocsr(), indices=hubs), dijkstra(graph, indices=hubs)
+    del graph
+    for to_hub, from_hub in zip(to_hubs, from_hubs, strict=True):
+        lengths[lengths > to_hub[:, None] + from_hub] = np.inf
+    return csgraph_from_dense(lengths, null_value=np.inf)
 
 
 def _smallest_by_label(values: Array, labels: NDArray[np.intp]) -> Array:
