@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
 
 LEVELS = 24
 """Number of the critic's level sets."""
@@ -41,6 +42,18 @@ def panels(
 
     figure = Figure(figsize=(columns * side * wide, rows * side), dpi=100, layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
+
+
+def fill_first_row(figure: "Figure", count: int) -> None:
+    """Widen the first panels of a figure so that they fill its first row; the others of that row should be hidden.
+
+    Args:
+        figure: As returned by `panels`.
+        count: Number of panels to widen, at most those of a row.
+    """
+    grid = cast("GridSpec", figure.axes[0].get_gridspec())
+    for index, ax in enumerate(figure.axes[:count]):
+        ax.set_subplotspec(grid[0, index * grid.ncols // count : (index + 1) * grid.ncols // count])
 
 
 def to_png(figure: "Figure") -> bytes:

@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
-from wgan_sweep.common.plots import panels, to_png
+from wgan_sweep.common.plots import fill_first_row, panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.record import Record
 from wgan_sweep.theory.cells import cells_by_label, mean_and_sd, scored_runs, show_last_samples, summary_without_runs
-
-if TYPE_CHECKING:
-    from matplotlib.gridspec import GridSpec
 
 METRIC_TITLES = {"modes": "modes covered", "high_quality": "share of high quality", "w1": "exact W1"}
 
@@ -30,10 +26,8 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
     for ax in axes:
         ax.set_axis_off()
     labels = list(cells)
-    grid = cast("GridSpec", figure.axes[0].get_gridspec())
-    for index, (metric, title) in enumerate(METRIC_TITLES.items()):
-        ax = axes[index]
-        ax.set_subplotspec(grid[0, slice(*(columns * end // len(METRIC_TITLES) for end in (index, index + 1)))])
+    fill_first_row(figure, len(METRIC_TITLES))
+    for ax, (metric, title) in zip(axes, METRIC_TITLES.items(), strict=False):
         ax.set_axis_on()
         for row, members in enumerate(cells.values()):
             values = [record.scores[metric] for record in members]
