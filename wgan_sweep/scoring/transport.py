@@ -38,7 +38,7 @@ NO_MASS = 1e-6
 ANCHORS = 100
 """Components of a plan relative to which the extreme potentials are computed."""
 HUBS = 4
-"""About how many components the detours are measured through that shorten the graph of components."""
+"""Number of anchors through which detours are measured: an edge that is longer than a detour is left out."""
 MATRICES = 4
 """Matrices of the size of the costs that exist at once: distances, costs, reduced costs and the plan."""
 MAX_ITERATIONS = 10_000
@@ -208,7 +208,7 @@ def kantorovich_potential(distance: Array, plan: Plan) -> Potential:
     weight = np.bincount(labels) / count
     anchors = np.unique(np.linspace(0, len(weight) - 1, ANCHORS).round().astype(int))
     share = weight[anchors] / weight[anchors].sum()
-    paths = _without_detours(between, hubs=anchors[:: max(1, len(anchors) // HUBS)])
+    paths = _without_detours(between, hubs=anchors[:HUBS])
     rise, fall = dijkstra(paths, indices=anchors), dijkstra(paths.T.tocsr(), indices=anchors)  # [anchors, components]
     shift = share @ (rise - fall) / 2
     values = np.concatenate([u, -v]) + shift[labels]
@@ -222,11 +222,12 @@ def kantorovich_potential(distance: Array, plan: Plan) -> Potential:
 
 
 def _without_detours(lengths: Array, hubs: NDArray[np.intp]) -> csr_array:
-    """Return a dense graph without the edges that are longer than a path through a hub: no shortest path has them.
+    """Return the graph without the edges that are longer than a path through a hub. No shortest path has them.
 
     Args:
-        lengths: ``[nodes, nodes]``, from rows to columns. The edges that are left out become infinite in place.
-        hubs: Some nodes.
+        lengths: ``[nodes, nodes]``: length of the edge from each row to each column. Edges that are left out become
+            infinite in place.
+        hubs: Indices of some nodes.
     """
     graph = csgraph_from_dense(lengths, null_value=np.inf)
     to_hubs, from_hubs = dijkstra(graph.T.tocsr(), indices=hubs), dijkstra(graph, indices=hubs)
