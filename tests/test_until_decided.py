@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,11 @@ import pytest
 from wgan_sweep.commands import report as report_command
 from wgan_sweep.commands import runs as runs_command
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.decisions import DecisionRecord, read_decisions
+from wgan_sweep.report.claims import Judgement, Verdict, table
+from wgan_sweep.report.decisions import Decided, DecisionRecord, read_decisions
+from wgan_sweep.report.inference import rates
 from wgan_sweep.report.looks import Standing
+from wgan_sweep.report.text import finite
 from wgan_sweep.runs.archive import write_archive
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.requests import DECISION
@@ -306,6 +309,19 @@ def test_a_claim_without_cells_is_named_and_not_asked(workshop: Workshop) -> Non
     sweep = workshop.sweep(losses=["wgan", "wgan_gp"])
     assert sweep.new_lines() == ["not asked: near (no cells on both sides of the comparison)"]
     assert "Not asked: near" in sweep.table()
+
+
+@pytest.mark.parametrize(("events", "others"), [((0, 8), (5, 8)), ((5, 8), (0, 8)), ((0, 8), (0, 8)), ((2, 8), (5, 8))])
+def test_a_stored_decision_shows_infinite_numbers_as_the_table_does(
+    events: tuple[int, int], others: tuple[int, int]
+) -> None:
+    evidence = rates.rarer(events, others)
+    numbers = json.loads(json.dumps(finite([evidence.effect, evidence.low, evidence.high]), allow_nan=False))
+    decided = Decided("rarer", "", "undecided", "decided", 1, 8, evidence.p_for, evidence.p_against, *numbers)
+    _, rows = table([Judgement("rarer", "", Verdict.UNDECIDED, why="", evidence=evidence)])
+    assert decided.measured == rows[0][3]
+    assert "[" in decided.measured
+    assert replace(decided, effect=None, low=None, high=None).measured == ""
 
 
 def test_a_report_names_the_decision_of_the_sweep(

@@ -12,7 +12,7 @@ from wgan_sweep.report.claim_kinds.means import CountingPruned
 from wgan_sweep.report.claim_kinds.question import Cells, Claim, Coordinates, LostRun, Question, Setting
 from wgan_sweep.report.claim_kinds.reading import PAPER, PRUNED, PUBLISHED, WORST, claims_file, read_claims
 from wgan_sweep.report.curves import Curves
-from wgan_sweep.report.inference.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, holm
+from wgan_sweep.report.inference.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, holm, with_interval
 from wgan_sweep.report.text import finite, markdown
 from wgan_sweep.runs.coordinates import SCORING_AXES, coordinates
 from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, Record, Status
@@ -262,7 +262,7 @@ def table(judgements: Sequence[Judgement]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for judgement in judgements:
         evidence = judgement.evidence
-        effect = f"{evidence.effect:.4g} [{evidence.low:.4g}, {evidence.high:.4g}]" if evidence else ""
+        effect = with_interval(evidence.effect, evidence.low, evidence.high) if evidence else ""
         effect = "; ".join(part for part in (effect, judgement.why) if part)
         test = f"{evidence.measure}; {evidence.test}" if evidence else ""
         p = f"{judgement.p_for:.3f} / {judgement.p_against:.3f}" if judgement.p_for is not None else ""

@@ -1,6 +1,7 @@
 """What sweeps that trained until their claims were decided have recorded, for reports on their runs."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 from wgan_sweep.common.ranges import check_value
 from wgan_sweep.common.reading import read_document
 from wgan_sweep.report.claims import Judgement
+from wgan_sweep.report.inference.evidence import with_interval
 from wgan_sweep.runs.record import Record, checked_fields
 from wgan_sweep.runs.requests import DECISION, decision_files
 
@@ -31,22 +33,28 @@ class Decided:
     """Over all looks and claims, likewise `p_against`; None if it could not be tested."""
     p_against: float | None = None
     effect: float | None = None
-    """Positive if it agrees with the claim; None if it could not be tested."""
+    """Positive if it agrees with the claim; None if it is infinite, or if the claim could not be tested."""
     low: float | None = None
-    """Lower end of the effect's interval, over all looks; likewise `high`. None if there is none."""
+    """Lower end of the effect's interval, over all looks; likewise `high`. None if it is infinite."""
     high: float | None = None
 
     @property
     def measured(self) -> str:
         """The effect with its interval; empty if the claim could not be tested."""
-        interval = f" [{self.low:.4g}, {self.high:.4g}]" if self.low is not None and self.high is not None else ""
-        return "" if self.effect is None else f"{self.effect:.4g}{interval}"
+        if self.effect is None and self.low is None and self.high is None:
+            return ""
+        infinite = math.inf if self.high is None else -math.inf
+        return with_interval(_number(self.effect, infinite), _number(self.low, -math.inf), _number(self.high, math.inf))
 
     @property
     def result(self) -> str:
         """Verdict, effect and interval, and where the claim stands."""
         effect = self.measured and f" with an effect of {self.measured}"
         return f"{self.verdict}{effect}, {self.standing}"
+
+
+def _number(value: float | None, infinite: float) -> float:
+    return infinite if value is None else value
 
 
 @dataclass(frozen=True)

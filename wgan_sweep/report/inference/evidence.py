@@ -43,6 +43,11 @@ class Evidence:
     """One-sided p-value of the null hypothesis that the statement is true."""
 
 
+def with_interval(effect: float, low: float, high: float) -> str:
+    """Return an effect with its interval, as tables show it."""
+    return f"{effect:.4g} [{low:.4g}, {high:.4g}]"
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for multiple testing (Holm 1979)."""
     order = np.argsort(values)
