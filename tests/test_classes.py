@@ -173,8 +173,15 @@ def test_stacked_images_consist_of_the_grey_ones() -> None:
     assert len(counts) == 27
     assert counts[2, 2, 2] / 3000 == pytest.approx(1 / 8, abs=4 * (1 / 8 * 7 / 8 / 3000) ** 0.5)
     assert data.fingerprint() == Stacked(Squares(), 3000).fingerprint() != Stacked(Squares(), 2999).fingerprint()
+    assert data.fingerprint() == data.load().digest
     with pytest.raises(InputError, match="3 channels"):
         Stacked(data, 10).load()
+
+
+def test_the_digest_of_stacked_images_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Stacked(Squares(), 2000).fingerprint()
+    monkeypatch.setattr(Stacked, "load", lambda _: pytest.fail("the images were stacked again"))
+    assert Stacked(Squares(), 2000).fingerprint() == first
 
 
 def test_a_null_metric_is_left_out(make) -> None:

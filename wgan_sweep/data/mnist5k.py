@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wgan_sweep.common.ranges import Range
-from wgan_sweep.data.store import MAX_SIZE, ImageSet, cached_digest
+from wgan_sweep.data.store import MAX_SIZE, ImageSet, cached_digest, file_key
 from wgan_sweep.errors import InputError
 
 
@@ -44,7 +44,7 @@ class Mnist5k:
 
     def fingerprint(self) -> str:
         """Return the digest of the images; they are loaded only if it is not cached."""
-        return cached_digest(_file(), self.load, self.size)
+        return cached_digest(file_key(_file(), self.size), self.load)
 
 
 def _rows() -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from wgan_sweep.common.ranges import NonEmpty
-from wgan_sweep.data.store import ImageSet, cached_digest
+from wgan_sweep.data.store import ImageSet, cached_digest, file_key
 from wgan_sweep.errors import InputError, one_line
 
 EXPECTED = "data=npz reads a file with an array 'images' of uint8 [N, H, W, C]"
@@ -101,6 +101,6 @@ class Npz:
     def fingerprint(self) -> str:
         """Return the digest of the images; raises the errors of `load`."""
         try:
-            return cached_digest(Path(self.path).expanduser(), self.load)
+            return cached_digest(file_key(Path(self.path).expanduser()), self.load)
         except OSError:  # the file's status cannot be read: `load` says why
             return self.load().digest

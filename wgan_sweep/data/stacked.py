@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 import numpy as np
 
 from wgan_sweep.common.ranges import LARGEST_INT, Range
-from wgan_sweep.data.store import ImageSet
+from wgan_sweep.data.store import ImageSet, cached_digest
 from wgan_sweep.errors import InputError
 
 
@@ -47,4 +47,4 @@ class Stacked:
 
     def fingerprint(self) -> str:
         """Return the digest of the images; raises the errors of `load`."""
-        return self.load().digest
+        return cached_digest(("stacked", self.images.load().digest, self.count), self.load)

@@ -107,30 +107,35 @@ def digest_folder() -> Path:
     return cache_dir() / "digests"
 
 
-def cached_digest(file: Path, load: Callable[[], ImageSet], *parameters: object) -> str:
-    """Return the digest of the images that are read from a file; it is computed once and cached on disk.
-
-    The key of the cache is the file's path, size, inode and times of change, and the parameters. A damaged entry is
-    replaced.
+def cached_digest(key: object, load: Callable[[], ImageSet]) -> str:
+    """Return the digest of images; it is computed once and cached on disk. A damaged entry is replaced.
 
     Args:
-        file: The file that the images are read from.
-        load: Reads the images; called only if the digest is not cached.
-        *parameters: Parameters of `load` that the images depend on.
+        key: Everything that the images depend on.
+        load: Returns the images; called only if the digest is not cached.
     """
-    status = file.stat()
-    times = status.st_mtime_ns, status.st_ctime_ns
-    key = repr((str(file.resolve()), status.st_size, *times, status.st_ino, parameters))
-    path = digest_folder() / _name(key)
+    text = repr(key)
+    path = digest_folder() / _name(text)
     with suppress(OSError, UnicodeDecodeError):
         digest, _, checksum = path.read_text().partition(" ")
-        if checksum == _checksum(digest, key):
+        if checksum == _checksum(digest, text):
             return digest
     digest = load().digest
     with suppress(OSError):  # a cache that cannot be written costs time only; the checksum tells an incomplete entry
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{digest} {_checksum(digest, key)}")
+        path.write_text(f"{digest} {_checksum(digest, text)}")
     return digest
+
+
+def file_key(file: Path, *parameters: object) -> tuple[object, ...]:
+    """Return a key of what is read from a file: its path, size, inode and times of change, and the parameters.
+
+    Args:
+        file: The file.
+        *parameters: What else the content that is read depends on.
+    """
+    status = file.stat()
+    return str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, parameters
 
 
 def _name(key: str) -> str:
@@ -226,7 +231,7 @@ def _read_cached(path: Path) -> ImageSet | None:
         images = ImageSet(pixels, notes=tuple(map(str, description["notes"])))
         if pixels.dtype != np.uint8 or pixels.ndim != 4:
             raise ValueError(f"it holds {pixels.dtype} {list(pixels.shape)}")
-        digest = cached_digest(path, lambda: images)
+        digest = cached_digest(file_key(path), lambda: images)
         if digest != description["digest"]:
             raise ValueError("the checksum differs")
     except FileNotFoundError:
