@@ -97,6 +97,15 @@ def test_a_key_that_only_the_options_of_a_sweep_have_is_written_with_two_plus_si
     assert "2 to train" in sweep(*arguments, "++schedule.steps=9").stdout
 
 
+def test_a_figure_that_cannot_show_the_runs_does_not_take_the_table_with_it(sweep) -> None:
+    (sweep.folder / "mine.py").write_text("def odd(records, runs):\n    return records[7]\n")
+    done = sweep("-m", "div.k=1,2", "figure._target_=mine.odd", code=1)
+    assert "figure=samples cannot show these runs (IndexError: list index out of range, mine.py:2)" in done.stdout
+    assert "| div.k" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "No finished run has what this figure shows." in sweep("-m", "div.k=1,2", "figure=modes").stdout
+
+
 @pytest.mark.parametrize("name", ["it's a=b,c", 'say "ü"'])
 def test_the_folder_of_runs_may_have_any_name(sweep, name: str) -> None:
     folder = sweep.folder / name

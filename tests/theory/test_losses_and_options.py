@@ -43,7 +43,7 @@ def test_runs_with_few_scored_steps_are_left_out(tmp_path: Path) -> None:
     records = [record(tmp_path, "r0", {"w1": 1.0})]
     write_curve(tmp_path, "r0", *np.ones((3, 4)))
     summary = loss_and_quality.summarise(records, tmp_path, "w1")
-    assert summary.table.startswith("No run is done")
+    assert summary.table.startswith("No finished run has what this figure shows")
 
 
 def test_effects_and_verdicts_of_options(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from wgan_sweep.common.files import remove_leftovers, write
 from wgan_sweep.common.pictures import with_description
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.figures import make_figure
+from wgan_sweep.report import figures
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.mirroring import make_tracker, tracked_sweep
 from wgan_sweep.runs.record import Status
@@ -91,7 +91,8 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
         waiting = {run.run_id: run.new_record() for run in others}
         by_id = {**waiting, **own, **archived}
         records = [by_id[run_id] for run_id in titles]
-        summary = make_figure(plain(config.figure))(records, shown)
+        name = config.hydra.runtime.choices.figure
+        summary, failure = figures.summarise(plain(config.figure), name, records, shown)
     archives = {
         run.run_id: Path(run.config.archive) for run in state.requested if run.run_id in archived and run.config.archive
     }
@@ -105,7 +106,7 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     for record in own.values() if len(own) <= MAX_SAMPLE_PATHS else []:
         image = RunDir(runs / record.run_id).last_samples()
         lines.append(f"samples   {shell_path(image) if image else 'none'}  ({titles[record.run_id]})")
-    problems = list(state.problems)
+    problems = [*state.problems, *([f"failed: {failure}"] if failure else [])]
     try:
         write_not_started(folder, [*waiting.values()])
     except OSError as error:

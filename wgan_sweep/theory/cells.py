@@ -1,11 +1,12 @@
 """Selects, groups and shows the runs of a sweep, for the figures of this package."""
 
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wgan_sweep.common.pictures import open_picture
+from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import group_runs
 from wgan_sweep.report.text import SweepSummary, problems
 from wgan_sweep.runs.coordinates import GROUPS
@@ -24,11 +25,28 @@ def scored_runs(records: Iterable[Record]) -> list[Record]:
 
 
 def config_value(record: Record, key: str) -> Any:
-    """Return a value of a run's config by its key, for example ``div.k``."""
+    """Return a value of a run's config by its key, for example ``div.k``.
+
+    Raises:
+        InputError: if the run has no such key.
+    """
     value: Any = record.config
     for name in key.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise InputError(f"it needs {key}, which run {record.run_id} does not have")
         value = value[name]
     return value
+
+
+def metric_value(record: Record, metric: str) -> float:
+    """Return the value of a metric of a run.
+
+    Raises:
+        InputError: if the run was not scored by it.
+    """
+    if metric not in record.scores:
+        raise InputError(f"it needs the metric {metric}, which run {record.run_id} does not have")
+    return record.scores[metric]
 
 
 def loss_name(record: Record) -> str:
@@ -59,7 +77,7 @@ def cells_by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 def mean_metric(records: Sequence[Record], metric: str) -> float:
     """Return the mean of a metric over runs."""
-    return sum(record.scores[metric] for record in records) / len(records)
+    return sum(metric_value(record, metric) for record in records) / len(records)
 
 
 def mean_and_sd(values: Sequence[float], digits: int) -> str:
@@ -78,12 +96,13 @@ def show_last_samples(ax: "Axes", record: Record, runs: Path) -> None:
         ax.imshow(image)
 
 
-def summary_without_runs(records: Iterable[Record], notes: Sequence[str] = ()) -> SweepSummary:
-    """Return the summary of a sweep without finished runs: the reasons, and no figure.
+def summary_without_runs(records: Sequence[Record], notes: Sequence[str] = ()) -> SweepSummary:
+    """Return the summary of a sweep without runs to show: the reasons, and no figure.
 
     Args:
         records: The runs.
         notes: Why finished runs are left out, if there are any.
     """
-    first = "No finished run can be shown." if notes else "No run is done."
+    is_done = any(record.status == Status.DONE for record in records)
+    first = "No finished run has what this figure shows." if is_done else "No run is done."
     return SweepSummary("\n".join([first, *notes, *problems(records)]) + "\n")

@@ -10,12 +10,20 @@ from pathlib import Path
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.record import Record
-from wgan_sweep.theory.cells import config_value, group_by, loss_name, mean_and_sd, scored_runs, summary_without_runs
+from wgan_sweep.theory.cells import (
+    config_value,
+    group_by,
+    loss_name,
+    mean_and_sd,
+    metric_value,
+    scored_runs,
+    summary_without_runs,
+)
 
 
 def js_estimate(record: Record) -> float:
     """Return ln 2 - loss/2, a lower bound of JS for a critic that minimises cross entropy (Goodfellow et al. 2014)."""
-    return math.log(2) - record.scores["eval_critic_loss"] / 2
+    return math.log(2) - metric_value(record, "eval_critic_loss") / 2
 
 
 def w1_estimate(record: Record) -> float:
@@ -24,7 +32,7 @@ def w1_estimate(record: Record) -> float:
     By Kantorovich-Rubinstein duality this is a lower bound of W1 (up to sampling error), if the maximum over r(x) is
     the critic's Lipschitz constant.
     """
-    return record.scores["critic_gap"] / record.scores["critic_gradient_max"]
+    return metric_value(record, "critic_gap") / metric_value(record, "critic_gradient_max")
 
 
 def summarise(

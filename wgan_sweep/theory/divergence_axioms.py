@@ -6,7 +6,7 @@ from pathlib import Path
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.record import Record
-from wgan_sweep.theory.cells import config_value, group_by, scored_runs, summary_without_runs
+from wgan_sweep.theory.cells import config_value, group_by, metric_value, scored_runs, summary_without_runs
 from wgan_sweep.theory.closed_forms import clipped_objective_of_points
 
 
@@ -30,7 +30,7 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: A
     """
     # A critic whose slope starts with the wrong sign may stay there, so the supremum is the best of the seeds.
     trained = {
-        setting: max(-record.scores["eval_critic_loss"] for record in seeds)
+        setting: max(-metric_value(record, "eval_critic_loss") for record in seeds)
         for setting, seeds in sorted(group_by(scored_runs(records), _setting).items())
     }
     if not trained:

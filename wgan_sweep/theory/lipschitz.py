@@ -6,7 +6,7 @@ from pathlib import Path
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.record import Record
-from wgan_sweep.theory.cells import cells_by_label, mean_metric, scored_runs, summary_without_runs
+from wgan_sweep.theory.cells import cells_by_label, mean_metric, metric_value, scored_runs, summary_without_runs
 
 QUANTILES = (
     "critic_gradient_q5",
@@ -32,7 +32,7 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:  # noqa: A
     rows = []
     for label, members in cells.items():
         q5, q25, q50, q75, q95 = (mean_metric(members, name) for name in QUANTILES)
-        maximum = max(record.scores["critic_gradient_max"] for record in members)
+        maximum = max(metric_value(record, "critic_gradient_max") for record in members)
         boxes.append(
             {"label": label, "whislo": q5, "q1": q25, "med": q50, "q3": q75, "whishi": q95, "fliers": [maximum]}
         )

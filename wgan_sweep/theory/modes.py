@@ -6,7 +6,14 @@ from pathlib import Path
 from wgan_sweep.common.plots import fill_first_row, panels, to_png
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.record import Record
-from wgan_sweep.theory.cells import cells_by_label, mean_and_sd, scored_runs, show_last_samples, summary_without_runs
+from wgan_sweep.theory.cells import (
+    cells_by_label,
+    mean_and_sd,
+    metric_value,
+    scored_runs,
+    show_last_samples,
+    summary_without_runs,
+)
 
 METRIC_TITLES = {"modes": "modes covered", "high_quality": "share of high quality", "w1": "exact W1"}
 
@@ -30,7 +37,7 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
     for ax, (metric, title) in zip(axes, METRIC_TITLES.items(), strict=False):
         ax.set_axis_on()
         for row, members in enumerate(cells.values()):
-            values = [record.scores[metric] for record in members]
+            values = [metric_value(record, metric) for record in members]
             ax.plot(values, [row] * len(values), "o", color=f"C{row}", alpha=0.6, markersize=5)
         ax.set_yticks(range(len(labels)), labels if ax is axes[0] else [""] * len(labels))
         ax.invert_yaxis()
@@ -42,7 +49,7 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
     header = ["system", *METRIC_TITLES.values(), "runs"]
     rows = []
     for label, members in cells.items():
-        texts = [mean_and_sd([record.scores[metric] for record in members], 2) for metric in METRIC_TITLES]
+        texts = [mean_and_sd([metric_value(record, metric) for record in members], 2) for metric in METRIC_TITLES]
         rows.append([label, *texts, str(len(members))])
     notes = [
         "Mean ± sd over seeds. A sample belongs to a mode if it is within three standard deviations of its centre",

@@ -28,7 +28,7 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
         records: Runs of ``data=point_mass`` at 0 with a linear critic, ``scorer=exact`` and ``scorer.every``.
         runs: Folder of the runs.
     """
-    cells = cells_by_label(scored_runs(records))
+    cells = cells_by_label([record for record in scored_runs(records) if orbit(record, runs)])
     if not cells:
         return summary_without_runs(records)
     figure, axes = panels(-(-len(cells) // COLUMNS), min(len(cells), COLUMNS))

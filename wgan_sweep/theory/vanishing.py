@@ -33,8 +33,9 @@ def summarise(records: Sequence[Record], runs: Path, steps: Count | None = None)
         runs: Folder of the runs.
         steps: Number of steps after the reset of the critic that count; None for all.
     """
-    finished = [record for record in records if record.status == Status.DONE]
-    runs_by_loss = group_by(finished, loss_name)
+    done = [record for record in records if record.status == Status.DONE]
+    trace_of = {record.run_id: trace for record in done if (trace := _gradient_norms(record, runs, steps))}
+    runs_by_loss = group_by([record for record in done if record.run_id in trace_of], loss_name)
     if not runs_by_loss:
         return summary_without_runs(records)
     figure, axes = panels(1, len(runs_by_loss), share_y=True)
@@ -42,7 +43,7 @@ def summarise(records: Sequence[Record], runs: Path, steps: Count | None = None)
     for ax, (loss, runs_of_loss) in zip(axes, runs_by_loss.items(), strict=False):
         stages = group_by(runs_of_loss, lambda record: int(config_value(record, "train.freeze_generator_at") or 0))
         for colour, (stage, seeds) in enumerate(sorted(stages.items())):
-            traces = list(filter(None, (_gradient_norms(record, runs, steps) for record in seeds)))
+            traces = [trace_of[record.run_id] for record in seeds]
             for index, trace in enumerate(traces):
                 label = f"generator of step {stage}" if index == 0 else None
                 ax.semilogy(*zip(*trace, strict=True), color=f"C{colour}", linewidth=1, label=label)
@@ -51,8 +52,7 @@ def summarise(records: Sequence[Record], runs: Path, steps: Count | None = None)
             lost = [math.log10(peak / last) for peak, last in zip(peaks, final, strict=True)]
             rows.append([loss, str(stage), mean_and_sd(peaks, 3), mean_and_sd(final, 4), mean_and_sd(lost, 1)])
         ax.set(title=loss, xlabel="steps since the critic was reset")
-        if ax.lines:
-            ax.legend()
+        ax.legend()
     axes[0].set_ylabel("norm of the generator's gradient")
     header = ["loss", "generator of step", "gradient norm, maximum", "final", "orders of magnitude lost"]
     notes = [
