@@ -23,6 +23,8 @@ FILES = [f.relative_to(conf_dir()).with_suffix("") for f in conf_dir().rglob("*/
 OPTIONS = sorted((f.parts[0], "/".join(f.parts[1:])) for f in FILES)
 NEEDS_DOWNLOAD = {("data", name) for name in ("mnist", "fashion_mnist", "cifar10", "celeba", "lsun")}
 """Data sets whose files these tests do not download."""
+ON_IMAGES = ("setting", "kp", "rx", "estimate", "systems")
+"""The experiments of the evidence that are on a data set to be downloaded."""
 EXTRA_OVERRIDES = {
     ("data", "image_folder"): ["data.path={folder}", "data.size=16"],
     ("data", "npz"): ["data.path={npz}"],
@@ -43,6 +45,7 @@ EXTRA_OVERRIDES = {
         ("experiment", f"reference/{file.stem}"): ["data=npz", "data.path={npz}"]
         for file in (conf_dir() / "experiment" / "reference").glob("*.yaml")
     },
+    **{("experiment", f"evidence/{name}"): ["data=npz", "data.path={npz}"] for name in ON_IMAGES},
     ("experiment", "reference/wgan_div_su"): ["data=npz", "data.path={npz}", "~data.size"],
 }
 """Overrides that make an option small, or that it needs."""
