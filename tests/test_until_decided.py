@@ -4,6 +4,7 @@ Runs are trained only by the commands of the last tests. Of others, the records 
 """
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -478,6 +479,8 @@ def test_a_command_trains_until_decided(sweep: Shell) -> None:
     assert len(record.runs) == 4
     assert record.claims[0].seeds == 2
     assert record.claims[0].standing in done.stdout
+    numbers = dict.fromkeys(re.findall(r"^(\d+ of \d+)  ", done.stdout + done.stderr, re.MULTILINE))
+    assert list(numbers) == ["1 of 4", "2 of 4", "3 of 4", "4 of 4"]
     assert record.runs == [r for r in record.runs if (sweep.folder / "runs" / r / "record.json").exists()]
     plan = sweep("-m", *options, "claims=mine.yaml", "plan=true", tiny=False).stdout
     assert "No claim is open: nothing is trained." in plan

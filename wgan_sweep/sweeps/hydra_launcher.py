@@ -147,7 +147,7 @@ class SweepLauncher(HydraLauncher):
         announce(f"wgan-sweep: checking {len(job_overrides)} run{'s' * (len(job_overrides) > 1)}", state.verbosity)
         if self._config.claims is not None:
             return self._launch_until_decided([list(overrides) for overrides in job_overrides])
-        requested, problems = self._compose([list(overrides) for overrides in job_overrides], first=initial_job_idx)
+        requested, problems = self._compose([list(overrides) for overrides in job_overrides])
         from wgan_sweep.report.figures import make_figure
         from wgan_sweep.sweeps.archived import archived_records
         from wgan_sweep.sweeps.plan import describe_plan
@@ -183,9 +183,9 @@ class SweepLauncher(HydraLauncher):
         """
         from wgan_sweep.runs.requests import write_not_started
         from wgan_sweep.sweeps.archived import is_done_in_archive, launch_missing
-        from wgan_sweep.sweeps.launching import competing
+        from wgan_sweep.sweeps.launching import competing, numbered
 
-        requested = competing(requested, state.requested)
+        requested = numbered(competing(requested, state.requested), len(state.requested))
         folder = Path(self._config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [run for run in [*state.requested, *requested] if not run.directory.record.exists()]
@@ -215,7 +215,7 @@ class SweepLauncher(HydraLauncher):
         from wgan_sweep.sweeps.until_decided import UntilDecided, check_wanted
 
         def request(wanted: Sequence[list[str]]) -> "list[RequestedRun]":
-            requested, problems = self._compose(list(wanted), jobs, first=len(state.requested))
+            requested, problems = self._compose(list(wanted), jobs)
             if problems:
                 raise InputError(_nothing_started(problems.values(), len(wanted)))
             return requested
@@ -250,14 +250,13 @@ class SweepLauncher(HydraLauncher):
         return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in jobs]
 
     def _compose(
-        self, jobs: list[list[str]], others: Sequence[Sequence[str]] = (), *, first: int
+        self, jobs: list[list[str]], others: Sequence[Sequence[str]] = ()
     ) -> "tuple[list[RequestedRun], dict[tuple[str, ...], str]]":
         """Compose the config of each job.
 
         Args:
             jobs: The overrides of each job.
             others: Those of other jobs of the sweep, from which labels distinguish these.
-            first: Number of runs that the sweep has asked for before.
 
         Returns:
             The requested runs, and the problem of each job that cannot be composed, by its overrides.
@@ -269,16 +268,14 @@ class SweepLauncher(HydraLauncher):
         shared |= set(among[0]).intersection(*among[1:]) if len(among) > 1 else set()
         sweep = Path(self._config.hydra.sweep.dir).name
         requested, problems = [], {}
-        for number, overrides in enumerate(jobs, first + 1):
+        for overrides in jobs:
             label = " ".join(
                 [override for override in overrides if override not in shared] or science_overrides(overrides)
             )
             try:
                 composed = self._compose_job(self._config, overrides)
                 config = run_config(composed, composed.hydra)
-                requested.append(
-                    RequestedRun(config, tuple(overrides), label, sweep, f"{number} of {first + len(jobs)}")
-                )
+                requested.append(RequestedRun(config, tuple(overrides), label, sweep))
             except InputError as error:
                 problems[tuple(overrides)] = f"{' '.join(overrides)}: {error}"
         return requested, problems

@@ -45,9 +45,9 @@ class RequestedRun:
     result."""
     sweep: str | None
     """The name of its sweep; None for a single run."""
-    number: str = ""
-    """Its number in its sweep, as in ``3 of 24``, which begins every line about it; empty for a single run."""
 
+    number: str = field(init=False, default="")
+    """Its number in its sweep, as in ``3 of 24``, which begins every line about it; empty for a single run."""
     identity: Identity = field(init=False)
     """The run's identity, as of its request."""
     others: tuple[str, ...] = field(init=False, default=())
@@ -96,13 +96,26 @@ def competing(requested: Sequence[RequestedRun], earlier: Sequence[RequestedRun]
         earlier: Runs that the same sweep has requested before.
     """
     run_ids = list(dict.fromkeys(run.run_id for run in [*earlier, *requested]))
-    return [_among(run, run_ids) if pruning.is_on(run.config) else run for run in requested]
+    return [
+        _with(run, others=tuple(other for other in run_ids if other != run.run_id))
+        if pruning.is_on(run.config)
+        else run
+        for run in requested
+    ]
 
 
-def _among(run: RequestedRun, run_ids: Sequence[str]) -> RequestedRun:
-    competitor = copy.copy(run)
-    object.__setattr__(competitor, "others", tuple(run_id for run_id in run_ids if run_id != run.run_id))
-    return competitor
+def numbered(requested: Sequence[RequestedRun], earlier: int) -> list[RequestedRun]:
+    """Return requested runs with their numbers in a sweep that has requested `earlier` runs before."""
+    total = earlier + len(requested)
+    return [_with(run, number=f"{number} of {total}") for number, run in enumerate(requested, earlier + 1)]
+
+
+def _with(run: RequestedRun, **values: object) -> RequestedRun:
+    """Return a copy with other values; nothing is checked or identified again."""
+    copied = copy.copy(run)
+    for name, value in values.items():
+        object.__setattr__(copied, name, value)
+    return copied
 
 
 @dataclass(frozen=True)
