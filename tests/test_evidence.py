@@ -73,7 +73,7 @@ def test_the_verdicts_follow_from_the_archived_runs(name: str, sweep: Shell, tmp
     archive = EVIDENCE / f"{name}{SUFFIX}"
     unpack(archive, tmp_path)
     _, expected = read_decisions(tmp_path)[-1]
-    words = [word.replace("claims=.github", f"claims={ROOT / '.github'}") for word in command(name)]
+    words = [word.replace(".github/", f"{ROOT}/.github/") for word in command(name)]
     sweep(*words, f"archive={archive}", tiny=False)
     (path,) = (sweep.folder / "runs" / ".sweeps").glob("*/decision.json")
     found = json.loads(path.read_text())
