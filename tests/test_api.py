@@ -318,6 +318,13 @@ def test_a_sweep_returns_its_runs_in_order_and_goes_on_after_one_that_diverges(b
     assert "1 diverged" in (folder / "table.md").read_text()
 
 
+def test_a_sweep_warns_of_a_figure_that_cannot_show_its_runs(base, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("wgan_sweep.theory.lipschitz.summarise", lambda records, runs: records[7])
+    (found,) = ws.sweep(*base, "seed=1", "figure=lipschitz", progress=False)
+    assert found.record.status == "done"
+    assert "figure=lipschitz cannot show these runs (IndexError: list index out of range, test_api.py:" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

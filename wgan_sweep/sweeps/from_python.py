@@ -165,8 +165,9 @@ def sweep_runs(overrides: Sequence[str], *, shows_progress: bool) -> list[Reques
         sweeper.sweep(arguments=task_overrides(config.hydra))
         if not state.requested:
             raise InputError(hydra_launcher.NO_RUNS)
-        publish_results(state, config)
-        for problem in state.problems if not shows_progress else []:  # else the display has shown them
+        results = publish_results(state, config)
+        of_runs = [] if shows_progress else state.problems  # the display has shown them
+        for problem in [*of_runs, *results.problems]:
             log.warning("%s", problem)
         return list(state.requested)
 

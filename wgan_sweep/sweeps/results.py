@@ -39,7 +39,9 @@ class SweepResults:
     text: str
     """The table, the paths of the sweep's files, and its problems."""
     is_complete: bool
-    """Whether every run is done or pruned, or continues in a job."""
+    """Whether every run is done or pruned, or continues in a job, and there are no problems."""
+    problems: tuple[str, ...] = ()
+    """Problems of the results themselves, beside those of the runs."""
 
 
 def shell_path(path: Path) -> str:
@@ -106,7 +108,7 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     for record in own.values() if len(own) <= MAX_SAMPLE_PATHS else []:
         image = RunDir(runs / record.run_id).last_samples()
         lines.append(f"samples   {shell_path(image) if image else 'none'}  ({titles[record.run_id]})")
-    problems = [*state.problems, *([f"failed: {failure}"] if failure else [])]
+    problems = [f"failed: {failure}"] if failure else []
     try:
         write_not_started(folder, [*waiting.values()])
     except OSError as error:
@@ -133,12 +135,12 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
     lines.append(f"report    wgan-report {' '.join(map(shell_path, places))}")
     for name in ("decision.md", "decision.json") if state.conclusion else ():
         lines.append(f"decision  {shell_path((folder / name).absolute())}")
-    lines += problems
+    lines += [*state.problems, *problems]
     if (optimum := folder / "optimization_results.yaml").exists():  # written by a sweeper that searches
         lines += ["", optimum.read_text().strip()]
     pruned = {record.run_id for record in records if record.status == Status.PRUNED}
-    is_complete = not problems and titles.keys() <= done | pruned | state.continuing
-    return SweepResults("\n".join(lines) + "\n", is_complete)
+    is_complete = not (state.problems or problems) and titles.keys() <= done | pruned | state.continuing
+    return SweepResults("\n".join(lines) + "\n", is_complete, tuple(problems))
 
 
 def _mirror(requested: Sequence[RequestedRun], folder: Path, overrides: list[str]) -> None:
