@@ -35,7 +35,8 @@ def build() -> ModuleType:
 def command(name: str) -> list[str]:
     """Return the arguments of the page's command for a sweep."""
     (line,) = (line for line in PAGE.splitlines() if line.startswith(f"$ wgan-sweep experiment=evidence/{name} "))
-    return [word for word in shlex.split(line)[2:] if not word.startswith("runs=")]
+    words = shlex.split(line.replace("--config-dir ", "--config-dir="))  # one word, whatever the order
+    return [word for word in words[2:] if not word.startswith("runs=")]
 
 
 def test_the_page_is_what_the_archives_hold(build: ModuleType) -> None:
