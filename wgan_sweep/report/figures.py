@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from wgan_sweep.config import objects
-from wgan_sweep.errors import InputError
+from wgan_sweep.errors import InputError, summary
 from wgan_sweep.report import contact_sheet
 from wgan_sweep.report.text import SweepSummary
 from wgan_sweep.runs.record import Record
@@ -46,6 +46,5 @@ def summarise(node: Mapping[str, Any], name: str, records: Sequence[Record], run
 
 def _where(error: Exception) -> str:
     """Return the type and text of an error, and the line that raised it."""
-    text = traceback.format_exception_only(error)[-1].strip()
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{text}, {Path(last.filename).name}:{last.lineno}"
+    return f"{summary(error)}, {Path(last.filename).name}:{last.lineno}"

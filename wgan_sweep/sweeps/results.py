@@ -93,8 +93,8 @@ def publish_results(state: CommandState, config: DictConfig) -> SweepResults:
         waiting = {run.run_id: run.new_record() for run in others}
         by_id = {**waiting, **own, **archived}
         records = [by_id[run_id] for run_id in titles]
-        name = config.hydra.runtime.choices.figure
-        summary, failure = figures.summarise(plain(config.figure), name, records, shown)
+        option = config.hydra.runtime.choices.figure
+        summary, failure = figures.summarise(plain(config.figure), option, records, shown)
     archives = {
         run.run_id: Path(run.config.archive) for run in state.requested if run.run_id in archived and run.config.archive
     }

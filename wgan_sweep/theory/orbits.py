@@ -28,14 +28,15 @@ def summarise(records: Sequence[Record], runs: Path) -> SweepSummary:
         records: Runs of ``data=point_mass`` at 0 with a linear critic, ``scorer=exact`` and ``scorer.every``.
         runs: Folder of the runs.
     """
-    cells = cells_by_label([record for record in scored_runs(records) if orbit(record, runs)])
+    orbits = {record.run_id: points for record in scored_runs(records) if (points := orbit(record, runs))}
+    cells = cells_by_label([record for record in records if record.run_id in orbits])
     if not cells:
         return summary_without_runs(records)
     figure, axes = panels(-(-len(cells) // COLUMNS), min(len(cells), COLUMNS))
     rows = []
     for ax, (label, members) in zip(axes, cells.items(), strict=False):
         record = members[0]
-        points = orbit(record, runs)
+        points = orbits[record.run_id]
         steps, locations, slopes = zip(*points, strict=True)
         ax.plot(locations, slopes, linewidth=0.8, color="C0")
         ax.scatter(locations, slopes, c=steps, s=6, cmap="viridis")

@@ -33,9 +33,9 @@ def summarise(records: Sequence[Record], runs: Path, steps: Count | None = None)
         runs: Folder of the runs.
         steps: Number of steps after the reset of the critic that count; None for all.
     """
-    done = [record for record in records if record.status == Status.DONE]
-    trace_of = {record.run_id: trace for record in done if (trace := _gradient_norms(record, runs, steps))}
-    runs_by_loss = group_by([record for record in done if record.run_id in trace_of], loss_name)
+    finished = [record for record in records if record.status == Status.DONE]
+    trace_of = {record.run_id: trace for record in finished if (trace := _gradient_norms(record, runs, steps))}
+    runs_by_loss = group_by([record for record in finished if record.run_id in trace_of], loss_name)
     if not runs_by_loss:
         return summary_without_runs(records)
     figure, axes = panels(1, len(runs_by_loss), share_y=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from wgan_sweep.common.plots import panels, to_png
 from wgan_sweep.report.claim_kinds.means import Lower
 from wgan_sweep.report.claims import Judgement, judge
-from wgan_sweep.report.inference.evidence import LEVEL
+from wgan_sweep.report.inference.evidence import LEVEL, with_interval
 from wgan_sweep.report.text import SweepSummary, markdown, problems
 from wgan_sweep.runs.record import Record
 from wgan_sweep.theory.cells import config_value, group_by, mean_and_sd, scored_runs, summary_without_runs
@@ -16,7 +16,7 @@ def _effect(judgement: Judgement) -> str:
     evidence = judgement.evidence
     if evidence is None:
         return judgement.why
-    return f"{evidence.effect:.3g} [{evidence.low:.3g}, {evidence.high:.3g}]"
+    return with_interval(evidence.effect, evidence.low, evidence.high, digits=3)
 
 
 def summarise(records: Sequence[Record], runs: Path, group: str, without: str, metric: str) -> SweepSummary:  # noqa: ARG001

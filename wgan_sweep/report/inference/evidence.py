@@ -43,9 +43,9 @@ class Evidence:
     """One-sided p-value of the null hypothesis that the statement is true."""
 
 
-def with_interval(effect: float, low: float, high: float) -> str:
+def with_interval(effect: float, low: float, high: float, digits: int = 4) -> str:
     """Return an effect with its interval, as tables show it."""
-    return f"{effect:.4g} [{low:.4g}, {high:.4g}]"
+    return f"{effect:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
 
 
 def holm(values: Sequence[float]) -> list[float]:
