@@ -23,7 +23,7 @@ FILES = [f.relative_to(conf_dir()).with_suffix("") for f in conf_dir().rglob("*/
 OPTIONS = sorted((f.parts[0], "/".join(f.parts[1:])) for f in FILES)
 NEEDS_DOWNLOAD = {("data", name) for name in ("mnist", "fashion_mnist", "cifar10", "celeba", "lsun")}
 """Data sets whose files these tests do not download."""
-ON_IMAGES = ("setting", "kp", "rx", "estimate", "systems")
+ON_IMAGES = ("setting", "kp", "rx", "estimate", "systems", "ranks")
 """The experiments of the evidence that are on a data set to be downloaded."""
 EXTRA_OVERRIDES = {
     ("data", "image_folder"): ["data.path={folder}", "data.size=16"],
