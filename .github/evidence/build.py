@@ -40,10 +40,13 @@ def results(name: str) -> str:
         hours = sum(record.seconds for record in runs.found.records) / 3600
         count = len(runs.found.records)
         _, decision = read_decisions(runs.folder)[-1]  # a sweep that was continued has several
-    rows = [[c.claim, f"**{c.verdict}**", c.measured, str(c.seeds), c.standing] for c in decision.claims]
+    header = ["claim", "setting", "verdict", "effect [interval]", "seeds per cell", "where it stands"]
+    rows = [[c.claim, c.setting, f"**{c.verdict}**", c.measured, str(c.seeds), c.standing] for c in decision.claims]
+    if len({c.setting for c in decision.claims}) == 1:
+        header, *rows = [[row[0], *row[2:]] for row in (header, *rows)]
     with TemporaryDirectory() as folder:
         table = reported(name, "md", Path(folder) / "table.md").decode()
-    verdicts = markdown(["claim", "verdict", "effect [interval]", "seeds per cell", "where it stands"], rows, [])
+    verdicts = markdown(header, rows, [])
     return f"\n{verdicts.strip()}\n\n{table.strip()}\n\n{count} runs, {hours:.1f} hours in all.\n\n"
 
 

@@ -143,6 +143,29 @@ def test_each_setting_is_judged_separately() -> None:
     ]
 
 
+def test_settings_are_named_by_what_tells_them_apart() -> None:
+    """The data sets have other files, and their real images other digests: naming the option of the data is enough."""
+
+    def on(name: str, size: int) -> list[Record]:
+        records = kp_grid(10, 20)
+        for item in records:
+            item.config["choices"] |= {"data": name, "model": "dcgan"}
+            item.config |= {"data": {"name": name, "files": [f"{name}.gz"], "size": size}, "model": {"dim": 16}}
+            item.scored_by["real"] = f"digest of {name}"
+        return records
+
+    judgements = judge([LOWEST], on("mnist", 32) + on("fashion_mnist", 32))
+    assert [judgement.setting for judgement in judgements] == [
+        "model=dcgan data=mnist step=10",
+        "model=dcgan data=fashion_mnist step=10",
+    ]
+    judgements = judge([LOWEST], on("mnist", 32) + on("mnist", 64))
+    assert [judgement.setting for judgement in judgements] == [
+        "model=dcgan data=mnist data.size=32 step=10",
+        "model=dcgan data=mnist data.size=64 step=10",
+    ]
+
+
 def test_a_claim_without_runs_is_undecided() -> None:
     (judgement,) = judge([SPREAD], kp_grid(10, 20))
     assert judgement.verdict == Verdict.UNDECIDED

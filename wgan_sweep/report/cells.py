@@ -51,14 +51,29 @@ def _axes(records: Sequence[Record], points: Sequence[Mapping[str, str]]) -> lis
     varying = [key for key in keys if len({point.get(key) for point in points}) > 1]
     overridden = set().union(*(_overridden_keys(record) for record in records)) if records else set()
     selected = [key for key in varying if key in overridden]
+    selected += separating_axes(points, [key for key in varying if key not in SCORING_AXES], beyond=selected)
+    return selected + [key for key in SCORING_AXES if key in varying and _has_several_values(points, key)]
+
+
+def separating_axes(
+    points: Sequence[Mapping[str, str]], candidates: Iterable[str], *, beyond: Sequence[str]
+) -> list[str]:
+    """Return the candidates that tell points apart which the axes before them do not.
+
+    Args:
+        points: Coordinates of runs.
+        candidates: Axes, the preferred ones first.
+        beyond: Axes that are chosen already.
+    """
+    chosen: list[str] = []
 
     def count_cells(keys: Iterable[str]) -> int:
         return len({tuple(point.get(key) for key in keys) for point in points})
 
-    for key in varying:
-        if key not in selected and key not in SCORING_AXES and count_cells([*selected, key]) > count_cells(selected):
-            selected.append(key)
-    return selected + [key for key in SCORING_AXES if key in varying and _has_several_values(points, key)]
+    for key in candidates:
+        if key not in beyond and count_cells([*beyond, *chosen, key]) > count_cells([*beyond, *chosen]):
+            chosen.append(key)
+    return chosen
 
 
 def _has_several_values(points: Sequence[Mapping[str, str]], key: str) -> bool:

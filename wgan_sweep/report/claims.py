@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from wgan_sweep.config.keys import find_key
-from wgan_sweep.report.cells import shown_metric
+from wgan_sweep.report.cells import separating_axes, shown_metric
 from wgan_sweep.report.claim_kinds.means import CountingPruned
 from wgan_sweep.report.claim_kinds.question import Cells, Claim, Coordinates, LostRun, Question, Setting
 from wgan_sweep.report.claim_kinds.reading import PAPER, PRUNED, PUBLISHED, WORST, claims_file, read_claims
@@ -37,6 +37,8 @@ __all__ = [
 
 MAX_NAMED_SETTINGS = 4
 """Largest number of settings that a message names."""
+NAMED_IN_SETTINGS = ("model", "data", "step")
+"""The axes that the name of every setting has; others only where settings differ in nothing else."""
 
 
 class Verdict(StrEnum):
@@ -99,16 +101,16 @@ def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[
         shared = tuple((axis, value) for axis, value in values.items() if _is_shared(axis))
         cell = settings.setdefault(shared, {}).setdefault(tuple(values.items()), {})
         cell[record.config.get("seed")] = record  # a copy of a run directory is not another seed
-    varying = {axis for shared in settings for axis, _ in shared if len({dict(key).get(axis) for key in settings}) > 1}
+    points = [dict(shared) for shared in settings]
+    candidates = dict.fromkeys(axis for point in points for axis in point)
+    named = [*NAMED_IN_SETTINGS, *separating_axes(points, candidates, beyond=NAMED_IN_SETTINGS)]
 
     def belongs(values: Mapping[str, str], shared: Coordinates) -> bool:
         return all(values.get(axis) == value for axis, value in shared if axis not in SCORING_AXES)
 
     return [
         Setting(
-            " ".join(
-                f"{axis}={value}" for axis, value in shared if axis in varying or axis in ("data", "model", "step")
-            ),
+            " ".join(f"{axis}={value}" for axis, value in shared if axis in named),
             metric,
             {key: list(by_seed.values()) for key, by_seed in cells.items()},
             [run for run in lost if belongs(run.coordinates, shared)],
