@@ -302,6 +302,8 @@ def test_a_damaged_reference_leaves_out_one_run(kind: str, recorded, tmp_path: P
     assert report(folder, "--reference", "--format", "json", "-o", tmp_path / "x.json") == 1
     (entry,) = json.loads((tmp_path / "x.json").read_text())
     assert entry["runs"] == [good.run_id]
+    assert report(folder, "--format", "html", "-o", tmp_path / "x.html") == 1
+    assert report(folder) == 0, "the table does not show references"
 
 
 @pytest.mark.parametrize(

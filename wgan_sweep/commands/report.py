@@ -30,10 +30,12 @@ def _config_of_recipe(name: str) -> Mapping[str, Any] | None:
     return config_of_recipe(name)
 
 
-def _comparisons(runs: OpenedRuns) -> "Comparisons":
-    """Return the runs of recipes beside the published values; runs whose config is damaged are named."""
-    from wgan_sweep.report.references import compare
+def _comparisons(runs: OpenedRuns, options: argparse.Namespace) -> "Comparisons":
+    """Return the runs of recipes beside the published values, if they are shown; damaged runs are named."""
+    from wgan_sweep.report.references import Comparisons, compare
 
+    if not options.reference and options.format != "html":
+        return Comparisons([], 0, [])
     compared = compare([*runs.found.records, *runs.not_started], _config_of_recipe, runs.folder)
     for line in compared.problems:
         sys.stderr.write(f"wgan-report: {line}\n")
@@ -55,26 +57,21 @@ def _references(options: argparse.Namespace, compared: "Comparisons") -> str:
     return references.to_json(compared) if options.format == "json" else references.to_markdown(compared)
 
 
-def _page(report: Report, runs: OpenedRuns, options: argparse.Namespace) -> str:
+def _page(report: Report, runs: OpenedRuns, options: argparse.Namespace, compared: "Comparisons") -> str:
     from wgan_sweep.report import claims
     from wgan_sweep.report.page import to_html
 
-    return to_html(
-        report,
-        runs.folder,
-        claims.read_claims(claims.claims_file(options.claims or claims.PAPER)),
-        runs.name,
-        _comparisons(runs),
-    )
+    asked = claims.read_claims(claims.claims_file(options.claims or claims.PAPER))
+    return to_html(report, runs.folder, asked, runs.name, compared)
 
 
-def _png(report: Report, runs: OpenedRuns, _: argparse.Namespace) -> bytes:
+def _png(report: Report, runs: OpenedRuns, *_: object) -> bytes:
     from wgan_sweep.report.charts import to_png
 
     return to_png(report, runs.folder)
 
 
-FORMATS: dict[str, Callable[[Report, OpenedRuns, argparse.Namespace], str | bytes]] = {
+FORMATS: dict[str, Callable[[Report, OpenedRuns, argparse.Namespace, "Comparisons"], str | bytes]] = {
     "md": lambda report, *_: to_markdown(report),
     "csv": lambda report, *_: to_csv(report),
     "json": lambda report, *_: to_json(report),
@@ -240,23 +237,21 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
         if options.dashboard:
             _dashboard(runs.folder, options, records)
         sys.exit(1 if failed or problems else 0)
-    is_complete = not problems
+    compared = _comparisons(runs, options)
     if options.reference and options.format != "html":
-        compared = _comparisons(runs)
         output: str | bytes = _references(options, compared)
-        is_complete &= not compared.problems
     elif options.claims is not None and options.format != "html":
         output = _claims(options, records, runs.folder)
     else:
         report = group_runs([*records, *runs.not_started], options.metric, runs.folder)
-        output = FORMATS[options.format](report, runs, options)
+        output = FORMATS[options.format](report, runs, options, compared)
     if isinstance(output, bytes) and options.output is None and sys.stdout.isatty():
         raise InputError("a terminal cannot show a PNG: give --output FILE, or redirect the output")
     try:
         _write(output, options.output)
     except OSError as error:
         raise InputError(f"{options.output or 'standard output'} cannot be written to ({error})") from error
-    return is_complete
+    return not (problems or compared.problems)
 
 
 if __name__ == "__main__":
