@@ -71,12 +71,15 @@ def test_the_verdicts_of_the_readme_are_those_of_the_archives(tmp_path: Path) ->
 @pytest.mark.slow  # a minute for each, since each look is tested again
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_the_verdicts_follow_from_the_archived_runs(name: str, sweep: Shell, tmp_path: Path) -> None:
-    """The page's command, given the archive, trains nothing and comes to the same decision."""
+    """The page's command, given the archive, trains nothing and comes to the same decision.
+
+    The budget is the time of the archived runs, so that a sweep with open claims is not continued.
+    """
     archive = EVIDENCE / f"{name}{SUFFIX}"
     unpack(archive, tmp_path)
     _, expected = read_decisions(tmp_path)[-1]
     words = [word.replace(".github/", f"{ROOT}/.github/") for word in command(name)]
-    sweep(*words, f"archive={archive}", tiny=False)
+    sweep(*words, f"archive={archive}", f"decide.budget={expected.hours}h", tiny=False)
     (path,) = (sweep.folder / "runs" / ".sweeps").glob("*/decision.json")
     found = json.loads(path.read_text())
     assert [claim["verdict"] for claim in found["claims"]] == [claim.verdict for claim in expected.claims]
