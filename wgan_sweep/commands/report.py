@@ -217,7 +217,7 @@ def _only_folder(options: argparse.Namespace, option: str) -> Path:
 
 
 def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
-    """Write what was asked for, and return whether all runs could be read; exit after an upload.
+    """Write what was asked for, and return whether nothing damaged was left out; exit after an upload.
 
     Raises:
         InputError: if there are no runs, or an option cannot be followed.
