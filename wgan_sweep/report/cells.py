@@ -51,27 +51,25 @@ def _axes(records: Sequence[Record], points: Sequence[Mapping[str, str]]) -> lis
     varying = [key for key in keys if len({point.get(key) for point in points}) > 1]
     overridden = set().union(*(_overridden_keys(record) for record in records)) if records else set()
     selected = [key for key in varying if key in overridden]
-    selected += separating_axes(points, [key for key in varying if key not in SCORING_AXES], beyond=selected)
+    selected = with_separating(points, selected, [key for key in varying if key not in SCORING_AXES])
     return selected + [key for key in SCORING_AXES if key in varying and _has_several_values(points, key)]
 
 
-def separating_axes(
-    points: Sequence[Mapping[str, str]], candidates: Iterable[str], *, beyond: Sequence[str]
-) -> list[str]:
-    """Return the candidates that tell points apart which the axes before them do not.
+def with_separating(points: Sequence[Mapping[str, str]], axes: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return axes, followed by those of the others that separate points which the axes before them do not.
 
     Args:
         points: Coordinates of runs.
-        candidates: Axes, the preferred ones first.
-        beyond: Axes that are chosen already.
+        axes: The axes that are chosen already.
+        others: Further axes, the preferred ones first.
     """
-    chosen: list[str] = []
+    chosen = list(axes)
 
     def count_cells(keys: Iterable[str]) -> int:
         return len({tuple(point.get(key) for key in keys) for point in points})
 
-    for key in candidates:
-        if key not in beyond and count_cells([*beyond, *chosen, key]) > count_cells([*beyond, *chosen]):
+    for key in others:
+        if key not in chosen and count_cells([*chosen, key]) > count_cells(chosen):
             chosen.append(key)
     return chosen
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from wgan_sweep.config.keys import find_key
-from wgan_sweep.report.cells import separating_axes, shown_metric
+from wgan_sweep.report.cells import shown_metric, with_separating
 from wgan_sweep.report.claim_kinds.means import CountingPruned
 from wgan_sweep.report.claim_kinds.question import Cells, Claim, Coordinates, LostRun, Question, Setting
 from wgan_sweep.report.claim_kinds.reading import PAPER, PRUNED, PUBLISHED, WORST, claims_file, read_claims
@@ -38,7 +38,7 @@ __all__ = [
 MAX_NAMED_SETTINGS = 4
 """Largest number of settings that a message names."""
 NAMED_IN_SETTINGS = ("model", "data", "step")
-"""The axes that the name of every setting has; others only where settings differ in nothing else."""
+"""The axes that the name of every setting has; others are added where these do not tell settings apart."""
 
 
 class Verdict(StrEnum):
@@ -102,8 +102,7 @@ def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[
         cell = settings.setdefault(shared, {}).setdefault(tuple(values.items()), {})
         cell[record.config.get("seed")] = record  # a copy of a run directory is not another seed
     points = [dict(shared) for shared in settings]
-    candidates = dict.fromkeys(axis for point in points for axis in point)
-    named = [*NAMED_IN_SETTINGS, *separating_axes(points, candidates, beyond=NAMED_IN_SETTINGS)]
+    named = with_separating(points, NAMED_IN_SETTINGS, dict.fromkeys(axis for point in points for axis in point))
 
     def belongs(values: Mapping[str, str], shared: Coordinates) -> bool:
         return all(values.get(axis) == value for axis, value in shared if axis not in SCORING_AXES)
