@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 import pytest
@@ -71,3 +72,26 @@ def test_the_death_of_a_child_ends_the_connection(daemon: bool) -> None:
         child.connection.recv()
     child.stop(10)
     assert child.how_it_ended() == "exit code 3"
+
+
+def test_several_threads_that_wait_for_a_child_all_learn_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    waitpid = os.waitpid
+
+    def slow_waitpid(process: int, options: int) -> tuple[int, int]:
+        result = waitpid(process, options)
+        time.sleep(0.1)  # the child is gone, and its exit code not yet known to the other threads
+        return result
+
+    child = ChildProcess(exit_with_code_3)
+    monkeypatch.setattr(os, "waitpid", slow_waitpid)
+    with ThreadPoolExecutor(4) as threads:
+        codes = list(threads.map(child.wait, [10.0] * 4))
+    assert codes == [3] * 4
+    child.stop(None)
+
+
+def test_a_child_that_still_runs_has_no_exit_code() -> None:
+    child = ChildProcess(sleep_forever)
+    assert child.wait(0.0) is None
+    child.stop(0.0)
+    assert child.wait(0.0) == -signal.SIGKILL

@@ -1,9 +1,10 @@
 """Child processes that work for this one."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -31,14 +32,30 @@ class ChildProcess:
         context = get_context("spawn")
         self.connection, child_end = context.Pipe()
         self.process: BaseProcess = context.Process(target=target, args=(child_end, *arguments), daemon=daemon)
+        self._joining = threading.Lock()
         try:
             with _ignored(*SIGNALS_FOR_THE_PARENT):  # a child inherits ignored signals
                 self.process.start()
         finally:
             child_end.close()  # with a copy open here, the child's death would not close the pipe
 
+    def wait(self, patience_seconds: float | None = None) -> int | None:
+        """Wait for the child to end; any number of threads may wait for the same child.
+
+        Args:
+            patience_seconds: How long to wait; None waits without a limit.
+
+        Returns:
+            Its exit code, the negative number of a signal that ended it, or None if it has not ended in time.
+        """
+        if patience_seconds is not None and not connection.wait([self.process.sentinel], patience_seconds):
+            return None
+        with self._joining:  # a second thread that joins a child at the same time is told that it still runs
+            self.process.join()
+        return self.process.exitcode
+
     def how_it_ended(self) -> str:
-        """Return the exit code or the signal that ended the child. It must have been joined."""
+        """Return the exit code or the signal that ended the child. It must have been waited for."""
         code = self.process.exitcode or 0
         return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
 
@@ -49,9 +66,9 @@ class ChildProcess:
             patience_seconds: How long to wait before killing it; None waits without a limit. If the child runs until
                 its connection closes, close `connection` before this call.
         """
-        self.process.join(patience_seconds)
-        self.process.kill()
-        self.process.join()
+        if self.wait(patience_seconds) is None:
+            self.process.kill()
+            self.wait()
         self.connection.close()
 
 

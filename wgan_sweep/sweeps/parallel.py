@@ -177,7 +177,7 @@ class _Worker:
         return index, message
 
     def _handle_death(self, run: RequestedRun) -> Outcome:
-        self._child.process.join()
+        self._child.wait()
         reason = f"its process ended with {self._child.how_it_ended()}; the machine may be out of memory"
         self._relay.close()
         self.run_index = None

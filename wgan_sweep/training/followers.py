@@ -98,10 +98,10 @@ def with_followers(size: int, device: torch.device, work: Work, *arguments: Any)
 
 def _watch(followers: Sequence["_Follower"], group: Any, has_lost_follower: threading.Event) -> None:
     """Abort the process group when a follower dies: NCCL, unlike Gloo, would wait for it."""
-    running = {follower.process.sentinel: follower.process for follower in followers}
+    running = {follower.sentinel: follower for follower in followers}
     while running:
         for sentinel in wait(list(running)):
-            if running.pop(cast("int", sentinel)).exitcode:
+            if running.pop(cast("int", sentinel)).has_failed():
                 has_lost_follower.set()
                 group.abort()
                 return
@@ -127,7 +127,8 @@ class _Follower:
         self._child = ChildProcess(
             _serve, rank, size, port, device_type, threads, gpu_memory.processes_per_gpu(), work, arguments, daemon=True
         )
-        self.process = self._child.process
+        self.sentinel = self._child.process.sentinel
+        """Ready, for `multiprocessing.connection.wait`, when the process has ended."""
 
     def wait_until_ready(self) -> None:
         """Wait until it is about to join the process group.
@@ -135,16 +136,19 @@ class _Follower:
         Raises:
             RuntimeError: If it dies before.
         """
-        wait([self._child.connection, self.process.sentinel])
+        wait([self._child.connection, self.sentinel])
         message = self._receive() if self._child.connection.poll() else ""
         if message != READY:
-            self.process.join(EXIT_PATIENCE_SECONDS)
+            self._child.wait(EXIT_PATIENCE_SECONDS)
             raise RuntimeError(self._describe_end(message))
+
+    def has_failed(self) -> bool:
+        """Return whether it has ended with an error; a process that is about to end is waited for."""
+        return bool(self._child.wait(EXIT_PATIENCE_SECONDS))
 
     def failure(self) -> str | None:
         """Return how it failed, with its traceback, or None if it has not."""
-        self.process.join(EXIT_PATIENCE_SECONDS)
-        return self._describe_end(self._receive()) if self.process.exitcode else None
+        return self._describe_end(self._receive()) if self.has_failed() else None
 
     def stop(self, patience_seconds: float) -> None:
         """End the process: kill it if it has not ended by itself within some seconds."""
