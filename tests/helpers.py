@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,13 @@ def append_metrics(directory: RunDir, line: dict[str, float]) -> None:
 
 def lock_owners(runs: Path) -> dict[str, int]:
     """Return the process of every lock that was not released, by run; also of processes that have ended."""
-    locks = {path.name: max(path.iterdir(), key=lambda token: int(token.name)) for path in (runs / ".locks").iterdir()}
-    return {name: json.loads(token.read_text())["pid"] for name, token in locks.items() if token.stat().st_size}
+    owners = {}
+    for folder in (runs / ".locks").iterdir():
+        tokens = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda token: int(token.name))
+        with suppress(FileNotFoundError):  # another process has taken over since
+            if tokens and (text := tokens[-1].read_text()):
+                owners[folder.name] = json.loads(text)["pid"]
+    return owners
 
 
 def run(config: Config, **arguments) -> Record:

@@ -11,11 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,6 +44,7 @@ from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import run_id
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.samples import INTERPOLATED_PAIRS, INTERPOLATION_STEPS, run_source, spherical
+from wgan_sweep.sweeps import from_python
 from wgan_sweep.training.trainer import Trainer
 
 from .conftest import TINY
@@ -192,6 +195,82 @@ def test_calls_from_several_threads_wait_for_each_other(base) -> None:
         assert [config.seed for config in configs] == list(range(8))
         runs = list(pool.map(lambda config: ws.train(config, progress=False), configs[:2]))
     assert [found.run_id for found in runs] == [run_id(config) for config in configs[:2]]
+
+
+class ObservedLock:
+    """A lock that tells when a thread waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.is_waited_for = threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self.is_waited_for.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize("second", ["compose", "train"])
+def test_a_call_that_waited_for_another_leaves_the_process_as_it_was(base, monkeypatch, second: str) -> None:
+    """The first call changes what calls restore, and ends only when the second one waits for it."""
+    config = ws.compose(*base)
+    lock = ObservedLock()
+    monkeypatch.setattr(from_python, "_ONE_CALL", lock)
+    before = process_state()
+    first_is_inside = threading.Event()
+    calls = {"compose": lambda: ws.compose(*base), "train": lambda: ws.train(config, progress=False)}
+
+    def first_call() -> None:
+        with from_python.unchanged_process(shows_progress=False):
+            os.environ["SET_BY_THE_FIRST_CALL"] = "1"
+            log = logging.getLogger("wgan_sweep")
+            log.addHandler(logging.NullHandler())
+            log.setLevel(logging.CRITICAL)
+            first_is_inside.set()
+            assert lock.is_waited_for.wait(PATIENCE_SECONDS)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(first_call)
+        assert first_is_inside.wait(PATIENCE_SECONDS)
+        pool.submit(calls[second]).result()
+        first.result()
+    after = process_state()
+    os.environ.pop("SET_BY_THE_FIRST_CALL", None)
+    for now, then in zip(after, before, strict=True):
+        assert now == then
+
+
+UNGUARDED = """
+    import sys
+    import wgan_sweep as ws
+    what, *overrides = sys.argv[1:]
+    if what == "train":
+        ws.train(ws.compose(*overrides))
+    else:
+        ws.sweep(*overrides)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "launch.gpus_per_run=2"], ["sweep", "launch=parallel", "launch.jobs=2", "seed=0,1"]]
+)
+def test_a_script_that_trains_in_each_process_that_it_starts_is_refused(base, tmp_path: Path, arguments) -> None:
+    """It has no `if __name__ == "__main__":`; the processes of its run would wait for each other without end."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(UNGUARDED))
+    with subprocess.Popen(
+        [sys.executable, str(script), *arguments, *base], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert 'InputError: the script trains outside `if __name__ == "__main__":`' in errors
+    assert {record["status"] for record in records(tmp_path)} == {"failed"}
 
 
 # Training

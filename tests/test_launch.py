@@ -163,6 +163,17 @@ def owners(sweep: Shell) -> dict[str, int]:
     return lock_owners(sweep.folder / "runs")
 
 
+def owner_with_checkpoint(sweep: Shell) -> tuple[str, int]:
+    """Return a run that is in training and has a checkpoint, and its process."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        for name, process in owners(sweep).items():
+            if (sweep.folder / "runs" / name / "checkpoint.pt").exists():
+                return name, process
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def wait_until_gone(processes: list[int]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while any(Path(f"/proc/{process}").exists() for process in processes):
@@ -179,7 +190,7 @@ def start(sweep: Shell, steps: int) -> subprocess.Popen[str]:
 
 def test_a_killed_worker_fails_its_run_and_the_others_continue(sweep: Shell) -> None:
     command = start(sweep, 150)
-    name, process = next(iter(owners(sweep).items()))
+    name, process = owner_with_checkpoint(sweep)
     os.kill(process, signal.SIGKILL)
     output, errors = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 1, errors
@@ -322,3 +333,53 @@ def test_finished_runs_need_no_slurm_cluster(make, monkeypatch: pytest.MonkeyPat
     assert (outcome.record, outcome.problem, outcome.continues) == (complete.directory.read_record(), None, False)
     with pytest.raises(InputError, match="squeue does not answer: run this on a login node"):
         launcher([complete, missing], quiet, stop_if_it_waits)
+
+
+SLURM_COMMAND = """\
+#!/bin/bash
+# Stands for a command of SLURM: it says that it was called, and takes a second.
+echo called >> "$0.calls"
+sleep 1
+%s
+"""
+ANSWERS = {
+    "sbatch": "echo Submitted batch job 4711",
+    "squeue": '[ -e "${0%squeue}sbatch.calls" ] && echo "4711|PENDING"; true',
+}
+
+
+@pytest.fixture
+def slurm_commands(tmp_path: Path) -> Path:
+    """A folder of commands that answer like those of SLURM."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "srun", "sacct"):
+        command = folder / name
+        command.write_text(SLURM_COMMAND.replace("%s", ANSWERS.get(name, "")))
+        command.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("during", ["squeue", "sbatch"])
+def test_ctrl_c_in_a_terminal_does_not_end_a_command_of_slurm(sweep: Shell, slurm_commands: Path, during: str) -> None:
+    """A terminal sends it to all processes of the command's group. A job that SLURM has accepted is recorded."""
+    path = f"{slurm_commands}{os.pathsep}{os.environ['PATH']}"
+    command = sweep.start("launch=slurm", "launch.gpus_per_node=0", env={"PATH": path}, new_session=True)
+    calls = slurm_commands / f"{during}.calls"
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not calls.exists():
+        assert command.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(command.pid, signal.SIGINT)
+    output, errors = command.communicate(timeout=PATIENCE_SECONDS)
+    assert "does not answer" not in errors
+    assert command.returncode == 130, errors
+    submitted = [json.loads(file.read_text())["job"] for file in (sweep.folder / "runs" / ".slurm").glob("*.json")]
+    if during == "squeue":
+        assert submitted == []
+        assert not (slurm_commands / "sbatch.calls").exists()
+        assert "submitted" not in output + errors
+    else:
+        assert submitted == ["4711"]
+        assert "1 runs continue without this command" in errors

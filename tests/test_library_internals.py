@@ -1,4 +1,4 @@
-"""Names outside the public interface of torch, torchmetrics and W&B that modules here use.
+"""Names outside the public interface of submitit, torch, torchmetrics and W&B that modules here use.
 
 A failure means that the installed version has moved or removed such a name, and says which modules have to change.
 """
@@ -11,6 +11,7 @@ import torch
 from wgan_sweep.scoring.metrics import FID
 
 INTERNALS = [
+    ("submitit", "SlurmExecutor._make_submission_command", "sweeps/slurm.py"),
     ("torch", "_C._are_functorch_transforms_active", "objectives/fast_double_backward.py"),
     ("torch", "_amp_foreach_non_finite_check_and_unscale_", "training/loss_scaling.py"),
     ("torch", "_amp_update_scale_", "training/loss_scaling.py"),
@@ -23,6 +24,7 @@ INTERNALS = [
     ("torch.cuda", "CUDAGraph.register_generator_state", "training/cuda_graphs.py"),
     ("torch.cuda", "amp.common.amp_definitely_not_available", "bench/kernels.py"),
     ("torch.distributed", "ProcessGroup.abort", "training/followers.py"),
+    ("torch.distributed", "ProcessGroup.set_timeout", "training/followers.py"),
     ("torch.fx.experimental.proxy_tensor", "make_fx", "training/compilation.py"),
     ("torch.ops", "prim.device.default", "bench/kernels.py"),
     ("torch.utils.flop_counter", "flop_registry", "bench/iterations.py, bench/kernels.py"),

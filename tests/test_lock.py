@@ -19,6 +19,8 @@ from wgan_sweep.errors import RunLockedError, RunTakenOverError
 from wgan_sweep.runs import lock as locks
 from wgan_sweep.runs.lock import Process, lock_owner, run_lock
 
+from .helpers import PATIENCE_SECONDS
+
 HOLDER = """
     import sys, time
     from pathlib import Path
@@ -69,6 +71,13 @@ def assert_locked(folder: Path, owner: str) -> None:
     assert lock_owner(folder) == owner
     with pytest.raises(RunLockedError, match=owner), run_lock(folder, "run x"):
         pytest.fail("held twice")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def take_over(folder: Path, seconds: float) -> float:
@@ -145,6 +154,38 @@ def test_a_stopped_process_keeps_its_lock_for_a_lifetime(tmp_path: Path, holder:
     assert take_over(folder, 20) > short_lifetime / 2
 
 
+@pytest.mark.parametrize("user", ["the same", "another"])
+def test_a_hidden_process_is_judged_by_its_heartbeat_while_it_exists(
+    user: str, tmp_path: Path, holder: Start, short_lifetime: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hidepid=2, /proc has only one user's processes. Heartbeats come later than this process waits for."""
+    folder = tmp_path / "run"
+    owner = holder(folder)
+    process = Process.from_json((folder / "1").read_text())
+    assert process is not None
+    read, kill = locks._read, os.kill
+
+    def read_visible(path: str) -> str:
+        return "" if path.startswith(f"/proc/{owner.pid}/") else read(path)
+
+    def check_only(process: int, number: int) -> None:
+        kill(process, number)
+        if user == "another":
+            raise PermissionError
+
+    monkeypatch.setattr(locks, "_read", read_visible)
+    monkeypatch.setattr(os, "kill", check_only)
+    assert_locked(folder, f"process {owner.pid} on {Process().host}")
+    assert take_over(folder, PATIENCE_SECONDS) > short_lifetime / 2
+    monkeypatch.setattr(locks, "LIFETIME_SECONDS", 10 * PATIENCE_SECONDS)
+    write_token(folder, 99, process)
+    assert_locked(folder, str(process))
+    kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    with run_lock(folder, "run x") as ownership:  # at once
+        assert ownership.number == 100
+
+
 def test_a_live_process_without_heartbeats_keeps_its_lock(tmp_path: Path, holder: Start, short_lifetime: float) -> None:
     """Its heartbeats come every 15 s, which is later than this process waits for."""
     owner = holder(tmp_path / "run")
@@ -183,17 +224,14 @@ def test_a_superseded_owner_is_told_at_its_next_check(tmp_path: Path) -> None:
     assert json.loads((folder / "2").read_text())["host"] == "node"
 
 
-def test_a_heartbeat_changes_the_token_and_notices_a_takeover(tmp_path: Path, short_lifetime: float) -> None:
+@pytest.mark.usefixtures("short_lifetime")
+def test_a_heartbeat_changes_the_token_and_notices_a_takeover(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with run_lock(folder, "run x") as ownership:
         first = (folder / "1").stat().st_mtime_ns
-        time.sleep(short_lifetime)
-        assert (folder / "1").stat().st_mtime_ns > first
+        wait_until(lambda: (folder / "1").stat().st_mtime_ns > first)
         write_token(folder, 2, Process())
-        deadline = time.monotonic() + 10
-        while not ownership.is_lost:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: ownership.is_lost)
 
 
 def test_a_lock_that_was_removed_is_lost(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ from wgan_sweep.runs import checkpoints
 from wgan_sweep.runs.build import build, check
 from wgan_sweep.runs.record import Status
 from wgan_sweep.scoring.images import ImageScorer
+from wgan_sweep.training import followers
 from wgan_sweep.training.followers import with_followers
 from wgan_sweep.training.replicas import Replicas
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import Shell, directory_of, records, run, trainer_state
+from .helpers import PATIENCE_SECONDS, Shell, directory_of, records, run, trainer_state
 
 STEPS = 3
 NETWORKS = ("critic", "generator", "averaged")
@@ -206,11 +208,52 @@ def test_the_leader_does_not_wait_for_a_follower_that_dies_early() -> None:
         pytest.fail("the follower did not join")
 
 
+def kill_this_process(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_when_joining() -> None:
+    followers._join_group = kill_this_process
+
+
+class DiesWhenJoining:
+    """Makes the follower in which it is unpickled die between its message that it is ready and the process group."""
+
+    def __reduce__(self):
+        return die_when_joining, ()
+
+
+def test_the_leader_does_not_wait_long_for_a_follower_that_dies_while_it_joins(monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(followers, "JOIN_TIMEOUT", timedelta(seconds=2))
+        began = time.monotonic()
+        with (
+            pytest.raises(RuntimeError, match=r"process 1 of 2 ended with signal 9 \(SIGKILL\)"),
+            with_followers(2, CPU, wait, DiesWhenJoining()),
+        ):
+            pytest.fail("the follower did not join")
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    assert not dist.is_initialized()
+    with with_followers(2, CPU, exchange_late, 0.0):  # the next run of this process has followers again
+        dist.barrier()
+
+
+def exchange_late(replicas: Replicas, seconds: float) -> None:
+    time.sleep(seconds)
+    dist.barrier()
+
+
+def test_exchanges_may_take_longer_than_the_process_group_may_take_to_form(monkeypatch) -> None:
+    monkeypatch.setattr(followers, "JOIN_TIMEOUT", timedelta(seconds=10))
+    with with_followers(2, CPU, exchange_late, 15.0):
+        dist.barrier()
+
+
 def test_an_exception_in_the_leader_ends_the_followers() -> None:
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), with_followers(2, CPU, wait):
+        began = time.monotonic()
         raise KeyboardInterrupt
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < PATIENCE_SECONDS
     assert not dist.is_initialized()
 
 
@@ -223,16 +266,11 @@ def follower_of(process: int) -> int:
 def is_alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
+    except OSError:  # it may end between opening and reading the file
         return False
 
 
 LONG = ["train.steps=100000", "save_every=5", "log_every=5"]
-
-
-@pytest.fixture
-def sweep(tmp_path, npz, command_server) -> Shell:
-    return Shell(tmp_path, npz, command_server)
 
 
 def test_a_killed_follower_is_a_recorded_failure_and_the_run_can_be_resumed(sweep: Shell) -> None:
@@ -240,7 +278,7 @@ def test_a_killed_follower_is_a_recorded_failure_and_the_run_can_be_resumed(swee
     sweep.wait_for("checkpoint.pt")
     follower = follower_of(shell.pid)
     os.kill(follower, signal.SIGKILL)
-    _, errors = shell.communicate(timeout=60)
+    _, errors = shell.communicate(timeout=PATIENCE_SECONDS)
     assert shell.returncode == 1, errors
     (record,) = records(sweep.folder)
     assert record["status"] == "failed"
@@ -255,7 +293,7 @@ def test_a_killed_leader_ends_its_followers(sweep: Shell) -> None:
     follower = follower_of(shell.pid)
     shell.kill()
     shell.communicate()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while is_alive(follower):
         assert time.monotonic() < deadline
         time.sleep(0.1)

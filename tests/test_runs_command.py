@@ -22,6 +22,7 @@ from wgan_sweep.report.listing import age
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.lock import run_lock
 from wgan_sweep.runs.record import EarlierScores, Record, Status
+from wgan_sweep.runs.removal import size_of
 from wgan_sweep.sweeps.config_of_run import differences
 from wgan_sweep.sweeps.slurm_jobs import Submission, cancel_jobs
 
@@ -420,6 +421,27 @@ def test_clean_removes_only_what_nobody_uses(folder: Path, call) -> None:
     assert removed == expected
     assert not (folder / ".sweeps" / "old").exists()
     assert "--days must be" in call("clean", "--days", "-1", code=1)[1]
+
+
+def test_files_that_disappear_while_rm_and_clean_look_at_them_are_left_out(folder: Path, call, monkeypatch) -> None:
+    (item,) = write_runs(folder, [record(1.0)])
+    vanishing = [folder / item.run_id / ".record.json.x1", folder / ".sweeps" / "old" / ".table.md.x1"]
+    (folder / ".sweeps" / "old").mkdir(parents=True)
+    (folder / ".sweeps" / "old" / "table.md").write_text("table")
+    for path in vanishing:
+        path.write_text("")
+    lstat = Path.lstat
+
+    def lstat_too_late(path: Path) -> os.stat_result:
+        if path in vanishing:
+            path.unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat_too_late)
+    assert size_of(folder / item.run_id) == (folder / item.run_id / "record.json").stat().st_size
+    assert size_of(vanishing[0]) == 0
+    assert "folders of old sweeps: 1" in call("clean", "--days", "0", "--yes")[0]
+    assert "1 of 1 removed" in call("rm", item.run_id, "--yes")[0]
 
 
 SQUEUE = """#!/bin/sh

@@ -3,9 +3,11 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing import connection, get_context
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 SIGNALS_FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
@@ -19,7 +21,9 @@ class ChildProcess:
     of the pipe or dies, `recv` in the child raises EOFError; when the child dies, `recv` in this process raises
     EOFError or another OSError.
 
-    Must be created in the main thread, because signal handlers can be set only there.
+    May be created in any thread. If the arguments are larger than the pipe's buffer, this process waits until the child
+    reads them or dies; the child imports the main module first. Signals that arrive meanwhile are handled. If a handler
+    raises, the child is killed.
 
     Args:
         target: Function of a module, called in the child with its end of the pipe (a `Connection`) and `arguments`.
@@ -29,15 +33,27 @@ class ChildProcess:
     """
 
     def __init__(self, target: Callable[..., None], *arguments: Any, daemon: bool = False) -> None:
+        work = ForkingPickler.dumps((target, arguments))  # what cannot be pickled raises before the child starts
         context = get_context("spawn")
         self.connection, child_end = context.Pipe()
-        self.process: BaseProcess = context.Process(target=target, args=(child_end, *arguments), daemon=daemon)
+        self.process: BaseProcess = context.Process(target=_run, args=(child_end,), daemon=daemon)
         self._joining = threading.Lock()
         try:
-            with _ignored(*SIGNALS_FOR_THE_PARENT):  # a child inherits ignored signals
-                self.process.start()
-        finally:
-            child_end.close()  # with a copy open here, the child's death would not close the pipe
+            try:
+                with _blocked(*SIGNALS_FOR_THE_PARENT):  # a child inherits blocked signals
+                    self.process.start()
+            finally:
+                child_end.close()  # with a copy open here, the child's death would not close the pipe
+            # Not among the arguments of the process: `multiprocessing` holds both ends of the pipe that carries them,
+            # so that it would wait without end if the child died before it has read them.
+            with suppress(OSError):  # the child has died: the next `recv` or `wait` notices
+                self.connection.send_bytes(work)
+        except BaseException:
+            if self.process.pid is None:
+                self.connection.close()
+            else:
+                self.stop(0.0)
+            raise
 
     def wait(self, patience_seconds: float | None = None) -> int | None:
         """Wait for the child to end; any number of threads may wait for the same child.
@@ -72,11 +88,29 @@ class ChildProcess:
         self.connection.close()
 
 
-@contextmanager
-def _ignored(*signals: signal.Signals) -> Iterator[None]:
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+def _run(connection: Connection) -> None:
+    """Receive and do the work of a child."""
+    for number in SIGNALS_FOR_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)  # also discards those that arrived while they were blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_FOR_THE_PARENT)
     try:
+        work = connection.recv_bytes()
+    except (EOFError, OSError):  # the parent has died, or could not send it
+        return
+    target, arguments = ForkingPickler.loads(work)
+    target(connection, *arguments)
+
+
+@contextmanager
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Block signals in this thread. Those that arrive for this thread are handled at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        # multiprocessing would start its resource tracker with the first child, and then unblock signals here. Started
+        # now, it inherits those that are blocked: SIGHUP and SIGUSR2 do not end it.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

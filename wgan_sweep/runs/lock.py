@@ -45,13 +45,25 @@ def _namespace() -> str:
 
 
 def _stat_fields(pid: int | str) -> list[str]:
-    """Return the fields of ``/proc/<pid>/stat`` from the third on (the state), or none if there is no process."""
+    """Return the fields of ``/proc/<pid>/stat`` from the third on (the state), or none if it cannot be read."""
     return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def _start_time(pid: int | str) -> str:
     fields = _stat_fields(pid)
     return fields[19] if len(fields) > 19 else ""
+
+
+def _is_hidden(pid: int) -> bool:
+    """Return whether a process exists, but its state cannot be read: one of another user, with hidepid=2 for /proc."""
+    if _stat_fields(pid):
+        return False
+    try:
+        with suppress(PermissionError):
+            os.kill(pid, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -85,9 +97,10 @@ class Process:
         return process if is_valid else None
 
     def is_checkable(self) -> bool:
-        """Return whether this process can be looked up here: the same boot and the same PID namespace."""
+        """Return whether this process can be looked up here: the same boot and PID namespace, and not hidden."""
         here = Process()
-        return bool(here.boot and here.namespace) and (self.boot, self.namespace) == (here.boot, here.namespace)
+        is_here = bool(here.boot and here.namespace) and (self.boot, self.namespace) == (here.boot, here.namespace)
+        return is_here and not _is_hidden(self.pid)
 
     def is_gone(self) -> bool:
         """Return whether a process that can be checked has ended."""
@@ -269,8 +282,9 @@ def _remove_leftovers(folder: Path, number: int) -> None:
 def run_lock(folder: Path, name: str) -> Iterator[Ownership]:
     """Own a run during the block, with a heartbeat. A run whose owner is gone is taken over.
 
-    A process on this machine is gone when it has ended. A process that cannot be checked, and one that is stopped, is
-    gone when it had no heartbeat while this process looked at it for a lifetime.
+    A process on this machine is gone when it has ended. A process that cannot be checked (on another machine, in
+    another container, or hidden by the system), and one that is stopped, is gone when it had no heartbeat while this
+    process looked at it for a lifetime.
 
     Args:
         folder: The lock's folder, which is created.

@@ -1,6 +1,9 @@
 """Removing runs, and what killed processes and finished runs left."""
 
+import itertools
+import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,8 +24,15 @@ DAYS_UNTIL_ABANDONED = 1.0
 
 def size_of(path: Path) -> int:
     """Return the size of a file, or of all files below a folder, in bytes."""
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.lstat().st_size for file in files if not file.is_dir())
+    return sum(status.st_size for status in _statuses(path) if not stat.S_ISDIR(status.st_mode))
+
+
+def _statuses(path: Path) -> Iterator[os.stat_result]:
+    """Yield the status of a path and of all that is below it. What another process removes meanwhile is left out."""
+    below = (Path(folder, name) for folder, folders, files in os.walk(path) for name in (*folders, *files))
+    for item in itertools.chain((path,), below):
+        with suppress(FileNotFoundError):
+            yield item.lstat()
 
 
 def remove_run(directory: RunDir, listed: Record) -> None:
@@ -114,8 +124,9 @@ def _folders(folder: Path) -> list[Path]:
 
 def _days_since_change(path: Path) -> float:
     """Return the days since the last change of a file, or of anything in a folder."""
-    changes = [path.lstat().st_mtime, *(item.lstat().st_mtime for item in path.rglob("*"))]
-    return (time.time() - max(changes)) / SECONDS_PER_DAY
+    changes = [status.st_mtime for status in _statuses(path)]
+    now = time.time()
+    return (now - max(changes, default=now)) / SECONDS_PER_DAY
 
 
 def _temporary_files(folder: Path) -> Iterator[Path]:

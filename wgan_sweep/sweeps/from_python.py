@@ -6,6 +6,7 @@ caller after each call.
 
 import copy
 import logging
+import multiprocessing
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,10 @@ def separate_hydra() -> Iterator[Hydra]:
 
 @contextmanager
 def _unchanged_environment() -> Iterator[None]:
-    """Restore the environment variables at the end; libraries set some when they are imported."""
+    """Restore the environment variables at the end; libraries set some when they are imported.
+
+    The caller holds `_ONE_CALL`.
+    """
     environment = dict(os.environ)
     try:
         yield
@@ -83,16 +87,22 @@ def _unchanged_environment() -> Iterator[None]:
 
 
 @contextmanager
-def unchanged_process(*, shows_progress: bool) -> Iterator[CommandState]:
-    """Yield a state for the caller's runs; restore log handlers and environment variables at the end."""
-    verbosity = Verbosity.NORMAL if shows_progress else Verbosity.SILENT
+def _unchanged_logging() -> Iterator[None]:
+    """Restore the handlers and the level of the package's log at the end. The caller holds `_ONE_CALL`."""
     handlers, level = log.handlers[:], log.level
     try:
-        with _ONE_CALL, _unchanged_environment(), separate_state(verbosity) as state:
-            yield state
+        yield
     finally:
         log.handlers[:] = handlers
         log.setLevel(level)
+
+
+@contextmanager
+def unchanged_process(*, shows_progress: bool) -> Iterator[CommandState]:
+    """Yield a state for the caller's runs; restore log handlers and environment variables at the end."""
+    verbosity = Verbosity.NORMAL if shows_progress else Verbosity.SILENT
+    with _ONE_CALL, _unchanged_logging(), _unchanged_environment(), separate_state(verbosity) as state:
+        yield state
 
 
 @contextmanager
@@ -113,7 +123,7 @@ def compose_config(overrides: Sequence[str]) -> Config:
         InputError: for overrides that the command refuses, or that ask for several runs. Whether the data can be read
             and the networks can be made is checked when the run starts.
     """
-    with _unchanged_environment(), _explained(overrides), separate_hydra() as hydra:
+    with _ONE_CALL, _unchanged_environment(), _explained(overrides), separate_hydra() as hydra:
         composed = hydra.compose_config("config", list(overrides), RunMode.RUN)
         if composed.hydra.mode == RunMode.MULTIRUN:
             raise InputError(f"{' '.join(overrides)} asks for a sweep, not for one run: use sweep(...)")
@@ -131,6 +141,7 @@ def train_run(config: Config, *, shows_progress: bool) -> tuple[RequestedRun, Ou
         InputError: if it cannot work; nothing is written.
         KeyboardInterrupt: after an interrupt; the run is saved.
     """
+    _refuse_unguarded_script()
     _refuse_plan(config.plan)
     with unchanged_process(shows_progress=shows_progress) as state:
         schema.check_ranges(config)
@@ -152,6 +163,7 @@ def sweep_runs(overrides: Sequence[str], *, shows_progress: bool) -> list[Reques
         InputError: if the command refuses the overrides, or a run cannot work; nothing is started.
         KeyboardInterrupt: after an interrupt; the runs are saved.
     """
+    _refuse_unguarded_script()
     with unchanged_process(shows_progress=shows_progress) as state, _explained(overrides), separate_hydra() as hydra:
         config = hydra.compose_config("config", list(overrides), RunMode.MULTIRUN)
         _refuse_plan(config.plan)
@@ -170,6 +182,18 @@ def sweep_runs(overrides: Sequence[str], *, shows_progress: bool) -> list[Reques
         for problem in [*of_runs, *results.problems]:
             log.warning("%s", problem)
         return list(state.requested)
+
+
+def _refuse_unguarded_script() -> None:
+    """Refuse to train while a process imports the main module of the one that started it, as `multiprocessing` does.
+
+    The call would wait for the run of the first process, which waits for this one.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise InputError(
+            'the script trains outside `if __name__ == "__main__":`, and each process that it starts runs it again: '
+            'put the calls of train and sweep below `if __name__ == "__main__":`'
+        )
 
 
 def _launched_without(_: DictConfig) -> NoReturn:

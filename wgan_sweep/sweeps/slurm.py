@@ -212,12 +212,13 @@ class Slurm:
         missing = {run.run_id: run for run in requested if not is_finished(run.directory.read_record(), run.config)}
         if not missing:
             return [Outcome(run.directory.read_record()) for run in requested]
-        submissions = self._submit_missing(list(missing.values()), display)
-        arrays = sorted({submission.job.split("_")[0] for submission in submissions.values()}, key=int)
-        display.line(
-            f"{len(submissions)} runs are submitted to SLURM in job {' '.join(arrays)}; "
-            f"to cancel: scancel {' '.join(arrays)}"
-        )
+        submissions = self._submit_missing(list(missing.values()), display, should_stop)
+        if submissions:
+            arrays = sorted({submission.job.split("_")[0] for submission in submissions.values()}, key=int)
+            display.line(
+                f"{len(submissions)} runs are submitted to SLURM in job {' '.join(arrays)}; "
+                f"to cancel: scancel {' '.join(arrays)}"
+            )
         if self._wait and not should_stop():
             self._wait_for(submissions, missing, display, should_stop)
         active = active_states(submission.job for submission in submissions.values())
@@ -230,8 +231,13 @@ class Slurm:
         endings = _endings({sub.job for run_id, sub in submissions.items() if run_id not in continuing})
         return [self._outcome(run, submissions.get(run.run_id), run.run_id in continuing, endings) for run in requested]
 
-    def _submit_missing(self, missing: list[RequestedRun], display: Display) -> dict[str, Submission]:
-        """Submit those of the missing runs that no active job has; return the submissions of all, by run id."""
+    def _submit_missing(
+        self, missing: list[RequestedRun], display: Display, should_stop: ShouldStop
+    ) -> dict[str, Submission]:
+        """Submit those of the missing runs that no active job has; return the submissions of all, by run id.
+
+        After a request to stop, no run is submitted.
+        """
         folder = Path(missing[0].config.runs) / ".slurm"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "submitting.lock"):  # a second command then finds what the first has submitted
@@ -249,7 +255,7 @@ class Slurm:
                     )
             if submissions:
                 display.line(f"{len(submissions)} runs were submitted before: waiting for them")
-            new = [run for run in missing if run.run_id not in submissions]
+            new = [] if should_stop() else [run for run in missing if run.run_id not in submissions]
             for run, submission in self._submit(new, folder / "jobs"):
                 submission.write(folder, run.run_id)
                 submissions[run.run_id] = submission
@@ -262,6 +268,8 @@ class Slurm:
 
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self._max_num_timeout)
         executor.update_parameters(**self._parameters)
+        # Ctrl-C in the terminal must not end sbatch after SLURM has accepted the job and before its id is known.
+        executor._executor._make_submission_command = _submission_command  # type: ignore[attr-defined]
         batches = [runs[start : start + self._runs_per_job] for start in range(0, len(runs), self._runs_per_job)]
         code = provenance.code()
         try:
@@ -332,6 +340,11 @@ class Slurm:
             return Outcome(record)
         reason = f"job {submission.job} ended as {endings.get(submission.job, UNKNOWN_ENDING)}; see {submission.log}"
         return record_failure(run, reason)
+
+
+def _submission_command(script: Path) -> list[str]:
+    """Return the command that submits a script, in a session of its own."""
+    return ["setsid", "sbatch", str(script)]
 
 
 UNKNOWN_ENDING = "unknown (not in the accounting database)"

@@ -67,9 +67,14 @@ class Submission:
 
 
 def query(*command: str) -> str | None:
-    """Return the output of a SLURM command, or None if SLURM does not answer."""
+    """Return the output of a SLURM command, or None if SLURM does not answer.
+
+    Ctrl-C in the terminal does not reach the command: it runs in a process group of its own.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, check=False, timeout=60, process_group=0
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

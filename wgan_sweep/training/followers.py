@@ -23,6 +23,8 @@ from wgan_sweep.training.replicas import Replicas
 HOST = "127.0.0.1"
 COLLECTIVE_TIMEOUT = timedelta(days=2)
 """How long a process waits for the others in an exchange; long, because the leader may be scoring alone."""
+JOIN_TIMEOUT = timedelta(minutes=5)
+"""How long the leader waits for the followers to join the process group. It joins when all of them are about to."""
 EXIT_PATIENCE_SECONDS = 10.0
 """How long a process that should end by itself is waited for."""
 READY = "ready"
@@ -49,7 +51,8 @@ def with_followers(size: int, device: torch.device, work: Work, *arguments: Any)
         A check that raises RuntimeError if a follower has died, after which shared results must not be used.
 
     Raises:
-        RuntimeError: If a follower fails or dies, with its traceback.
+        RuntimeError: If a follower fails or dies, with its traceback. If it dies while it joins the process group, this
+            takes `JOIN_TIMEOUT`.
     """
     if size == 1:
         yield lambda: None
@@ -114,7 +117,25 @@ def _use_own_gpu(rank: int, device_type: str) -> None:
 
 def _join_group(store: Any, rank: int, size: int, device_type: str) -> None:
     backend = "nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    # The leader would not notice that a follower dies before it has joined. Followers wait for the leader, which joins
+    # last, and end with it.
+    timeout = JOIN_TIMEOUT if rank == 0 else COLLECTIVE_TIMEOUT
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    except BaseException:
+        if not dist.is_initialized():
+            _reset_group_names()
+        raise
+    cast("dist.ProcessGroup", dist.group.WORLD).set_timeout(COLLECTIVE_TIMEOUT)
+
+
+def _reset_group_names() -> None:
+    """Let the next process group of this process have the name that its new followers expect.
+
+    torch numbers the groups of a process, and starts again when one is destroyed; one that has failed to form counts.
+    """
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    dist.destroy_process_group()
 
 
 class _Follower:
