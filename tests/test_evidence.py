@@ -4,7 +4,9 @@ import importlib.util
 import json
 import re
 import shlex
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 from types import ModuleType
 
 import pytest
@@ -54,6 +56,24 @@ def test_the_decision_of_a_sweep_is_about_its_archived_runs(name: str, tmp_path:
     assert {record.status for record in records} == {Status.DONE}
 
 
+def test_the_means_by_step_on_eight_gaussians_are_those_of_the_archive(tmp_path: Path) -> None:
+    steps = (1000, 2000, 3000, 4000)
+    found: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for record in unpack(EVIDENCE / f"ring_rx{SUFFIX}", tmp_path):
+        overrides = dict(override.split("=", 1) for override in record.overrides)
+        for line in (tmp_path / record.run_id / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            measured = json.loads(line)
+            if "w1" in measured:
+                found[overrides["loss"]][measured["step"]][overrides["sampling"]].append(measured["w1"])
+    names = {"wgan_gp": "penalty, λ = 10", "wgan_gp_points": "penalty, λ = 0.1", "wgan_div": "divergence"}
+    for loss, name in names.items():
+        assert tuple(found[loss]) == steps
+        means = [[mean(values) for values in found[loss][step].values()] for step in steps]
+        assert all(len(cells) == 5 for cells in means)
+        ranges = " | ".join(f"{min(cells):.2f} to {max(cells):.2f}" for cells in means)
+        assert f"| {name} | {ranges} |" in PAGE
+
+
 def test_the_verdicts_of_the_readme_are_those_of_the_archives(tmp_path: Path) -> None:
     measured: dict[str, set[str]] = {}
     for name in ARCHIVES:
@@ -64,8 +84,9 @@ def test_the_verdicts_of_the_readme_are_those_of_the_archives(tmp_path: Path) ->
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"((?:supported|contradicted|undecided),\s-?\d[^|\]]*\])", readme)
     shown = [" ".join(text.split()) for text in shown]
-    assert len(shown) == 10
-    assert measured["points_rx_five"] | measured["points_rx_weight"] <= set(shown) <= set().union(*measured.values())
+    assert len(shown) == 16
+    tabled = measured["points_rx_five"] | measured["points_rx_weight"] | measured["ring_rx"]
+    assert tabled <= set(shown) <= set().union(*measured.values())
 
 
 @pytest.mark.slow  # a minute for each, since each look is tested again
