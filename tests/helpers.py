@@ -6,10 +6,11 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from wgan_sweep.runs.identity import identify, run_id
 from wgan_sweep.runs.record import Record
 
 from .command_server import CommandServer
+
+T = TypeVar("T")
 
 
 def directory_of(config: Config) -> RunDir:
@@ -40,6 +43,15 @@ def append_metrics(directory: RunDir, line: dict[str, float]) -> None:
     directory.path.mkdir(parents=True, exist_ok=True)
     with directory.metrics.open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def wait_until(condition: Callable[[], T | None]) -> T:
+    """Wait until a condition returns something true, and return it; fail when the tests' patience is over."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (result := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return result
 
 
 def lock_owners(runs: Path) -> dict[str, int]:
@@ -185,13 +197,12 @@ class Shell:
 
     def wait_for(self, name: str, count: int = 1) -> list[Path]:
         """Wait until `count` runs have a non-empty file `name`, and return the files."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            files = [p for p in (self.folder / "runs").glob(f"[0-9a-f]*/{name}") if p.stat().st_size]
-            if len(files) >= count:
-                return files
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+
+        def files() -> list[Path] | None:
+            found = [p for p in (self.folder / "runs").glob(f"[0-9a-f]*/{name}") if p.stat().st_size]
+            return found if len(found) >= count else None
+
+        return wait_until(files)
 
 
 def write_mnist_files(folder: Path, images: np.ndarray, split: str = "train") -> None:

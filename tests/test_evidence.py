@@ -58,17 +58,17 @@ def test_the_decision_of_a_sweep_is_about_its_archived_runs(name: str, tmp_path:
 
 def test_the_means_by_step_on_eight_gaussians_are_those_of_the_archive(tmp_path: Path) -> None:
     steps = (1000, 2000, 3000, 4000)
-    found: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    found: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in unpack(EVIDENCE / f"ring_rx{SUFFIX}", tmp_path):
         overrides = dict(override.split("=", 1) for override in record.overrides)
         for line in (tmp_path / record.run_id / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             measured = json.loads(line)
             if "w1" in measured:
-                found[overrides["loss"]][measured["step"]][overrides["sampling"]].append(measured["w1"])
+                found[overrides["loss"], measured["step"]][overrides["sampling"]].append(measured["w1"])
     names = {"wgan_gp": "penalty, λ = 10", "wgan_gp_points": "penalty, λ = 0.1", "wgan_div": "divergence"}
+    assert set(found) == {(loss, step) for loss in names for step in steps}
     for loss, name in names.items():
-        assert tuple(found[loss]) == steps
-        means = [[mean(values) for values in found[loss][step].values()] for step in steps]
+        means = [[mean(values) for values in found[loss, step].values()] for step in steps]
         assert all(len(cells) == 5 for cells in means)
         ranges = " | ".join(f"{min(cells):.2f} to {max(cells):.2f}" for cells in means)
         assert f"| {name} | {ranges} |" in PAGE

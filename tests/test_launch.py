@@ -29,7 +29,7 @@ from wgan_sweep.sweeps.launching import RequestedRun, complete_run
 from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
 
-from .helpers import PATIENCE_SECONDS, Shell, directory_of, lock_owners, records, run
+from .helpers import PATIENCE_SECONDS, Shell, directory_of, lock_owners, records, run, wait_until
 
 PARALLEL = ["launch=parallel", "launch.jobs=2"]
 
@@ -165,20 +165,14 @@ def owners(sweep: Shell) -> dict[str, int]:
 
 def owner_with_checkpoint(sweep: Shell) -> tuple[str, int]:
     """Return a run that is in training and has a checkpoint, and its process."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        for name, process in owners(sweep).items():
-            if (sweep.folder / "runs" / name / "checkpoint.pt").exists():
-                return name, process
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    runs = sweep.folder / "runs"
+    return wait_until(
+        lambda: next((owner for owner in owners(sweep).items() if (runs / owner[0] / "checkpoint.pt").exists()), None)
+    )
 
 
 def wait_until_gone(processes: list[int]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while any(Path(f"/proc/{process}").exists() for process in processes):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
 
 
 def start(sweep: Shell, steps: int) -> subprocess.Popen[str]:
@@ -240,10 +234,7 @@ def test_workers_save_and_end_when_the_command_is_killed(sweep: Shell) -> None:
 def test_ctrl_c_while_workers_start_is_not_a_failure(sweep: Shell, after: float) -> None:
     """The signal reaches the whole process group, as from a terminal."""
     command = sweep.start("-m", "div.k=1,2,3", "train.steps=100000", *PARALLEL, new_session=True)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not list((sweep.folder / "runs").glob(".sweeps/*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: list((sweep.folder / "runs").glob(".sweeps/*")))
     time.sleep(after)
     os.killpg(command.pid, signal.SIGINT)
     _, errors = command.communicate(timeout=PATIENCE_SECONDS)
@@ -366,11 +357,8 @@ def test_ctrl_c_in_a_terminal_does_not_end_a_command_of_slurm(sweep: Shell, slur
     path = f"{slurm_commands}{os.pathsep}{os.environ['PATH']}"
     command = sweep.start("launch=slurm", "launch.gpus_per_node=0", env={"PATH": path}, new_session=True)
     calls = slurm_commands / f"{during}.calls"
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not calls.exists():
-        assert command.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: calls.exists() or command.poll() is not None)
+    assert command.poll() is None
     os.killpg(command.pid, signal.SIGINT)
     output, errors = command.communicate(timeout=PATIENCE_SECONDS)
     assert "does not answer" not in errors

@@ -19,7 +19,7 @@ from wgan_sweep.errors import RunLockedError, RunTakenOverError
 from wgan_sweep.runs import lock as locks
 from wgan_sweep.runs.lock import Process, lock_owner, run_lock
 
-from .helpers import PATIENCE_SECONDS
+from .helpers import PATIENCE_SECONDS, wait_until
 
 HOLDER = """
     import sys, time
@@ -71,13 +71,6 @@ def assert_locked(folder: Path, owner: str) -> None:
     assert lock_owner(folder) == owner
     with pytest.raises(RunLockedError, match=owner), run_lock(folder, "run x"):
         pytest.fail("held twice")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def take_over(folder: Path, seconds: float) -> float:

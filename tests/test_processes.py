@@ -45,13 +45,31 @@ def exit_with_code_3(connection: Connection) -> None:
     raise SystemExit(3)
 
 
-def test_a_child_answers_until_its_connection_closes() -> None:
-    child = ChildProcess(echo_until_closed, "re: ")
+def in_this_thread(create: Callable[[], ChildProcess]) -> ChildProcess:
+    return create()
+
+
+def in_another_thread(create: Callable[[], ChildProcess]) -> ChildProcess:
+    """Create a child in a thread; fail if that does not end, or raises."""
+    created: list[ChildProcess] = []
+    thread = threading.Thread(target=lambda: created.append(create()), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+    (child,) = created
+    return child
+
+
+@pytest.mark.parametrize("created", [in_this_thread, in_another_thread])
+def test_a_child_answers_until_its_connection_closes(
+    created: Callable[[Callable[[], ChildProcess]], ChildProcess],
+) -> None:
+    child = created(lambda: ChildProcess(echo_until_closed, "re: "))
     assert child.connection.recv() == "ready"
     child.connection.send("hello")
     assert child.connection.recv() == "re: hello"
     child.connection.close()
-    child.stop(None)
+    child.stop(PATIENCE_SECONDS)
     assert child.how_it_ended() == "exit code 0"
 
 
@@ -162,27 +180,6 @@ def test_no_signals_are_blocked_in_a_child() -> None:
     child.stop(PATIENCE_SECONDS)
 
 
-def in_a_thread(create: Callable[[], ChildProcess]) -> ChildProcess:
-    """Create a child in a thread; fail if that does not end, or raises."""
-    created: list[ChildProcess] = []
-    thread = threading.Thread(target=lambda: created.append(create()), daemon=True)
-    thread.start()
-    thread.join(PATIENCE_SECONDS)
-    assert not thread.is_alive()
-    (child,) = created
-    return child
-
-
-def test_a_child_can_be_created_in_a_thread() -> None:
-    child = in_a_thread(lambda: ChildProcess(echo_until_closed, "re: "))
-    assert child.connection.recv() == "ready"
-    child.connection.send("hello")
-    assert child.connection.recv() == "re: hello"
-    child.connection.close()
-    child.stop(PATIENCE_SECONDS)
-    assert child.how_it_ended() == "exit code 0"
-
-
 def send_size(connection: Connection, data: bytes) -> None:
     connection.send(len(data))
 
@@ -209,7 +206,7 @@ def test_a_child_that_dies_before_its_work_does_not_block_this_process(
     """In a thread, because a wait that blocks signals could not be ended otherwise."""
     if moment == "before it reads its arguments":
         monkeypatch.setattr(processes, "_run", die_before_reading)
-    child = in_a_thread(lambda: ChildProcess(send_size, LARGE, EndsWhenUnpickled()))
+    child = in_another_thread(lambda: ChildProcess(send_size, LARGE, EndsWhenUnpickled()))
     with pytest.raises((EOFError, OSError)):
         child.connection.recv()
     child.stop(PATIENCE_SECONDS)

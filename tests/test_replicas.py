@@ -23,7 +23,7 @@ from wgan_sweep.training.followers import with_followers
 from wgan_sweep.training.replicas import Replicas
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import PATIENCE_SECONDS, Shell, directory_of, records, run, trainer_state
+from .helpers import PATIENCE_SECONDS, Shell, directory_of, records, run, trainer_state, wait_until
 
 STEPS = 3
 NETWORKS = ("critic", "generator", "averaged")
@@ -293,10 +293,7 @@ def test_a_killed_leader_ends_its_followers(sweep: Shell) -> None:
     follower = follower_of(shell.pid)
     shell.kill()
     shell.communicate()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while is_alive(follower):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not is_alive(follower))
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class ChildProcess:
         """
         if patience_seconds is not None and not connection.wait([self.process.sentinel], patience_seconds):
             return None
-        with self._joining:  # a second thread that joins a child at the same time is told that it still runs
+        with self._joining:  # of two threads that join a child at the same time, one would learn no exit code
             self.process.join()
         return self.process.exitcode
 

@@ -51,24 +51,23 @@ def separate_hydra() -> Iterator[Hydra]:
     """Yield a Hydra with this package's config.
 
     Hydra's global state, such as that of a caller's own application, is replaced inside this context and restored at
-    its end.
+    its end. The caller holds `_ONE_CALL`.
     """
-    with _ONE_CALL:
-        Plugins.instance()  # before the copy: the plugins that it finds store configs
-        hydra_launcher.register()
-        store = copy.deepcopy(ConfigStore.instance())
-        instances = cast("dict[type, Any]", Singleton._instances)
-        before = dict(instances)
-        for kind in (GlobalHydra, HydraConfig, JobRuntime, VersionBase):
-            instances.pop(kind, None)
-        instances[ConfigStore] = store
-        try:
-            schema.register()
-            with initialize_config_dir(str(schema.conf_dir()), job_name="wgan-sweep", version_base="1.3"):
-                yield cast("Hydra", GlobalHydra.instance().hydra)
-        finally:
-            instances.clear()
-            instances.update(before)
+    Plugins.instance()  # before the copy: the plugins that it finds store configs
+    hydra_launcher.register()
+    store = copy.deepcopy(ConfigStore.instance())
+    instances = cast("dict[type, Any]", Singleton._instances)
+    before = dict(instances)
+    for kind in (GlobalHydra, HydraConfig, JobRuntime, VersionBase):
+        instances.pop(kind, None)
+    instances[ConfigStore] = store
+    try:
+        schema.register()
+        with initialize_config_dir(str(schema.conf_dir()), job_name="wgan-sweep", version_base="1.3"):
+            yield cast("Hydra", GlobalHydra.instance().hydra)
+    finally:
+        instances.clear()
+        instances.update(before)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ HOST = "127.0.0.1"
 COLLECTIVE_TIMEOUT = timedelta(days=2)
 """How long a process waits for the others in an exchange; long, because the leader may be scoring alone."""
 JOIN_TIMEOUT = timedelta(minutes=5)
-"""How long the leader waits for the followers to join the process group. It joins when all of them are about to."""
+"""How long the leader waits for the process group to form, once all followers have said that they are ready."""
 EXIT_PATIENCE_SECONDS = 10.0
 """How long a process that should end by itself is waited for."""
 READY = "ready"
@@ -117,8 +117,8 @@ def _use_own_gpu(rank: int, device_type: str) -> None:
 
 def _join_group(store: Any, rank: int, size: int, device_type: str) -> None:
     backend = "nccl" if device_type == "cuda" else "gloo"
-    # The leader would not notice that a follower dies before it has joined. Followers wait for the leader, which joins
-    # last, and end with it.
+    # While the group forms, the leader does not notice the death of a follower, so it waits for a short time only. A
+    # follower may wait longer: it ends when the leader does.
     timeout = JOIN_TIMEOUT if rank == 0 else COLLECTIVE_TIMEOUT
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
@@ -164,7 +164,7 @@ class _Follower:
             raise RuntimeError(self._describe_end(message))
 
     def has_failed(self) -> bool:
-        """Return whether it has ended with an error; a process that is about to end is waited for."""
+        """Return whether it has ended with an error, after waiting some seconds for it to end."""
         return bool(self._child.wait(EXIT_PATIENCE_SECONDS))
 
     def failure(self) -> str | None:
