@@ -310,6 +310,7 @@ def test_every_block_has_a_known_language() -> None:
         "python",
         "dockerfile",
         "toml",
+        "bibtex",
     }
 
 

@@ -223,7 +223,7 @@ def add_cancel(subparsers: Subparsers) -> None:
     """Add ``wgan-runs cancel``."""
     parser = add_command(subparsers, "cancel", "Cancel the SLURM jobs of runs; what was trained is saved.", _cancel)
     parser.add_argument("words", nargs="*", metavar="ID|KEY=VALUE", help=f"ids, or {FILTERS}")
-    parser.add_argument("--others", action="store_true", help="the jobs of all other runs than those: what left a grid")
+    parser.add_argument("--others", action="store_true", help="cancel the jobs of all runs but these: those that are no longer part of a grid")
     parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
 
 
