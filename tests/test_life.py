@@ -48,6 +48,7 @@ def test_a_finished_run_has_the_documented_files(make, tmp_path: Path, planned_f
         *keys.split(),
         "seconds",
         "scored_by",
+        "best_chosen_by",
         "sweep",
         "execution",
         "science",
@@ -127,6 +128,51 @@ def test_a_cheap_scorer_selects_the_best_step_and_the_full_scorer_scores_it(make
     assert record.error is None
     assert (record.scores["fid"], record.best["fid"], record.best["step"]) == (1, 2, 3)
     assert record.best["chosen_by_fid"] == 7
+
+
+def test_the_final_scorer_measures_what_the_training_scorer_leaves_out(make, monkeypatch) -> None:
+    """Both describe themselves alike."""
+    during, final = PlannedScorer([7.0, 8.0]), PlannedScorer([3.0, 4.0])
+    monkeypatch.setattr(
+        build_module, "_make_scorer", lambda config, node, *_: during if "kid" not in node["metrics"] else final
+    )
+    metrics = ["+metric@scorer.metrics.kid=kid", "scorer.during={metrics:{kid:null}}"]
+    record = run(make("scorer=fid", "scorer.num_samples=2", "scorer.every=3", *metrics))
+    assert (during.calls, final.calls) == (2, 2)
+    assert (record.scores["fid"], record.best["fid"], record.best["chosen_by_fid"]) == (3, 4, 7)
+    assert (record.scored_by, record.best_chosen_by["when"]) == ({"features": "planned"}, "during training")
+
+
+def test_steps_are_compared_anew_if_another_scorer_continues_the_choice(make, monkeypatch) -> None:
+    """Values of another number of samples are not comparable: 72 of 5 samples is not better than 80 of 2."""
+    scorers = {2: PlannedScorer([80.0, 90.0, 81.0], 2), 5: PlannedScorer([72.0, 73.0], 5)}
+    monkeypatch.setattr(build_module, "_make_scorer", lambda config, node, *_: scorers[node["num_samples"]])
+    options = ["scorer=fid", "scorer.every=3"]
+    record = run(make(*options, "scorer.num_samples=2", "train.steps=6"))
+    assert (record.best["step"], record.best["chosen_by_fid"]) == (3, 80)
+    scorers[5] = PlannedScorer([95.0, 96.0, 97.0], 5)
+    record = run(make(*options, "scorer.num_samples=5", "train.steps=9"))
+    assert (record.best["step"], record.best["chosen_by_fid"]) == (6, 95)  # 95 is worse than 80, of another scorer
+    assert record.best_chosen_by == {"features": "planned", "generated": "5"}
+
+
+def test_a_run_of_another_kind_of_device_is_scored_and_not_trained_further(make, planned_fids) -> None:
+    """The state of a generator of random numbers has 5,056 bytes on a CPU, and 16 on a GPU."""
+    planned_fids(30.0, 20.0)
+    config = make("train.steps=2")
+    run(config)
+    path = directory_of(config).checkpoint
+    stored, _ = checkpoints.load(path)
+    assert stored is not None
+    stored["trainer"]["streams"] = dict.fromkeys(stored["trainer"]["streams"], torch.zeros(16, dtype=torch.uint8))
+    checkpoints.save(path, stored, path.parent)
+    with pytest.raises(InputError, match=r"device=cpu: the run is at step 2, trained on another kind of device"):
+        run(make("train.steps=3"))
+    record = directory_of(config).read_record()
+    assert record is not None
+    assert record.status == Status.DONE
+    scored = run(make("train.steps=2", "scorer=fid", "scorer.num_samples=3"))
+    assert (scored.status, scored.scores["fid"]) == (Status.DONE, 20)
 
 
 def test_a_finished_run_is_not_modified(make, planned_fids) -> None:

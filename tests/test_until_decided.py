@@ -316,7 +316,7 @@ def test_a_claim_without_cells_is_named_and_not_asked(workshop: Workshop) -> Non
 def test_a_stored_decision_shows_infinite_numbers_as_the_table_does(
     events: tuple[int, int], others: tuple[int, int]
 ) -> None:
-    evidence = rates.rarer(events, others)
+    evidence = rates.rarer(*([(1, 1)] * count + [(0, 1)] * (runs - count) for count, runs in (events, others)))
     numbers = json.loads(json.dumps(finite([evidence.effect, evidence.low, evidence.high]), allow_nan=False))
     decided = Decided("rarer", "", "undecided", "decided", 1, 8, evidence.p_for, evidence.p_against, *numbers)
     _, rows = table([Judgement("rarer", "", Verdict.UNDECIDED, why="", evidence=evidence)])

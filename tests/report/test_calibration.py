@@ -17,6 +17,7 @@ from wgan_sweep.report.inference import spreads
 from wgan_sweep.report.inference.correlations import correlated, fisher_z, rank_correlation
 from wgan_sweep.report.inference.evidence import LEVEL, Evidence
 from wgan_sweep.report.inference.means import every_mean_lower, means_within
+from wgan_sweep.report.inference.rates import rarer
 from wgan_sweep.report.inference.spreads import spread_less
 from wgan_sweep.report.inference.times import Time, sooner
 
@@ -54,6 +55,36 @@ class Sampler(Protocol):
 
     def sample(self, rng: np.random.Generator) -> list[list[Any]]: ...
 
+
+@dataclass(frozen=True)
+class Events:
+    """Events and runs of each seed, of which each cell has one run; runs of a seed have correlated causes."""
+
+    rate: float
+    cells: int = 1
+    seeds: int = 8
+    correlation: float = 0.0
+    """Of a normal variable for each run; the event happens below a quantile of it."""
+
+    def sample(self, rng: np.random.Generator) -> list[list[Any]]:
+        common, own = rng.normal(size=(self.seeds, 1)), rng.normal(size=(self.seeds, self.cells))
+        values = np.sqrt(self.correlation) * common + np.sqrt(1 - self.correlation) * own
+        happened = values < stats.norm.ppf(self.rate)
+        return [[(int(count), self.cells)] for count in happened.sum(axis=1)]
+
+
+def rarer_by_seed(first: list[list[Any]], second: list[list[Any]]) -> Evidence:
+    return rarer(*([counts for (counts,) in side] for side in (first, second)))
+
+
+EVENTS: dict[str, tuple[Events, Events]] = {
+    "1 x 1 cells": (Events(0.4), Events(0.4)),
+    "3 x 3 cells, correlation 0.5": (Events(0.4, 3, 8, 0.5), Events(0.4, 3, 8, 0.5)),
+    "6 x 6 cells, 5 seeds, correlation 0.63": (Events(0.4, 6, 5, 0.63), Events(0.4, 6, 5, 0.63)),
+    "12 x 3 cells, 5 seeds, correlation 0.5": (Events(0.4, 12, 5, 0.5), Events(0.4, 3, 5, 0.5)),
+    "3 x 3 cells, correlations 0 and 0.9": (Events(1 / 3, 3, 8, 0.0), Events(1 / 3, 3, 8, 0.9)),
+    "1 x 6 cells, correlation 0.5": (Events(0.4), Events(0.4, 6, 8, 0.5)),
+}
 
 Pair = tuple[np.ndarray, np.ndarray]
 DrawCurves = Callable[[np.random.Generator, tuple[int, int]], Pair]
@@ -384,9 +415,16 @@ def test_error_rate_and_coverage_for_times(name: str) -> None:
     assert_calibrated(simulate(sooner, TIMES[name], 0.0, SIMULATIONS))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVENTS)
+def test_error_rate_and_coverage_for_events(name: str) -> None:
+    assert_calibrated(simulate(rarer_by_seed, EVENTS[name], 0.0, SIMULATIONS))
+
+
 @pytest.mark.parametrize(
     ("test", "sides"),
     [
+        (rarer_by_seed, EVENTS["6 x 6 cells, 5 seeds, correlation 0.63"]),
         (correlated, (CURVES["trends in random directions, n = 6"],)),
         (sooner, TIMES["1 x 1, spreads 20 : 1, n = 20 and 20"]),
     ],
@@ -414,6 +452,7 @@ def main() -> None:
         *((f"curves, {name}", partial(simulate, correlated, (side,), 0.0)) for name, side in CURVES.items()),
         *((f"threshold, {name}", partial(at_threshold, side)) for name, side in THRESHOLDS.items()),
         *((f"times, {name}", partial(simulate, sooner, sides, 0.0)) for name, sides in TIMES.items()),
+        *((f"events, {name}", partial(simulate, rarer_by_seed, sides, 0.0)) for name, sides in EVENTS.items()),
         *((name, partial(simulate, *case)) for name, case in ALTERNATIVES.items()),
     ]
     sys.stdout.write("| case | supported | contradicted | covered | bias / sd |\n|---|---|---|---|---|\n")

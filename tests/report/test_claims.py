@@ -214,6 +214,111 @@ def test_lost_runs_at_a_learning_rate_that_is_not_compared_do_not_count() -> Non
     assert judgement.verdict == Verdict.SUPPORTED
 
 
+def test_the_runs_of_a_cell_that_failed_altogether_count() -> None:
+    """Also if a single cell of the claim is left, which has no axis in common with others."""
+    div = [record(20.0 + e, loss="wgan_div", sampling="real_fake", seed=seed) for seed, e in enumerate(NOISE)]
+    gp = rx_grid([0.0] * 6, [30.0] * 6)[18:]
+    lost = [
+        record(None, status="diverged", loss="wgan_div", sampling=sampling, seed=seed)
+        for sampling in SCHEMES[1:]
+        for seed in range(3)
+    ]
+    assert judge([WORST], [*div, *gp])[0].verdict == Verdict.SUPPORTED
+    (judgement,) = judge([WORST], [*div, *gp, *lost])
+    assert judgement.verdict == Verdict.UNDECIDED
+    assert judgement.lost == (15, 0)
+
+
+def test_a_lost_run_is_worse_where_high_values_are_claimed_too(tmp_path: Path) -> None:
+    """Lost runs of the side that is claimed to be worse agree with the claim, and those of the other one do not."""
+    high, low = of_loss("wgan", [30, 31, 32]), of_loss("wgan_div", [20, 21, 22])
+    entry = {"higher": {"loss": "wgan"}, "than": {"loss": "wgan_div"}}
+    for loss, verdict in (("wgan", Verdict.SUPPORTED), ("wgan_div", Verdict.UNDECIDED)):
+        lost = record(None, status="diverged", loss=loss, seed=9)
+        assert ask(entry, [*high, *low, lost], tmp_path).verdict == verdict
+
+
+def test_a_lost_run_of_a_metric_without_a_direction_forbids_every_verdict() -> None:
+    high, low = of_loss("wgan", [30, 31, 32]), of_loss("wgan_div", [20, 21, 22])
+    for item in (*high, *low):
+        item.scores["copied"] = item.scores["fid"]
+    claim = Lower("x", {"loss": "wgan_div"}, {"loss": "wgan"})
+    assert judge([claim], [*high, *low], "copied")[0].verdict == Verdict.SUPPORTED
+    for loss in ("wgan", "wgan_div"):
+        lost = record(None, status="diverged", loss=loss, seed=9)
+        assert judge([claim], [*high, *low, lost], "copied")[0].verdict == Verdict.UNDECIDED
+
+
+def test_finished_runs_without_a_value_count_as_lost(tmp_path: Path) -> None:
+    low, high = of_loss("wgan_div", [20, 21, 22]), of_loss("wgan", [30, 31, 32])
+    entry = {"lower": {"loss": "wgan_div"}, "than": {"loss": "wgan"}}
+    assert ask(entry, [*low, *high], tmp_path).verdict == Verdict.SUPPORTED
+    unscored = [record(None, loss="wgan_div", seed=7), record(math.nan, loss="wgan_div", seed=8)]
+    judgement = ask(entry, [*low, *high, *unscored], tmp_path)
+    assert judgement.verdict == Verdict.UNDECIDED
+    assert judgement.lost == (2, 0)
+    assert "2 runs of the claim's own cells diverged, failed or have no value" in judgement.why
+    for item in unscored:
+        item.step = 5  # of shorter runs, nobody knows the value at the step of the others
+    assert ask(entry, [*low, *high, *unscored], tmp_path).verdict == Verdict.SUPPORTED
+
+
+def test_runs_that_were_lost_after_the_step_that_is_compared_do_not_count(tmp_path: Path) -> None:
+    good = of_loss("wgan_div", [1.0] * 8) + of_loss("wgan_gp", [1.0] * 8)
+    entry = {"event": "lost", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    lost = [record(None, status="diverged", loss="wgan_gp", seed=seed) for seed in range(20, 40)]
+    assert ask(entry, good + lost, tmp_path).verdict == Verdict.SUPPORTED
+    for item in lost:
+        item.step = 60_000
+    judgement = ask(entry, good + lost, tmp_path)
+    assert judgement.evidence is not None
+    assert "0 of 8 against 0 of 8" in judgement.evidence.measure
+
+
+def test_copies_of_a_lost_run_count_once(tmp_path: Path) -> None:
+    good = of_loss("wgan_div", [1.0] * 4) + of_loss("wgan_gp", [1.0])
+    entry = {"event": "lost", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    copies = [record(None, status="diverged", loss="wgan_gp", seed=9) for _ in range(4)]
+    judgement = ask(entry, good + copies, tmp_path)
+    assert judgement.evidence is not None
+    assert "0 of 4 against 1 of 2" in judgement.evidence.measure
+
+
+def test_a_lost_run_is_beyond_a_bound_that_only_bad_values_pass(tmp_path: Path) -> None:
+    good = of_loss("wgan_div", [20.0, 40.0] * 4)
+    bad = of_loss("wgan_gp", [20.0]) + [
+        record(None, status="diverged", loss="wgan_gp", seed=seed) for seed in range(1, 8)
+    ]
+    entry = {"rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    for event, counts in (("fid > 30", "4 of 8 against 7 of 8"), ("fid <= 30", "4 of 8 against 1 of 8")):
+        judgement = ask({**entry, "event": event}, good + bad, tmp_path)
+        assert judgement.evidence is not None
+        assert counts in judgement.evidence.measure
+        assert judgement.lost == (0, 0)
+    for item in good + bad:
+        item.scores["copied"] = 1.0 if item in good else 9.0
+    others = of_loss("wgan_gp", [1.0] * 8)
+    for item in others:
+        item.scores["copied"] = 9.0
+    assert ask({**entry, "event": "copied > 5"}, good + others, tmp_path).verdict == Verdict.SUPPORTED
+    judgement = ask({**entry, "event": "copied > 5"}, good + others + bad[1:], tmp_path)
+    assert judgement.verdict == Verdict.UNDECIDED  # nobody knows whether high or low values of it are bad
+    assert judgement.lost == (0, 7)
+
+
+def test_the_seed_is_the_unit_of_events_in_several_cells(tmp_path: Path) -> None:
+    """Three seeds of three cells each are too few, although 0 of 9 against 9 of 9 runs are not by Fisher's test."""
+
+    def runs(loss: str, fid: float, seeds: int) -> list[Record]:
+        return [record(fid, loss=loss, sampling=s, seed=seed) for s in SCHEMES[:3] for seed in range(seeds)]
+
+    entry = {"event": "fid > 5", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    for seeds, choices, verdict in ((3, 20, Verdict.UNDECIDED), (4, 70, Verdict.SUPPORTED)):
+        judgement = ask(entry, runs("wgan_div", 1.0, seeds) + runs("wgan_gp", 9.0, seeds), tmp_path)
+        assert judgement.p_for == pytest.approx(1 / choices)
+        assert judgement.verdict == verdict
+
+
 def pruned(k: float, *seeds: int, **values) -> list[Record]:
     """Return pruned runs of the grid of `kp_grid`, at p = 2, with an FID of 15 at an earlier step."""
     return [record(15.0, status="pruned", step=5, loss="wgan_div", k=k, p=2.0, seed=seed, **values) for seed in seeds]
@@ -376,6 +481,16 @@ def test_few_runs_and_lost_runs_do_not_decide_a_correlation(tmp_path: Path) -> N
     judgement = ask(CORRELATED, [*records, lost], tmp_path, curves_of(records, [falling(9)] * 6))
     assert judgement.verdict == Verdict.UNDECIDED
     assert "without lost runs it would be supported" in judgement.why
+
+
+def test_a_threshold_that_short_curves_cannot_show_is_refused(tmp_path: Path) -> None:
+    """Five ranks have no correlation between 0.9 and 1, which is counted as 0.95."""
+    records = of_loss("wgan_div", [1.0] * 6)
+    curves = curves_of(records, [falling(5)] * 6)
+    judgement = ask({**CORRELATED, "above": 0.96}, records, tmp_path, curves)
+    assert judgement.evidence is None
+    assert "curves of 5 steps cannot show that a correlation is beyond 0.96" in judgement.why
+    assert ask({**CORRELATED, "above": 0.94}, records, tmp_path, curves).verdict == Verdict.SUPPORTED
 
 
 def test_a_curve_without_enough_steps_is_refused_with_the_remedy(tmp_path: Path) -> None:

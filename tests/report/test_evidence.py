@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from wgan_sweep.report.inference.evidence import LEVEL, POWER, holm
+from wgan_sweep.report.inference.evidence import LEVEL, POWER, Evidence, holm
 from wgan_sweep.report.inference.means import (
     behrens_fisher_sf,
     every_mean_lower,
@@ -176,24 +176,59 @@ def test_a_cell_is_excluded_if_and_only_if_another_is_lower_by_its_own_test() ->
         assert spread < 6 or 1 <= sum(possibly_lowest(cells)) < 7
 
 
+def single(events: int, runs: int) -> list[tuple[int, int]]:
+    """Return a side on which each seed has one run."""
+    return [(1, 1)] * events + [(0, 1)] * (runs - events)
+
+
 def test_rarer_events_are_compared_by_fishers_test() -> None:
     """Fisher's tea: 3 of 4 against 1 of 4, one-sided p = 17/70 (Fisher 1935)."""
-    assert rarer((1, 4), (3, 4)).p_for == pytest.approx(17 / 70)
-    assert rarer((3, 4), (1, 4)).p_against == pytest.approx(17 / 70)
-    nothing = rarer((0, 4), (0, 9))
+    assert rarer(single(1, 4), single(3, 4)).p_for == pytest.approx(17 / 70)
+    assert rarer(single(3, 4), single(1, 4)).p_against == pytest.approx(17 / 70)
+    nothing = rarer(single(0, 4), single(0, 9))
     assert nothing.p_for == nothing.p_against == 1
     for first, second in (((0, 9), (7, 9)), ((2, 9), (4, 9)), ((9, 9), (1, 9))):
-        evidence = rarer(first, second)
-        assert (evidence.low > 0) == (evidence.p_for < LEVEL / 2)
-        assert (evidence.high < 0) == (evidence.p_against < LEVEL / 2)
+        agrees_with_its_interval(rarer(single(*first), single(*second)))
+
+
+def agrees_with_its_interval(evidence: Evidence) -> None:
+    assert (evidence.low > 0) == (evidence.p_for < LEVEL / 2)
+    assert (evidence.high < 0) == (evidence.p_against < LEVEL / 2)
+
+
+def test_the_runs_of_a_seed_do_not_count_as_independent() -> None:
+    """Of 8 seeds, 4 are chosen for the first side: one of C(8, 4) = 70 choices separates them."""
+    separate = rarer([(0, 3)] * 4, [(3, 3)] * 4)
+    assert separate.p_for == pytest.approx(1 / 70)
+    assert separate.p_against == 1
+    assert "permutations of seeds" in separate.test
+    few = rarer([(0, 6)] * 3, [(6, 6)] * 3)  # 18 of 18 against 0 of 18 runs, but only C(6, 3) = 20 choices of seeds
+    assert few.p_for == pytest.approx(1 / 20)
+    for evidence in (separate, few, rarer([(1, 3)] * 8, [(3, 3), (0, 3)] * 4), rarer([(3, 3)] * 5, [(1, 3)] * 5)):
+        agrees_with_its_interval(evidence)
+    # Where runs of a seed are alike by chance only, Fisher's p-value is the larger one.
+    mixed = [(1, 3), (2, 3), (1, 3), (2, 3)]
+    fisher = stats.fisher_exact([[3, 9], [6, 6]], alternative="less").pvalue
+    assert rarer([(1, 3), (1, 3), (0, 3), (1, 3)], mixed).p_for == pytest.approx(fisher)
+
+
+def test_many_seeds_are_exchanged_at_random() -> None:
+    """20 seeds per side have 1.4e11 choices; 20,000 random ones are near the exact p-value of Fisher's test."""
+    from wgan_sweep.report.inference.rates import _permutation_p_values
+
+    first, second = single(4, 20), single(10, 20)
+    exact = stats.fisher_exact([[4, 16], [10, 10]], alternative="less").pvalue
+    assert _permutation_p_values(first, second)[0] == pytest.approx(exact, abs=4 * np.sqrt(exact / 20_000))
 
 
 def test_the_runs_that_decide_a_rate_have_the_nominal_power() -> None:
-    runs = seeds_for_rates((1, 10), (6, 10))
+    runs = seeds_for_rates(single(1, 10), single(6, 10))
     assert runs is not None
     rng = np.random.default_rng(0)
     draws = zip(rng.binomial(runs, 0.1, 400), rng.binomial(runs, 0.6, 400), strict=True)
-    power = np.mean([rarer((int(a), runs), (int(b), runs)).p_for < LEVEL / 2 for a, b in draws])
+    power = np.mean([rarer(single(int(a), runs), single(int(b), runs)).p_for < LEVEL / 2 for a, b in draws])
     assert power == pytest.approx(POWER, abs=0.08)
-    assert seeds_for_rates((1, 10), (1, 10)) is None
-    assert seeds_for_rates((10, 100), (11, 100)) is None
+    assert seeds_for_rates(single(1, 10), single(1, 10)) is None
+    assert seeds_for_rates(single(10, 100), single(11, 100)) is None
+    alike = seeds_for_rates([(3, 3)] + [(0, 3)] * 9, [(3, 3)] * 6 + [(0, 3)] * 4)
+    assert alike == pytest.approx(3 * runs, rel=0.15)  # three runs of a seed tell as much as one

@@ -1,7 +1,7 @@
 """Verdicts on claims about a set of runs: each is supported, contradicted or undecided."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 
+LOST = "diverged, failed or have no value"
+"""What happened to lost runs, in words."""
 MAX_NAMED_SETTINGS = 4
 """Largest number of settings that a message names."""
 NAMED_IN_SETTINGS = ("model", "data", "step")
@@ -64,8 +66,8 @@ class Judgement:
     seeds: int = 0
     """Seeds of the cell with the fewest."""
     lost: tuple[int, int] = (0, 0)
-    """Diverged and failed runs of the claim's own cells and of those that they are compared with. The means of these
-    cells are too favourable without them."""
+    """Runs of the claim's own cells, and of those that they are compared with, that diverged or failed, or are done and
+    have no value. The means of these cells are too favourable without them."""
     evidence: Evidence | None = None
     """Result of the test; None if the claim could not be tested."""
     p_for: float | None = None
@@ -93,6 +95,7 @@ def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[
     lost = [
         LostRun(coordinates(record), record) for record in records if record.status in (Status.DIVERGED, Status.FAILED)
     ]
+    unscored = [LostRun(_without_scoring(record), record) for record in records if _is_unscored(record, metric)]
     pruned = [record for record in records if record.status == Status.PRUNED]
     for record in records:
         if record.status != Status.DONE or not math.isfinite(record.scores.get(metric, math.nan)):
@@ -107,13 +110,18 @@ def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[
     def belongs(values: Mapping[str, str], shared: Coordinates) -> bool:
         return all(values.get(axis) == value for axis, value in shared if axis not in SCORING_AXES)
 
+    def one_per_seed(runs: Iterable[LostRun], shared: Coordinates) -> list[LostRun]:
+        own = [run for run in runs if belongs(run.coordinates, shared)]
+        return list({(*run.coordinates.items(), run.record.config.get("seed")): run for run in own}.values())
+
     return [
         Setting(
             " ".join(f"{axis}={value}" for axis, value in shared if axis in named),
             metric,
             {key: list(by_seed.values()) for key, by_seed in cells.items()},
-            [run for run in lost if belongs(run.coordinates, shared)],
+            one_per_seed((run for run in lost if run.record.step <= _step(shared, run.record)), shared),
             curves,
+            one_per_seed((run for run in unscored if run.record.step == _step(shared, run.record)), shared),
             _pruned(
                 [run for run in pruned if belongs(coordinates(run), shared)],
                 shared,
@@ -123,6 +131,19 @@ def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[
         )
         for shared, cells in settings.items()
     ]
+
+
+def _is_unscored(record: Record, metric: str) -> bool:
+    return record.status == Status.DONE and not math.isfinite(record.scores.get(metric, math.nan))
+
+
+def _without_scoring(record: Record) -> dict[str, str]:
+    return {axis: value for axis, value in coordinates(record).items() if axis not in SCORING_AXES}
+
+
+def _step(shared: Coordinates, record: Record) -> int:
+    """Return the step at which the runs of a setting were scored; that of a run if the setting does not say."""
+    return int(dict(shared).get("step", record.step))
 
 
 def _pruned(pruned: Sequence[Record], shared: Coordinates, metric: str, finished: Sequence[float]) -> Cells:
@@ -243,7 +264,7 @@ def decided(judgement: Judgement, question: Question, p_for: float, p_against: f
     if question.withheld[0 if supports else 1]:
         own, rivals = judgement.lost
         lost = f"{own} runs of the claim's own cells" + (f" and {rivals} of the others" if rivals else "")
-        return replace(judgement, why=f"without lost runs it would be {verdict}, but {lost} diverged or failed")
+        return replace(judgement, why=f"without lost runs it would be {verdict}, but {lost} {LOST}")
     return replace(judgement, verdict=verdict)
 
 

@@ -112,14 +112,16 @@ def with_decisions(judgements: Sequence[Judgement], records: Iterable[Record], f
 
 def _collected(judgement: Judgement, decisions: Sequence[tuple[Path, DecisionRecord]], marked: set[str]) -> str:
     runs = set(judgement.runs)
+    others = ""
     for path, decision in reversed(decisions):
         if runs.isdisjoint(decision.runs):
             continue
         same = [entry for entry in decision.claims if entry.claim == judgement.claim]
         same = [entry for entry in same if entry.setting == judgement.setting] if len(same) > 1 else same
-        verdict = f"the verdict that holds is {same[0].result}" if same else "it tests other claims"
-        return f"{FIXED}; {path} has the decision: {verdict}"
-    return f"{FIXED}, and no {DECISION} of their sweep is here" if runs & marked else ""
+        if same:
+            return f"{FIXED}; {path} has the decision: the verdict that holds is {same[0].result}"
+        others = others or f"{FIXED}; {path} has the decision: it tests other claims"
+    return others or (f"{FIXED}, and no {DECISION} of their sweep is here" if runs & marked else "")
 
 
 FIXED = "its runs were collected until decided, for which p-values of a fixed number of seeds do not hold"

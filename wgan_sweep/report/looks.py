@@ -9,6 +9,7 @@ from wgan_sweep.report.claim_kinds.curves import Correlates, Faster
 from wgan_sweep.report.claim_kinds.question import MIN_SEEDS, Claim, Question, Setting
 from wgan_sweep.report.claim_kinds.rates import Rarer
 from wgan_sweep.report.claims import (
+    LOST,
     Judgement,
     Verdict,
     decided,
@@ -18,7 +19,7 @@ from wgan_sweep.report.claims import (
     with_evidence,
 )
 from wgan_sweep.report.curves import Curves
-from wgan_sweep.report.inference.evidence import LEVEL, holm
+from wgan_sweep.report.inference.evidence import LEVEL, Evidence, holm
 from wgan_sweep.report.inference.sequential import Looks, is_futile
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status
 
@@ -54,6 +55,8 @@ class Tracked:
     """p-value over all looks so far of the null hypothesis that the claim is false; not adjusted for other claims."""
     p_against: float = 1.0
     """p-value over all looks so far of the null hypothesis that the claim is true; likewise."""
+    decisive: tuple[Evidence | None, Evidence | None] = (None, None)
+    """The evidence of the looks that `p_for` and `p_against` are from; None before the first test."""
     needed: tuple[tuple[int, int | None], ...] = ()
     """For each look, its number of seeds, and how many seeds per cell would decide the claim; None if too many."""
     lost: tuple[Record, ...] = ()
@@ -172,7 +175,11 @@ class Decision:
             return tracked, None
         p_for = self.looks.adjusted(look, judgement.evidence.p_for, tracked.p_for)
         p_against = self.looks.adjusted(look, judgement.evidence.p_against, tracked.p_against)
-        return replace(tracked, p_for=p_for, p_against=p_against), question
+        decisive = (
+            judgement.evidence if p_for < tracked.p_for else tracked.decisive[0],
+            judgement.evidence if p_against < tracked.p_against else tracked.decisive[1],
+        )
+        return replace(tracked, p_for=p_for, p_against=p_against, decisive=decisive), question
 
     def _judged(self, tracked: Tracked, question: Question | None, p_for: float, p_against: float) -> Tracked:
         """Return a claim with its verdict and where it stands after a look.
@@ -192,11 +199,13 @@ class Decision:
             judgement = decided(tracked.judgement, question, p_for, p_against, LEVEL)
             tracked = replace(tracked, judgement=judgement)
             if judgement.verdict != Verdict.UNDECIDED:
-                return replace(tracked, standing=Standing.DECIDED)
+                # Holm's correction may release a p-value of an earlier look: its evidence is what decides.
+                decisive = tracked.decisive[0 if judgement.verdict == Verdict.SUPPORTED else 1]
+                return replace(tracked, judgement=replace(judgement, evidence=decisive), standing=Standing.DECIDED)
             if judgement.why:
                 return replace(tracked, standing=Standing.LOST)
             if all(question.withheld):
-                judgement = replace(judgement, why=f"{sum(question.lost)} runs diverged or failed")
+                judgement = replace(judgement, why=f"{sum(question.lost)} runs {LOST}")
                 return replace(tracked, judgement=judgement, standing=Standing.LOST)
             if judgement.seeds_to_decide is not None:
                 number = round(judgement.seeds_to_decide / max(1.0, question.seeds / seeds))

@@ -16,6 +16,7 @@ from wgan_sweep.common.pictures import png
 from wgan_sweep.common.progress import RunProgress
 from wgan_sweep.config.schema import NO_PRUNER, Config
 from wgan_sweep.config.schema import replicas as replicas_of
+from wgan_sweep.errors import InputError
 from wgan_sweep.runs import checkpoints, mirroring
 from wgan_sweep.runs.build import Scorer, SharedScorer, build
 from wgan_sweep.runs.competition import Competition
@@ -81,7 +82,15 @@ class RunLoop:
         checkpoint, self._damage = checkpoints.load(directory.checkpoint)
         if checkpoint is not None:
             check_same_science(directory.checkpoint, checkpoint["science"], identity.science)
-            self._trainer.load_state_dict(checkpoint["trainer"])
+            stored = checkpoint["trainer"]
+            trainer, trains = self._trainer, stored["step"] < config.train.steps
+            if trains and not trainer.has_streams_of(stored):
+                raise InputError(
+                    f"device={config.device}: the run is at step {stored['step']}, trained on another kind of device "
+                    f"than {trainer.device.type}, whose random numbers do not continue here: continue it there, or "
+                    "choose another folder (runs=...) to train it from the start"
+                )
+            trainer.load_state_dict(stored)
 
     def run(self, state: RunState, tracker: Tracker, progress: RunProgress) -> None:
         """Resume, train, score and confirm the best step.
@@ -282,7 +291,9 @@ class RunLoop:
 
     def _scored_by(self, scorer: Scorer) -> dict[str, str]:
         also = {"also": "the generator without averaging"} if self._scores_live(scorer) else {}
-        return {**scorer.describe(), **also}
+        # Both scorers may describe themselves alike, and measure other metrics.
+        when = {} if scorer is self._scorer else {"when": "during training"}
+        return {**scorer.describe(), **when, **also}
 
     def _evaluate(
         self, scorer: Scorer, purpose: str, state: Mapping[str, Any] | None = None, *, live: bool = False

@@ -1,5 +1,6 @@
 """The record of a run (``record.json``): its status, config, scores, and what produced them."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,11 @@ METRICS = (*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS)
 
 CHOSEN_BY = "chosen_by_"
 """Prefix of the metric value by which the best step was chosen; the plain name holds the value on fresh samples."""
+
+
+def worst_value(metric: str) -> float | None:
+    """Return an infinite value that is worse than all; None if neither low nor high values are known to be good."""
+    return math.inf if metric in LOWER_IS_BETTER else -math.inf if metric in HIGHER_IS_BETTER else None
 
 
 def selection_metric(scores: Mapping[str, float]) -> str | None:
@@ -159,6 +165,8 @@ class Record:
     """Time spent on the run, over all its starts."""
     scored_by: dict[str, str] = field(default_factory=dict)
     """What the scores depend on: features, network, resize, real images, counts."""
+    best_chosen_by: dict[str, str] = field(default_factory=dict)
+    """What the metric value that chose the best step depends on."""
     sweep: str | None = None
     """The sweep that started the run first."""
     execution: dict[str, str] = field(default_factory=dict)

@@ -180,17 +180,24 @@ class RunState:
                 selection metric; None if the step does not take part in the choice.
         """
         scores = {"step": step, **scores}
-        best = self.record.best
-        if make_checkpoint is not None and self._is_best(scores):
+        best, best_chosen_by = self.record.best, self.record.best_chosen_by
+        if make_checkpoint is not None and self._is_best(scores, scored_by):
             self.writer.save_checkpoint(self.directory.best, make_checkpoint())
-            best = dict(scores)
-        self._update(scores=scores, scored_by=dict(scored_by), best=best)
+            best, best_chosen_by = dict(scores), dict(scored_by)
+        self._update(scores=scores, scored_by=dict(scored_by), best=best, best_chosen_by=best_chosen_by)
 
-    def _is_best(self, scores: Mapping[str, float]) -> bool:
+    def _is_best(self, scores: Mapping[str, float], scored_by: Mapping[str, str]) -> bool:
         metric = selection_metric(scores)
         if metric is None:
             return False
         best = self.record.best
+        if best and self.record.best_chosen_by not in ({}, scored_by):
+            log.info(
+                "step %d was the best so far, by another scorer: from step %d on, steps are compared anew",
+                best["step"],
+                scores["step"],
+            )
+            return True
         lowest = best.get(f"{CHOSEN_BY}{metric}", best.get(metric, math.inf))
         return not scores[metric] > lowest or not self.directory.best.exists()
 

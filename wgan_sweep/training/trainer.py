@@ -1,7 +1,7 @@
 """The training loop, as an iterator: one item per generator update. The caller decides what happens in between."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -546,8 +546,17 @@ class Trainer:
             "latest_terms": dict(self._objective.latest),
         }
 
+    def has_streams_of(self, state: Mapping[str, Any]) -> bool:
+        """Return whether random numbers continue those of a state: not if it is from another kind of device."""
+        return all(
+            stream.get_state().numel() == state["streams"][purpose].numel() for purpose, stream in self._streams.items()
+        )
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume training from the state that `state_dict` returned."""
+        """Resume training from the state that `state_dict` returned.
+
+        Random numbers continue only if `has_streams_of` says so. Scores do not depend on them.
+        """
         self.generator.load_state_dict(state["generator"])
         self.critic.load_state_dict(state["critic"])
         self.averaged.load_state_dict(state["averaged"])
@@ -562,7 +571,7 @@ class Trainer:
         if state.get("loss_scales"):  # checkpoints of earlier versions lack them
             for scale, stored in zip(filter(None, scales), state["loss_scales"], strict=True):
                 scale.load_state_dict(stored)
-        for purpose, stream in self._streams.items():
+        for purpose, stream in self._streams.items() if self.has_streams_of(state) else ():
             stream.set_state(state["streams"][purpose].cpu())
         if "gradient_rules" in state:  # checkpoints of earlier versions lack them
             self._rules.load_state_dict(state["gradient_rules"])

@@ -72,8 +72,15 @@ class Correlates:
             f"a run has {self.first} and {self.second} at {fewest} steps, fewer than {MIN_STEPS}: score more often "
             "(scorer.every=...)"
         )
-        why = _unmeasured(self.metrics, every) or (few if fewest < MIN_STEPS else "")
-        lost = len(lost_runs(setting.lost, self.cells, cells))
+        largest = correlations.largest_shown(fewest) if fewest >= MIN_STEPS else 1.0
+        hidden = (
+            f"curves of {fewest} steps cannot show that a correlation is beyond {self.threshold:g}: score more often "
+            "(scorer.every=...)"
+        )
+        why = _unmeasured(self.metrics, every) or (
+            few if fewest < MIN_STEPS else hidden if abs(self.threshold) >= largest else ""
+        )
+        lost = len(lost_runs(setting.without_value, self.cells, cells))
         sign = -1 if self.below else 1
         found = [] if why else [[_correlation(curve) for curve in cell] for cell in curves]
         z = [
@@ -141,7 +148,8 @@ class Faster:
         rivals = [cell for cell in select(setting.cells, self.than) if cell not in own]
         if not own or not rivals:
             return None
-        lost = lost_runs_of_sides(setting, own, rivals, self.claimed, self.than)
+        lost = lost_runs_of_sides(setting.lost, own, rivals, self.claimed, self.than)
+        unscored = lost_runs_of_sides(setting.unscored, own, rivals, self.claimed, self.than)
         sides = [
             {cell: [*setting.cells[cell], *(run.record for run in runs if _is_of_cell(run, cell))] for cell in cells}
             for cells, runs in zip((own, rivals), lost, strict=True)
@@ -159,10 +167,10 @@ class Faster:
             ]
             for side in sides
         )
-        # Those whose cell has no other runs are not among the times.
+        # Those whose cell has no other runs are not among the times; nor are those without a value.
         apart = [
-            any(not any(_is_of_cell(run, cell) for cell in side) for run in runs)
-            for side, runs in zip(sides, lost, strict=True)
+            bool(others) or any(not any(_is_of_cell(run, cell) for cell in side) for run in runs)
+            for side, runs, others in zip(sides, lost, unscored, strict=True)
         ]
         hosts = {record.host for record in records}
 
@@ -181,7 +189,7 @@ class Faster:
             why=why,
             test=lambda level: times.sooner(first, second, level),
             seeds_to_decide=lambda level: times.seeds_for_times(first, second, level),
-            lost=(len(lost[0]), len(lost[1])),
+            lost=(len(lost[0]) + len(unscored[0]), len(lost[1]) + len(unscored[1])),
             withheld=(apart[0], apart[1]),
             details=details,
         )

@@ -19,13 +19,15 @@ from wgan_sweep.report.claim_kinds.question import (
 )
 from wgan_sweep.report.inference import means, spreads
 from wgan_sweep.report.inference.evidence import LEVEL
+from wgan_sweep.runs.record import worst_value
 
 
 @dataclass(frozen=True)
 class Lower:
     """Claims that every cell of one kind has a lower (or higher) mean than every cell of another kind.
 
-    A lost run counts as worse than all others: a side's means are too good without its lost runs.
+    A lost run counts as worse than all others: a side's means are too good without its lost runs. If neither low nor
+    high values of the metric are known to be good, lost runs on either side forbid a verdict.
     """
 
     claim: str
@@ -66,9 +68,18 @@ class Lower:
             test=lambda level: means.every_mean_lower(lower, higher, level),
             seeds_to_decide=lambda level: means.seeds_for_means(lower, higher, level),
             lost=lost,
-            withheld=(lost[0] > 0, lost[1] > 0),
+            withheld=self._withheld(setting.metric, lost),
             details=candidates,
         )
+
+    def _withheld(self, metric: str, lost: tuple[int, int]) -> tuple[bool, bool]:
+        """Return whether lost runs forbid to support, and to contradict, the claim."""
+        own, rivals = lost[0] > 0, lost[1] > 0
+        worst = worst_value(metric)
+        if worst is None:
+            return own or rivals, own or rivals
+        is_better = self.higher == (worst < 0)
+        return (own, rivals) if is_better else (rivals, own)
 
     def _values(self, setting: Setting, cells: Sequence[Coordinates]) -> Samples:
         sign = -1 if self.higher else 1
@@ -114,7 +125,8 @@ class SpreadsLess:
 class Equal:
     """Claims that the means of all selected cells differ by less than a margin.
 
-    Lost runs forbid to support it. They do not forbid to contradict it: survivors that differ suffice.
+    Lost runs forbid to support it. They do not forbid to contradict it: a cell with a lost run, which counts as worse
+    than all others, is not equal to one without.
     """
 
     claim: str
@@ -128,7 +140,7 @@ class Equal:
         cells = select(setting.cells, self.cells)
         if len(cells) < 2:
             return None
-        lost = len(lost_runs(setting.lost, self.cells, cells))
+        lost = len(lost_runs(setting.without_value, self.cells, cells))
         values = setting.values(cells)
         return question_about(
             setting,
@@ -161,7 +173,7 @@ class Monotone:
         cells = sorted(positions, key=lambda cell: positions[cell], reverse=self.falls)
         if len(cells) < 2:
             return None
-        lost = len(lost_runs(setting.lost, self.cells, cells))
+        lost = len(lost_runs(setting.without_value, self.cells, cells))
         values = setting.values(cells)
         return question_about(
             setting,
@@ -207,5 +219,5 @@ def _lost_of_sides(
     setting: Setting, own: Sequence[Coordinates], rivals: Sequence[Coordinates], claimed: Selector, than: Selector
 ) -> tuple[int, int]:
     """Return the numbers of lost runs of the claim's own cells and of those that they are compared with."""
-    first, second = lost_runs_of_sides(setting, own, rivals, claimed, than)
+    first, second = lost_runs_of_sides(setting.without_value, own, rivals, claimed, than)
     return len(first), len(second)

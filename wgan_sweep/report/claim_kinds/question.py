@@ -22,7 +22,7 @@ Samples = list[list[float]]
 
 @dataclass(frozen=True)
 class LostRun:
-    """A run that ended without a result."""
+    """A run without a result: it diverged or failed, or it is done and lacks the value that is compared."""
 
     coordinates: Mapping[str, str]
     record: Record
@@ -37,9 +37,11 @@ class Setting:
     cells: Cells
     """Finished runs with a value of the metric, one per seed."""
     lost: Sequence[LostRun]
-    """Diverged and failed runs."""
+    """Runs that diverged or failed at its step or before."""
     curves: Curves
     """The learning curves of its runs."""
+    unscored: Sequence[LostRun] = ()
+    """Runs that are done at its step and have no value of the metric."""
     pruned: Cells = field(default_factory=dict)
     """Pruned runs, in the cells that they belong to, with the worst value of the metric in the setting."""
 
@@ -48,6 +50,11 @@ class Setting:
         cells = {**self.cells, **self.pruned}
         merged = {cell: [*self.cells.get(cell, ()), *self.pruned.get(cell, ())] for cell in cells}
         return replace(self, cells=merged, pruned={})
+
+    @property
+    def without_value(self) -> list[LostRun]:
+        """All runs that could have a value of the metric and have none."""
+        return [*self.lost, *self.unscored]
 
     def values(self, cells: Iterable[Coordinates]) -> Samples:
         """Return the metric values of cells."""
@@ -69,7 +76,7 @@ class Question:
     why: str = ""
     """Why it cannot be tested; empty if it can be."""
     lost: tuple[int, int] = (0, 0)
-    """Diverged and failed runs of the claim's own cells, and of those that they are compared with."""
+    """Runs without a result of the claim's own cells, and of those that they are compared with."""
     withheld: tuple[bool, bool] = (False, False)
     """Whether lost runs forbid to support, and to contradict, the claim."""
     details: Callable[[], list[str]] = field(default=list)
@@ -104,27 +111,40 @@ def select(cells: Cells, selector: Selector) -> list[Coordinates]:
     return [cell for cell in cells if matches(dict(cell), selector)]
 
 
-def lost_runs(lost: Iterable[LostRun], selector: Selector, cells: Sequence[Coordinates]) -> list[LostRun]:
+def lost_runs(
+    lost: Iterable[LostRun], selector: Selector, cells: Sequence[Coordinates], others: Sequence[Coordinates] = ()
+) -> list[LostRun]:
     """Return the lost runs of one side of a comparison.
 
-    They match its selector and share with its cells the axes on which those do not differ: a run that failed at another
-    learning rate than all compared ones says nothing about them.
+    A run that failed at another learning rate than all compared ones, of both sides, says nothing about them and is
+    left out. So are those that differ on another axis on which all compared cells agree. A single cell shows no such
+    axis. Nor does an axis that one side lacks: the runs of one cell that failed altogether count.
+
+    Args:
+        lost: The lost runs.
+        selector: Selects those of the side.
+        cells: The compared cells of the side.
+        others: Those of the other side.
     """
-    compared = [dict(cell) for cell in cells]
+    first, *rest = (dict(cell) for cell in (*cells, *others))
     common = {
         axis: value
-        for axis, value in compared[0].items()
-        if axis not in SCORING_AXES and all(cell.get(axis) == value for cell in compared)
+        for axis, value in first.items()
+        if rest and axis not in SCORING_AXES and all(cell.get(axis) == value for cell in rest)
     }
     return [run for run in lost if matches(run.coordinates, selector) and common.items() <= run.coordinates.items()]
 
 
 def lost_runs_of_sides(
-    setting: Setting, own: Sequence[Coordinates], rivals: Sequence[Coordinates], claimed: Selector, than: Selector
+    lost: Sequence[LostRun],
+    own: Sequence[Coordinates],
+    rivals: Sequence[Coordinates],
+    claimed: Selector,
+    than: Selector,
 ) -> tuple[list[LostRun], list[LostRun]]:
     """Return the lost runs of the claim's own cells and of those that they are compared with."""
-    others = [run for run in setting.lost if not matches(run.coordinates, claimed)]
-    return lost_runs(setting.lost, claimed, own), lost_runs(others, than, rivals)
+    others = [run for run in lost if not matches(run.coordinates, claimed)]
+    return lost_runs(lost, claimed, own, rivals), lost_runs(others, than, rivals, own)
 
 
 def question_about(setting: Setting, cells: Sequence[Coordinates], *, why: str = "", **parts: Any) -> Question:

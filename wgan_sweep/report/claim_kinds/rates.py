@@ -1,13 +1,14 @@
 """Claims about how often something happens to runs."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wgan_sweep.report.claim_kinds.bounds import Bound
-from wgan_sweep.report.claim_kinds.question import LostRun, Question, Selector, Setting, matches
+from wgan_sweep.report.claim_kinds.question import Question, Selector, Setting, matches
 from wgan_sweep.report.inference import rates
-from wgan_sweep.runs.record import Status
+from wgan_sweep.runs.record import Record, Status, worst_value
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Event:
     """Something that happens to a run: it is lost, or a metric value lies beyond a bound."""
 
     text: str
-    """``lost``, ``diverged``, ``failed``, or a bound; with a bound, lost runs count, too."""
+    """``lost``, ``diverged``, ``failed``, or a bound. Lost runs are beyond a bound that only bad values pass."""
 
     def __post_init__(self) -> None:
         """Refuse any other text."""
@@ -27,21 +28,25 @@ class Event:
         """The bound; None if it is about lost runs."""
         return Bound.parse(self.text)
 
-    def happened_to(self, run: LostRun) -> bool:
-        """Whether the event happened to a lost run."""
-        return self.text not in (Status.DIVERGED, Status.FAILED) or run.record.status == self.text
+    def happened_to(self, record: Record) -> bool | None:
+        """Whether the event happened to a run that ended; None if that is not known.
 
-    def happened(self, scores: Mapping[str, float]) -> bool | None:
-        """Whether the event happened to a finished run; None if it has no such metric."""
+        A lost run counts as worse than all others, if low or high values of the metric are known to be good.
+        """
+        is_lost = _is_lost(record)
         if self.bound is None:
-            return False
-        value = scores.get(self.bound.metric, math.nan)
-        return None if math.isnan(value) else self.bound.holds(value)
+            return is_lost and self.text in ("lost", record.status)
+        value = worst_value(self.bound.metric) if is_lost else record.scores.get(self.bound.metric)
+        return None if value is None or math.isnan(value) else self.bound.holds(value)
 
 
 @dataclass(frozen=True)
 class Rarer:
-    """Claims that an event is rarer among runs of one kind than among runs of another kind."""
+    """Claims that an event is rarer among runs of one kind than among runs of another kind.
+
+    The runs of all cells of a side count together. Runs of which it is not known whether it happened to them forbid a
+    verdict.
+    """
 
     claim: str
     claimed: Selector
@@ -57,25 +62,42 @@ class Rarer:
 
     def ask(self, setting: Setting) -> Question | None:
         """Return the question in a setting; None if the setting lacks runs on one side."""
-        own_runs = self._outcomes(setting, lambda run: matches(run, self.claimed))
-        rival_runs = self._outcomes(setting, lambda run: matches(run, self.than) and not matches(run, self.claimed))
-        if not own_runs or not rival_runs:
+        sides = [
+            self._outcomes(setting, lambda run: matches(run, self.claimed)),
+            self._outcomes(setting, lambda run: matches(run, self.than) and not matches(run, self.claimed)),
+        ]
+        known = [[(record, happened) for record, happened in side if happened is not None] for side in sides]
+        if not all(known):
             return None
-        own, rivals = ((sum(happened for _, happened in side), len(side)) for side in (own_runs, rival_runs))
+        own, rivals = (_by_seed(side) for side in known)
+        unknown = [len(side) - len(shown) for side, shown in zip(sides, known, strict=True)]
         return Question(
-            [run_id for side in (own_runs, rival_runs) for run_id, _ in side if run_id],
-            min(own[1], rivals[1]),
+            [record.run_id for side in known for record, _ in side if not _is_lost(record)],
+            min(map(len, known)),
             lambda level: rates.rarer(own, rivals, level),
             lambda level: rates.seeds_for_rates(own, rivals, level),
+            lost=(unknown[0], unknown[1]),
+            withheld=(any(unknown), any(unknown)),
         )
 
-    def _outcomes(self, setting: Setting, is_selected: Callable[[Mapping[str, str]], bool]) -> list[tuple[str, bool]]:
-        """Return the id (empty for a lost run) and whether the event happened, of each selected run that shows it."""
-        finished = [
-            (record.run_id, happened)
-            for cell, records in setting.cells.items()
-            if is_selected(dict(cell))
-            for record in records
-            if (happened := self.event.happened(record.scores)) is not None
+    def _outcomes(
+        self, setting: Setting, is_selected: Callable[[Mapping[str, str]], bool]
+    ) -> list[tuple[Record, bool | None]]:
+        """Return whether the event happened to each selected run; None where that is not known."""
+        runs: list[tuple[Mapping[str, str], Record]] = [
+            (dict(cell), record) for cell, records in setting.cells.items() for record in records
         ]
-        return finished + [("", self.event.happened_to(run)) for run in setting.lost if is_selected(run.coordinates)]
+        runs += [(run.coordinates, run.record) for run in setting.without_value]
+        return [(record, self.event.happened_to(record)) for values, record in runs if is_selected(values)]
+
+
+def _is_lost(record: Record) -> bool:
+    return record.status in (Status.DIVERGED, Status.FAILED)
+
+
+def _by_seed(outcomes: Sequence[tuple[Record, bool]]) -> list[rates.Counts]:
+    """Return, for each seed, the number of its runs to which the event happened, and of all its runs."""
+    by_seed: dict[Any, list[bool]] = {}
+    for record, happened in outcomes:
+        by_seed.setdefault(record.config.get("seed"), []).append(happened)
+    return [(sum(runs), len(runs)) for runs in by_seed.values()]

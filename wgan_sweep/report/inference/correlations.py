@@ -20,12 +20,17 @@ def rank_correlation(first: Sample, second: Sample) -> float:
     return float(np.clip(np.corrcoef(ranks)[0, 1], -1, 1))
 
 
+def largest_shown(steps: int) -> float:
+    """Return the value that replaces a correlation of 1: half way to the next one that ranks without ties have."""
+    return 1 - 6 / (steps * (steps**2 - 1))
+
+
 def fisher_z(correlation: float, steps: int) -> float:
     """Return Fisher's transform of a rank correlation over a number of steps.
 
-    The largest correlations, 1 and -1, are replaced by values half way to the next ones that ranks without ties have.
+    The largest correlations, 1 and -1, are replaced by `largest_shown` and its negative.
     """
-    largest = 1 - 6 / (steps * (steps**2 - 1))
+    largest = largest_shown(steps)
     return float(np.arctanh(np.clip(correlation, -largest, largest)))
 
 
