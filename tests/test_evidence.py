@@ -55,22 +55,38 @@ def test_the_decision_of_a_sweep_is_about_its_archived_runs(name: str, tmp_path:
     assert {record.status for record in records} == {Status.DONE}
 
 
-def test_the_means_by_step_on_eight_gaussians_are_those_of_the_archive(tmp_path: Path) -> None:
-    steps = (1000, 2000, 3000, 4000)
+def means_of(name: str, axis: str, folder: Path) -> dict[tuple[str, int], dict[str, float]]:
+    """Return the mean W1 of each value of an axis, by loss and step."""
     found: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in unpack(EVIDENCE / f"ring_rx{SUFFIX}", tmp_path):
+    for record in unpack(EVIDENCE / f"{name}{SUFFIX}", folder):
         overrides = dict(override.split("=", 1) for override in record.overrides)
-        for line in (tmp_path / record.run_id / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in (folder / record.run_id / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             measured = json.loads(line)
             if "w1" in measured:
-                found[overrides["loss"], measured["step"]][overrides["sampling"]].append(measured["w1"])
+                found[overrides["loss"], measured["step"]][overrides[axis]].append(measured["w1"])
+    return {key: {value: mean(runs) for value, runs in cells.items()} for key, cells in found.items()}
+
+
+def test_the_means_by_step_on_eight_gaussians_are_those_of_the_archive(tmp_path: Path) -> None:
+    steps = (1000, 2000, 3000, 4000)
+    found = means_of("ring_rx", "sampling", tmp_path)
     names = {"wgan_gp": "penalty, λ = 10", "wgan_gp_points": "penalty, λ = 0.1", "wgan_div": "divergence"}
     assert set(found) == {(loss, step) for loss in names for step in steps}
     for loss, name in names.items():
-        means = [[mean(values) for values in found[loss, step].values()] for step in steps]
+        means = [found[loss, step].values() for step in steps]
         assert all(len(cells) == 5 for cells in means)
         ranges = " | ".join(f"{min(cells):.2f} to {max(cells):.2f}" for cells in means)
         assert f"| {name} | {ranges} |" in PAGE
+
+
+def test_the_means_by_weight_on_eight_gaussians_are_those_of_the_archive(tmp_path: Path) -> None:
+    found = means_of("ring_weights", "div.k", tmp_path)
+    for loss, name in (("wgan_gp_weighted", "penalty, λ"), ("wgan_div", "divergence, k")):
+        means = found[loss, 1000]
+        assert f"| {name} | {' | '.join(f'{means[weight]:.2f}' for weight in ('0.1', '0.3', '1', '3', '10'))} |" in PAGE
+    last = [*found["wgan_gp_weighted", 4000].values(), *found["wgan_div", 4000].values()]
+    assert f"all ten means are from {min(last):.3f} to {max(last):.3f}" in PAGE
+    assert max(last) - min(last) < 0.013
 
 
 COLUMNS = (("points_rx_five", ""), ("points_rx_weight", ""), ("ring_rx", "weight 10"), ("ring_rx", "weight 0.1"))

@@ -18,8 +18,10 @@ from wgan_sweep.commands import report as report_command
 from wgan_sweep.commands import runs as runs_command
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.claims import Judgement, Verdict, table
-from wgan_sweep.report.decisions import Decided, DecisionRecord, read_decisions
+from wgan_sweep.report.decisions import Decided, DecisionRecord, read_decisions, with_decisions
 from wgan_sweep.report.inference import rates
+from wgan_sweep.report.inference.evidence import LEVEL
+from wgan_sweep.report.inference.means import every_mean_lower
 from wgan_sweep.report.looks import Standing
 from wgan_sweep.report.text import finite
 from wgan_sweep.runs.archive import write_archive
@@ -306,6 +308,26 @@ def test_cells_on_points_may_differ_in_r_of_x(workshop: Workshop) -> None:
     assert len(UntilDecided(first.config, jobs, workshop.request, lambda _: {}).batch()) == 8
 
 
+def test_a_claim_that_an_earlier_look_decides_shows_the_evidence_of_that_look(workshop: Workshop) -> None:
+    """At the first look, p = 0.02 for one of two open claims is not enough. When the other is decided, it is."""
+    own = [0, 1, 2, 3, 0.5, 1.5, 2.5, 1]
+    shown = {
+        "wgan_gp": own,
+        "wgan_div": [8, 5, 6, 7, -6.5, -8.5, -7.5, -8],  # far above at first, then far below
+        "wgan": [5, 6, 3, 4, 4.5, 5.5, 4, 3.5],
+    }
+    workshop.value = lambda loss, seed: float(shown[loss][seed])
+    sweep = workshop.sweep("decide.batch=4", seeds=(0, 1, 2, 3))
+    assert sweep.decision.looks.seeds == (4, 8)
+    workshop.run(sweep)
+    far, near = sweep.decision.tracked
+    first = every_mean_lower([own[:4]], [shown["wgan_div"][:4]], LEVEL * sweep.decision.looks.shares[0])
+    assert first.low > 0
+    assert (near.judgement.verdict, near.look) == ("supported", 1)
+    assert near.judgement.evidence == first
+    assert (far.judgement.verdict, far.look) == ("supported", 1)
+
+
 def test_a_claim_without_cells_is_named_and_not_asked(workshop: Workshop) -> None:
     sweep = workshop.sweep(losses=["wgan", "wgan_gp"])
     assert sweep.new_lines() == ["not asked: near (no cells on both sides of the comparison)"]
@@ -363,13 +385,28 @@ def test_a_report_names_the_decision_of_the_sweep(
         assert json.loads(capsys.readouterr().out) == [far, near]
 
 
+def test_a_report_names_the_decision_that_a_claim_has_before_a_later_one_on_other_claims(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    sweep = workshop.sweep()
+    workshop.run(sweep)
+    for name, claims in (("1", sweep.record().claims), ("2", sweep.record().claims[1:])):
+        (tmp_path / "runs" / ".sweeps" / name).mkdir(parents=True)
+        text = json.dumps({**asdict(sweep.record()), "claims": [asdict(claim) for claim in claims]})
+        (tmp_path / "runs" / ".sweeps" / name / DECISION).write_text(text)
+    runs = tuple(sweep.record().runs)
+    far, near, other = with_decisions(
+        [Judgement(name, "", Verdict.SUPPORTED, "", runs) for name in ("far", "near", "other")], [], tmp_path / "runs"
+    )
+    assert f".sweeps/1/{DECISION} has the decision: the verdict that holds is" in far.collected
+    assert f".sweeps/2/{DECISION} has the decision: the verdict that holds is" in near.collected
+    assert f".sweeps/2/{DECISION} has the decision: it tests other claims" in other.collected
+
+
 def test_a_report_on_other_runs_names_no_decision(workshop: Workshop, make, tmp_path: Path) -> None:
     sweep = workshop.sweep()
     workshop.run(sweep)
     sweep.write(tmp_path / "runs" / ".sweeps" / "s")
-    from wgan_sweep.report.claims import Judgement, Verdict
-    from wgan_sweep.report.decisions import with_decisions
-
     judgement = Judgement("far", "", Verdict.SUPPORTED, "", ("0123456789ab",))
     assert with_decisions([judgement], [], tmp_path / "runs") == [judgement]
 

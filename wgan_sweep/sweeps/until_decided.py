@@ -383,7 +383,7 @@ class UntilDecided:
         notes = [
             f"Tested after {_listed(self.decision.looks.seeds)} seeds per cell, until decided. p-values and intervals "
             f"hold for all looks together, p-values also for all claims, {len(self.decision.tracked)} here (Holm): "
-            f"all verdicts are true with a probability of {1 - LEVEL:g} or more.",
+            f"the probability that any of the verdicts is false is at most {LEVEL:g}.",
             f"{len(self._records)} runs took {self.hours:.3g} {self._unit}.",
             *([f"Stopped: {self.stopped}."] if self.stopped and is_open else []),
             *(
