@@ -133,7 +133,7 @@ def to_html(
         claims=claims.table(verdicts),
         claims_notes=[
             *claims.notes(verdicts, report.metric)[:1],
-            *dict.fromkeys(verdict.collected for verdict in verdicts if verdict.collected),
+            *(f"{verdict.claim}: {verdict.collected}" for verdict in verdicts if verdict.collected),
         ],
         references=references.table(compared.rows) if compared.rows else None,
         references_notes=references.notes(compared),
