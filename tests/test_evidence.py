@@ -9,6 +9,7 @@ from statistics import mean
 from types import ModuleType
 
 import pytest
+from scipy import stats
 
 from wgan_sweep.report.decisions import read_decisions
 from wgan_sweep.runs.archive import SUFFIX, unpack
@@ -87,6 +88,21 @@ def test_the_means_by_weight_on_eight_gaussians_are_those_of_the_archive(tmp_pat
     last = [*found["wgan_gp_weighted", 4000].values(), *found["wgan_div", 4000].values()]
     assert f"all ten means are from {min(last):.3f} to {max(last):.3f}" in PAGE
     assert max(last) - min(last) < 0.013
+
+
+def test_the_correlations_of_the_estimate_are_those_of_the_archive(tmp_path: Path) -> None:
+    found: dict[str, list[float]] = defaultdict(list)
+    for record in unpack(EVIDENCE / f"ring_estimate{SUFFIX}", tmp_path):
+        overrides = dict(override.split("=", 1) for override in record.overrides)
+        text = (tmp_path / record.run_id / "metrics.jsonl").read_text(encoding="utf-8")
+        lines: dict[int, dict[str, float]] = defaultdict(dict)
+        for line in map(json.loads, text.splitlines()):
+            lines[line["step"]] |= {} if "final" in line else line
+        both = [(line["wasserstein"], line["w1"]) for line in lines.values() if {"wasserstein", "w1"} <= set(line)]
+        assert len(both) == 20
+        found[overrides["loss"]].append(stats.spearmanr(both).statistic)
+    ranges = [f"{min(found[loss]):.2f} to {max(found[loss]):.2f}" for loss in ("wgan_div", "wgan_gp", "wgan_gp_points")]
+    assert f"Single runs have {ranges[0]}, {ranges[1]}, and {ranges[2]}." in " ".join(PAGE.split())
 
 
 COLUMNS = (("points_rx_five", ""), ("points_rx_weight", ""), ("ring_rx", "weight 10"), ("ring_rx", "weight 0.1"))
