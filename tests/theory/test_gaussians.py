@@ -173,6 +173,15 @@ def test_points_on_the_line_that_are_all_equal_are_pictured() -> None:
     assert (equal != spread).any()
 
 
+def test_a_critic_without_any_gradient_is_pictured() -> None:
+    """As one whose weights were clipped until its outputs were constant. matplotlib's warnings would fail this test."""
+    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    flat = draw_points(points, points + 1, lambda x: 0 * x.sum(1))
+    sloped = draw_points(points, points + 1, lambda x: x.sum(1))
+    assert flat.shape == sloped.shape == (500, 500, 3)
+    assert (flat != sloped).any()
+
+
 ON_THE_LINE = ["data=gaussian", "data.shift=1", "model=gaussian", "model.dim=16", "train.freeze_generator_at=0"]
 TINY = ["tracker=none", "scorer=none", "device=cpu", "train.ema=0"]
 

@@ -123,9 +123,10 @@ def draw_points(real: Tensor, generated: Tensor, critic: Callable[[Tensor], Tens
         axes.contourf(x.numpy(), y.numpy(), outputs.numpy(), LEVELS, cmap="Greys", alpha=0.5)
         arrow_axes = [torch.linspace(float(span[0]), float(span[-1]), ARROWS) for span in spans]
         _, gradient = _field(critic, *arrow_axes)
-        axes.quiver(
-            *(axis.numpy() for axis in arrow_axes), *gradient.permute(2, 0, 1).numpy(), color="gray", width=0.002
-        )
+        if gradient.any():  # matplotlib divides by the mean length
+            axes.quiver(
+                *(axis.numpy() for axis in arrow_axes), *gradient.permute(2, 0, 1).numpy(), color="gray", width=0.002
+            )
         axes.scatter(real[:, 0].numpy(), real[:, 1].numpy(), s=4, color="tab:blue", label="real")
         axes.scatter(generated[:, 0].numpy(), generated[:, 1].numpy(), s=4, color="tab:orange", label="generated")
         axes.set(xlim=(float(x[0]), float(x[-1])), ylim=(float(y[0]), float(y[-1])))
