@@ -18,6 +18,7 @@ from rich.console import Console
 
 from wgan_sweep.common.files import write
 from wgan_sweep.common.progress import Display
+from wgan_sweep.common.reading import MAX_METRICS_BYTES
 from wgan_sweep.config.schema import Config
 from wgan_sweep.runs import checkpoints, life
 from wgan_sweep.runs.directory import RunDir
@@ -43,6 +44,38 @@ def append_metrics(directory: RunDir, line: dict[str, float]) -> None:
     directory.path.mkdir(parents=True, exist_ok=True)
     with directory.metrics.open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def make_unreadable(path: Path, how: str) -> Callable[[], None]:
+    """Make reading a file fail, and return a function that makes it as it was.
+
+    Args:
+        path: The file.
+        how: A key of `UNREADABLE`, which has the reasons that are stated.
+    """
+    size = path.stat().st_size
+    if how == "too large":
+        os.truncate(path, MAX_METRICS_BYTES + 1)  # a hole
+        return lambda: os.truncate(path, size)
+    kept = path.rename(path.with_name("kept"))
+    if how == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/proc/self/mem")  # a regular file, whose first byte cannot be read
+
+    def restore() -> None:
+        path.rmdir() if how == "a folder" else path.unlink()
+        kept.rename(path)
+
+    return restore
+
+
+UNREADABLE = {
+    "an I/O error": "cannot be read (Input/output error)",
+    "a folder": "is not a regular file",
+    "too large": "bytes, more than the",
+}
+"""What `make_unreadable` does, and what is said of it."""
 
 
 def wait_until(condition: Callable[[], T | None]) -> T:

@@ -33,7 +33,16 @@ from wgan_sweep.sweeps.archived import archived_records, launch_missing, with_ar
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
 from wgan_sweep.sweeps.plan import Planner, describe_plan
 
-from .helpers import Shell, append_metrics, directory_of, records, run, write_record
+from .helpers import (
+    UNREADABLE,
+    Shell,
+    append_metrics,
+    directory_of,
+    make_unreadable,
+    records,
+    run,
+    write_record,
+)
 from .report.test_damage import RECORD_DAMAGE, mutate
 from .report.test_report import grid, record
 
@@ -436,6 +445,51 @@ def test_damaged_pictures_and_metrics_are_left_out_of_an_archive(folder: Path, t
     first = next(read_archive(make_archive(folder, tmp_path / "x.jsonl.gz")))
     assert (first.record.run_id, first.samples, first.config) == (victim.path.name, None, None)
     assert first.metrics == [{"step": 2}]
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+def test_an_archive_is_not_replaced_by_one_without_the_measurements_of_a_run(
+    how: str, folder: Path, archive: Path, tmp_path: Path
+) -> None:
+    before = archive.read_bytes()
+    victim = RunDir(max(folder.iterdir()))
+    restore = make_unreadable(victim.metrics, how)
+    with pytest.raises(SystemExit, match=f"run {victim.path.name} cannot be archived, and nothing is") as refused:
+        make_archive(folder, archive)
+    assert UNREADABLE[how] in str(refused.value)
+    assert archive.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, archive.name}
+    restore()
+    assert make_archive(folder, archive).read_bytes() == before
+
+
+@pytest.mark.parametrize("left", [None, 0, 1, 2])
+def test_a_run_that_has_lost_measurements_is_archived_and_reported(
+    left: int | None, folder: Path, archive: Path, tmp_path: Path, capsys
+) -> None:
+    """All its three lines (without the file), or some of them."""
+    expected = {item.record.run_id: item.to_json() for item in read_archive(archive)}
+    for item in find_runs(folder).records:
+        item.metrics_lines = expected[item.run_id]["record"]["metrics_lines"] = 3
+        write_record(RunDir(folder / item.run_id), item)
+    assert [item.to_json() for item in read_archive(make_archive(folder, archive))] == list(expected.values())
+    victim = RunDir(max(folder.iterdir()))
+    lines = victim.metrics.read_text().splitlines(keepends=True)
+    victim.metrics.write_text("".join(lines[:left]))
+    if left is None:
+        victim.metrics.unlink()
+    expected[victim.path.name]["metrics"] = [json.loads(line) for line in lines[: left or 0]]
+    for place in (folder, tmp_path / "less.jsonl.gz"):  # what an archive has lost is reported again
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match="1"):
+            make_archive(place, tmp_path / "less.jsonl.gz")
+        output = capsys.readouterr()
+        assert output.out.startswith(f"{tmp_path / 'less.jsonl.gz'}: 14 runs, ")
+        assert output.err == (
+            f"wgan-runs: run {victim.path.name} has lost measurements: {left or 0} lines are archived, and its record "
+            "counts 3\n"
+        )
+        assert [item.to_json() for item in read_archive(tmp_path / "less.jsonl.gz")] == list(expected.values())
 
 
 def requested(config) -> RequestedRun:

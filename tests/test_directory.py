@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from wgan_sweep.errors import InputError
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.hashing import canonical, hash_of
 from wgan_sweep.runs.record import Record, Status
 
-from .helpers import append_metrics, write_record
+from .helpers import UNREADABLE, append_metrics, make_unreadable, write_record
 
 
 def test_equal_numbers_have_equal_hashes_and_types_are_distinguished() -> None:
@@ -72,6 +73,22 @@ def test_lines_without_a_step_and_an_incomplete_line_are_not_measurements(tmp_pa
     )
     assert list(directory.read_metrics()) == [{"step": 1}, {"step": 3}]
     assert directory.last_metrics() == {"step": 3}
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+def test_measurements_that_cannot_be_read_are_none_to_a_report_only(how: str, tmp_path: Path, caplog) -> None:
+    directory = RunDir(tmp_path / "x")
+    assert (directory.measurements(), list(directory.read_metrics())) == ([], [])
+    append_metrics(directory, {"step": 1})
+    restore = make_unreadable(directory.metrics, how)
+    assert list(directory.read_metrics()) == []
+    assert f"{directory.metrics} " in caplog.text
+    assert UNREADABLE[how] in caplog.text
+    with pytest.raises(InputError, match="try again when it can be read, or move it away") as refused:
+        directory.measurements()
+    assert UNREADABLE[how] in str(refused.value)
+    restore()
+    assert directory.measurements() == list(directory.read_metrics()) == [{"step": 1}]
 
 
 def test_runs_are_listed_by_start_time_and_other_files_are_ignored(tmp_path: Path) -> None:

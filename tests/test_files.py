@@ -1,5 +1,6 @@
-"""Atomic writes and the cache folder."""
+"""Atomic writes, reading files of others, and the cache folder."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from wgan_sweep.common.cache import cache_dir
 from wgan_sweep.common.files import replacing, write
+from wgan_sweep.common.reading import read_bytes
+from wgan_sweep.errors import InputError
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -23,6 +26,17 @@ def test_a_written_file_has_default_permissions(tmp_path: Path) -> None:
     write(tmp_path / "ours", "x")
     (tmp_path / "theirs").write_text("x")
     assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "theirs").stat().st_mode)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a device"])
+def test_what_is_no_regular_file_is_refused_and_closed(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    make = {"a folder": path.mkdir, "a pipe": lambda: os.mkfifo(path), "a device": lambda: path.symlink_to("/dev/zero")}
+    make[kind]()
+    before = len([*Path("/proc/self/fd").iterdir()])
+    with pytest.raises(InputError, match=f"^{path} is not a regular file$"):
+        read_bytes(path, 10)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
 def test_the_environment_sets_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

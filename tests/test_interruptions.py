@@ -16,7 +16,16 @@ from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.writer import RunWriter
 from wgan_sweep.training.trainer import Trainer
 
-from .helpers import PlannedScorer, assert_same_weights, directory_of, logged_fids, run, same_run_in_other_folder
+from .helpers import (
+    UNREADABLE,
+    PlannedScorer,
+    assert_same_weights,
+    directory_of,
+    logged_fids,
+    make_unreadable,
+    run,
+    same_run_in_other_folder,
+)
 
 KILLED_AT_STEP = """
     import os, signal, sys
@@ -74,6 +83,31 @@ def test_a_corrupt_checkpoint_is_replaced_by_the_previous_one_and_nothing_is_los
     uninterrupted = same_run_in_other_folder(config, make, tmp_path, "train.steps=8")
     run(uninterrupted)
     assert_same_weights(config, uninterrupted)
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+def test_measurements_that_cannot_be_read_fail_a_run_that_is_continued_and_are_kept(
+    how: str, make, tmp_path: Path
+) -> None:
+    run(make("train.steps=4"))
+    config = make("train.steps=8")
+    directory = directory_of(config)
+    content = directory.metrics.read_bytes()
+    restore = make_unreadable(directory.metrics, how)
+    record = run(config)
+    assert (record.status, record.step, record.metrics_lines) == (Status.FAILED, 4, len(content.splitlines()))
+    assert record.reason is not None
+    assert f"{directory.metrics} " in record.reason
+    assert UNREADABLE[how] in record.reason
+    restore()
+    assert directory.metrics.read_bytes() == content
+    assert run(config).status == Status.DONE
+    uninterrupted = same_run_in_other_folder(config, make, tmp_path, "train.steps=8")
+    run(uninterrupted)
+    expected = {line["step"]: line for line in directory_of(uninterrupted).read_metrics()}
+    lines = list(directory.read_metrics())
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 8]
+    assert lines == [expected[line["step"]] for line in lines]
 
 
 def test_a_run_directory_of_another_config_is_refused_with_the_difference(make) -> None:

@@ -376,6 +376,105 @@ def test_a_removal_that_is_killed_leaves_nothing_that_counts(folder: Path, call,
     assert not left.exists()
 
 
+def test_rm_of_a_run_that_is_a_symbolic_link_removes_the_link_only(folder: Path, tmp_path: Path, call) -> None:
+    """A run on another disk, for example."""
+    (item,) = write_runs(folder, [record(1.0)])
+    elsewhere = (folder / item.run_id).rename(tmp_path / "big disk")
+    (elsewhere / "checkpoint.pt").write_bytes(bytes(1_000_000))
+    (folder / item.run_id).symlink_to(elsewhere)
+    output, errors = call("rm", item.run_id, "--yes")
+    assert output.endswith("1 of 1 removed\n")
+    assert errors == f"wgan-runs: run {item.run_id} was a symbolic link, which is removed; {elsewhere} stays\n"
+    assert {path.name for path in folder.iterdir()} == {".locks"}
+    assert {path.name for path in elsewhere.iterdir()} == {"record.json", "checkpoint.pt"}
+
+
+def test_rm_tells_the_size_of_what_it_removes_of_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(1_000_000))
+    (folder / "link").symlink_to(tmp_path)
+    assert size_of(folder / "link") == (folder / "link").lstat().st_size < 1000
+
+
+def test_clean_unlinks_symbolic_links_that_rm_has_left(folder: Path, tmp_path: Path, call) -> None:
+    (tmp_path / "other disk").mkdir()
+    (tmp_path / "other disk" / "record.json").write_text("{}")
+    (folder / ".removed-1-a").symlink_to(tmp_path / "other disk")
+    (folder / ".removed-1-b").symlink_to(tmp_path / "nowhere")
+    assert call("clean", "--yes")[0].endswith("2 of 2 removed\n")
+    assert not list(folder.iterdir())
+    assert (tmp_path / "other disk" / "record.json").exists()
+
+
+def test_rm_keeps_a_run_whole_if_a_folder_of_it_is_not_writable(folder: Path, call, monkeypatch) -> None:
+    """The user of the tests may be one who can write everywhere."""
+    kept, removed = write_runs(folder, [record(1.0, seed=0), record(2.0, seed=1)])
+    samples = folder / kept.run_id / "samples"
+    samples.mkdir()
+    (samples / "3.png").touch()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != samples and access(path, mode))
+    output, errors = call("rm", kept.run_id, removed.run_id, "--yes", code=1)
+    assert output.endswith("1 of 2 removed\n")
+    assert errors == (
+        f"wgan-runs: run {kept.run_id} is kept: {samples} cannot be written to: change its permissions, or leave it "
+        "to its owner\n"
+    )
+    assert {path.name for path in folder.iterdir()} == {kept.run_id, ".locks"}
+    assert {path.name for path in (folder / kept.run_id).iterdir()} == {"record.json", "samples"}
+    monkeypatch.undo()
+    call("rm", kept.run_id, "--yes", "--runs", str(folder))
+    assert {path.name for path in folder.iterdir()} == {".locks"}
+
+
+def test_what_rm_cannot_remove_is_reported_and_left_to_clean(folder: Path, call, monkeypatch) -> None:
+    broken, removed = write_runs(folder, [record(1.0, seed=0), record(2.0, seed=1)])
+    (folder / broken.run_id / "samples").mkdir()
+    for name in ("1.png", "3.png", "5.png"):
+        (folder / broken.run_id / "samples" / name).touch()
+    unlink = os.unlink
+
+    def fail_for_one(path: str | Path, **options: int) -> None:
+        if Path(path).name == "3.png":
+            raise PermissionError(1, "Operation not permitted", str(path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", fail_for_one)
+    output, errors = call("rm", broken.run_id, removed.run_id, "--yes", code=1)
+    assert output.endswith("1 of 2 removed\n")
+    (left,) = folder.glob(".removed-*")
+    assert f"run {broken.run_id} is not removed: {left} is left of it ([Errno 1] Operation not permitted: " in errors
+    assert [path.name for path in left.rglob("*")] == ["samples", "3.png"]
+    assert find_runs(folder).records == []
+    output, errors = call("clean", "--yes", code=1)
+    assert output.endswith("0 of 1 removed\n")
+    assert f"{left} is not removed: [Errno 1] Operation not permitted: " in errors
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert call("clean", "--yes")[0].endswith("1 of 1 removed\n")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("command", ["rm", "clean"])
+def test_a_removal_goes_on_after_a_file_that_another_process_has_removed(
+    command: str, folder: Path, call, monkeypatch
+) -> None:
+    (item,) = write_runs(folder, [record(1.0)])
+    for number in range(5):
+        (folder / item.run_id / f"{number}").touch()
+    if command == "clean":
+        (folder / item.run_id).rename(folder / f".removed-1-{item.run_id}")
+    unlink = os.unlink
+
+    def too_late(path: str | Path, **options: int) -> None:
+        unlink(path, **options)
+        if Path(path).name in ("1", "3"):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(os, "unlink", too_late)
+    words = {"rm": ["rm", item.run_id, "--yes"], "clean": ["clean", "--yes"]}[command]
+    assert call(*words)[0].endswith("1 of 1 removed\n")
+    assert {path.name for path in folder.iterdir()} <= {".locks"}
+
+
 def set_age(path: Path, days: float) -> None:
     moment = time.time() - days * 86400
     for item in [*path.rglob("*"), path]:
@@ -421,6 +520,41 @@ def test_clean_removes_only_what_nobody_uses(folder: Path, call) -> None:
     assert removed == expected
     assert not (folder / ".sweeps" / "old").exists()
     assert "--days must be" in call("clean", "--days", "-1", code=1)[1]
+
+
+def write_sweeps(folder: Path, **files: str) -> None:
+    """Write a file into the folder of each of these sweeps, which is then as old as those that are cleaned up."""
+    for name, file in files.items():
+        (folder / ".sweeps" / name).mkdir(parents=True, exist_ok=True)
+        (folder / ".sweeps" / name / file).write_text("[]")
+        set_age(folder / ".sweeps" / name, 400)
+
+
+def sweeps_left(folder: Path) -> set[str]:
+    return {path.name for path in (folder / ".sweeps").iterdir()}
+
+
+def test_clean_keeps_decisions_whatever_their_age(folder: Path, call) -> None:
+    """They are stored nowhere else."""
+    write_sweeps(folder, decided="table.md", other="table.md")
+    write_sweeps(folder, decided="decision.json")
+    assert "folders of old sweeps: 1," in call("clean", "--days", "0", "--yes")[0]
+    assert sweeps_left(folder) == {"decided"}
+    assert {path.name for path in (folder / ".sweeps" / "decided").iterdir()} == {"table.md", "decision.json"}
+    assert "nothing to clean up" in call("clean", "--days", "0", "--yes")[0]
+
+
+def test_clean_keeps_the_lists_of_sweeps_while_a_process_works_on_any_run(folder: Path, call) -> None:
+    """A sweep may continue a run of an earlier sweep before it starts those that it lists."""
+    (item,) = write_runs(folder, [record(None, "running")])
+    item.sweep = "first"
+    write_runs(folder, [item])
+    write_sweeps(folder, first="table.md", continuing="not_started.json", other="table.md")
+    with run_lock(RunDir(folder / item.run_id).lock, "run"):
+        call("clean", "--yes")
+        assert sweeps_left(folder) == {"first", "continuing"}
+    call("clean", "--yes")
+    assert sweeps_left(folder) == set()
 
 
 def test_files_that_disappear_while_rm_and_clean_look_at_them_are_left_out(folder: Path, call, monkeypatch) -> None:
@@ -506,6 +640,25 @@ def test_cancel_keeps_a_job_that_has_other_runs(folder: Path, call, cluster) -> 
     assert cluster()[1:] == ["scancel 7_0"]
     assert "name the runs" in call("cancel", "--yes", code=1)[1]
     assert "no run has an id" in call("cancel", by_seed(folder, 4), "--yes", code=1)[1]  # its job is over
+
+
+def test_clean_keeps_the_sweeps_whose_jobs_are_not_over(folder: Path, call, cluster, tmp_path, monkeypatch) -> None:
+    """Also while SLURM does not say which are. One run waits in the queue, and has no record."""
+    names = {1: "running", 2: "running", 3: "running", 4: "over"}
+    for item in find_runs(folder).records:
+        item.sweep = names[item.config["seed"]]
+        write_runs(folder, [item])
+    write_sweeps(folder, running="table.md", over="table.md", waiting="not_started.json", other="table.md")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        _, errors = call("clean", "--yes")
+    assert "folders of sweeps whose runs were submitted are kept: squeue does not answer" in errors
+    assert sweeps_left(folder) == {"running", "over", "waiting"}
+    assert call("clean", "--yes")[1] == ""
+    assert sweeps_left(folder) == {"running", "waiting"}
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\n")  # all are over
+    call("clean", "--yes")
+    assert sweeps_left(folder) == set()
 
 
 def test_cancel_without_a_cluster_says_so(folder: Path, call, cluster, tmp_path: Path, monkeypatch) -> None:

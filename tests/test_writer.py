@@ -14,14 +14,23 @@ from typing import Any
 
 import pytest
 
-from wgan_sweep.errors import RunTakenOverError
+from wgan_sweep.errors import InputError, RunTakenOverError
 from wgan_sweep.runs import checkpoints
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.lock import Process
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.writer import RunWriter, owned_run
 
-from .helpers import PATIENCE_SECONDS, Shell, directory_of, lock_owners, run
+from .helpers import (
+    PATIENCE_SECONDS,
+    UNREADABLE,
+    Shell,
+    append_metrics,
+    directory_of,
+    lock_owners,
+    make_unreadable,
+    run,
+)
 
 
 def abandon(directory: RunDir) -> None:
@@ -160,6 +169,20 @@ def test_measurements_are_appended_and_replaced(tmp_path: Path, owned: Callable[
     assert writer.metrics_lines == 2
     writer.append_metrics({"step": 9})
     assert list(directory.read_metrics()) == [{"step": 1, "fid": 1 / 3}, {"step": 2, "fid": 2 / 3}, {"step": 9}]
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+def test_a_line_is_not_appended_to_measurements_that_cannot_be_read(how: str, tmp_path: Path, owned) -> None:
+    directory = RunDir(tmp_path / "x")
+    append_metrics(directory, {"step": 1})
+    writer = owned(directory)
+    restore = make_unreadable(directory.metrics, how)
+    with pytest.raises(InputError, match=r"metrics\.jsonl"):
+        writer.append_metrics({"step": 2})
+    restore()
+    assert directory.metrics.read_text() == '{"step": 1}\n'
+    writer.append_metrics({"step": 2})
+    assert directory.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_a_line_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path, owned) -> None:

@@ -17,7 +17,7 @@ from wgan_sweep.report.text import to_csv, to_markdown
 from wgan_sweep.runs import selection
 from wgan_sweep.runs.directory import RunDir, find_runs
 
-from ..helpers import append_metrics, write_record
+from ..helpers import UNREADABLE, append_metrics, make_unreadable, write_record
 from .test_report import grid
 
 VICTIM = 0
@@ -43,6 +43,10 @@ def in_record(**changes: object) -> Callable[[RunDir], None]:
         directory.record.write_text(json.dumps({**json.loads(directory.record.read_text()), **changes}))
 
     return damage
+
+
+def unreadable(name: str, how: str) -> Callable[[RunDir], None]:
+    return lambda directory: make_unreadable(directory.path / name, how) and None
 
 
 def replaced(name: str, content: bytes) -> Callable[[RunDir], None]:
@@ -91,6 +95,7 @@ OTHER_DAMAGE: dict[str, Callable[[RunDir], None]] = {
     "metrics with texts": replaced("metrics.jsonl", b'{"step": 1, "images_seen": 1, "wasserstein": "low"}\n'),
     "metrics a pipe": as_pipe("metrics.jsonl"),
     "metrics a device": as_device("metrics.jsonl"),
+    **{f"metrics {how}": unreadable("metrics.jsonl", how) for how in UNREADABLE},
     "picture truncated": replaced("samples/3.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"),
     "picture a text": replaced("samples/3.png", b"none"),
     "picture a pipe": as_pipe("samples/3.png"),

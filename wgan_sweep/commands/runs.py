@@ -176,18 +176,22 @@ def _archive(options: argparse.Namespace) -> bool:
         found = matching(runs, options.filters)
         if not found:
             raise InputError(f"none of {len(runs)} runs matches {' '.join(options.filters)}: nothing was written")
-        write_archive(options.output, folder, [run.record for run in found], pictures=not options.no_pictures)
+        losses = write_archive(options.output, folder, [run.record for run in found], pictures=not options.no_pictures)
+        sys.stderr.writelines(f"wgan-runs: {loss}\n" for loss in losses)
         size = size_text(options.output.stat().st_size)
         sys.stdout.write(f"{options.output}: {_count(len(found), 'run')}, {size}\n")
         for status, count in Counter(run.status for run in found if run.status != Status.DONE).items():
             sys.stdout.write(f"{count} of them {status}\n")
-    return is_complete
+    return is_complete and not losses
 
 
 def add_clean(subparsers: Subparsers) -> None:
     """Add ``wgan-runs clean``."""
     parser = add_command(
-        subparsers, "clean", "Remove temporary files of killed processes and the folders of old sweeps.", _clean
+        subparsers,
+        "clean",
+        "Remove temporary files of killed processes, and the folders of old sweeps that hold no decision.",
+        _clean,
     )
     parser.add_argument("--checkpoints", action="store_true", help="also previous checkpoints of finished runs")
     parser.add_argument(
@@ -203,7 +207,8 @@ def _clean(options: argparse.Namespace) -> bool:
     check_value(options.days, Annotated[float, Range(0)], "--days")
     folder = check_folder(options)
     records = find_runs(folder).records
-    found = leftovers(folder, records, days=options.days, checkpoints=options.checkpoints)
+    submitted = _submitted(folder)
+    found = leftovers(folder, records, days=options.days, checkpoints=options.checkpoints, submitted=submitted)
     if not found:
         sys.stdout.write("there is nothing to clean up\n")
         return True
@@ -219,11 +224,29 @@ def _clean(options: argparse.Namespace) -> bool:
     return _each(found, lambda item: item.remove(), lambda item: str(item.path), "removed")
 
 
+def _submitted(folder: Path) -> set[str]:
+    """Return the ids of the runs whose SLURM jobs are not over, or of all with jobs if SLURM does not answer."""
+    submitted = {path.stem for path in (folder / ".slurm").glob("[!.]*.json")}
+    if not submitted:
+        return submitted
+    from wgan_sweep.sweeps.slurm_jobs import active_runs
+
+    try:
+        return {run.stored.run_id for run in active_runs(folder)}
+    except InputError as error:
+        sys.stderr.write(f"wgan-runs: the folders of sweeps whose runs were submitted are kept: {error}\n")
+        return submitted
+
+
 def add_cancel(subparsers: Subparsers) -> None:
     """Add ``wgan-runs cancel``."""
     parser = add_command(subparsers, "cancel", "Cancel the SLURM jobs of runs; what was trained is saved.", _cancel)
     parser.add_argument("words", nargs="*", metavar="ID|KEY=VALUE", help=f"ids, or {FILTERS}")
-    parser.add_argument("--others", action="store_true", help="cancel the jobs of all runs but these: those that are no longer part of a grid")
+    parser.add_argument(
+        "--others",
+        action="store_true",
+        help="cancel the jobs of all runs but these: those that are no longer part of a grid",
+    )
     parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
 
 
@@ -273,8 +296,10 @@ def _each(items: Sequence[Item], act: Callable[[Item], None], name: Callable[[It
             completed += 1
         except RunLockedError as owner:
             sys.stderr.write(f"wgan-runs: {name(item)} is kept: {owner} is working on it\n")
-        except (InputError, OSError) as error:
+        except InputError as error:
             sys.stderr.write(f"wgan-runs: {name(item)} is kept: {one_line(error)}\n")
+        except OSError as error:
+            sys.stderr.write(f"wgan-runs: {name(item)} is not {done}: {one_line(error)}\n")
     sys.stdout.write(f"{completed} of {len(items)} {done}\n")
     return completed == len(items)
 

@@ -24,15 +24,22 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         InputError: if it is not a regular file, or cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (`Path.open` has no opener)
     except (FileNotFoundError, NotADirectoryError):
         raise
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is not a regular file") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise InputError(f"{path} is not a regular file")
         yield file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; of a pipe, do not wait for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
@@ -43,13 +50,13 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         InputError: if it is not a regular file, too large, or cannot be read.
     """
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > max_bytes:
-            raise InputError(f"{path} has {size:,} bytes, more than the {max_bytes:,} that are read")
         try:
-            return file.read(max_bytes)
+            size = os.fstat(file.fileno()).st_size
+            if size <= max_bytes:
+                return file.read(max_bytes)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    raise InputError(f"{path} has {size:,} bytes, more than the {max_bytes:,} that are read")
 
 
 def read_document(path: Path) -> str:

@@ -99,6 +99,9 @@ class ArchivedRun:
             record: The record of the run.
             directory: The directory.
             pictures: Whether it holds a picture of the last samples.
+
+        Raises:
+            InputError: if its measurements cannot be read.
         """
         try:
             config = read_document(directory.config)
@@ -106,7 +109,7 @@ class ArchivedRun:
             config = None
         samples = _reduced_samples(directory) if pictures else None
         text = config and _PLACES_IN_TEXT.sub("", config)
-        return cls(_without_places(record), text, list(directory.read_metrics()), samples)
+        return cls(_without_places(record), text, directory.measurements(), samples)
 
     def write(self, directory: RunDir) -> None:
         """Write the files of the run to a directory, which is created."""
@@ -207,7 +210,7 @@ def _decisions_on(records: Sequence[Record], folder: Path) -> list[ArchivedDecis
     return [decision for decision in found if decision and not names.isdisjoint(decision.decision["runs"])]
 
 
-def write_archive(path: Path, folder: Path, records: Sequence[Record], *, pictures: bool = True) -> None:
+def write_archive(path: Path, folder: Path, records: Sequence[Record], *, pictures: bool = True) -> list[str]:
     """Write an archive of runs and of the decisions of their sweeps, atomically.
 
     Args:
@@ -216,9 +219,13 @@ def write_archive(path: Path, folder: Path, records: Sequence[Record], *, pictur
         records: The records of the runs.
         pictures: Whether it holds a picture of each run's last samples.
 
+    Returns:
+        A line for each run that has lost measurements: fewer are left, and archived, than its record counts.
+
     Raises:
-        InputError: if a run is too large.
+        InputError: if a run is too large, or its measurements cannot be read; an earlier archive stays as it is.
     """
+    losses: list[str] = []
     with (
         replacing(path) as temporary,
         temporary.open("wb") as file,
@@ -226,8 +233,16 @@ def write_archive(path: Path, folder: Path, records: Sequence[Record], *, pictur
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as archive,
     ):
         for record in sorted(records, key=lambda record: record.run_id):
-            run = ArchivedRun.from_directory(record, RunDir(folder / record.run_id), pictures=pictures).to_json()
-            line = _line(FORMAT, "run", run)
+            try:
+                run = ArchivedRun.from_directory(record, RunDir(folder / record.run_id), pictures=pictures)
+            except InputError as error:
+                raise InputError(f"run {record.run_id} cannot be archived, and nothing is written: {error}") from error
+            if len(run.metrics) < record.metrics_lines:
+                losses.append(
+                    f"run {record.run_id} has lost measurements: {len(run.metrics):,} lines are archived, and its "
+                    f"record counts {record.metrics_lines:,}"
+                )
+            line = _line(FORMAT, "run", run.to_json())
             if len(line) >= MAX_LINE_BYTES:
                 raise InputError(
                     f"run {record.run_id} has {len(line):,} bytes, more than the {MAX_LINE_BYTES:,} that an archive "
@@ -236,6 +251,7 @@ def write_archive(path: Path, folder: Path, records: Sequence[Record], *, pictur
             archive.write(f"{line}\n".encode())
         for decision in _decisions_on(records, folder):
             archive.write(f"{_line(DECISION_FORMAT, 'sweep', decision.to_json())}\n".encode())
+    return losses
 
 
 def read_archive(path: Path) -> Iterator[ArchivedRun]:

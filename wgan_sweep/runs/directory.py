@@ -20,6 +20,8 @@ FINAL = "final"
 """Key of a line of ``metrics.jsonl`` that the final scorer wrote, where another scorer is used during training."""
 TAIL_BYTES = 16384
 """How much of ``metrics.jsonl`` is read where only the latest values are needed."""
+LOCKS = ".locks"
+"""The folder of the runs' locks, in a folder of runs."""
 STAGING = ".staging-"
 """Prefix of the folders in which files are written before they are renamed into place."""
 
@@ -82,7 +84,7 @@ class RunDir:
     @property
     def lock(self) -> Path:
         """The folder of the run's lock: beside the directory, which does not exist for a run that is refused."""
-        return self.path.parent / ".locks" / self.path.name
+        return self.path.parent / LOCKS / self.path.name
 
     @property
     def log(self) -> Path:
@@ -139,14 +141,32 @@ class RunDir:
             raise InputError(f"{self.path} is not a run's directory: it has no {self.record.name}; give RUNS/<run_id>")
         return record
 
-    def read_metrics(self) -> Iterator[dict[str, float]]:
-        """Yield the lines of measurements; lines that are incomplete, as after a kill, or damaged are skipped."""
+    def measurements(self) -> list[dict[str, float]]:
+        """Return the lines of measurements, for work that must not lose any; none if there is no file.
+
+        Lines that are incomplete, as after a kill, or damaged are skipped.
+
+        Raises:
+            InputError: if the file cannot be read.
+        """
         try:
-            text = read_bytes(self.metrics, MAX_METRICS_BYTES).decode(errors="replace")
-        except FileNotFoundError:
-            return
+            return [*self._lines()]
+        except InputError as error:
+            raise InputError(
+                f"{error}: try again when it can be read, or move it away to go on without its measurements"
+            ) from error
+
+    def read_metrics(self) -> Iterator[dict[str, float]]:
+        """Yield the lines of measurements, as `measurements`, for reports: a file that cannot be read has none."""
+        try:
+            yield from self._lines()
         except InputError as error:
             log.warning("%s: its measurements are left out", error)
+
+    def _lines(self) -> Iterator[dict[str, float]]:
+        try:
+            text = read_bytes(self.metrics, MAX_METRICS_BYTES).decode(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
             return
         yield from _complete_lines(text)
 

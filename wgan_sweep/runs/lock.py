@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import threading
 import time
 import uuid
@@ -305,9 +304,12 @@ def run_lock(folder: Path, name: str) -> Iterator[Ownership]:
         ownership.release()
 
 
-def remove_folder(path: Path, remover: Ownership) -> None:
-    """Remove a folder that another process may be using: all paths into it become invalid at once."""
+def put_away(path: Path, remover: Ownership) -> Path:
+    """Rename a folder that is to be removed, and return its new path.
+
+    Another process may be using it: all paths into it become invalid at once.
+    """
     removed = path.with_name(f"{REMOVED}{remover.number}-{path.name.lstrip('.')}")
     with suppress(FileNotFoundError):
         path.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
+    return removed

@@ -280,7 +280,7 @@ class RunLoop:
             live = self._evaluate(scorer, "score", live=True)
             scores |= {f"{LIVE}{name}": value for name, value in live.items() if name not in MEASURED_WITH}
         line = self._line(scores if scorer is self._training_scorer else {**scores, FINAL: 1})
-        if line not in self._directory.read_metrics():  # it is, if the run was killed before its record was written
+        if line not in self._directory.measurements():  # it is, if the run was killed before its record was written
             self._write(line)
         self._state.score(step, scores, scored_by, self._checkpoint if choose else None)
 

@@ -1,21 +1,23 @@
 """Removing runs, and what killed processes and finished runs left."""
 
-import itertools
+import logging
 import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from wgan_sweep.errors import InputError
-from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.lock import REMOVED, lock_owner, remove_folder, run_lock
+from wgan_sweep.errors import InputError, one_line
+from wgan_sweep.runs.directory import LOCKS, RunDir
+from wgan_sweep.runs.lock import REMOVED, lock_owner, put_away, run_lock
 from wgan_sweep.runs.record import Record, Status
-from wgan_sweep.runs.requests import SWEEPS
+from wgan_sweep.runs.requests import FILE, SWEEPS, decision_files
+
+log = logging.getLogger("wgan_sweep")
 
 SECONDS_PER_DAY = 86400.0
 DAYS_UNTIL_ABANDONED = 1.0
@@ -29,14 +31,21 @@ def size_of(path: Path) -> int:
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:
     """Yield the status of a path and of all that is below it. What another process removes meanwhile is left out."""
-    below = (Path(folder, name) for folder, folders, files in os.walk(path) for name in (*folders, *files))
-    for item in itertools.chain((path,), below):
+    for item in _with_content(path):
         with suppress(FileNotFoundError):
             yield item.lstat()
 
 
+def _with_content(path: Path) -> Iterator[Path]:
+    """Yield a path and all that is below it, but nothing that a symbolic link leads to."""
+    yield path
+    if not path.is_symlink():
+        for folder, folders, files in os.walk(path):
+            yield from (Path(folder, name) for name in (*folders, *files))
+
+
 def remove_run(directory: RunDir, listed: Record) -> None:
-    """Remove the directory of a run.
+    """Remove the directory of a run. Of one that is a symbolic link, only the link is removed, with a warning.
 
     It is renamed first: if this process is killed in between, what is left is not a run.
 
@@ -46,14 +55,39 @@ def remove_run(directory: RunDir, listed: Record) -> None:
 
     Raises:
         RunLockedError: if another process holds the run.
-        InputError: if the run has changed since it was chosen, or its record cannot be read.
-        OSError: if it cannot be removed.
+        InputError: if the run has changed since it was chosen, its record cannot be read, or a folder of it cannot be
+            written to; it is kept.
+        OSError: if it cannot be removed, or not all of it.
     """
     with run_lock(directory.lock, f"run {directory.path.name}") as ownership:
         record = directory.read_record()
         if record is not None and (record.status, record.step) != (listed.status, listed.step):
             raise InputError(f"it has changed since it was listed: it is {record.status} at step {record.step}")
-        remove_folder(directory.path, ownership)
+        if directory.path.is_symlink():
+            target = directory.path.resolve()
+            directory.path.unlink()
+            log.warning("run %s was a symbolic link, which is removed; %s stays", directory.path.name, target)
+            return
+        _check_removable(directory.path)
+        removed = put_away(directory.path, ownership)
+        try:
+            _remove(removed)
+        except OSError as error:
+            raise OSError(
+                f"{removed} is left of it ({one_line(error)}): when that is settled, `wgan-runs clean` removes it"
+            ) from error
+
+
+def _check_removable(path: Path) -> None:
+    """Check that a folder and those below it can be written to, since no part of a run should be removed alone.
+
+    Raises:
+        InputError: if not.
+    """
+    for item in _with_content(path):
+        is_folder = item.is_dir() and not item.is_symlink()
+        if is_folder and not os.access(item, os.R_OK | os.W_OK | os.X_OK):
+            raise InputError(f"{item} cannot be written to: change its permissions, or leave it to its owner")
 
 
 class Kind(StrEnum):
@@ -90,32 +124,61 @@ class Leftover:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        with suppress(FileNotFoundError):  # another process is removing it, too
-            shutil.rmtree(path)
-    else:
+    """Remove a file, a symbolic link, or a folder with its content.
+
+    Raises:
+        OSError: if it cannot be removed.
+    """
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    shutil.rmtree(path, ignore_errors=True)  # all that can be removed; another process may be removing it, too
+    if path.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)  # tells why something is left
 
 
-def leftovers(folder: Path, records: Sequence[Record], *, days: float, checkpoints: bool) -> list[Leftover]:
+def leftovers(
+    folder: Path, records: Sequence[Record], *, days: float, checkpoints: bool, submitted: Collection[str] = ()
+) -> list[Leftover]:
     """Return what can be cleaned up in a folder of runs. What a process may be using is left out.
+
+    The folder of a sweep stays if it holds a decision, which is stored nowhere else, or if the sweep may be active.
 
     Args:
         folder: The folder.
         records: The records of its runs.
         days: The age from which the folder of a sweep is old.
         checkpoints: Whether the previous checkpoints of finished runs can be removed.
+        submitted: The ids of runs whose jobs may be waiting or running.
     """
-    idle = [record for record in records if lock_owner(RunDir(folder / record.run_id).lock) is None]
-    active_sweeps = {record.sweep for record in records if record not in idle}
+    held = {path.name for path in _folders(folder / LOCKS) if lock_owner(path) is not None}
+    idle = [record for record in records if record.run_id not in held]
     found = [Leftover(Kind.TEMPORARY, path) for path in _temporary_files(folder)]
     for record in idle:
         directory = RunDir(folder / record.run_id)
         found += [Leftover(Kind.TEMPORARY, path, directory) for path in directory.leftovers()]
         if checkpoints and record.status == Status.DONE:
             found += [Leftover(Kind.CHECKPOINT, path, directory) for path in directory.previous_checkpoints()]
-    sweeps = [path for path in _folders(folder / SWEEPS) if path.name not in active_sweeps]
+    kept = _active_sweeps(folder, records, held.union(submitted)) | {path.parent for path in decision_files(folder)}
+    sweeps = [path for path in _folders(folder / SWEEPS) if path not in kept]
     return found + [Leftover(Kind.SWEEP, path) for path in sweeps if _days_since_change(path) >= days]
+
+
+def _active_sweeps(folder: Path, records: Sequence[Record], active: Collection[str]) -> set[Path]:
+    """Return the folders of the sweeps that may be active.
+
+    Those are the sweeps that started an active run and, while any run is active, those whose list says that runs have
+    not started: they may continue runs of earlier sweeps before those. A sweep that only continues runs of others
+    leaves nothing by which it is known.
+
+    Args:
+        folder: The folder of runs.
+        records: The records of its runs.
+        active: The ids of the runs that a process or a job may be working on.
+    """
+    started = {folder / SWEEPS / record.sweep for record in records if record.sweep and record.run_id in active}
+    return started.union(path.parent for path in (folder / SWEEPS).glob(f"*/{FILE}") if active)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -131,10 +194,10 @@ def _days_since_change(path: Path) -> float:
 
 def _temporary_files(folder: Path) -> Iterator[Path]:
     """Yield what killed processes left outside the run directories: removed runs, and files that were not complete."""
-    yield from sorted(path for path in folder.glob(f"{REMOVED}*") if path.is_dir())
+    yield from sorted(path for path in folder.glob(f"{REMOVED}*") if path.is_dir() or path.is_symlink())
     patterns: Iterable[Path] = (
         *(folder / ".slurm").glob(".*.json.*"),
         *(folder / SWEEPS).glob("*/.*"),
-        *(folder / ".locks").glob("*/claim-*"),
+        *(folder / LOCKS).glob("*/claim-*"),
     )
     yield from sorted(path for path in patterns if path.is_file() and _days_since_change(path) >= DAYS_UNTIL_ABANDONED)

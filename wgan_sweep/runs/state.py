@@ -137,9 +137,12 @@ class RunState:
             images_seen: Its number of images.
             execution: What was chosen for the device.
             trains: Whether training continues; else the record keeps how the run was trained.
+
+        Raises:
+            InputError: if what was measured cannot be read; it is left as it is.
         """
         record = self.record
-        lines = list(self.directory.read_metrics())
+        lines = self.directory.measurements()
         if len(lines) < record.metrics_lines:
             log.warning(
                 "%s has %d lines, %d fewer than were written: curves lack them",

@@ -20,7 +20,7 @@ from wgan_sweep.common.files import replacing
 from wgan_sweep.errors import RunLockedError, RunTakenOverError
 from wgan_sweep.runs import checkpoints
 from wgan_sweep.runs.directory import STAGING, RunDir
-from wgan_sweep.runs.lock import Ownership, remove_folder, run_lock
+from wgan_sweep.runs.lock import Ownership, put_away, run_lock
 from wgan_sweep.runs.record import Record
 
 log = logging.getLogger("wgan_sweep")
@@ -51,7 +51,7 @@ class RunWriter:
         self._staging = directory.path / f"{STAGING}{ownership.number}"
         self._metrics: IO[bytes] | None = None
         for path in directory.leftovers():
-            remove_folder(path, ownership)
+            shutil.rmtree(put_away(path, ownership), ignore_errors=True)  # what stays is in nobody's way
 
     def open(self) -> None:
         """Create the run's directory and the staging folder.
@@ -150,9 +150,10 @@ class RunWriter:
 
         Raises:
             RunTakenOverError: if another process has taken over.
+            InputError: if the earlier measurements cannot be read; they are left as they are.
         """
         if self._metrics is None:
-            self.replace_metrics(list(self.directory.read_metrics()))
+            self.replace_metrics(self.directory.measurements())
         metrics = self._metrics
         if metrics is None:
             raise RuntimeError("the metrics are not open")

@@ -212,7 +212,7 @@ class UntilDecided:
         """Return the lines of measurements of a run that has ended."""
         if run_id in self._archived_lines:
             return self._archived_lines[run_id]
-        return next(run for run in self._runs.values() if run.run_id == run_id).directory.read_metrics()
+        return next(run for run in self._runs.values() if run.run_id == run_id).directory.measurements()
 
     def _requested(self, wanted: Sequence[tuple[int, int]]) -> list[RequestedRun]:
         new = [key for key in wanted if key not in self._runs]
