@@ -403,6 +403,19 @@ def test_a_report_names_the_decision_that_a_claim_has_before_a_later_one_on_othe
     assert f".sweeps/2/{DECISION} has the decision: it tests other claims" in other.collected
 
 
+def test_a_sweep_names_an_earlier_one_that_tested_its_claims_at_other_looks(workshop: Workshop, tmp_path: Path) -> None:
+    sweep = workshop.sweep()
+    workshop.run(sweep)
+    sweep.write(tmp_path / "runs" / ".sweeps" / "s")
+    assert not any("error rate" in line for line in workshop.sweep().new_lines())
+    more = workshop.sweep("decide.max_seeds=12")
+    (line,) = more.new_lines()
+    assert f"{DECISION} has tested these claims after 2, 3, 4, ..., 8 seeds: the error rate of both" in line
+    assert line in more.table()
+    (workshop.folder / "mine.yaml").write_text(BEST)
+    assert not workshop.sweep("decide.max_seeds=12").new_lines()  # another claim
+
+
 def test_a_report_on_other_runs_names_no_decision(workshop: Workshop, make, tmp_path: Path) -> None:
     sweep = workshop.sweep()
     workshop.run(sweep)

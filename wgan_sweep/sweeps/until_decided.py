@@ -20,7 +20,7 @@ from wgan_sweep.report.claim_kinds.question import Claim
 from wgan_sweep.report.claim_kinds.reading import claims_file, read_claims
 from wgan_sweep.report.claims import Verdict
 from wgan_sweep.report.curves import TRAINING, Curves, Lines
-from wgan_sweep.report.decisions import Decided, DecisionRecord
+from wgan_sweep.report.decisions import Decided, DecisionRecord, read_decisions
 from wgan_sweep.report.inference.evidence import LEVEL
 from wgan_sweep.report.inference.sequential import Looks
 from wgan_sweep.report.looks import Decision, Standing, Tracked, are_about_curves, metrics_of
@@ -205,8 +205,29 @@ class UntilDecided:
         if not self.decision.tracked:
             reasons = "; ".join(f"{claim}: {why}" for claim, why in self.decision.unanswerable.items())
             raise InputError(f"claims={self._name}: the sweep's cells can answer none of its claims ({reasons})")
-        self.lines: list[str] = [f"not asked: {claim} ({why})" for claim, why in self.decision.unanswerable.items()]
+        self._earlier = self._tests_at_other_looks(Path(config.runs), first)
+        self.lines: list[str] = [
+            *(f"not asked: {claim} ({why})" for claim, why in self.decision.unanswerable.items()),
+            *self._earlier,
+        ]
         """What has happened, one line per event, for the next `new_lines`."""
+
+    def _tests_at_other_looks(self, folder: Path, first: Sequence[RequestedRun]) -> list[str]:
+        """Return what to know of sweeps that tested these claims on these runs at other looks, one line each.
+
+        Args:
+            folder: The folder of runs.
+            first: The first run of each cell.
+        """
+        claims, runs = {tracked.claim.claim for tracked in self.decision.tracked}, {run.run_id for run in first}
+        return [
+            f"{path} has tested these claims after {_listed(decision.looks)} seeds: the error rate of both sweeps "
+            "together is higher than that of one (decide.max_seeds and decide.batch fix the looks)"
+            for path, decision in read_decisions(folder)
+            if tuple(decision.looks) != self.decision.looks.seeds
+            and not claims.isdisjoint(entry.claim for entry in decision.claims)
+            and not runs.isdisjoint(decision.runs)
+        ]
 
     def _lines(self, run_id: str) -> Lines:
         """Return the lines of measurements of a run that has ended."""
@@ -393,6 +414,7 @@ class UntilDecided:
                 if tracked.lost
             ),
             *(f"Not asked: {claim} ({why})." for claim, why in self.decision.unanswerable.items()),
+            *(f"{line}." for line in self._earlier),
         ]
         return markdown(header, rows, notes)
 

@@ -25,7 +25,7 @@ def rarer(first: Sequence[Counts], second: Sequence[Counts], level: float = LEVE
     If each seed has one run on its side, this is Fisher's exact test. Several runs of a seed, in the cells of a side,
     are not independent: what happens to one tends to happen to the others. Then the p-value is the larger one of
     Fisher's test and of a permutation test, which exchanges whole seeds between the sides and compares their shares of
-    events. The first alone has up to five times its error rate; the second alone errs if the seeds of one side are much
+    events. The first alone errs several times too often; the second alone errs if the seeds of one side are much
     more alike than those of the other.
 
     The effect is the logarithm of the odds ratio, positive if the event is rarer on the first side. Its interval is the
