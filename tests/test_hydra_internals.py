@@ -33,6 +33,8 @@ FUNCTIONS = [
     ("hydra._internal.utils", "_locate", ["path"]),
     ("hydra._internal.config_repository", "ConfigRepository.group_exists", ["config_path"]),
     ("hydra.core.override_parser.overrides_parser", "OverridesParser.parse_overrides", ["overrides"]),
+    ("hydra.core.override_parser.types", "QuotedString", ["text", "quote"]),
+    ("hydra.core.override_parser.types", "QuotedString.with_quotes", []),
     ("hydra._internal.hydra", "Hydra.compose_config", ["config_name", "overrides", "run_mode"]),
     ("hydra.core.plugins", "Plugins.instantiate_sweeper", ["hydra_context", "task_function", "config"]),
     ("hydra._internal.callbacks", "Callbacks", ["config"]),

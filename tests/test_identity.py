@@ -1,11 +1,15 @@
 """Run ids: the config keys, data and code that they depend on."""
 
 import dataclasses
+import importlib
 import inspect
 import json
+import linecache
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from wgan_sweep.common.source import user_source
 from wgan_sweep.config import keys, schema
 from wgan_sweep.config.keys import KEYS, Key, Role, leaves, role_of, without_roles
 from wgan_sweep.config.schema import Config, conf_dir
@@ -23,6 +28,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.objectives import constraints, losses
 from wgan_sweep.runs import identity, life
 from wgan_sweep.runs.data import _option as identity_of_option
+from wgan_sweep.runs.data import load_data
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.hashing import canonical, hash_of
 from wgan_sweep.runs.identity import run_id, science
@@ -428,6 +434,158 @@ def test_a_module_edited_after_its_import_does_not_change_the_id_in_this_process
     assert run_id(config) == before
 
 
+RELOADED = """
+from wgan_sweep.objectives.losses import Loss
+
+SCALE = {scale}
+WEIGHTS = [{weight}]
+
+class Formula:
+    OFFSET = {offset}
+
+    @staticmethod
+    def critic(real, fake):
+        return SCALE * (fake.mean() - {real}) + Formula.OFFSET
+
+def mine(strength: float = {default}.0) -> Loss:
+    return Loss(Formula.critic, lambda fake: -{generator})
+"""
+AT_FIRST = {"scale": 1, "weight": 1, "offset": 0, "real": "real.mean()", "default": 1, "generator": "fake.mean()"}
+EDITS = {"scale": 2, "weight": 2, "offset": 1, "real": "real.max()", "default": 2, "generator": "fake.max()"}
+
+
+def reload_in_place(module: ModuleType) -> None:
+    """Replace constants and code as ``%autoreload`` does: functions, classes and module stay the same objects."""
+    new = ModuleType(module.__name__)
+    exec(compile(Path(str(module.__file__)).read_text(), "new", "exec"), vars(new))  # noqa: S102
+    module.SCALE, module.WEIGHTS, module.Formula.OFFSET = new.SCALE, new.WEIGHTS, new.Formula.OFFSET
+    for old, changed in ((module.Formula.critic, new.Formula.critic), (module.mine, new.mine)):
+        old.__code__, old.__defaults__ = changed.__code__, changed.__defaults__
+
+
+@pytest.mark.parametrize("reload", [importlib.reload, reload_in_place])
+@pytest.mark.parametrize("edited", EDITS)
+def test_a_module_that_is_edited_and_loaded_again_changes_the_id(make, tmp_path, monkeypatch, reload, edited) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    sys.modules.pop("reloaded_losses", None)
+    file = tmp_path / "reloaded_losses.py"
+    config = dataclasses.replace(make(), loss={"_target_": "reloaded_losses.mine", "strength": 1.0})
+
+    def edited_id(values: dict[str, object]) -> str:
+        file.write_text(RELOADED.format_map(values))
+        if "reloaded_losses" in sys.modules:
+            reload(sys.modules["reloaded_losses"])
+        return run_id(config)
+
+    first = edited_id(AT_FIRST)
+    second = edited_id(AT_FIRST | {edited: EDITS[edited]})
+    assert second != first
+    file.write_text("edited = True")
+    assert run_id(config) == second  # it is not loaded yet
+    assert edited_id(AT_FIRST) == first
+
+
+def test_a_script_that_is_edited_while_it_runs_keeps_its_ids(make, tmp_path: Path, monkeypatch) -> None:
+    """Its values change meanwhile, as the variable of a loop does."""
+    script = ModuleType("__main__")
+    script.__file__ = str(tmp_path / "script.py")
+    source = MODULE.format(name="mine", formula="fake.mean() - real.mean()")
+    Path(script.__file__).write_text(source)
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    exec(compile(source, script.__file__, "exec"), vars(script))  # noqa: S102
+    ids = set()
+    for seed in (0, 1):
+        script.seed = seed
+        ids.add(run_id(dataclasses.replace(make(), loss={"_target_": "__main__.mine", "strength": 1.0})))
+        Path(script.__file__).write_text("edited = True")
+    assert len(ids) == 1
+
+
+# So is a function of the user in a module that is no file, such as that of a notebook.
+
+CELL = """
+from functools import wraps
+from wgan_sweep.objectives.losses import Loss, wasserstein
+
+def mine():
+    return Loss(lambda real, fake: {formula}, lambda fake: -fake.mean())
+
+def decorated(make):
+    @wraps(make)
+    def made():
+        return make()
+    return made
+
+wrapped = decorated(mine)
+
+class Mine:
+    def __call__(self):
+        return wasserstein()
+
+made = Mine()
+"""
+
+RunCell = Callable[..., None]
+
+
+@pytest.fixture
+def run_cell(monkeypatch: pytest.MonkeyPatch) -> RunCell:
+    """A function that runs a cell with a formula for the critic's loss as IPython does, in the module ``notebook``."""
+    notebook = ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", notebook)
+    count = 0
+
+    def run_source(formula: str, *, is_kept: bool = True) -> None:
+        nonlocal count
+        count += 1
+        source, name = CELL.format(formula=formula), f"<cell {count}>"
+        if is_kept:
+            monkeypatch.setitem(linecache.cache, name, (len(source), None, source.splitlines(keepends=True), name))
+        exec(compile(source, name, "exec"), vars(notebook))  # noqa: S102
+
+    return run_source
+
+
+def test_editing_a_function_of_a_notebook_changes_the_id(make, run_cell: RunCell) -> None:
+    def id_of(target: str) -> str:
+        return run_id(dataclasses.replace(make(), loss={"_target_": f"notebook.{target}"}))
+
+    run_cell("fake.mean() - real.mean()")
+    first, of_another_function = id_of("mine"), id_of("wasserstein")
+    assert id_of("mine") == first != of_another_function
+    run_cell("2 * (fake.mean() - real.mean())")
+    assert id_of("mine") != first
+    assert id_of("wasserstein") == of_another_function
+    run_cell("fake.mean() - real.mean()")
+    assert id_of("mine") == first
+
+
+@pytest.mark.parametrize(
+    ("target", "is_kept", "words"),
+    [
+        ("mine", False, "could not get source code"),
+        ("Mine", True, "only the source of a function"),
+        ("made", True, "only the source of a function"),
+        ("wrapped", True, "it uses make of the function around it"),
+    ],
+)
+def test_code_whose_source_is_unknown_is_refused(make, run_cell, target: str, is_kept: bool, words: str) -> None:
+    run_cell("fake.mean() - real.mean()", is_kept=is_kept)
+    config = dataclasses.replace(make(), loss={"_target_": f"notebook.{target}"})
+    with pytest.raises(InputError, match=rf"module notebook is no file \({words}.*\); put it into a module") as refusal:
+        run_id(config)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["builtins", "sys", "time"])
+def test_modules_of_python_without_a_file_count_as_known(name: str) -> None:
+    module = importlib.import_module(name)
+    assert getattr(module, "__file__", None) is None
+    target = next(value for value in vars(module).values() if inspect.isroutine(value) or inspect.isclass(value))
+    assert user_source(f"{name}.{target.__name__}", target) is None
+
+
 DEFINITIONS = {
     "wraps": """
 import functools
@@ -490,3 +648,25 @@ def test_a_users_function_in_a_data_option_changes_the_images_and_the_id(make, t
         ids.append(run_id(make(*overrides, "data.prepare._target_=my_images.pad", tiny=False)))
         identity_of_option.cache_clear()
     assert len(set(ids)) == 3
+
+
+def test_the_data_of_a_module_that_is_loaded_again_are_those_of_the_new_code(
+    make, tmp_path: Path, mnist, monkeypatch
+) -> None:
+    monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "grey_images.py"
+    code = "from PIL import Image\n\ndef fill(image, size):\n    return Image.new(image.mode, (size, size), {})\n"
+    file.write_text(code.format(0))
+    for split in ("train", "t10k"):
+        write_mnist_files(tmp_path / "root" / "MNIST" / "raw", mnist[:20], split)
+    overrides = ["data=mnist", f"data.root={tmp_path / 'root'}", "data.prepare._target_=grey_images.fill"]
+    config = make(*overrides, "scorer=none", tiny=False)
+    ids = [run_id(config)]
+    assert load_data(config.data).array.max() == 0
+    file.write_text(code.format(100))
+    importlib.reload(sys.modules["grey_images"])
+    ids.append(run_id(config))
+    assert load_data(config.data).array.min() == 100
+    assert ids[0] != ids[1]

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,11 @@ class Run:
         self._trusted_config = config
 
     @property
+    def place(self) -> Path:
+        """The folder or file that holds the run."""
+        return self.path
+
+    @property
     def run_id(self) -> str:
         """The run's id."""
         return self.record.run_id
@@ -100,9 +105,12 @@ class Run:
         Each line of ``metrics.jsonl`` is a row, so a step that was also scored has several rows. All columns have the
         same length; what a row lacks is NaN.
         """
-        lines = list(self._directory.read_metrics())
+        lines = list(self._lines())
         names = dict.fromkeys(name for line in lines for name in line)
         return {name: [line.get(name, math.nan) for line in lines] for name in names}
+
+    def _lines(self) -> Iterable[dict[str, float]]:
+        return self._directory.read_metrics()
 
     @property
     def generator(self) -> "nn.Module":
@@ -191,6 +199,46 @@ class Run:
     def __repr__(self) -> str:
         record = self.record
         return f"<Run {record.run_id}: {record.status} at step {record.step}>"
+
+
+class ArchivedRun(Run):
+    """A run that is finished in an archive only: its config, record and measurements. It has no networks.
+
+    Args:
+        path: The directory that it would have in the folder of runs.
+        record: Its record in the archive.
+        config: The config by which it was requested, with the archive.
+        lines: Returns the lines of measurements of runs in the archive, by run id.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: Record,
+        config: "Config",
+        lines: Callable[[], Mapping[str, Sequence[dict[str, float]]]],
+    ) -> None:
+        super().__init__(path, config=config)
+        self.__dict__ |= {"record": record, "config": config}  # they are read already
+        self._lines_by_id = lines
+
+    @property
+    def place(self) -> Path:
+        """The archive."""
+        return Path(str(self.config.archive))
+
+    def _lines(self) -> Iterable[dict[str, float]]:
+        lines = self._lines_by_id()
+        if self.run_id not in lines:
+            raise InputError(f"the archive {self.place} does not have run {self.run_id} any more: restore the file")
+        return lines[self.run_id]
+
+    @property
+    def _networks(self) -> "TrainedNetworks":
+        raise InputError(
+            f"run {self.run_id} is finished in the archive {self.place}, and archives have no weights: leave out the "
+            "key archive to train the run"
+        )
 
 
 def load_run(

@@ -1,11 +1,16 @@
 """Composing configs, and training runs and sweeps, as the command ``wgan-sweep`` does."""
 
-from wgan_sweep.api.run import Run
+from collections.abc import Sequence
+from functools import cache, partial
+
+from wgan_sweep.api.run import ArchivedRun, Run
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError, RunFailedError
 from wgan_sweep.runs.life import summary
 from wgan_sweep.runs.record import Status
+from wgan_sweep.sweeps.archived import archived_lines, done_in_archives
 from wgan_sweep.sweeps.from_python import compose_config, sweep_runs, train_run
+from wgan_sweep.sweeps.launching import RequestedRun
 
 
 def _check_overrides(overrides: tuple[str, ...], name: str) -> None:
@@ -33,8 +38,9 @@ def compose(*overrides: str) -> Config:
 def train(config: Config, *, progress: bool = True) -> Run:
     """Do what is missing of a run, in this process: train it from its checkpoint, and score it.
 
-    A finished run is not trained again. An interrupt (Ctrl-C, or that of a notebook's cell) saves a checkpoint before
-    the KeyboardInterrupt. If another process trains the run, this one waits for it.
+    A finished run is not trained again, neither is one that is finished in its archive (key ``archive``), which has no
+    networks. An interrupt (Ctrl-C, or that of a notebook's cell) saves a checkpoint before the KeyboardInterrupt. If
+    another process trains the run, this one waits for it.
 
     Args:
         config: What `compose` returned, or a run's `config`; it may be changed before.
@@ -45,21 +51,22 @@ def train(config: Config, *, progress: bool = True) -> Run:
         RunFailedError: if the run failed or diverged. Its attribute `run` is the run, whose `record` tells how.
     """
     requested, outcome = train_run(config, shows_progress=progress)
-    run = Run(requested.directory.path, device=requested.config.device, config=requested.config)
+    (run,) = _runs([requested])
     if outcome.problem:
         raise RunFailedError(outcome.problem, run)
     if run.record.status != Status.DONE:
-        raise RunFailedError(f"run {requested.run_id} {summary(run.record)} (in {run.path})", run)
+        raise RunFailedError(f"run {requested.run_id} {summary(run.record)} (in {run.place})", run)
     return run
 
 
 def sweep(*overrides: str, progress: bool = True) -> list[Run]:
     """Do what is missing of a sweep, as ``wgan-sweep -m`` does, and return its runs in the order of their request.
 
-    Lists are swept over: ``sweep("loss=wgan_div", "div.k=1,2", "seed=0,1")``. Finished runs are not trained again. All
-    runs are checked before the first one starts. A run that fails or diverges does not stop the others: its
-    `record.status` says so. The table and the figure of the sweep are written to ``runs/.sweeps``. An interrupt saves a
-    checkpoint before the KeyboardInterrupt.
+    Lists are swept over: ``sweep("loss=wgan_div", "div.k=1,2", "seed=0,1")``. Finished runs are not trained again,
+    neither are those that are finished in their archive (key ``archive``), which have no networks. All runs are checked
+    before the first one starts. A run that fails or diverges does not stop the others: its `record.status` says so. The
+    table and the figure of the sweep are written to ``runs/.sweeps``. An interrupt saves a checkpoint before the
+    KeyboardInterrupt.
 
     Args:
         *overrides: ``group=option`` and ``key=value``, as on the command line, without ``-m``.
@@ -70,4 +77,16 @@ def sweep(*overrides: str, progress: bool = True) -> list[Run]:
     """
     _check_overrides(overrides, "sweep")
     requested = sweep_runs(overrides, shows_progress=progress)
-    return [Run(run.directory.path, device=run.config.device, config=run.config) for run in requested]
+    return _runs(requested)
+
+
+def _runs(requested: Sequence[RequestedRun]) -> list[Run]:
+    """Return requested runs as they are by now, in the folder of runs or else in their archives."""
+    archived = done_in_archives(requested)
+    lines = cache(partial(archived_lines, [run for run in requested if run.run_id in archived]))
+    return [
+        ArchivedRun(run.directory.path, archived[run.run_id], run.config, lines)
+        if run.run_id in archived
+        else Run(run.directory.path, device=run.config.device, config=run.config)
+        for run in requested
+    ]

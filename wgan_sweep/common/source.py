@@ -4,33 +4,52 @@ import hashlib
 import inspect
 import sys
 import sysconfig
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from wgan_sweep.errors import InputError
+from wgan_sweep.errors import InputError, one_line
 
 KNOWN_PACKAGES = frozenset({__name__.partition(".")[0], "torch", "torchvision"})
 """Packages whose versions a record holds. The source of other modules, except the standard library's, is digested."""
 
-_DIGESTS: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
+
+class _Loaded(NamedTuple):
+    """What was read of a module's file, and what the module was by then."""
+
+    digest: str
+    spec: ModuleSpec | None
+    """Another one after `importlib.reload`."""
+    content: list[object]
+    """Other values after ``%autoreload``, which may replace them one by one."""
+
+
+_LOADED: WeakKeyDictionary[ModuleType, _Loaded] = WeakKeyDictionary()
 """By module, as of the first time it is asked for: an edit after the import does not change the code in memory."""
+_OF_FUNCTIONS: WeakKeyDictionary[FunctionType, str] = WeakKeyDictionary()
+"""By function of a module without a file, as of the first time it is asked for."""
 
 
 def user_source(path: str, target: Any) -> str | None:
-    """Return the digest of the user's files that define a target; None if it is defined by known packages only.
+    """Return the digest of the user's source that defines a target; None if it is defined by known packages only.
+
+    The source of a module is its file. In a module without a file, such as that of a notebook, it is the function.
 
     Args:
         path: The dotted path by which the target is named, for example ``my_losses.mine``.
         target: The function, class or object itself.
 
     Raises:
-        InputError: if a user's file cannot be read.
+        InputError: if the source cannot be read.
     """
-    modules = {_module_named_by(path), *map(_module_of, _layers(target))}
-    digests = sorted({_digest(module) for module in modules if module is not None and not _is_known(module)})
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16] if digests else None
+    places = [(_module_named_by(path), target), *((_module_of(layer), layer) for layer in _layers(target))]
+    modules = {module for module, _ in places if module is not None and not _is_known(module)}
+    digests = {_digest_of_file(module) for module in modules if _file(module) is not None}
+    digests |= {_digest_of_function(item, module) for module, item in places if module in modules and not _file(module)}
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16] if digests else None
 
 
 def _layers(target: Any) -> list[Any]:
@@ -53,19 +72,28 @@ def _module_of(layer: Any) -> ModuleType | None:
     return sys.modules.get(str(name))
 
 
+def _file(module: ModuleType) -> str | None:
+    return getattr(module, "__file__", None)
+
+
 def _is_known(module: ModuleType) -> bool:
-    if module.__name__.partition(".")[0] in KNOWN_PACKAGES:
+    top = module.__name__.partition(".")[0]
+    if top in KNOWN_PACKAGES:
         return True
-    file = getattr(module, "__file__", None)
-    if file is None:  # built in
-        return True
+    file = _file(module)
+    if file is None:  # built in, or of a notebook
+        return top in sys.builtin_module_names or top in sys.stdlib_module_names
     standard = Path(sysconfig.get_paths()["stdlib"]).resolve()
     resolved = Path(file).resolve()
     return resolved.is_relative_to(standard) and "site-packages" not in resolved.parts
 
 
-def _digest(module: ModuleType) -> str:
-    if module not in _DIGESTS:
+def _digest_of_file(module: ModuleType) -> str:
+    spec: ModuleSpec | None = getattr(module, "__spec__", None)
+    # Nothing loads the main module again. Its values change while it runs.
+    content = [] if module is sys.modules.get("__main__") else list(_content(module))
+    loaded = _LOADED.get(module)
+    if loaded is None or loaded.spec is not spec or loaded.content != content:
         try:
             source = Path(str(module.__file__)).read_bytes()
         except OSError as error:
@@ -73,5 +101,55 @@ def _digest(module: ModuleType) -> str:
                 f"the source of module {module.__name__} cannot be read ({error}), and it is part of a run's identity: "
                 "give a module that is a file"
             ) from error
-        _DIGESTS[module] = hashlib.sha256(source).hexdigest()
-    return _DIGESTS[module]
+        loaded = _LOADED[module] = _Loaded(hashlib.sha256(source).hexdigest(), spec, content)
+    return loaded.digest
+
+
+def _content(owner: ModuleType | type) -> Iterator[object]:
+    """Yield the code and the constants of a module and its classes. What is computed later is left out."""
+    for name, value in list(vars(owner).items()):
+        if inspect.isclass(value) and f"{value.__module__}.{value.__qualname__}" == f"{_full_name(owner)}.{name}":
+            yield from _content(value)
+        elif isinstance(value, bool | int | float | complex | str | bytes) and not name.startswith("__"):
+            yield name, value
+        elif isinstance(value, tuple | list | dict | set | frozenset) and not name.startswith("__"):
+            yield name, id(value)
+        for function in _functions(value):
+            yield function.__code__, id(function.__defaults__), id(function.__kwdefaults__)
+
+
+def _full_name(owner: ModuleType | type) -> str:
+    return owner.__name__ if isinstance(owner, ModuleType) else f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _functions(value: object) -> list[FunctionType]:
+    """Return the functions of which a value of a module or class consists."""
+    if isinstance(value, property):
+        parts: list[object] = [value.fget, value.fset, value.fdel]
+    else:
+        parts = [value.__func__ if isinstance(value, staticmethod | classmethod) else value]
+    found = [part for part in parts if isinstance(part, FunctionType)]
+    return [*found, *(wrapped for part in found if isinstance(wrapped := inspect.unwrap(part), FunctionType))]
+
+
+def _digest_of_function(definition: Any, module: ModuleType) -> str:
+    """Return the digest of the source of a function whose module is no file, such as that of a notebook's cell."""
+    if not isinstance(definition, FunctionType):
+        raise _without_source(definition, module, "only the source of a function can be read from there")
+    if definition not in _OF_FUNCTIONS:
+        if values := definition.__code__.co_freevars:
+            raise _without_source(definition, module, f"it uses {', '.join(values)} of the function around it")
+        try:
+            source = inspect.getsource(definition.__code__)  # of the function itself, not of one that it wraps
+        except (OSError, TypeError, IndentationError, SyntaxError) as error:
+            raise _without_source(definition, module, one_line(error)) from error
+        _OF_FUNCTIONS[definition] = hashlib.sha256(source.encode()).hexdigest()
+    return _OF_FUNCTIONS[definition]
+
+
+def _without_source(definition: Any, module: ModuleType, reason: str) -> InputError:
+    name = getattr(definition, "__qualname__", type(definition).__qualname__)
+    return InputError(
+        f"the source of {name} cannot be read, and it is part of a run's identity: the module {module.__name__} is no "
+        f"file ({reason}); put it into a module that is a file"
+    )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wgan_sweep.common.ranges import NonEmpty, Range
 from wgan_sweep.data.pictures import MODES, PictureReader, as_array, pictures_in
-from wgan_sweep.data.store import MAX_SIZE, ImageSet, cached_images, crop_and_resize
+from wgan_sweep.data.store import MAX_SIZE, ImageSet, cached_images, crop_and_resize, file_state
 from wgan_sweep.errors import InputError
 
 log = logging.getLogger("wgan_sweep")
@@ -46,7 +46,7 @@ class ImageFolder:
         if not folder.is_dir():
             raise InputError(f"data.path={folder} is not a folder: set data.path to a folder of pictures")
         files = pictures_in(folder)
-        listing = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        listing = [(str(file.relative_to(folder)), *file_state(file.stat())) for file in files]
         key = ("folder", str(folder.resolve()), self.size, self.channels, listing)
         reader = PictureReader(self.channels)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -127,6 +128,11 @@ def cached_digest(key: object, load: Callable[[], ImageSet]) -> str:
     return digest
 
 
+def file_state(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes with a file's content: size, inode and times of change, not all of which a copy can keep."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 def file_key(file: Path, *parameters: object) -> tuple[object, ...]:
     """Return a key of what is read from a file: its path, size, inode and times of change, and the parameters.
 
@@ -134,8 +140,7 @@ def file_key(file: Path, *parameters: object) -> tuple[object, ...]:
         file: The file.
         *parameters: What else the content that is read depends on.
     """
-    status = file.stat()
-    return str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, parameters
+    return str(file.resolve()), *file_state(file.stat()), parameters
 
 
 def _name(key: str) -> str:

@@ -1,5 +1,7 @@
 """Data sets of torchvision, converted to cached arrays."""
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +15,26 @@ from PIL import Image
 from wgan_sweep.common.ranges import Range
 from wgan_sweep.common.source import user_source
 from wgan_sweep.data.pictures import MODES, as_array
-from wgan_sweep.data.store import MAX_SIZE, ImageSet, Prepare, cached_images
+from wgan_sweep.data.store import MAX_SIZE, ImageSet, Prepare, cached_images, file_state
 from wgan_sweep.errors import InputError
+
+LARGE_FOLDER = 10_000
+"""A folder of so many files is listed once per process while the folder itself does not change: it takes seconds."""
+_LARGE_FOLDERS: dict[tuple[Path, tuple[int, ...]], str] = {}
+"""Their states, by path and state of the folder itself."""
+
+
+class _FilesChangedError(Exception):
+    """Opening a data set has changed its files, as a download does.
+
+    Args:
+        dataset: The data set.
+        key: The key of its images as of now.
+    """
+
+    def __init__(self, dataset: Any, key: object) -> None:
+        super().__init__(dataset, key)
+        self.dataset, self.key = dataset, key
 
 
 @dataclass(frozen=True)
@@ -29,7 +49,8 @@ class Torchvision:
         splits: Options of the class for each split.
         downloads: Whether the class can download its files.
         root: The folder in which torchvision looks for the files.
-        files: The files that are needed; an error message names them if they are unavailable.
+        files: The files or folders that are needed; an error message names them if they are unavailable. The images
+            are read anew when one of them changes, or what was unpacked beside it under its name without the ending.
         size: Side of the prepared images, in pixels.
         prepare: Crops, pads or resizes a picture to that size.
         channels: 3 (colour) or 1 (grey).
@@ -57,7 +78,12 @@ class Torchvision:
         """
         self._check_split()
         root = Path(self.root).expanduser()
-        images = cached_images(self._key(root), lambda: self._open(root), self._images)
+        key = self._key(root)
+        try:
+            images = cached_images(key, lambda: self._open_unchanged(root, key), self._images)
+        except _FilesChangedError as changed:
+            opened = changed.dataset
+            images = cached_images(changed.key, lambda: opened, self._images)
         return images.with_flips(flip=self.flip)
 
     def labels(self) -> NDArray[np.int64]:
@@ -82,6 +108,7 @@ class Torchvision:
 
     def _key(self, root: Path) -> tuple[Any, ...]:
         functions = [_function_key(function) for function in (self.dataset, self.prepare)]
+        needed = [root / name for name in self.files]
         return (
             "torchvision",
             *functions,
@@ -89,7 +116,20 @@ class Torchvision:
             str(root.resolve()),
             self.size,
             self.channels,
+            [_state(path) for path in sorted({*needed, *(path.with_suffix("") for path in needed)})],
         )
+
+    def _open_unchanged(self, root: Path, key: object) -> Any:
+        """Return the opened data set.
+
+        Raises:
+            _FilesChangedError: if its images have another key by now.
+            InputError: as `load`.
+        """
+        dataset = self._open(root)
+        if (new_key := self._key(root)) != key:
+            raise _FilesChangedError(dataset, new_key)
+        return dataset
 
     def _open(self, root: Path) -> Any:
         attempts = [{}, {"download": True}] if self.downloads else [{}]
@@ -116,3 +156,28 @@ def _function_key(function: Callable[..., Any]) -> tuple[str, ...]:
     called, options = (function.func, function.keywords) if isinstance(function, partial) else (function, {})
     source = user_source(f"{called.__module__}.{called.__qualname__}", called)
     return called.__qualname__, repr(sorted(options.items())), *([source] if source else [])
+
+
+def _state(path: Path) -> object:
+    """Return what changes with the content of a file, or of the files in a folder; nothing if it is missing."""
+    state = _state_of_entry(path)
+    try:
+        return _LARGE_FOLDERS.get((path, state)) or _state_of_folder(path, state) if path.is_dir() else state
+    except OSError:  # it cannot be listed
+        return state
+
+
+def _state_of_folder(folder: Path, state: tuple[int, ...]) -> str:
+    with os.scandir(folder) as entries:
+        listing = sorted((entry.name, _state_of_entry(entry)) for entry in entries)
+    digest = hashlib.sha256(repr(listing).encode()).hexdigest()
+    if len(listing) >= LARGE_FOLDER:
+        _LARGE_FOLDERS[folder, state] = digest
+    return digest
+
+
+def _state_of_entry(file: "Path | os.DirEntry[str]") -> tuple[int, ...]:
+    try:
+        return file_state(file.stat())
+    except OSError:  # it is missing, or a link to nothing
+        return ()

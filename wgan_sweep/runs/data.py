@@ -1,15 +1,16 @@
 """The real data that a config names: loaded once per process, identified by content."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wgan_sweep.common.source import user_source
 from wgan_sweep.config import objects
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
@@ -43,7 +44,7 @@ def content_digest(node: Mapping[str, Any]) -> str | None:
         InputError: if the images cannot be read.
     """
     fingerprint = _fingerprint(node)
-    return fingerprint or getattr(_load(_as_text(node), None), "digest", None)
+    return fingerprint or getattr(_load(_named(node), None), "digest", None)
 
 
 def load_data(node: Mapping[str, Any]) -> RealData:
@@ -52,7 +53,7 @@ def load_data(node: Mapping[str, Any]) -> RealData:
     Raises:
         InputError: if the data cannot be read.
     """
-    return _load(_as_text(node), _fingerprint(node))
+    return _load(_named(node), _fingerprint(node))
 
 
 def load_split(config: Config, split: str | None = None) -> RealData:
@@ -79,19 +80,39 @@ def trained_split(config: Config) -> str:
 
 def _fingerprint(node: Mapping[str, Any]) -> str | None:
     """Return the digest that a data option gives of its files as they are now; None if it gives none."""
-    option = _option(_as_text(node))
+    option = _option(_named(node))
     return cast("str", option.fingerprint()) if hasattr(option, "fingerprint") else None
 
 
-def _as_text(node: Mapping[str, Any]) -> str:
-    return json.dumps(node, sort_keys=True)
+class _Named(NamedTuple):
+    """A node, and the source of what it names: a module may be edited and loaded again."""
+
+    node: str
+    """The node as JSON."""
+    sources: tuple[str | None, ...]
+    """The digests of the user's source that defines its targets."""
+
+
+def _named(node: Mapping[str, Any]) -> _Named:
+    return _Named(json.dumps(node, sort_keys=True), tuple(_sources(node, "data")))
+
+
+def _sources(node: Any, key: str) -> Iterator[str | None]:
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _sources(item, f"{key}[{index}]")
+    if isinstance(node, Mapping):
+        if node.get("_target_") is not None:
+            yield user_source(str(node["_target_"]), objects.target_of(node, key))
+        for name, value in node.items():
+            yield from _sources(value, f"{key}.{name}")
 
 
 @lru_cache(maxsize=16)
-def _option(node: str) -> Any:
-    return objects.make(json.loads(node), "data")
+def _option(named: _Named) -> Any:
+    return objects.make(json.loads(named.node), "data")
 
 
 @lru_cache(maxsize=2)
-def _load(node: str, fingerprint: str | None) -> RealData:  # noqa: ARG001 (data whose content changed is loaded again)
-    return cast("RealData", _option(node).load())
+def _load(named: _Named, fingerprint: str | None) -> RealData:  # noqa: ARG001 (data whose content changed is loaded again)
+    return cast("RealData", _option(named).load())

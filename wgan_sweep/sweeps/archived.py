@@ -65,6 +65,20 @@ def is_done_in_archive(run: RequestedRun, archived: Record | None) -> bool:
     return is_finished(archived, run.config) and not is_finished(run.directory.read_record(), run.config)
 
 
+def done_in_archives(requested: Sequence[RequestedRun]) -> dict[str, Record]:
+    """Return the records of those requested runs that are done in their archives, by run id.
+
+    Raises:
+        InputError: as `archived_records` and `is_done_in_archive`.
+    """
+    archived = archived_records(requested)
+    return {
+        run.run_id: archived[run.run_id]
+        for run in requested
+        if run.run_id in archived and is_done_in_archive(run, archived[run.run_id])
+    }
+
+
 def archived_lines(requested: Sequence[RequestedRun]) -> dict[str, list[dict[str, float]]]:
     """Return the lines of measurements of requested runs that are in the archives that their configs name, by run id.
 

@@ -3,16 +3,18 @@
 Hydra does not read the file itself. It could name callbacks and log handlers, whose code Hydra would run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from wgan_sweep.common.ranges import shown
 from wgan_sweep.config import catalogue, folders, schema
-from wgan_sweep.config.keys import KEYS, leaves, overridden_key
+from wgan_sweep.config.keys import KEYS, Role, leaves, overridden_key, role_of
 from wgan_sweep.config.refusals import BAD_INPUT, explain
 from wgan_sweep.config.targets import check_untrusted
 from wgan_sweep.errors import InputError
@@ -30,8 +32,8 @@ def expand(arguments: Sequence[str]) -> list[str]:
         arguments: The command line, without the program.
 
     Raises:
-        InputError: if the run's config cannot be read, or names code that the command line does not name, by itself or
-            by the folder of its module.
+        InputError: if the run's config cannot be read, if it names code that the command line does not name, by itself
+            or by the folder of its module, or if no overrides lead to it.
     """
     others = list(arguments)
     path = take(others, PATH_FLAGS)
@@ -40,7 +42,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
     name = take(others, NAME_FLAGS)
     if name not in (None, "config", "config.yaml"):
         raise InputError(f"--config-name={name} with a run's directory: its config is named config; leave it out")
-    given = [argument for argument in others if not argument.startswith("-") and "=" in argument]
+    given = [text for text in others if text.startswith("~") or ("=" in text and not text.startswith("-"))]
     flags = [argument for argument in others if argument not in given]
     return [*flags, *_overrides(Path(path), given), *given]
 
@@ -55,18 +57,21 @@ def _overrides(directory: Path, given: Sequence[str]) -> list[str]:
     # Without the experiment, which would ask for its other runs, too; its values are among those below.
     options = {key.name: config.choices[key.name] for key in KEYS if key.name in config.choices}
     groups = {group: f"{group}={name}" for group, name in options.items() if group not in NOT_OF_THE_RUN}
-    wanted = {key: value for key, value in leaves(asdict(config)) if key.partition(".")[0] not in NOT_OF_THE_RUN}
-    values: dict[str, str] = {}
-    # A key may refer to another one: those that do not are set first.
-    for skips_references in (True, False):
-        composed = _compose([*groups.values(), *values.values()])
-        own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "defaults"])
-        resolved = dict(leaves(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=not skips_references))))
-        for key, value in wanted.items():
-            if resolved.get(key, _MISSING) != value and not (skips_references and _is_reference(composed, key)):
-                values[key] = f"++{key}={_literal(value)}"
-    kept = {key: override for key, override in values.items() if not chosen & {key, key.partition(".")[0]}}
-    return [override for key, override in {**groups, **kept}.items() if key not in chosen]
+    wanted = {name: node for name, node in asdict(config).items() if name not in NOT_OF_THE_RUN}
+    changes, left = _changes([*groups.values()], wanted, deletes=True)
+    for key, change in left.items():
+        if role_of(key) is Role.SCIENCE and not _is_chosen(key, chosen):
+            raise InputError(
+                f"no overrides lead to the config of {directory}: {key} would be {_shown(change.composed)} instead of "
+                f"{_shown(change.wanted)}; give the overrides of its record.json"
+            )
+    kept = {key: change for key, change in changes.items() if not _is_chosen(key, chosen)}
+    return [override for group, override in groups.items() if group not in chosen] + _as_overrides(kept)
+
+
+def _is_chosen(key: str, chosen: Collection[str]) -> bool:
+    """Return whether one of the keys that the command line gives is a key, or is above or below it."""
+    return any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in chosen)
 
 
 def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -80,19 +85,20 @@ def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     Raises:
         InputError: if the config refers to other values, or names options that do not exist.
     """
-    wanted = {key: value for key, value in leaves(config) if key.partition(".")[0] not in (*NOT_OF_THE_RUN, "runs")}
-    if references := [key for key, value in wanted.items() if "${" in str(value)]:
+    wanted = {name: node for name, node in config.items() if name not in (*NOT_OF_THE_RUN, "runs")}
+    if references := [key for key, value in leaves(wanted) if "${" in str(value)]:
         raise InputError(f"{references[0]} is an interpolation, which is not resolved here")
     choices: Mapping[str, str] = config.get("choices", {})
     groups = [f"{group}={name}" for group, name in choices.items()]
     try:
-        differing = _differing(groups, wanted)
+        changes, _ = _changes(groups, wanted)
         standard = _compose([], return_hydra_config=True).hydra.runtime.choices
-        defaults = _resolved(_compose(groups))
+        defaults = dict(leaves(_values(_compose(groups))))
     except BAD_INPUT as error:
         raise InputError(explain(error)) from error
     options = [(group, name, standard.get(group)) for group, name in choices.items() if name != standard.get(group)]
-    return options + [(key, value, defaults.get(key)) for key, value in differing.items()]
+    values = {key: change.wanted for key, change in changes.items() if change.wanted != defaults.get(key, _MISSING)}
+    return options + [(key, value, defaults.get(key)) for key, value in values.items()]
 
 
 def config_of_recipe(name: str) -> dict[str, Any] | None:
@@ -110,27 +116,72 @@ def config_of_recipe(name: str) -> dict[str, Any] | None:
         return None
 
 
-def _differing(groups: Sequence[str], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values, by dotted key, in which a config differs from what is composed of its options.
+_MISSING = object()
+"""Stands for the value of a key that does not exist."""
+
+
+class _Change(NamedTuple):
+    """A key whose value in a run's config is not the one that was composed."""
+
+    composed: Any
+    wanted: Any
+
+
+def _changes(
+    groups: Sequence[str], wanted: Mapping[str, Any], *, deletes: bool = False
+) -> tuple[dict[str, _Change], dict[str, _Change]]:
+    """Return the changes that make a config of what is composed of its options, by dotted key; and what they leave.
 
     Args:
         groups: The options, as overrides.
-        wanted: The values of the config.
+        wanted: The config.
+        deletes: Whether keys are deleted that the options have and the config lacks.
     """
-    values: dict[str, Any] = {}
-    # A key may refer to another one: those that do not are set first.
-    for skips_references in (True, False):
-        composed = _compose([*groups, *(f"++{key}={_literal(value)}" for key, value in values.items())])
-        resolved = _resolved(composed, resolve=not skips_references)
-        values |= {
-            key: value
-            for key, value in wanted.items()
-            if resolved.get(key, _MISSING) != value and not (skips_references and _is_reference(composed, key))
-        }
-    return values
+    changes: dict[str, _Change] = {}
+    left: dict[str, _Change] = {}
+    # A key may refer to another one: those that do not are set first. To set a value below one that does replaces all
+    # values there: the others are set after it.
+    for resolves in (False, True, True, True):
+        composed = _compose([*groups, *_as_overrides(changes)])
+        found = _differing(_values(composed, resolve=resolves), wanted)
+        left = {key: change for key, change in found if deletes or change.wanted is not _MISSING}
+        if resolves and not left:
+            break
+        for key, change in left.items():
+            place = key.rpartition(".")[0] if change.wanted is _MISSING else key
+            if resolves or not _is_reference(composed, place):
+                changes[key] = change
+    return changes, left
 
 
-_MISSING = object()
+def _differing(
+    composed: Mapping[str, Any], wanted: Mapping[str, Any], above: str = ""
+) -> Iterator[tuple[str, _Change]]:
+    """Yield the keys in which two nodes differ. At the first level, only keys of the second one count."""
+    for name in dict.fromkeys([*wanted, *(composed if above else ())]):
+        key = f"{above}{name}"
+        change = _Change(composed.get(name, _MISSING), wanted.get(name, _MISSING))
+        if isinstance(change.wanted, Mapping) and (change.wanted or isinstance(change.composed, Mapping)):
+            below = change.composed if isinstance(change.composed, Mapping) else {}
+            yield from _differing(below, change.wanted, f"{key}.")
+        elif change.composed != change.wanted:
+            yield key, change
+
+
+def _as_overrides(changes: Mapping[str, _Change]) -> list[str]:
+    """Return the overrides that make changes."""
+    overrides: list[str] = []
+    for key, change in changes.items():
+        if change.wanted is not _MISSING:
+            overrides.append(f"++{key}={_literal(change.wanted)}")
+        else:  # Hydra deletes no key that is null, and none whose reference leads nowhere
+            is_plain = change.composed is not None and "${" not in str(change.composed)
+            overrides += [f"~{key}"] if is_plain else [f"++{key}=0", f"~{key}"]
+    return overrides
+
+
+def _shown(value: Any) -> str:
+    return "left out" if value is _MISSING else shown(value)
 
 
 def _compose(overrides: list[str], *, return_hydra_config: bool = False) -> DictConfig:
@@ -138,10 +189,10 @@ def _compose(overrides: list[str], *, return_hydra_config: bool = False) -> Dict
         return compose("config", overrides, return_hydra_config=return_hydra_config)
 
 
-def _resolved(composed: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
-    """Return the values of a composed config by dotted key, with or without replacing what they refer to."""
+def _values(composed: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """Return a composed config as plain dictionaries, with or without replacing what its values refer to."""
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "defaults"])
-    return dict(leaves(cast("dict[str, Any]", OmegaConf.to_container(own, resolve=resolve))))
+    return cast("dict[str, Any]", OmegaConf.to_container(own, resolve=resolve))
 
 
 def _is_reference(composed: DictConfig, key: str) -> bool:
@@ -163,7 +214,7 @@ def _literal(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_literal, value)) + "]"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if value else "''"
+        return QuotedString(value, Quote.double).with_quotes()
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else repr(value)

@@ -36,7 +36,6 @@ from wgan_sweep.sweeps import hydra_launcher
 from wgan_sweep.sweeps.compose import task_overrides
 from wgan_sweep.sweeps.launching import Outcome, RequestedRun
 from wgan_sweep.sweeps.local import Local
-from wgan_sweep.sweeps.plan import Action, Planner
 from wgan_sweep.sweeps.results import publish_results
 from wgan_sweep.sweeps.state import CommandState, separate_state
 
@@ -134,7 +133,7 @@ def compose_config(overrides: Sequence[str]) -> Config:
 
 
 def train_run(config: Config, *, shows_progress: bool) -> tuple[RequestedRun, Outcome]:
-    """Do what is missing of a run, in this process.
+    """Do what is missing of a run, in this process; nothing if it is finished in its archive.
 
     Raises:
         InputError: if it cannot work; nothing is written.
@@ -146,10 +145,7 @@ def train_run(config: Config, *, shows_progress: bool) -> tuple[RequestedRun, Ou
         schema.check_ranges(config)
         requested = RequestedRun(copy.deepcopy(config), (), "", None)
         pruning.check_is_in_sweep(config)
-        planned = Planner()(requested)
-        if planned.action is Action.REFUSE:
-            raise InputError(planned.reason)
-        (outcome,) = Local()([requested], state.display, state.should_stop)
+        outcome = hydra_launcher.launch_single_run(requested, Local())
         if state.should_stop():
             raise KeyboardInterrupt
         return requested, outcome

@@ -77,8 +77,12 @@ def objective_value(outcome: "Outcome") -> float | None:
     return record.best[metric] if metric else None
 
 
-def launch_single_run(requested: "RequestedRun") -> "Outcome":
-    """Check a run that is not part of a sweep, and launch it.
+def launch_single_run(requested: "RequestedRun", launcher: "Launcher | None" = None) -> "Outcome":
+    """Check a run that is not part of a sweep, and launch it unless it is finished in its archive.
+
+    Args:
+        requested: The run.
+        launcher: The launcher; by default, that of the run's config.
 
     Raises:
         InputError: if it cannot work.
@@ -86,7 +90,8 @@ def launch_single_run(requested: "RequestedRun") -> "Outcome":
     from wgan_sweep.sweeps.archived import archived_records, launch_missing
     from wgan_sweep.sweeps.plan import Action, Planner
 
-    launcher = cast("Launcher", objects.make(requested.config.launch, "launch"))
+    if launcher is None:
+        launcher = cast("Launcher", objects.make(requested.config.launch, "launch"))
     archived = archived_records([requested])
     planned = Planner(launcher.device)(requested, archived.get(requested.run_id))
     if planned.action is Action.REFUSE:
