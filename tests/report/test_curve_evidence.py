@@ -125,7 +125,8 @@ def p_sooner(first: Sequence[float] | Array, second: Sequence[float] | Array) ->
     def sign_test(block: int, count: int) -> float:
         number = int(greater + block // 4) // block
         p, following = (stats.binomtest(min(n, count), count, 0.5, "less").pvalue for n in (number, number + 1))
-        return float(p if greater % block == 0 else min(1.25 * p, following))
+        is_between = greater % block > 0 and number == greater // block
+        return float(min(1.25 * p, following) if is_between else p)
 
     signs = [sign_test(len(block), len(counted)) for block, counted in ((first, second), (second, first))]
     return max(float(stats.mannwhitneyu(first, second, alternative="less", method="exact").pvalue), *signs)
@@ -164,6 +165,12 @@ def test_small_numbers_of_pairs_are_no_more_probable_than_their_p_value(first: i
     error = np.sqrt(p / 200_000)
     assert found <= p + 3 * error
     assert found > p / 1.25 + 3 * error  # the factor is needed
+
+
+@pytest.mark.parametrize(("first", "second"), [(6, 6), (6, 9), (12, 7), (20, 20), (41, 8)])
+def test_the_p_value_rises_with_the_number_of_pairs(first: int, second: int) -> None:
+    """Intervals rely on it."""
+    assert np.all(np.diff(p_value(np.arange(first * second + 1), first, second)) >= 0)
 
 
 def test_five_runs_never_decide_which_is_sooner_and_six_do() -> None:

@@ -15,7 +15,7 @@ from wgan_sweep.report.inference.evidence import LEVEL, POWER, TRIALS, Array, Ev
 MAX_EXACT = 40
 """Runs of a side up to which the null distribution is exact; beyond, it is the normal one."""
 WITHIN_BLOCKS = 1.25
-"""Factor of the p-value of a sign test where U is not a whole number of blocks, see `p_value`."""
+"""Factor of the p-value of a sign test where U is between whole numbers of blocks, see `p_value`."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def p_value(u: NDArray[np.int_], first: int, second: int) -> Array:
     distributions with P(X < Y) = 1/2, U has its largest variance in this case (Birnbaum and Klose 1957).
 
     With less extreme spreads, U is only near such a multiple. The p-value of a block is therefore also used for the
-    last quarter of the block before it, and within a block, it is `WITHIN_BLOCKS` times as large. Both were chosen by
-    simulation, with 6 to 20 values per sample and spreads from 1:1 to 1:1000: without the factor, the probability of
+    last quarter of the block before it, and before that quarter, it is `WITHIN_BLOCKS` times as large. Both were chosen
+    by simulation, with 6 to 20 values per sample and spreads from 1:1 to 1:1000: without the factor, the probability of
     so small a U is up to 1.21 times the p-value.
 
     Args:
@@ -96,7 +96,8 @@ def p_value(u: NDArray[np.int_], first: int, second: int) -> Array:
 def _block_p_value(u: NDArray[np.int_], count: int, block: int) -> Array:
     number = (u + block // 4) // block
     exact, following = (stats.binom.cdf(number + ahead, count, 0.5) for ahead in (0, 1))
-    return np.asarray(np.where(u % block == 0, exact, np.minimum(WITHIN_BLOCKS * exact, following)))
+    is_within = (u % block > 0) & (number == u // block)
+    return np.asarray(np.where(is_within, np.minimum(WITHIN_BLOCKS * exact, following), exact))
 
 
 @cache
