@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shlex
 from collections import defaultdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import ModuleType
 import pytest
 from scipy import stats
 
+from wgan_sweep.commands import report
 from wgan_sweep.report.decisions import read_decisions
 from wgan_sweep.runs.archive import SUFFIX, unpack
 from wgan_sweep.runs.record import Status
@@ -137,6 +139,23 @@ def test_the_verdicts_of_the_readme_are_those_of_the_archives(tmp_path: Path) ->
             for name, weight in COLUMNS
         ]
         assert f"| {row} | {' | '.join(verdict for (verdict,) in found)} |" in readme
+
+
+@pytest.mark.parametrize("name", ["points_kp", "points_rx_weight", "ring_rx", "ring_weights", "ranks"])
+def test_the_seeds_that_undecided_claims_would_take_are_those_of_the_report(name: str, tmp_path: Path) -> None:
+    claims = ["--claims", str(EVIDENCE / f"{name}.yaml"), "--format", "json", "-o", str(tmp_path / "claims.json")]
+    report.main([str(EVIDENCE / f"{name}{SUFFIX}"), *claims])
+    undecided = [
+        entry for entry in json.loads((tmp_path / "claims.json").read_text()) if entry["verdict"] == "undecided"
+    ]
+    found = [
+        (entry["claim"], f"about {max(entry['seeds_to_decide'], entry['seeds'] + 1)}")
+        if entry["seeds_to_decide"]
+        else (entry["claim"], "over 1000")
+        for entry in undecided
+    ]
+    shown = re.findall(rf"^\| ([^|]+) \| `evidence/{name}`[^|]* \| ([^|]+) \|$", PAGE, re.MULTILINE)
+    assert shown == found
 
 
 @pytest.mark.slow  # a minute for each, since each look is tested again
