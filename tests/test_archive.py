@@ -147,6 +147,17 @@ def test_an_archive_of_places_of_which_one_is_missing_is_refused(folder: Path, t
     assert not (tmp_path / "all.jsonl.gz").exists()
 
 
+def test_an_archive_that_cannot_be_unpacked_is_refused_in_one_line(archive: Path, tmp_path: Path) -> None:
+    """As on a full disk. Here a file is in the way of each run."""
+    (tmp_path / "there").mkdir()
+    for item in read_archive(archive):
+        (tmp_path / "there" / item.record.run_id).write_text("")
+    with pytest.raises(
+        InputError, match=r"cannot be unpacked into .* \(.*File exists.*\): free space there, or choose"
+    ):
+        archives.unpack(archive, tmp_path / "there")
+
+
 @pytest.mark.parametrize("words", [["rm", "status=done", "--yes"], ["clean", "--yes"], ["cancel", "seed=0", "--yes"]])
 def test_an_archive_is_not_changed_in_place(words: list[str], archive: Path) -> None:
     before = archive.read_bytes()

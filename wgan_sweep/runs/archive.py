@@ -336,13 +336,19 @@ def unpack(path: Path, folder: Path, wanted: Callable[[Record], bool] = lambda _
         wanted: Returns whether a run is wanted, by its record; by default, all are.
 
     Raises:
-        InputError: as `read_archive`.
+        InputError: as `read_archive`, or if a file cannot be written.
     """
     records = []
     for item in read_content(path):
-        if isinstance(item, ArchivedDecision):
-            item.write(folder)
-        elif wanted(item.record):
-            item.write(RunDir(folder / item.record.run_id))
-            records.append(item.record)
+        try:
+            if isinstance(item, ArchivedDecision):
+                item.write(folder)
+            elif wanted(item.record):
+                item.write(RunDir(folder / item.record.run_id))
+                records.append(item.record)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be unpacked into {folder} ({one_line(error)}): free space there, or choose another "
+                "folder for temporary files by TMPDIR"
+            ) from error
     return records
