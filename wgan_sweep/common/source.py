@@ -18,13 +18,13 @@ KNOWN_PACKAGES = frozenset({__name__.partition(".")[0], "torch", "torchvision"})
 
 
 class _Loaded(NamedTuple):
-    """What was read of a module's file, and what the module was by then."""
+    """The digest of a module's file, with what shows whether the module has been loaded again since it was read."""
 
     digest: str
     spec: ModuleSpec | None
-    """Another one after `importlib.reload`."""
+    """The module's spec: `importlib.reload` makes another one."""
     content: list[object]
-    """Other values after ``%autoreload``, which may replace them one by one."""
+    """The module's code and constants: ``%autoreload`` of IPython keeps the spec and replaces these."""
 
 
 _LOADED: WeakKeyDictionary[ModuleType, _Loaded] = WeakKeyDictionary()

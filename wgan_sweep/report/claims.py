@@ -15,7 +15,7 @@ from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.inference.evidence import LEVEL, MAX_SEEDS, POWER, Evidence, holm, with_interval
 from wgan_sweep.report.text import finite, markdown
 from wgan_sweep.runs.coordinates import SCORING_AXES, coordinates
-from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, Record, Status
+from wgan_sweep.runs.record import Record, Status, worst_value
 
 __all__ = [
     "PAPER",
@@ -92,13 +92,12 @@ def _is_shared(axis: str) -> bool:
 def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[Setting]:
     """Return the settings of runs: sets of runs that can be compared by a metric."""
     settings: dict[Coordinates, dict[Coordinates, dict[Any, Record]]] = {}
-    lost = [
-        LostRun(coordinates(record), record) for record in records if record.status in (Status.DIVERGED, Status.FAILED)
-    ]
-    unscored = [LostRun(_without_scoring(record), record) for record in records if _is_unscored(record, metric)]
+    done = [record for record in records if record.status == Status.DONE]
+    lost = [LostRun(coordinates(record), record) for record in records if record.is_lost]
+    unscored = [LostRun(_without_scoring(record), record) for record in done if not _has_value(record, metric)]
     pruned = [record for record in records if record.status == Status.PRUNED]
-    for record in records:
-        if record.status != Status.DONE or not math.isfinite(record.scores.get(metric, math.nan)):
+    for record in done:
+        if not _has_value(record, metric):
             continue
         values = coordinates(record)
         shared = tuple((axis, value) for axis, value in values.items() if _is_shared(axis))
@@ -133,8 +132,8 @@ def settings_of(records: Sequence[Record], metric: str, curves: Curves) -> list[
     ]
 
 
-def _is_unscored(record: Record, metric: str) -> bool:
-    return record.status == Status.DONE and not math.isfinite(record.scores.get(metric, math.nan))
+def _has_value(record: Record, metric: str) -> bool:
+    return math.isfinite(record.scores.get(metric, math.nan))
 
 
 def _without_scoring(record: Record) -> dict[str, str]:
@@ -160,7 +159,8 @@ def _pruned(pruned: Sequence[Record], shared: Coordinates, metric: str, finished
     cells: dict[Coordinates, list[Record]] = {}
     for record in pruned:
         known = [*finished, *(value for name, value in record.scores.items() if name == metric)]
-        worst = max(known) if metric in LOWER_IS_BETTER else min(known) if metric in HIGHER_IS_BETTER else math.nan
+        limit = worst_value(metric)
+        worst = math.nan if limit is None else max(known) if limit > 0 else min(known)
         measured = {axis: value for axis, value in shared if axis in SCORING_AXES}
         cell = tuple({**coordinates(record), **measured}.items())
         cells.setdefault(cell, []).append(replace(record, scores={**record.scores, metric: worst}))

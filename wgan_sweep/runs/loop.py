@@ -86,9 +86,9 @@ class RunLoop:
             trainer, trains = self._trainer, stored["step"] < config.train.steps
             if trains and not trainer.has_streams_of(stored):
                 raise InputError(
-                    f"device={config.device}: the run is at step {stored['step']}, trained on another kind of device "
-                    f"than {trainer.device.type}, whose random numbers do not continue here: continue it there, or "
-                    "choose another folder (runs=...) to train it from the start"
+                    f"device={config.device}: the run is at step {stored['step']}, trained on another kind of device, "
+                    f"and its random numbers cannot be continued on {trainer.device.type}: continue it on that kind of "
+                    "device, or train it from the start in another folder (runs=...)"
                 )
             trainer.load_state_dict(stored)
 
@@ -291,7 +291,7 @@ class RunLoop:
 
     def _scored_by(self, scorer: Scorer) -> dict[str, str]:
         also = {"also": "the generator without averaging"} if self._scores_live(scorer) else {}
-        # Both scorers may describe themselves alike, and measure other metrics.
+        # Both scorers may have the same description and measure different metrics.
         when = {} if scorer is self._scorer else {"when": "during training"}
         return {**scorer.describe(), **when, **also}
 

@@ -59,7 +59,7 @@ CHOSEN_BY = "chosen_by_"
 
 
 def worst_value(metric: str) -> float | None:
-    """Return an infinite value that is worse than all; None if neither low nor high values are known to be good."""
+    """Return an infinite value that is worse than all others; None if it is not known which values are good."""
     return math.inf if metric in LOWER_IS_BETTER else -math.inf if metric in HIGHER_IS_BETTER else None
 
 
@@ -187,6 +187,11 @@ class Record:
         launch = self.config.get("launch")
         processes = launch.get("gpus_per_run", 1) if isinstance(launch, Mapping) and per_gpu else 1
         return self.seconds / 3600 * (processes if isinstance(processes, int) else 1)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the run ended without a result: it diverged or failed."""
+        return self.status in (Status.DIVERGED, Status.FAILED)
 
     @property
     def reason(self) -> str | None:

@@ -72,11 +72,7 @@ def done_in_archives(requested: Sequence[RequestedRun]) -> dict[str, Record]:
         InputError: as `archived_records` and `is_done_in_archive`.
     """
     archived = archived_records(requested)
-    return {
-        run.run_id: archived[run.run_id]
-        for run in requested
-        if run.run_id in archived and is_done_in_archive(run, archived[run.run_id])
-    }
+    return {run.run_id: archived[run.run_id] for run in requested if is_done_in_archive(run, archived.get(run.run_id))}
 
 
 def archived_lines(requested: Sequence[RequestedRun]) -> dict[str, list[dict[str, float]]]:

@@ -213,7 +213,7 @@ class UntilDecided:
         """What has happened, one line per event, for the next `new_lines`."""
 
     def _tests_at_other_looks(self, folder: Path, first: Sequence[RequestedRun]) -> list[str]:
-        """Return what to know of sweeps that tested these claims on these runs at other looks, one line each.
+        """Return a line about each earlier sweep that tested these claims on these runs at other looks.
 
         Args:
             folder: The folder of runs.
@@ -295,8 +295,7 @@ class UntilDecided:
 
     def _has_ended(self, run: RequestedRun, record: Record) -> bool:
         """Whether a run will not be trained (again): a failed run is tried once by each command."""
-        is_lost = record.status in (Status.FAILED, Status.DIVERGED)
-        return is_finished(record, run.config) or (is_lost and run.run_id in self._tried)
+        return is_finished(record, run.config) or (record.is_lost and run.run_id in self._tried)
 
     def _described(self, tracked: Tracked) -> str:
         verdict = tracked.judgement.verdict

@@ -547,7 +547,7 @@ class Trainer:
         }
 
     def has_streams_of(self, state: Mapping[str, Any]) -> bool:
-        """Return whether random numbers continue those of a state: not if it is from another kind of device."""
+        """Return whether the random streams of a state can be continued: not those of another kind of device."""
         return all(
             stream.get_state().numel() == state["streams"][purpose].numel() for purpose, stream in self._streams.items()
         )
@@ -555,7 +555,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume training from the state that `state_dict` returned.
 
-        Random numbers continue only if `has_streams_of` says so. Scores do not depend on them.
+        Random streams of another kind of device (see `has_streams_of`) are not loaded. Scores do not depend on them.
         """
         self.generator.load_state_dict(state["generator"])
         self.critic.load_state_dict(state["critic"])

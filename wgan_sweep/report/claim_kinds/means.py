@@ -27,7 +27,7 @@ class Lower:
     """Claims that every cell of one kind has a lower (or higher) mean than every cell of another kind.
 
     A lost run counts as worse than all others: a side's means are too good without its lost runs. If neither low nor
-    high values of the metric are known to be good, lost runs on either side forbid a verdict.
+    high values of the metric are known to be good, there is no verdict with lost runs on either side.
     """
 
     claim: str
@@ -125,8 +125,8 @@ class SpreadsLess:
 class Equal:
     """Claims that the means of all selected cells differ by less than a margin.
 
-    Lost runs forbid to support it. They do not forbid to contradict it: a cell with a lost run, which counts as worse
-    than all others, is not equal to one without.
+    It is not supported if there are lost runs. It may be contradicted: a lost run counts as worse than all others, so
+    its cell does not equal a cell without one.
     """
 
     claim: str

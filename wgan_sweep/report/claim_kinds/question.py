@@ -116,9 +116,10 @@ def lost_runs(
 ) -> list[LostRun]:
     """Return the lost runs of one side of a comparison.
 
-    A run that failed at another learning rate than all compared ones, of both sides, says nothing about them and is
-    left out. So are those that differ on another axis on which all compared cells agree. A single cell shows no such
-    axis. Nor does an axis that one side lacks: the runs of one cell that failed altogether count.
+    A lost run is left out if all compared cells, of both sides, have the same value on some axis, and the run has
+    another one: a run that failed at another learning rate says nothing about them. An axis that only one side has
+    does not count, and neither does any axis of a single compared cell. So the runs of a cell that failed altogether
+    are kept.
 
     Args:
         lost: The lost runs.

@@ -16,7 +16,7 @@ class Event:
     """Something that happens to a run: it is lost, or a metric value lies beyond a bound."""
 
     text: str
-    """``lost``, ``diverged``, ``failed``, or a bound. Lost runs are beyond a bound that only bad values pass."""
+    """``lost``, ``diverged``, ``failed``, or a bound, such as ``fid > 200``."""
 
     def __post_init__(self) -> None:
         """Refuse any other text."""
@@ -31,12 +31,12 @@ class Event:
     def happened_to(self, record: Record) -> bool | None:
         """Whether the event happened to a run that ended; None if that is not known.
 
-        A lost run counts as worse than all others, if low or high values of the metric are known to be good.
+        A lost run counts as worse than all others: it is above a bound if low values of the metric are good, and below
+        it if high ones are. If neither is known, its event is not known.
         """
-        is_lost = _is_lost(record)
         if self.bound is None:
-            return is_lost and self.text in ("lost", record.status)
-        value = worst_value(self.bound.metric) if is_lost else record.scores.get(self.bound.metric)
+            return record.is_lost and self.text in ("lost", record.status)
+        value = worst_value(self.bound.metric) if record.is_lost else record.scores.get(self.bound.metric)
         return None if value is None or math.isnan(value) else self.bound.holds(value)
 
 
@@ -44,8 +44,8 @@ class Event:
 class Rarer:
     """Claims that an event is rarer among runs of one kind than among runs of another kind.
 
-    The runs of all cells of a side count together. Runs of which it is not known whether it happened to them forbid a
-    verdict.
+    The runs of all cells of a side count together. If it is not known of a run whether the event happened to it, there
+    is no verdict.
     """
 
     claim: str
@@ -72,7 +72,7 @@ class Rarer:
         own, rivals = (_by_seed(side) for side in known)
         unknown = [len(side) - len(shown) for side, shown in zip(sides, known, strict=True)]
         return Question(
-            [record.run_id for side in known for record, _ in side if not _is_lost(record)],
+            [record.run_id for side in known for record, _ in side if not record.is_lost],
             min(map(len, known)),
             lambda level: rates.rarer(own, rivals, level),
             lambda level: rates.seeds_for_rates(own, rivals, level),
@@ -89,10 +89,6 @@ class Rarer:
         ]
         runs += [(run.coordinates, run.record) for run in setting.without_value]
         return [(record, self.event.happened_to(record)) for values, record in runs if is_selected(values)]
-
-
-def _is_lost(record: Record) -> bool:
-    return record.status in (Status.DIVERGED, Status.FAILED)
 
 
 def _by_seed(outcomes: Sequence[tuple[Record, bool]]) -> list[rates.Counts]:
