@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts and stops a SLURM cluster of two nodes on this machine, for tests: `cluster.sh up`, `cluster.sh down`.
 # Needs Debian packages and root, but not systemd. `down` stops only processes that `up` started. If a cluster already
-# exists, it is used and left running.
+# exists, it is used and left running. A cluster that does not start is described and started once more.
 set -Eeuo pipefail
 
 STATE=${SLURM_TEST_STATE:-/tmp/wgan-sweep-slurm}
@@ -124,7 +124,7 @@ start_database() {
     CREATE DATABASE IF NOT EXISTS slurm_acct_db; GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';"
 }
 
-up() {
+up_once() {
   [ "$(id -u)" = 0 ] || skip "root is needed"
   if timeout 5 squeue > /dev/null 2>&1; then say "using the existing cluster"; return; fi
   mkdir -p "$STATE/log"
@@ -132,6 +132,7 @@ up() {
   configure
   start_munge
   start_database
+  for daemon in slurmdbd slurmctld slurmd-n1 slurmd-n2; do started "$STATE/$daemon.pid"; done
   slurmdbd
   until_true 60 test -s "$STATE/slurmdbd.pid"
   until_true 60 sacctmgr -n list cluster
@@ -143,7 +144,6 @@ up() {
   done
   for daemon in slurmdbd slurmctld slurmd-n1 slurmd-n2; do
     until_true 30 test -s "$STATE/$daemon.pid"
-    started "$STATE/$daemon.pid"
   done
   until_true 60 sh -c 'test "$(sinfo -h -N -p main -t idle -o %N | wc -l)" = 2'
   timeout 60 srun -Q -N 2 -n 2 -t 1 true  # the scheduler delays jobs for a while after it starts
@@ -162,8 +162,26 @@ down() {
   say "down"
 }
 
+describe() {  # what is known of a cluster that did not start
+  for command in "sinfo -N -l" "sinfo -R" "scontrol ping" "scontrol show nodes"; do
+    say "$command"; timeout 10 $command 2>&1 || true
+  done
+  for daemon in slurmdbd slurmctld slurmd-n1 slurmd-n2 mariadb; do
+    say "the end of $STATE/log/$daemon"; tail -n 30 "$STATE/log/$daemon" 2>&1 || true
+  done
+}
+
+up() {  # with one more try after a failure
+  local status=0
+  "$0" up-once || status=$?
+  case $status in 0|77) return $status ;; esac
+  describe; down
+  "$0" up-once
+}
+
 case ${1:-} in
   up) up ;;
+  up-once) up_once ;;
   down) down ;;
   *) echo "usage: $0 up|down" >&2; exit 2 ;;
 esac
