@@ -43,6 +43,7 @@ def command(name: str) -> list[str]:
     return [word for word in words[2:] if not word.startswith("runs=")]
 
 
+@pytest.mark.integration
 def test_the_page_is_what_the_archives_hold(build: ModuleType) -> None:
     assert sorted(name for _, name, _ in build.BLOCK.findall(PAGE)) == ARCHIVES
     assert build.built(PAGE) == PAGE
@@ -56,6 +57,20 @@ def test_the_decision_of_a_sweep_is_about_its_archived_runs(name: str, tmp_path:
     assert {record.run_id for record in records} == set(decision.runs)
     assert all(set(before.runs) < set(decision.runs) for _, before in earlier)  # the sweep was continued
     assert {record.status for record in records} == {Status.DONE}
+
+
+def test_an_unfinished_sweep_has_the_runs_that_the_page_names(tmp_path: Path) -> None:
+    """A sweep that is continued does not train them again."""
+    records = unpack(EVIDENCE / "unfinished" / f"estimate{SUFFIX}", tmp_path)
+    assert f"Of `evidence/estimate`, {len(records)} of the 16 runs are done" in " ".join(PAGE.split())
+    assert {(record.status, record.step) for record in records} == {(Status.DONE, 3000)}
+    assert {record.config["choices"]["loss"] for record in records} == {"wgan_gp"}
+    assert {record.config["seed"] for record in records} == {*range(100, 106)}
+    shortest, longest = (
+        round(seconds / 60) for seconds in sorted(record.seconds for record in records)[:: len(records) - 1]
+    )
+    assert f"({shortest} to {longest} minutes each" in " ".join(PAGE.split())
+    assert not read_decisions(tmp_path)
 
 
 def means_of(name: str, axis: str, folder: Path) -> dict[tuple[str, int], dict[str, float]]:
@@ -141,6 +156,7 @@ def test_the_verdicts_of_the_readme_are_those_of_the_archives(tmp_path: Path) ->
         assert f"| {row} | {' | '.join(verdict for (verdict,) in found)} |" in readme
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["points_kp", "points_rx_weight", "ring_rx", "ring_weights", "ranks"])
 def test_the_seeds_that_undecided_claims_would_take_are_those_of_the_report(name: str, tmp_path: Path) -> None:
     claims = ["--claims", str(EVIDENCE / f"{name}.yaml"), "--format", "json", "-o", str(tmp_path / "claims.json")]
