@@ -7,12 +7,13 @@ OTHER_VENVS := .venv-3.12 .venv-3.13
 RUNS ?= runs
 # One process per core; OMP_NUM_THREADS=1 makes each of them single-threaded.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+ON_ANY_CPU := not slow and not slurm and not gpu and not browser
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slurm-test floor-test pythons-test check check-slow lint types bench gpu-check evidence wheel-smoke clean
+.PHONY: help install demo test integration-test slurm-test floor-test pythons-test check check-slow lint types bench gpu-check evidence wheel-smoke clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
@@ -33,6 +34,9 @@ demo: $(VENV)/.installed ## Train and score four runs over k and p on real image
 
 test: $(VENV)/.installed-dev ## Run the fast tests, with one single-threaded process per core
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
+
+integration-test: $(VENV)/.installed-dev ## Run the longer tests: processes, compilers, whole trainings, every option (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "integration and $(ON_ANY_CPU)"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -56,11 +60,12 @@ $(FLOOR)/.installed: pyproject.toml | $(VENV)/.installed-dev
 	@touch $@
 
 floor-test: $(FLOOR)/.installed ## Test the lowest versions of all dependencies, on Python 3.11
-	OMP_NUM_THREADS=1 $(FLOOR)/bin/python $(PYTEST) $(FLOOR_TESTS)
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/python $(PYTEST) -m "$(ON_ANY_CPU)" $(FLOOR_TESTS)
 
 # Tests of what depends most on the version of Python. An interpreter need not be on the PATH: pyenv's is used, else uv
 # finds or downloads one.
-PYTHON_TESTS := $(addprefix tests/, test_cli.py test_composing.py test_packaging.py test_trainer.py)
+PYTHON_TESTS := $(addprefix tests/, test_api.py test_cli.py test_composing.py test_config.py test_extending.py test_identity.py \
+	test_launch.py test_packaging.py test_processes.py test_trainer.py)
 PYENV_VERSIONS := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
 
 $(OTHER_VENVS:%=%/.installed): .venv-%/.installed: pyproject.toml | $(VENV)/.installed-dev
@@ -68,12 +73,12 @@ $(OTHER_VENVS:%=%/.installed): .venv-%/.installed: pyproject.toml | $(VENV)/.ins
 	$(BIN)/uv pip install --quiet --python $(@D) --editable '.[test]'
 	@touch $@
 
-pythons-test: $(OTHER_VENVS:%=%/.installed) ## Test the later versions of Python, with the latest dependencies
+pythons-test: $(OTHER_VENVS:%=%/.installed) ## Run fast tests on the later versions of Python, with the latest dependencies
 	for venv in $(OTHER_VENVS); do \
 		OMP_NUM_THREADS=1 $$venv/bin/python $(PYTEST) $(PYTHON_TESTS) || exit 1; \
 	done
 
-check: lint types test wheel-smoke floor-test pythons-test slurm-test ## Run everything that CI runs
+check: lint types test integration-test wheel-smoke floor-test pythons-test slurm-test ## Run everything that CI runs
 
 check-slow: $(VENV)/.installed-dev ## Run the slow tests, on whole data sets (longer than CI's)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "slow and not slurm"

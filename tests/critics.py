@@ -20,7 +20,7 @@ class Head(nn.Module):
         return (torch.tanh(features) + 0.1 * features.square()).flatten(1).mean(1)
 
 
-class Written(nn.Module):
+class FunctionalCritic(nn.Module):
     """A critic whose forward pass is a function of the module and the input ``[N, ...]``."""
 
     def __init__(self, forward: Forward, **members: nn.Module | Tensor) -> None:
@@ -49,7 +49,7 @@ def pre_activation(activate: Callable[[Tensor], Tensor]) -> nn.Module:
         h = m.first(x)
         return m.second(activate(h)) + h
 
-    return Written(forward, first=conv(2), second=conv())
+    return FunctionalCritic(forward, first=conv(2), second=conv())
 
 
 def view_in_place(m: nn.Module, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def permuted_features(m: nn.Module, x: Tensor) -> Tensor:
 
 
 def checkpointed(*layers: nn.Module) -> nn.Module:
-    return Written(
+    return FunctionalCritic(
         lambda m, x: checkpoint(m.block, m.first(x), use_reentrant=False), first=conv(2), block=nn.Sequential(*layers)
     )
 
@@ -244,7 +244,7 @@ def old_weight_norm() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         first = nn.utils.weight_norm(conv(2))
-    return Written(lambda m, x: m.second(F.relu(m.first(x))), first=first, second=conv())
+    return FunctionalCritic(lambda m, x: m.second(F.relu(m.first(x))), first=first, second=conv())
 
 
 def old_spectral_norm() -> nn.Module:
@@ -283,15 +283,18 @@ FAST: dict[str, tuple[Make, Sequence[int]]] = {
     "in place: pre-activation, LeakyReLU": (lambda: pre_activation(nn.LeakyReLU(0.2, inplace=True)), IMAGES),
     "in place: pre-activation, torch.relu_": (lambda: pre_activation(torch.relu_), IMAGES),
     "in place: pre-activation, ELU": (lambda: pre_activation(nn.ELU(inplace=True)), IMAGES),
-    "in place: views": (lambda: Written(view_in_place, first=conv(2), second=conv()), IMAGES),
-    "in place: sums": (lambda: Written(accumulated_in_place, first=conv(2), second=conv()), IMAGES),
+    "in place: views": (lambda: FunctionalCritic(view_in_place, first=conv(2), second=conv()), IMAGES),
+    "in place: sums": (lambda: FunctionalCritic(accumulated_in_place, first=conv(2), second=conv()), IMAGES),
     "in place: input of an earlier ReLU": (
-        lambda: Written(changed_after_activation, first=conv(2), second=conv()),
+        lambda: FunctionalCritic(changed_after_activation, first=conv(2), second=conv()),
         IMAGES,
     ),
-    "in place: gated branch": (lambda: Written(gated, first=conv(2), second=conv(), gate=torch.zeros(1)), IMAGES),
+    "in place: gated branch": (
+        lambda: FunctionalCritic(gated, first=conv(2), second=conv(), gate=torch.zeros(1)),
+        IMAGES,
+    ),
     "dynamic: CondConv": (
-        lambda: Written(
+        lambda: FunctionalCritic(
             conditional_convolution,
             first=conv(2),
             route=nn.Linear(4, 3),
@@ -301,38 +304,49 @@ FAST: dict[str, tuple[Make, Sequence[int]]] = {
         IMAGES,
     ),
     "dynamic: weight": (
-        lambda: Written(dynamic_weight, first=conv(2), kernel=randn(4, 4, 3, 3), shift=randn(4)),
+        lambda: FunctionalCritic(dynamic_weight, first=conv(2), kernel=randn(4, 4, 3, 3), shift=randn(4)),
         IMAGES,
     ),
-    "dynamic: bias": (lambda: Written(dynamic_bias, first=conv(2), kernel=randn(4, 4, 3, 3), shift=randn(4)), IMAGES),
+    "dynamic: bias": (
+        lambda: FunctionalCritic(dynamic_bias, first=conv(2), kernel=randn(4, 4, 3, 3), shift=randn(4)),
+        IMAGES,
+    ),
     "dynamic: filters for a constant": (
-        lambda: Written(filters_for_a_constant, first=conv(2), image=randn(1, 1, 5, 5)),
+        lambda: FunctionalCritic(filters_for_a_constant, first=conv(2), image=randn(1, 1, 5, 5)),
         IMAGES,
     ),
-    "dynamic: points as filters": (lambda: Written(points_as_filters, image=randn(1, 2, 5, 5), scale=randn(1)), IMAGES),
+    "dynamic: points as filters": (
+        lambda: FunctionalCritic(points_as_filters, image=randn(1, 2, 5, 5), scale=randn(1)),
+        IMAGES,
+    ),
     "dynamic: gain of a layer norm": (
-        lambda: Written(adaptive_gain, first=conv(2), affine=nn.Linear(4, 8), second=conv()),
+        lambda: FunctionalCritic(adaptive_gain, first=conv(2), affine=nn.Linear(4, 8), second=conv()),
         IMAGES,
     ),
     "dynamic: instance norm": (
-        lambda: Written(adaptive_instance_norm, first=conv(2), affine=nn.Linear(4, 8), second=conv()),
+        lambda: FunctionalCritic(adaptive_instance_norm, first=conv(2), affine=nn.Linear(4, 8), second=conv()),
         IMAGES,
     ),
-    "dynamic: squeeze and excite": (lambda: Written(squeeze_and_excite, first=conv(2), affine=nn.Linear(4, 4)), IMAGES),
-    "attention: functional": (lambda: Written(attention, affine=nn.Linear(4, 12)), SEQUENCES),
-    "attention: in a vmap": (lambda: Written(mapped_attention, affine=nn.Linear(4, 12)), SEQUENCES),
+    "dynamic: squeeze and excite": (
+        lambda: FunctionalCritic(squeeze_and_excite, first=conv(2), affine=nn.Linear(4, 4)),
+        IMAGES,
+    ),
+    "attention: functional": (lambda: FunctionalCritic(attention, affine=nn.Linear(4, 12)), SEQUENCES),
+    "attention: in a vmap": (lambda: FunctionalCritic(mapped_attention, affine=nn.Linear(4, 12)), SEQUENCES),
     "attention: MultiheadAttention": (
-        lambda: Written(
+        lambda: FunctionalCritic(
             lambda m, x: m.cell(x, x, x, need_weights=False)[0], cell=nn.MultiheadAttention(4, 2, batch_first=True)
         ),
         SEQUENCES,
     ),
     "attention: TransformerEncoderLayer": (
-        lambda: Written(lambda m, x: m.cell(x), cell=nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True)),
+        lambda: FunctionalCritic(
+            lambda m, x: m.cell(x), cell=nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True)
+        ),
         SEQUENCES,
     ),
     "attention: of pixels": (
-        lambda: Written(
+        lambda: FunctionalCritic(
             attention_of_pixels, first=conv(2), q=conv(4, 2, 1), k=conv(4, 2, 1), v=conv(4, 4, 1), gate=randn(1)
         ),
         IMAGES,
@@ -344,23 +358,30 @@ FAST: dict[str, tuple[Make, Sequence[int]]] = {
         IMAGES,
     ),
     "convolution: one dimension": (
-        lambda: Written(lambda m, x: m.second(F.relu(m.first(x))), first=nn.Conv1d(5, 4, 3), second=nn.Conv1d(4, 2, 1)),
+        lambda: FunctionalCritic(
+            lambda m, x: m.second(F.relu(m.first(x))), first=nn.Conv1d(5, 4, 3), second=nn.Conv1d(4, 2, 1)
+        ),
         SEQUENCES,
     ),
     "convolution: three dimensions": (
-        lambda: Written(lambda m, x: m.second(F.relu(m.first(x))), first=nn.Conv3d(1, 3, 2), second=nn.Conv3d(3, 2, 2)),
+        lambda: FunctionalCritic(
+            lambda m, x: m.second(F.relu(m.first(x))), first=nn.Conv3d(1, 3, 2), second=nn.Conv3d(3, 2, 2)
+        ),
         VOLUMES,
     ),
     "convolution: same padding": (lambda: between(nn.Conv2d(4, 4, (3, 5), padding="same")), IMAGES),
     "convolution: reflected padding": (lambda: between(conv(padding_mode="reflect")), IMAGES),
-    "convolution: unbatched": (lambda: Written(one_by_one, body=nn.Sequential(conv(2), nn.ReLU(), conv())), IMAGES),
-    "convolution: applied twice": (lambda: Written(applied_twice, first=conv(2), second=conv()), IMAGES),
+    "convolution: unbatched": (
+        lambda: FunctionalCritic(one_by_one, body=nn.Sequential(conv(2), nn.ReLU(), conv())),
+        IMAGES,
+    ),
+    "convolution: applied twice": (lambda: FunctionalCritic(applied_twice, first=conv(2), second=conv()), IMAGES),
     "convolution: channels last": (
         lambda: between(conv(), nn.GroupNorm(1, 4), nn.ReLU()).to(memory_format=torch.channels_last),
         IMAGES,
     ),
     "convolution: of a learned image": (
-        lambda: Written(learned_image, first=conv(2), second=conv(2), image=randn(1, 2, 6, 6)),
+        lambda: FunctionalCritic(learned_image, first=conv(2), second=conv(2), image=randn(1, 2, 6, 6)),
         IMAGES,
     ),
     "norm: BatchNorm": (lambda: between(nn.BatchNorm2d(4)), IMAGES),
@@ -372,7 +393,7 @@ FAST: dict[str, tuple[Make, Sequence[int]]] = {
     "norm: GroupNorm, one group": (lambda: between(nn.GroupNorm(1, 4)), IMAGES),
     "norm: GroupNorm, two groups": (lambda: between(nn.GroupNorm(2, 4)), IMAGES),
     "norm: GroupNorm, vectors": (
-        lambda: Written(
+        lambda: FunctionalCritic(
             lambda m, x: m.second(F.relu(m.norm(m.first(x)))),
             first=nn.Linear(6, 8),
             norm=nn.GroupNorm(1, 8),
@@ -381,15 +402,15 @@ FAST: dict[str, tuple[Make, Sequence[int]]] = {
         VECTORS,
     ),
     "norm: GroupNorm, volumes": (
-        lambda: Written(lambda m, x: m.norm(m.first(x)), first=nn.Conv3d(1, 3, 2), norm=nn.GroupNorm(1, 3)),
+        lambda: FunctionalCritic(lambda m, x: m.norm(m.first(x)), first=nn.Conv3d(1, 3, 2), norm=nn.GroupNorm(1, 3)),
         VOLUMES,
     ),
     "norm: GroupNorm of transposed features": (
-        lambda: Written(transposed_features, first=conv(2), norm=nn.GroupNorm(1, 4), second=conv()),
+        lambda: FunctionalCritic(transposed_features, first=conv(2), norm=nn.GroupNorm(1, 4), second=conv()),
         IMAGES,
     ),
     "norm: GroupNorm of permuted features": (
-        lambda: Written(permuted_features, first=conv(2), affine=nn.Linear(4, 4), norm=nn.GroupNorm(1, 4)),
+        lambda: FunctionalCritic(permuted_features, first=conv(2), affine=nn.Linear(4, 4), norm=nn.GroupNorm(1, 4)),
         IMAGES,
     ),
     "norm: weight norm": (lambda: between(parametrizations.weight_norm(conv())), IMAGES),
@@ -397,40 +418,51 @@ FAST: dict[str, tuple[Make, Sequence[int]]] = {
     "norm: spectral norm": (lambda: between(parametrizations.spectral_norm(conv())), IMAGES),
     "norm: spectral norm, by a hook": (old_spectral_norm, IMAGES),
     "norm: weight standardisation": (
-        lambda: Written(standardised_weight, first=conv(2), kernel=randn(4, 4, 3, 3), shift=randn(4)),
+        lambda: FunctionalCritic(standardised_weight, first=conv(2), kernel=randn(4, 4, 3, 3), shift=randn(4)),
         IMAGES,
     ),
     "norm: orthogonal weight": (
         lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(6, 6)), nn.ReLU(), nn.Linear(6, 4), Head()),
         VECTORS,
     ),
-    "hypernetwork": (lambda: Written(generated_weight, first=conv(2), affine=nn.Linear(3, 144), code=randn(3)), IMAGES),
-    "recurrent: GRU": (lambda: Written(recurrent, cell=nn.GRU(4, 3, batch_first=True)), SEQUENCES),
-    "recurrent: LSTM": (lambda: Written(recurrent, cell=nn.LSTM(4, 3, 2, batch_first=True)), SEQUENCES),
+    "hypernetwork": (
+        lambda: FunctionalCritic(generated_weight, first=conv(2), affine=nn.Linear(3, 144), code=randn(3)),
+        IMAGES,
+    ),
+    "recurrent: GRU": (lambda: FunctionalCritic(recurrent, cell=nn.GRU(4, 3, batch_first=True)), SEQUENCES),
+    "recurrent: LSTM": (lambda: FunctionalCritic(recurrent, cell=nn.LSTM(4, 3, 2, batch_first=True)), SEQUENCES),
     "checkpointing": (lambda: checkpointed(nn.ReLU(), conv(), nn.LeakyReLU(0.2), nn.GroupNorm(1, 4)), IMAGES),
     "checkpointing: in place": (
         lambda: checkpointed(conv(), nn.ReLU(inplace=True), conv(), nn.LeakyReLU(0.2, inplace=True)),
         IMAGES,
     ),
-    "vmap": (lambda: Written(mapped, body=nn.Sequential(conv(2), nn.ReLU(), conv(), nn.LeakyReLU(0.2))), IMAGES),
+    "vmap": (
+        lambda: FunctionalCritic(mapped, body=nn.Sequential(conv(2), nn.ReLU(), conv(), nn.LeakyReLU(0.2))),
+        IMAGES,
+    ),
     "torch.func.grad": (
-        lambda: Written(gradient_of_a_transform, body=nn.Sequential(conv(2), nn.LeakyReLU(0.2), conv())),
+        lambda: FunctionalCritic(gradient_of_a_transform, body=nn.Sequential(conv(2), nn.LeakyReLU(0.2), conv())),
         IMAGES,
     ),
     "batch: embeddings": (
-        lambda: Written(nearest_embedding, first=conv(2), embedding=nn.Embedding(4, 4), affine=nn.Linear(4, 4)),
+        lambda: FunctionalCritic(
+            nearest_embedding, first=conv(2), embedding=nn.Embedding(4, 4), affine=nn.Linear(4, 4)
+        ),
         IMAGES,
     ),
-    "batch: standard deviation": (lambda: Written(minibatch_deviation, first=conv(2), second=conv(5)), IMAGES),
-    "batch: similarity": (lambda: Written(minibatch_similarity, first=conv(2)), IMAGES),
-    "spectrum": (lambda: Written(fourier, first=conv(2), second=conv()), IMAGES),
-    "maximum and sorting": (lambda: Written(maximum_of_two, first=conv(2)), IMAGES),
-    "pooling and resampling": (lambda: Written(resampled, first=conv(2), second=conv()), IMAGES),
-    "unfolding": (lambda: Written(unfolded, affine=nn.Linear(18, 4)), IMAGES),
-    "concatenation": (lambda: Written(dense, first=conv(2), second=conv(16)), IMAGES),
-    "dropout": (lambda: Written(seeded_dropout, first=conv(2), second=conv()), IMAGES),
-    "quadratic form": (lambda: Written(quadratic, matrix=randn(6, 6)), VECTORS),
-    "bilinear layer": (lambda: Written(lambda m, x: m.cell(x, F.leaky_relu(x)), cell=nn.Bilinear(6, 6, 3)), VECTORS),
+    "batch: standard deviation": (lambda: FunctionalCritic(minibatch_deviation, first=conv(2), second=conv(5)), IMAGES),
+    "batch: similarity": (lambda: FunctionalCritic(minibatch_similarity, first=conv(2)), IMAGES),
+    "spectrum": (lambda: FunctionalCritic(fourier, first=conv(2), second=conv()), IMAGES),
+    "maximum and sorting": (lambda: FunctionalCritic(maximum_of_two, first=conv(2)), IMAGES),
+    "pooling and resampling": (lambda: FunctionalCritic(resampled, first=conv(2), second=conv()), IMAGES),
+    "unfolding": (lambda: FunctionalCritic(unfolded, affine=nn.Linear(18, 4)), IMAGES),
+    "concatenation": (lambda: FunctionalCritic(dense, first=conv(2), second=conv(16)), IMAGES),
+    "dropout": (lambda: FunctionalCritic(seeded_dropout, first=conv(2), second=conv()), IMAGES),
+    "quadratic form": (lambda: FunctionalCritic(quadratic, matrix=randn(6, 6)), VECTORS),
+    "bilinear layer": (
+        lambda: FunctionalCritic(lambda m, x: m.cell(x, F.leaky_relu(x)), cell=nn.Bilinear(6, 6, 3)),
+        VECTORS,
+    ),
     "smooth activations": (lambda: mlp(nn.GELU(), nn.SiLU(), nn.Mish(), nn.Softplus(), nn.Tanh(), nn.ELU()), VECTORS),
     "piecewise linear activations": (
         lambda: mlp(nn.PReLU(), nn.Hardtanh(), nn.RReLU(0.1, 0.1), nn.Hardswish(), nn.LeakyReLU(0.2), nn.ReLU6()),
@@ -440,7 +472,7 @@ FAST: dict[str, tuple[Make, Sequence[int]]] = {
 """Critics, and the shape of their examples, for which the fast rules are right."""
 
 PLAIN: dict[str, tuple[Make, Sequence[int]]] = {
-    "own gradient": (lambda: Written(own_gradient, first=conv(2), second=conv()), IMAGES),
-    "own gradient, in part": (lambda: Written(own_gradient_of_a_part, first=conv(2)), IMAGES),
+    "own gradient": (lambda: FunctionalCritic(own_gradient, first=conv(2), second=conv()), IMAGES),
+    "own gradient, in part": (lambda: FunctionalCritic(own_gradient_of_a_part, first=conv(2)), IMAGES),
 }
 """Critics, and the shape of their examples, for which plain double backward is needed."""

@@ -124,14 +124,15 @@ REFUSED = [
     (["loss=wgan", "div.k=1"], "div.k given, but nothing refers to it"),
     (["seed=${nothing}"], "seed="),
     (["div.k=1,2"], "div.k"),
-    (["experiment=smoke"], "asks for a sweep"),
-    (["model._target_=os.system"], "is no option"),
+    (["experiment=smoke"], "requests a sweep"),
+    (["model._target_=os.system"], "is not an option"),
     (["div.k"], "cannot be read"),
     (["--cfg"], "not the options of the command"),
     ([3], "takes overrides as text"),
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("overrides", "words"), REFUSED, ids=[str(row[0][0]) for row in REFUSED])
 def test_compose_refuses_what_the_command_refuses(overrides: list, words: str) -> None:
     with pytest.raises(ws.InputError) as refusal:
@@ -255,6 +256,7 @@ UNGUARDED = """
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "arguments", [["train", "launch.gpus_per_run=2"], ["sweep", "launch=parallel", "launch.jobs=2", "seed=0,1"]]
 )
@@ -505,6 +507,7 @@ def found(make, tmp_path: Path) -> Callable[..., list[str]]:
     return lambda **axes: "".join(found.run_id for found in ws.find_runs(tmp_path / "runs", **axes))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("axes", "names"),
     [
@@ -529,10 +532,12 @@ def test_runs_are_found_by_their_values(found, axes: dict, names: str) -> None:
     assert found(**axes) == names
 
 
-def test_misspelt_axes_and_unreadable_records_are_not_passed_over(found, tmp_path: Path, caplog) -> None:
+def test_misspelt_axes_and_unreadable_records_are_reported(found, tmp_path: Path, caplog) -> None:
     with pytest.raises(ws.InputError, match="there is no config key lsos; did you mean loss"):
         found(lsos="wgan")
-    with pytest.raises(ws.InputError, match="no status finished: choose from new, running, done"):
+    with pytest.raises(
+        ws.InputError, match="there is no status finished: choose from running, done, diverged, failed, pruned, dead"
+    ):
         found(status="finished")
     with pytest.raises(ws.InputError, match="cannot be read"):
         ws.find_runs(tmp_path / "none")
@@ -713,12 +718,12 @@ def test_unusable_files_are_refused(make, tmp_path: Path) -> None:
     damage(tmp_path / "g.pt")
     for path, words in [
         (tmp_path / "none.pt", "there is no file"),
-        (tmp_path / "g.pt", "is damaged, or no exported generator"),
+        (tmp_path / "g.pt", "is damaged, or not an exported generator"),
         (tmp_path / "newer.pt", "format 99.*upgrade"),
-        (tmp_path / "model.pt", "is no exported generator"),
-        (tmp_path / "weights.pt", "is no exported generator"),
-        (directory_of(config).checkpoint, "is no exported generator"),
-        (directory_of(config).config, "is damaged, or no exported generator"),
+        (tmp_path / "model.pt", "is not an exported generator"),
+        (tmp_path / "weights.pt", "is not an exported generator"),
+        (directory_of(config).checkpoint, "is not an exported generator"),
+        (directory_of(config).config, "is damaged, or not an exported generator"),
     ]:
         with pytest.raises(ws.InputError, match=words) as refusal:
             ws.load_generator(path)
@@ -865,7 +870,7 @@ def test_points_are_written_to_npz_and_drawn(make, tmp_path: Path) -> None:
         assert arrays["points"].dtype == np.float32
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size == (500, 500)
-    with pytest.raises(ws.InputError, match=r"no grey or colour pictures: write them to FILE.npz"):
+    with pytest.raises(ws.InputError, match=r"not grey or colour pictures: write them to FILE.npz"):
         call("sample", path.name, "--runs", config.runs, "--device=cpu", "--to", tmp_path / "folder")
     with pytest.raises(ws.InputError, match="generates points"):
         call("sample", path.name, "--runs", config.runs, "--device=cpu", "--interpolation", tmp_path / "i.png")
@@ -917,6 +922,7 @@ def test_unusable_arguments_are_refused_with_a_reason(make, tmp_path: Path) -> N
 # The guide
 
 
+@pytest.mark.integration
 def test_the_example_of_the_guide_runs(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")

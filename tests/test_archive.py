@@ -50,7 +50,7 @@ WEIGHTS = b"these are the weights"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs_and_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fourteen runs with curves and pictures, two of which are not done, and their archive. Tests work on a copy."""
     root = tmp_path_factory.mktemp("made")
     rng = np.random.default_rng(0)
@@ -72,15 +72,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
+def folder(runs_and_archive: Path, tmp_path: Path) -> Path:
     """The runs."""
-    return shutil.copytree(made / "runs", tmp_path / "runs")
+    return shutil.copytree(runs_and_archive / "runs", tmp_path / "runs")
 
 
 @pytest.fixture
-def archive(made: Path, tmp_path: Path) -> Path:
+def archive(runs_and_archive: Path, tmp_path: Path) -> Path:
     """Their archive."""
-    return shutil.copy(made / "runs.jsonl.gz", tmp_path / "runs.jsonl.gz")
+    return shutil.copy(runs_and_archive / "runs.jsonl.gz", tmp_path / "runs.jsonl.gz")
 
 
 def make_archive(folder: Path, path: Path, *filters: str) -> Path:
@@ -95,6 +95,7 @@ def report(*arguments: str) -> bytes:
     return re.sub(rb"20\d\d-\d\d-\d\d \d\d:\d\d UTC", b"", output.read_bytes())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("form", ["md", "csv", "json", "html", "png"])
 def test_a_report_on_an_archive_is_bitwise_that_on_the_folder(form: str, folder: Path, archive: Path) -> None:
     expected = report(str(folder), "--format", form)
@@ -161,7 +162,7 @@ def test_an_archive_that_cannot_be_unpacked_is_refused_in_one_line(archive: Path
 @pytest.mark.parametrize("words", [["rm", "status=done", "--yes"], ["clean", "--yes"], ["cancel", "seed=0", "--yes"]])
 def test_an_archive_is_not_changed_in_place(words: list[str], archive: Path) -> None:
     before = archive.read_bytes()
-    with pytest.raises(SystemExit, match="is no folder"):
+    with pytest.raises(SystemExit, match="is not a folder"):
         command.main([*words, "--runs", str(archive)])
     assert archive.read_bytes() == before
 
@@ -218,7 +219,7 @@ def test_filters_choose_what_is_archived(folder: Path, tmp_path: Path, capsys) -
     assert re.search(r"some.jsonl.gz: 6 runs, [\d.]+ kB\n$", capsys.readouterr().out)
     expected = {r.run_id for r in grid_of(folder) if r.status == Status.DONE and r.config["div"]["k"] == 1.0}
     assert {archived.record.run_id for archived in read_archive(path)} == expected
-    with pytest.raises(SystemExit, match="none of 14 runs matches seed=99: nothing was written"):
+    with pytest.raises(SystemExit, match="nothing was written: none of 14 runs matches seed=99"):
         make_archive(folder, tmp_path / "none.jsonl.gz", "seed=99")
     for name, words in {"x.gz": "must end in", "missing/x.jsonl.gz": "there is no folder"}.items():
         with pytest.raises(SystemExit, match=words):
@@ -316,7 +317,7 @@ def test_a_line_that_is_no_run_is_refused_by_its_number(change, words: str, arch
 def test_a_changed_value_is_noticed_and_a_repeated_run_is_refused(archive: Path) -> None:
     path = rewritten(archive, 2, in_run("record", "scores", "fid", value=1.0), checksum=False)
     with pytest.raises(
-        InputError, match=r"line 2 is no run of an archive .its checksum is wrong.: copy the file again"
+        InputError, match=r"line 2 is not a run of an archive .its checksum is wrong.: copy the file again"
     ):
         list(read_archive(path))
     lines = gzip.decompress(archive.read_bytes()).splitlines(keepends=True)
@@ -333,11 +334,11 @@ SWEEP = {"name": "first", "decision": {"claims": [], "runs": ["94b101e2710a"]}}
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"name": "../outside"}, "no name of a sweep's folder"),
-        ({"name": "a/b"}, "no name of a sweep's folder"),
-        ({"name": ".locks"}, "no name of a sweep's folder"),
-        ({"name": ""}, "no name of a sweep's folder"),
-        ({"name": "x" * 256}, "no name of a sweep's folder"),
+        ({"name": "../outside"}, "not the name of a sweep's folder"),
+        ({"name": "a/b"}, "not the name of a sweep's folder"),
+        ({"name": ".locks"}, "not the name of a sweep's folder"),
+        ({"name": ""}, "not the name of a sweep's folder"),
+        ({"name": "x" * 256}, "not the name of a sweep's folder"),
         ({"name": 3}, "name"),
         ({"decision": []}, "decision"),
         ({"decision": {"runs": [3]}}, r"decision\.runs"),
@@ -523,7 +524,7 @@ def test_a_sweep_does_not_train_what_its_archive_has(make, tmp_path: Path, plann
         "new": requested(make("seed=5", *base, f"archive={path}")),
         "without archive": requested(make("seed=0", *base)),
     }
-    assert runs["first"].run_id == done[0].run_id == run_id(make("seed=0", *base))  # the archive is no part of the id
+    assert runs["first"].run_id == done[0].run_id == run_id(make("seed=0", *base))  # the archive is not part of the id
     archived = archived_records([*runs.values()])
     for finished in (*done, diverged):
         del finished.config["runs"], finished.config["archive"]  # an archive names no place of one machine

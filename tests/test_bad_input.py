@@ -178,6 +178,7 @@ def run_cases(cases: list[Case], make, npz: Path, tmp_path: Path, *, steps: int)
     assert not faults, "\n".join(faults)
 
 
+@pytest.mark.integration
 def test_a_sample_of_wrong_values_is_refused_or_trainable(make, npz: Path, tmp_path: Path) -> None:
     cheap = [case for case in all_cases() if case.group not in ("scorer", "metric", "features")]
     run_cases(cheap[:: len(cheap) // 40], make, npz, tmp_path, steps=0)

@@ -77,6 +77,7 @@ def test_concurrent_runs_are_compared_with_a_single_run() -> None:
     assert all(0.02 < throughput.ratio < 20 for throughput in throughputs.values())
 
 
+@pytest.mark.integration
 def test_a_process_that_dies_ends_the_comparison_and_the_other_processes() -> None:
     impossible = Workload("impossible", DCGAN(2, 4, "batch", "layer"), 15, batch=4)
     with pytest.raises(EOFError), SeparateProcesses(2, impossible, CPU, "fp32"):

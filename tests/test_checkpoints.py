@@ -1,5 +1,7 @@
 """Checkpoint files: the newest and the previous one, and how damaged files are detected."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,78 @@ def test_damage_at_any_byte_is_detected_or_harmless(path: Path, tmp_path: Path) 
             assert state["step"] == 7
             assert torch.equal(state["w"], torch.arange(3.0))
     assert fallbacks > len(content) / 4
+
+
+@pytest.mark.parametrize("change", [lambda w: w.view(3, 2), lambda w: w.view(torch.int32)], ids=["shape", "dtype"])
+def test_the_checksum_covers_shapes_and_dtypes(path: Path, change) -> None:
+    """The bytes of the values are the same."""
+    checkpoints.save(path, {"step": 3, "w": torch.arange(6.0).view(2, 3)})
+    stored = torch.load(path, weights_only=True)
+    stored["w"] = change(stored["w"])
+    torch.save(stored, path)
+    state, problems = checkpoints.load(path)
+    assert state is not None
+    assert state["step"] == 2
+    assert "its checksum is wrong" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.EIO, "Input/output error"), OSError),
+        (OSError(errno.EMFILE, "Too many open files"), OSError),
+        (MemoryError(), MemoryError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), MemoryError),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(path: Path, monkeypatch, error, kind) -> None:
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fail)
+        with pytest.raises(kind, match="try again when it can be read" if kind is OSError else None) as raised:
+            checkpoints.load(path)
+        assert getattr(raised.value, "errno", None) == getattr(error, "errno", None)
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+    state, problems = checkpoints.load(path)
+    assert (state["step"], problems) == (2, [])
+
+
+def test_an_error_of_the_disk_that_the_unzipper_hides_is_not_damage(path: Path, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("PytorchStreamReader failed")
+
+    monkeypatch.setattr(torch, "load", fail)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # its first byte cannot be read
+    with pytest.raises(OSError, match="try again when it can be read"):
+        checkpoints.load(path)
+
+
+def test_a_checkpoint_that_was_replaced_on_the_file_server_is_read_again(path: Path, monkeypatch) -> None:
+    load, calls = torch.load, []
+
+    def fail_once(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", fail_once)
+    state, problems = checkpoints.load(path)
+    assert (state["step"], problems, len(calls)) == (2, [], 2)
+
+
+def test_a_write_that_fails_names_the_free_space_and_a_quota(path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match=r"MiB are free on its file system; a quota may leave less to you\): Pytorch"):
+        checkpoints.save(path, {"step": 3})
 
 
 def test_a_damaged_checkpoint_that_was_set_aside_does_not_replace_the_previous_one(path: Path) -> None:

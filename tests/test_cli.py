@@ -12,12 +12,14 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
 from wgan_sweep.runs.requests import not_started
+from wgan_sweep.sweeps import state
 
 from .helpers import PATIENCE_SECONDS, Shell, lock_owners, records
 
@@ -182,6 +184,7 @@ def test_a_site_can_set_keys_of_a_launcher_in_a_file(sweep) -> None:
     assert (launch["partition"], launch["setup"], launch["gpus_per_node"]) == ("gpu", ["module load cuda"], 2)
 
 
+@pytest.mark.integration
 def test_training_does_not_load_unused_packages(sweep) -> None:
     program = "import sys; from wgan_sweep.commands.sweep import main; sys.argv[0] = 'wgan-sweep'; main(); "
     program += "print(sorted({'wandb', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"
@@ -192,6 +195,7 @@ def test_training_does_not_load_unused_packages(sweep) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.integration
 def test_a_sweep_on_points_does_not_load_networks_of_images(sweep) -> None:
     program = "import sys; from wgan_sweep.commands.sweep import main; sys.argv[0] = 'wgan-sweep'; main(); "
     program += "print('loaded:', sorted({'torchvision', 'torch_fidelity', 'torchmetrics'} & set(sys.modules)))"
@@ -205,6 +209,7 @@ def test_a_sweep_on_points_does_not_load_networks_of_images(sweep) -> None:
     assert "loaded: []" in done.stdout
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("option", [["--help"], ["--cfg", "job"]])
 def test_help_imports_no_heavy_packages(tmp_path: Path, option: list[str]) -> None:
     program = """if True:
@@ -224,6 +229,7 @@ def test_help_imports_no_heavy_packages(tmp_path: Path, option: list[str]) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.integration
 def test_two_commands_with_overlapping_sweeps_train_every_run_once(sweep) -> None:
     def start(*grid: str) -> subprocess.Popen[str]:
         # Two processes with two threads each would slow each other down.
@@ -289,6 +295,7 @@ def start_a_long_sweep(sweep: Shell, *overrides: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("launcher", "number"),
     [
@@ -343,14 +350,37 @@ def test_a_run_saves_when_its_terminal_closes(sweep) -> None:
     assert record["step"] > 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_signals_that_repeat_the_first_one_do_not_stop_at_once(number: int, monkeypatch, capsys) -> None:
+    """When a terminal closes, bash sends SIGHUP to its jobs, and at its end the kernel sends it again."""
+    now = 100.0
+    monkeypatch.setattr(state, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(state, "discard_output_to_closed_terminal", lambda: None)
+    command = state.CommandState()
+    command.request_stop(signal.SIGHUP)
+    now += 0.0002
+    command.request_stop(number)
+    now += 0.5
+    command.request_stop(number)
+    assert command.stop_signal == signal.SIGHUP
+    now += 1.0
+    if number == signal.SIGHUP:
+        command.request_stop(number)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            command.request_stop(number)
+    assert command.stop_signal == number
+    assert capsys.readouterr().err.count("stopping at the next step") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_the_command_at_once(sweep, number: int) -> None:
-    process = start_a_long_sweep(sweep)
-    process.send_signal(signal.SIGSTOP)  # both signals arrive before the next step
+    long_steps = ["train.n_critic=20000", "train.steps=100000", "save_every=100000", "log_every=1"]
+    process = sweep.start("-m", *long_steps, "div.k=1,2")
+    sweep.wait_for("record.json")  # it is written before the first step
     process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGCONT)
-    time.sleep(0.001)
+    time.sleep(0.5)  # two signals that are pending together are one; both arrive before the next step
     process.send_signal(number)
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 128 + number

@@ -51,9 +51,9 @@ def test_the_help_has_a_line_for_every_option_and_key_of_the_package_and_of_the_
     text = help_text.describe([conf_dir(), tmp_path], {"loss": "mine"})
     paragraphs = {part.partition("=")[0]: part for part in text.split("\n\n")}
     for group, names in options().items():
-        of_both_players = options().get(find_key(group).like, [])
+        of_both_players = options().get(find_key(group).shared_group, [])
         if of_both_players:
-            assert f"  NAME  the options of {find_key(group).like}\n" in paragraphs[group]
+            assert f"  NAME  the options of {find_key(group).shared_group}\n" in paragraphs[group]
         for name in (name for name in names if name not in of_both_players):
             entry = re.search(rf"^  {name}  +\S.*$", paragraphs[group], re.MULTILINE)
             assert entry, f"{group}={name} has no comment that explains it"

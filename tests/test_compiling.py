@@ -52,6 +52,7 @@ def set_gradient(
     return metrics
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize("name", CRITICS)
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -77,6 +78,7 @@ def test_the_traced_gradient_is_that_of_the_whole_objective(name: str, scheme: s
         assert not metrics["critic_loss"].requires_grad
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(
@@ -233,6 +235,7 @@ PROGRAM = """if True:
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("chosen", [False, True])
 def test_the_compiler_uses_the_cache_of_this_package_or_the_users(tmp_path, monkeypatch, chosen: bool) -> None:
     """Although loading the compiler, which an optimizer does, sets the variable to a default."""
@@ -266,6 +269,7 @@ def test_compiled_code_is_reused_by_other_processes(tmp_path, monkeypatch) -> No
     assert list((tmp_path / "compiled").iterdir())
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("norm", "fused"), [("layer", True), ("instance", True), ("layer", False)])
 def test_the_gradient_of_a_critic_with_norms_can_be_compiled(norm: str, fused: bool, make, monkeypatch) -> None:

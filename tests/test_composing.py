@@ -36,6 +36,7 @@ def config_or_error(compose, *arguments) -> object:
         return type(error), str(error)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -103,6 +104,7 @@ def requested_or_refused(compose, master, job: list[str], plan) -> object:
     return repr(run.config), run.identity, plan(run)
 
 
+@pytest.mark.integration
 def test_a_mixed_sweep_has_the_configs_ids_and_refusals_of_plain_hydra(loader, monkeypatch, tmp_path) -> None:
     """The plain path converts every config by OmegaConf, and checks each run on its own."""
     master = loader.load_configuration("config", ["scorer=none", "tracker=none", f"runs={tmp_path}"], RunMode.MULTIRUN)
@@ -165,6 +167,7 @@ def test_values_that_need_no_conversion_give_the_same_config_without_it(loader) 
         assert configs._typed_if_plain({**values, key: value}) is None
 
 
+@pytest.mark.integration
 def test_what_runs_of_a_sweep_share_is_checked_once_and_each_option_is_made_once(make, monkeypatch) -> None:
     made = []
     make_object = build.objects.make

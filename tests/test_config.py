@@ -94,6 +94,7 @@ def test_an_invalid_config_file_is_refused(tmp_path: Path) -> None:
         configs.read(tmp_path / "config.yaml")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("overrides", "unused"),
     [
@@ -161,6 +162,7 @@ INVALID = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("overrides", "words"), INVALID, ids=lambda v: " ".join(v) if isinstance(v, list) else None)
 def test_an_invalid_value_is_refused_with_the_key_and_the_value(make, overrides: list[str], words: list[str]) -> None:
     with pytest.raises(InputError) as error_info:

@@ -1,4 +1,4 @@
-"""A run that is asked for again by its directory is the same run, whatever its config holds and lacks."""
+"""A run that is requested again by its directory is the same run, whatever its config holds and lacks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ Expand = Callable[..., list[str]]
 
 @pytest.fixture
 def expand(tmp_path: Path) -> Expand:
-    """A function that stores a config as that of a run, and returns the overrides that ask for the run again."""
+    """A function that stores a config as that of a run, and returns the overrides that request the run again."""
 
     def expand_stored(config: Config, *given: str) -> list[str]:
         (tmp_path / "config.yaml").write_text(schema.to_yaml(config))
@@ -42,6 +42,7 @@ DELETED = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("overrides", DELETED, ids=" ".join)
 def test_keys_that_the_command_has_deleted_do_not_come_back(make, expand: Expand, overrides: list[str]) -> None:
     config = make(*overrides)
@@ -76,6 +77,7 @@ def test_the_command_line_deletes_what_the_run_has_set(make, expand: Expand) -> 
     assert make(*expand(config, "~optimizer.betas"), tiny=False) == make("~optimizer.betas")
 
 
+@pytest.mark.integration
 def test_a_config_to_which_no_overrides_lead_is_refused(make, expand: Expand) -> None:
     config = make()
     config.optimizer = {**config.optimizer, "a.b": 1}
@@ -90,6 +92,7 @@ def test_a_config_to_which_no_overrides_lead_is_refused(make, expand: Expand) ->
 TEXTS = ["", "\\", "\\\\", 'a"b', "it's", '\\"', "C:\\data\\", "[a,b]", "{a: 1}", " a=b ", "a\nb", "ü→", "null", "1e-3"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("text", TEXTS, ids=repr)
 def test_any_text_survives_being_asked_for_again(make, expand: Expand, text: str) -> None:
     config = make()
@@ -110,6 +113,7 @@ def plain(value: object) -> object:
     return [plain(item) for item in value] if isinstance(value, list) else getattr(value, "text", value)
 
 
+@pytest.mark.integration
 def test_the_command_finds_a_run_with_a_deleted_key_from_its_directory(sweep: Shell) -> None:
     sweep("~optimizer.betas")
     (first,) = records(sweep.folder)

@@ -34,7 +34,11 @@ def test_the_constraint_none_has_no_effect(critic: nn.Module) -> None:
 
 
 def test_weight_clipping_clamps_every_parameter(critic: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.add_(torch.linspace(-0.05, 0.05, parameter.numel()).view_as(parameter))
     before = [p.clone() for p in critic.parameters()]
+    assert any(p.dim() == 1 and p.min() < -0.01 for p in before)  # biases, too
     weight_clip(0.01).project(critic)
     for old, new in zip(before, critic.parameters(), strict=True):
         assert torch.equal(new, old.clamp(-0.01, 0.01))
@@ -106,6 +110,25 @@ def test_spectral_norm_sets_the_largest_singular_value_of_every_layer_to_one(cri
     assert len(weight_matrices(critic)) == 3
     for matrix in weight_matrices(critic):
         assert float(torch.linalg.svdvals(matrix)[0]) == pytest.approx(1, abs=1e-3)
+
+
+def test_several_power_iterations_after_a_step_are_single_ones_in_a_row() -> None:
+    def make_critic(iterations: int) -> nn.Module:
+        with rng.seeded(0, "critic"):
+            return spectral_norm(iterations).wrap(DCGAN(4, 8, "batch", "none").critic((1, 16, 16)))
+
+    three, single = make_critic(3), make_critic(1)
+    single.load_state_dict(three.state_dict())  # wrapping has iterated, too
+    with torch.no_grad():  # a step, after which the estimates are wrong
+        for critic in (three, single):
+            for number, parameter in enumerate(critic.parameters()):
+                parameter.add_(torch.randn(parameter.shape, generator=rng.generator(number)))
+    spectral_norm(3).project(three)
+    for done in range(3):
+        assert not torch.equal(weight_matrices(three)[0], weight_matrices(single)[0]), done
+        spectral_norm(1).project(single)
+    for actual, expected in zip(weight_matrices(three), weight_matrices(single), strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_spectral_norm_does_not_change_the_weights_between_steps(critic: nn.Module) -> None:

@@ -75,6 +75,7 @@ def count_others(connection: Connection) -> None:
     connection.send(cores.other_commands())
 
 
+@pytest.mark.integration
 def test_commands_are_counted_until_they_end_however_they_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cores.other_commands() == 0
     with start_registered() as killed, start_registered() as ended:
@@ -218,6 +219,7 @@ SPINNING = """
 """
 
 
+@pytest.mark.integration
 @needs_cores
 def test_idle_threads_spin_only_while_the_command_is_alone() -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", *WAIT_POLICIES)}

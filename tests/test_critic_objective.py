@@ -119,6 +119,23 @@ def test_the_metrics_of_a_lazy_term_have_its_own_weight_and_its_latest_value(cri
     assert abs(new - expected) > 0.1 * expected
 
 
+def test_the_metrics_of_an_update_are_not_changed_by_later_ones(critic: nn.Module) -> None:
+    """They may be read later; the latest value of a lazy term is kept in one place."""
+    objective = objective_with(losses.wasserstein(), [GradientTerm(Centred(5, 0), sampling.real, every=3)])
+
+    def metrics_of(number: int) -> dict[str, Tensor]:
+        batches = objective.prepare(REAL, FAKE, rng.generator(number), objective.terms_at(number))
+        return objective.loss_and_metrics(batches, critic, critic)[1]
+
+    seen = [metrics_of(number) for number in range(3)]
+    before = [{name: float(value) for name, value in metrics.items()} for metrics in seen]
+    with torch.no_grad():
+        critic[0].weight.mul_(2)
+    later = metrics_of(3)
+    assert [{name: float(value) for name, value in metrics.items()} for metrics in seen] == before
+    assert float(later["gradient_norm"]) > 1.1 * before[2]["gradient_norm"]
+
+
 def test_an_interval_below_one_is_refused() -> None:
     with pytest.raises(InputError, match="every must be 1 or more, got 0"):
         GradientTerm(Centred(10), sampling.real, every=0)

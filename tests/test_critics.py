@@ -22,7 +22,7 @@ from wgan_sweep.training.aliases import Metrics
 from wgan_sweep.training.compilation import CompiledGradient
 from wgan_sweep.training.gradient_rules import disagreement
 
-from .critics import FAST, PLAIN, Head, Written, conv, own_gradient
+from .critics import FAST, PLAIN, FunctionalCritic, Head, conv, own_gradient
 from .helpers import run as run_to_the_end
 from .test_graphs import STEPS, SimulatedGraph, build_with_graph  # noqa: F401 (a fixture)
 from .test_trainer import assert_bitwise_equal, run
@@ -205,7 +205,7 @@ def test_memory_that_runs_out_is_no_disagreement() -> None:
         raise torch.OutOfMemoryError("no memory left")
 
     with pytest.raises(torch.OutOfMemoryError):
-        disagreement(Written(out_of_memory, first=conv(1)), torch.zeros(2, 1, 4, 4), rng.generator(0))
+        disagreement(FunctionalCritic(out_of_memory, first=conv(1)), torch.zeros(2, 1, 4, 4), rng.generator(0))
 
 
 def test_a_critic_whose_norms_do_not_depend_on_its_parameters_is_compared() -> None:
@@ -229,7 +229,7 @@ REASON = r"RuntimeError: .*differentiated Tensor.* appears to not have been used
 def own_gradient_critic(monkeypatch) -> None:
     """Let model=dcgan have a critic that the fast rules do not fit, on images of one channel."""
     monkeypatch.setattr(
-        DCGAN, "critic", lambda *_: Written(own_gradient, first=conv(1, stride=4), second=conv(bias=False))
+        DCGAN, "critic", lambda *_: FunctionalCritic(own_gradient, first=conv(1, stride=4), second=conv(bias=False))
     )
 
 

@@ -1,7 +1,9 @@
 import hashlib
 import itertools
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,12 @@ def test_mnist5k_has_real_images_padded_to_32() -> None:
     assert int(images.array[:, :2].max()) == int(images.array[:, :, 30:].max()) == 0
     pixels, _ = mnist_data()  # by another parser
     assert np.array_equal(images.array[:, 2:30, 2:30, 0].reshape(5000, 784), pixels)
+
+
+def test_mnist5k_of_an_odd_size_is_padded_as_other_data() -> None:
+    digit, padded = (Mnist5k(size).load().array[0, :, :, 0] for size in (28, 33))
+    assert np.array_equal(padded, np.asarray(pad(Image.fromarray(digit), 33)))
+    assert padded[:2].max() == padded[-3:].max() == 0 < padded[2:-3].max()
 
 
 def test_mnist5k_is_not_cropped() -> None:
@@ -115,7 +123,7 @@ def rows_of(batch: torch.Tensor) -> list[tuple[int, bool]]:
 
 def test_half_of_the_images_are_flipped_anew_in_every_epoch_and_in_the_same_order() -> None:
     plain, flipped = (pairs(240, flip=flip).batches(24, 0, CPU) for flip in (False, True))
-    epochs = []
+    epochs, drawn = [], []
     for _ in range(4):
         epoch = {}
         for _ in range(10):
@@ -124,10 +132,21 @@ def test_half_of_the_images_are_flipped_anew_in_every_epoch_and_in_the_same_orde
             assert not any(is_flipped for _, is_flipped in expected)
             epoch |= dict(found)
         epochs.append([epoch[index] for index in range(240)])
+        drawn.append(tuple(epoch.values()))
+    assert len(set(drawn)) == 4  # also in the order of the images
     # 240 draws with probability 1/2: five standard deviations are 39
     assert all(81 <= sum(epoch) <= 159 for epoch in epochs)
     for first, second in itertools.combinations(epochs, 2):
         assert 81 <= sum(a == b for a, b in zip(first, second, strict=True)) <= 159
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_flipped_image_is_mirrored_from_left_to_right(resident: bool) -> None:
+    image = np.arange(12, dtype=np.uint8).reshape(1, 2, 3, 2)
+    batches = Batches(image, 1, 0, CPU, resident=resident, flip=True)
+    seen = {tuple(((batches() + 1) * 127.5).round().int().flatten().tolist()) for _ in range(30)}
+    mirrored = image[:, :, ::-1]
+    assert seen == {tuple(pixels.transpose(0, 3, 1, 2).ravel().tolist()) for pixels in (image, mirrored)}
 
 
 def test_flips_depend_on_the_seed_and_the_position_alone() -> None:
@@ -208,6 +227,10 @@ def test_the_digest_covers_shape_and_bytes(mnist: np.ndarray) -> None:
     changed[4999, 27, 27, 0] ^= 1
     assert ImageSet(changed).digest != expected
     assert ImageSet(mnist.reshape(5000, 14, 56, 1)).digest != expected
+    for count in (1, 4096, 4097):  # it is computed in parts
+        images = numbered(count)
+        content = f"({count}, 1, 1, 2)".encode() + images.array.tobytes()
+        assert images.digest == hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture
@@ -383,6 +406,63 @@ def downloaded(root: Path) -> Torchvision:
     return Torchvision(
         "digits", Downloaded, "train", {"train": {}}, True, str(root), ["digits.zip"], 4, crop_and_resize, 1
     )
+
+
+class Unpacked(Digits):
+    """A data set that unpacks an archive if its folder is missing, as torchvision does; else it takes what is there.
+
+    It waits in the middle, and ends there if `ends` is true.
+    """
+
+    half, goes_on = threading.Event(), threading.Event()
+    ends = False
+
+    def __init__(self, root: str, download: bool = False) -> None:
+        archive, unpacked = Path(root, "digits.zip"), Path(root, "digits")
+        if download and not unpacked.exists():
+            archive.write_text("packed")
+            unpacked.mkdir()
+            for index in range(4):
+                Image.new("L", (4, 4), index).save(unpacked / f"{index}.png")
+                if index == 1:
+                    self.half.set()
+                    assert self.goes_on.wait(60)
+                if index == 1 and self.ends:
+                    raise KeyboardInterrupt
+        super().__init__(str(unpacked))
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path, cache: Path, monkeypatch) -> Callable[[], ImageSet]:
+    """A function that loads the four images of `Unpacked`."""
+    monkeypatch.setattr(Unpacked, "half", threading.Event())
+    monkeypatch.setattr(Unpacked, "goes_on", threading.Event())
+    splits, root = {"train": {}}, str(tmp_path / "root")
+    return Torchvision("digits", Unpacked, "train", splits, True, root, ["digits.zip"], 4, crop_and_resize, 1).load
+
+
+def test_files_that_another_process_unpacks_are_not_read_before_they_are_complete(unpacked) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(unpacked)
+        assert Unpacked.half.wait(60)
+        second = pool.submit(unpacked)  # the folder is there, with two of four images
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        Unpacked.goes_on.set()
+        assert [len(loaded.result(timeout=60)) for loaded in (first, second)] == [4, 4]
+
+
+def test_files_of_an_interrupted_download_are_unpacked_again(unpacked, tmp_path: Path, monkeypatch) -> None:
+    Unpacked.goes_on.set()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Unpacked, "ends", True)
+        unpacked()
+    assert len(unpacked()) == 4
+    inode = (tmp_path / "root" / "digits").stat().st_ino
+    (tmp_path / "root" / "digits" / "3.png").unlink()
+    assert len(unpacked()) == 3  # what was complete is left as the user has changed it
+    assert (tmp_path / "root" / "digits").stat().st_ino == inode
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["digits", "digits.zip"]
 
 
 def test_images_that_are_downloaded_are_decoded_once(tmp_path: Path, cache: Path, monkeypatch) -> None:

@@ -1,12 +1,17 @@
 """Run directories, records, and the hash of a config."""
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from wgan_sweep.common import reading
+from wgan_sweep.common.reading import UnreadableError
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs import provenance
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.hashing import canonical, hash_of
 from wgan_sweep.runs.record import Record, Status
@@ -60,6 +65,29 @@ def test_a_file_that_is_not_a_record_is_refused_by_name(tmp_path: Path, text: st
         RunDir(tmp_path).read_record()
 
 
+def test_a_record_that_cannot_be_read_now_is_not_to_be_moved_away(tmp_path: Path, monkeypatch) -> None:
+    directory = RunDir(tmp_path / "ab")
+    write_record(directory, Record("ab", config={"scorer": {}}))
+    errors = [errno.EIO]
+    opened = reading._open_without_waiting
+
+    def open_or_fail(path: str, flags: int) -> int:
+        if errors:
+            raise OSError(code := errors.pop(0), os.strerror(code), path)
+        return opened(path, flags)
+
+    monkeypatch.setattr(reading, "_open_without_waiting", open_or_fail)
+    with pytest.raises(
+        UnreadableError, match=r"record\.json cannot be read .*: try again when it can be read"
+    ) as found:
+        directory.read_record()
+    assert "move it away" not in str(found.value)
+    errors.append(errno.ESTALE)  # the file was replaced on the file server
+    record = directory.read_record()
+    assert record is not None
+    assert record.run_id == "ab"
+
+
 def test_damaged_lines_that_make_one_value_together_are_skipped(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
     directory.metrics.write_text('{"step": 1}\n{"step": 2, "a": "\n"}\n{"step": 3}\n')
@@ -101,6 +129,17 @@ def test_runs_are_listed_by_start_time_and_other_files_are_ignored(tmp_path: Pat
     records, (problem,), _, _ = find_runs(tmp_path)
     assert [record.run_id for record in records] == ["c", "b", "a"]
     assert str(tmp_path / "d" / "record.json") in problem
+
+
+def test_the_lock_files_of_an_editor_are_not_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emacs marks a file that is being edited by a link that leads nowhere."""
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    (tmp_path / "trainer.py").write_text("x = 1\n")
+    before = provenance.code.__wrapped__()
+    (tmp_path / ".#trainer.py").symlink_to("me@host.123:456")
+    assert provenance.code.__wrapped__() == before
+    (tmp_path / "loop.py").write_text("")
+    assert provenance.code.__wrapped__() != before
 
 
 def test_the_newest_samples_are_those_of_the_largest_step(tmp_path: Path) -> None:

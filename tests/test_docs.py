@@ -166,7 +166,7 @@ def codes(cell: Token) -> list[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory with the documents of the checkout, whose parent is the home directory."""
     folder = tmp_path / "work"
     folder.mkdir()
@@ -207,7 +207,7 @@ def jobs_of(master: DictConfig, overrides: list[str]) -> list[list[str]]:
 
 
 def compose(arguments: list[str]) -> list[schema.Config]:
-    """Return the config of the run that a command line asks for; of a sweep, those of its first and last run."""
+    """Return the config of the run that a command line requests; of a sweep, those of its first and last run."""
     parsed = get_args_parser().parse_args(config_of_run.expand(arguments))
     overrides = list(parsed.overrides)
     if parsed.config_dir is not None:
@@ -227,14 +227,15 @@ def compose(arguments: list[str]) -> list[schema.Config]:
         return [run_config(config, config.hydra) for config in composed]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("command", SWEEPS, ids=str)
-def test_a_sweep_composes(command: Command, workplace: Path, make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_composes(command: Command, working_directory: Path, make, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(command.document)
     if "--config-path" in command.words:
-        write_runs(workplace / "runs", make())
+        write_runs(working_directory / "runs", make())
     if command.sets_path:
-        monkeypatch.syspath_prepend(str(workplace))
-        for file in workplace.glob("*.py"):
+        monkeypatch.syspath_prepend(str(working_directory))
+        for file in working_directory.glob("*.py"):
             monkeypatch.delitem(sys.modules, file.stem, raising=False)
     for config in compose(list(command.words[1:])):
         schema.check_ranges(config)

@@ -1,4 +1,4 @@
-"""Own pieces: folders that the command line names, installed plugins, the template of --init, and the guide."""
+"""Own options: folders that the command line names, installed plugins, the template of --init, and the guide."""
 
 import importlib
 import json
@@ -91,6 +91,7 @@ def request(config) -> RequestedRun:
 # Folders that the command line names.
 
 
+@pytest.mark.integration
 def test_a_folder_is_used_by_the_command_and_asked_for_again_by_the_directory_of_a_run(
     sweep: Shell, site: Path, isolated
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_folder_is_used_by_the_command_and_asked_for_again_by_the_directory_of
     assert "nothing left to do" in sweep.call([*source, f"--config-dir={site}"]).stderr
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("isolated")
 def test_other_processes_import_the_modules_of_a_folder(make, site: Path, tmp_path: Path) -> None:
     """Workers of launch=parallel, followers of launch.gpus_per_run, and jobs."""
@@ -174,6 +176,7 @@ def test_a_missing_folder_and_an_empty_name_are_refused(tmp_path: Path) -> None:
             folders.use(path)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("isolated")
 def test_a_score_uses_the_modules_of_a_named_folder_only(make, site: Path, npz: Path, cache: Path, capsys) -> None:
     folders.use(site)
@@ -226,7 +229,7 @@ def test_a_target_that_cannot_be_imported_says_what_to_do(site: Path, name: str,
 
 
 def test_a_misspelt_option_of_the_package_gets_the_nearest_name() -> None:
-    with pytest.raises(InputError, match=r"is no option; did you mean wgan_sweep\.models\.DCGAN\?"):
+    with pytest.raises(InputError, match=r"is not an option; did you mean wgan_sweep\.models\.DCGAN\?"):
         objects.target_of({"_target_": "wgan_sweep.models.DCGANN"}, "model")
 
 
@@ -263,6 +266,7 @@ GUIDE_TINY = {
 }  # fmt: skip
 
 
+@pytest.mark.integration
 def test_every_example_of_the_guide_trains(make, npz: Path, tmp_path: Path, monkeypatch, isolated) -> None:
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     files = {name: text for _, language, name, text in fenced_blocks() if language in ("python", "yaml")}
@@ -304,6 +308,8 @@ def test_every_example_of_the_guide_trains(make, npz: Path, tmp_path: Path, monk
     lines = RunDir(Path(stepped.config["runs"]) / stepped.run_id).read_metrics()
     rates = [line["critic_lr"] for line in lines if "critic_lr" in line]
     assert rates == pytest.approx([0.5 * stepped.config["optimizer"]["lr"]])
+    assert science("Critic updates", "critic_updates") == "own_critic_updates.halving"
+    assert trained["Critic updates"][0][0].images_seen == (64 + 32) * 8
     assert len(trained["Launcher"][0]) == len(trained["Figure"][0]) == 2
     assert re.search(r"^\| \w{12} \| done +\| \d", trained["Figure"][1], re.MULTILINE)
 
@@ -327,33 +333,34 @@ def test_every_example_of_the_guide_trains(make, npz: Path, tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("isolated")
-def test_the_pieces_of_the_guide_compute_what_it_says(tmp_path: Path) -> None:
+def test_guide_examples_compute_what_it_says(tmp_path: Path) -> None:
     files = {name: text for _, language, name, text in fenced_blocks() if language == "python"}
     folders.use(write_files(tmp_path / "site", files))
 
-    def piece(name: str):
+    def option(name: str):
         return objects.target_of({"_target_": name})
 
     norms = torch.tensor([0.5, 1.0, 2.0, 4.0])
-    torch.testing.assert_close(piece("own_penalties.Huber")(weight=2.0)(norms), torch.tensor([0.25, 0.0, 1.0, 5.0]))
-    (term,) = piece("own_penalties.penalty")(norms.square, None).terms
+    torch.testing.assert_close(option("own_penalties.Huber")(weight=2.0)(norms), torch.tensor([0.25, 0.0, 1.0, 5.0]))
+    (term,) = option("own_penalties.penalty")(norms.square, None).terms
     assert isinstance(term, GradientTerm)
     real, fake = torch.full((64, 3), 1.0), torch.zeros(64, 3)
-    points = piece("own_sampling.near_fake")(real, fake, torch.Generator().manual_seed(0), 0.25)
+    points = option("own_sampling.near_fake")(real, fake, torch.Generator().manual_seed(0), 0.25)
     assert points.shape == (64, 3)
     assert (points == points[:, :1]).all()
     assert 0.2 < float(points.max()) <= 0.25
-    radii = piece("own_data.Annulus")(1.0, 2.0).load().draw(4000, torch.Generator().manual_seed(0)).norm(dim=1)
+    radii = option("own_data.Annulus")(1.0, 2.0).load().draw(4000, torch.Generator().manual_seed(0)).norm(dim=1)
     assert 1 <= float(radii.min()) < 1.01 < 1.99 < float(radii.max()) <= 2
     assert float((radii < 2.5**0.5).float().mean()) == pytest.approx(0.5, abs=0.03)  # half of the area
     images = torch.arange(2 * 64, dtype=torch.uint8).reshape(2, 1, 8, 8)
-    features = piece("own_metrics.Pixels")(2).extract(torch.device("cpu"))(images).features
+    features = option("own_metrics.Pixels")(2).extract(torch.device("cpu"))(images).features
     np.testing.assert_allclose(features, images.numpy().reshape(2, 2, 4, 2, 4).mean((2, 4)).reshape(2, 4))
 
 
 # The template of --init.
 
 
+@pytest.mark.integration
 def test_the_template_trains_passes_its_test_and_identifies_its_module(
     sweep: Shell, monkeypatch, capsys, isolated
 ) -> None:
@@ -392,9 +399,9 @@ def test_the_template_trains_passes_its_test_and_identifies_its_module(
     folders.use(folder)
     config = schema.read(sweep.folder / "runs" / run_id / "config.yaml")
     assert identify(config).run_id == run_id
-    module = folder / "own_pieces.py"
+    module = folder / "own_options.py"
     module.write_text(module.read_text().replace("nn.SiLU()", "nn.ELU()"))
-    del sys.modules["own_pieces"]
+    del sys.modules["own_options"]
     assert identify(config).run_id != run_id
 
 
@@ -472,6 +479,7 @@ def test_a_module_of_a_plugin_that_cannot_be_imported_names_its_distribution(mak
         request(config)
 
 
+@pytest.mark.integration
 def test_the_command_lists_the_options_of_a_plugin_and_refuses_a_broken_one(
     sweep: Shell, tmp_path: Path, monkeypatch
 ) -> None:

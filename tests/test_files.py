@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wgan_sweep.common.cache import cache_dir
-from wgan_sweep.common.files import replacing, write
+from wgan_sweep.common.files import atomic_replacement, write
 from wgan_sweep.common.reading import read_bytes
 from wgan_sweep.errors import InputError
 
@@ -15,11 +15,31 @@ from wgan_sweep.errors import InputError
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "a b" / "file.txt"
     write(path, "old")
-    with pytest.raises(OSError, match="full"), replacing(path) as temporary:
+    with pytest.raises(OSError, match="full"), atomic_replacement(path) as temporary:
         temporary.write_text("half")
         raise OSError("disk full")
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_is_renamed_and_its_folder_after(tmp_path: Path, monkeypatch) -> None:
+    """Else a power failure could leave an empty file under the name of the old one."""
+    calls: list[tuple[str, object]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def record_fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        calls.append(("fsync", "folder" if stat.S_ISDIR(status.st_mode) else status.st_size))
+        fsync(descriptor)
+
+    def record_replace(self: Path, target: Path) -> Path:
+        calls.append(("rename to", target.name))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "replace", record_replace)
+    write(tmp_path / "file.txt", "seven b")
+    assert calls == [("fsync", 7), ("rename to", "file.txt"), ("fsync", "folder")]
 
 
 def test_a_written_file_has_default_permissions(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def critic_and_batches(name: str) -> tuple[nn.Module, Tensor, Tensor]:
         return critic, torch.randn(5, *shape).double(), torch.randn(5, *shape).double()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", CRITICS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("psi", PSIS.values(), ids=PSIS)

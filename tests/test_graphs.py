@@ -5,6 +5,8 @@ import gc
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,14 @@ from wgan_sweep.runs import build as experiment
 from wgan_sweep.runs.build import build
 from wgan_sweep.training import loss_scaling
 from wgan_sweep.training.aliases import Metrics
-from wgan_sweep.training.cuda_graphs import MAX_VARIANTS, WARM_UP_ITERATIONS, Graph, GraphedIteration, Iteration
+from wgan_sweep.training.cuda_graphs import (
+    MAX_VARIANTS,
+    WARM_UP_ITERATIONS,
+    CudaGraph,
+    Graph,
+    GraphedIteration,
+    Iteration,
+)
 from wgan_sweep.training.trainer import Trainer
 
 from .test_trainer import COMBINATIONS, LAZY, assert_bitwise_equal, run
@@ -110,6 +119,10 @@ class FailsDuringCapture(SimulatedGraph):
             del vars(self.trainer)["_generator_loss"]
 
 
+def fail(message: str) -> None:
+    raise RuntimeError(message)
+
+
 class FailsInSomeLibrary(SimulatedGraph):
     def capture(self, iteration: Iteration) -> Metrics:
         iteration()
@@ -156,6 +169,7 @@ def build_with_graph(make, monkeypatch) -> BuildWithGraph:
 ONE_VARIANT = [overrides for overrides in COMBINATIONS if not set(LAZY) <= set(overrides)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("overrides", ONE_VARIANT[::2] + ONE_VARIANT[-5:], ids=" ".join)
 def test_replayed_iterations_equal_eager_ones_or_the_record_gives_a_reason(make, build_with_graph, overrides) -> None:
     trainer, graphs = build_with_graph(SimulatedGraph, *overrides)
@@ -184,6 +198,7 @@ def weights_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     return {name: state[name] for name in ("generator", "critic", "averaged")}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("overrides", [[], ["optimizer=rmsprop"], ["train.precision=fp16"]], ids=" ".join)
 def test_replayed_iterations_follow_a_learning_rate_that_changes(make, build_with_graph, overrides) -> None:
     trainer, _ = build_with_graph(SimulatedGraph, *CHANGING_RATES, *overrides)
@@ -211,6 +226,7 @@ def test_an_optimizer_that_cannot_read_its_rate_from_the_device_ends_the_use_of_
     assert constant.execution["iterations"] == "a CUDA graph"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("intervals", "variants", "captured"),
     [
@@ -236,6 +252,7 @@ def test_iterations_with_other_gradient_terms_have_graphs_of_their_own(
     assert trainer.execution["iterations"] == "a CUDA graph"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "overrides", [[], ["optimizer=sgd"], ["loss=wgan"], ["model=mlp", "model.depth=1"]], ids=" ".join
 )
@@ -260,7 +277,7 @@ def test_replayed_iterations_skip_the_updates_that_eager_ones_skip(
 
 
 class CountsInPython(torch.optim.SGD):
-    """Keeps a state that is no tensor."""
+    """Keeps a state that is not a tensor."""
 
     def step(self, closure: object = None) -> None:
         super().step()
@@ -292,6 +309,7 @@ def test_a_resumed_training_captures_a_new_graph(make, build_with_graph) -> None
     assert_bitwise_equal(trainer.state_dict(), eager.state_dict())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("graph_type", "reason"),
     [
@@ -380,6 +398,80 @@ def test_a_failed_capture_frees_its_graph_before_the_eager_iteration() -> None:
     assert float(metrics["x"]) == 1
     assert alive == [False]
     assert graphed.fallback_reason == "capturing failed: out of memory"
+
+
+class FakeGenerator:
+    """A CUDA generator that takes part in a capture."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, *, is_capturing: bool = True) -> None:
+        self.is_capturing = is_capturing
+
+    def clone_state(self) -> "FakeGenerator":
+        return FakeGenerator(is_capturing=False)
+
+    def graphsafe_set_state(self, state: "FakeGenerator") -> None:
+        self.is_capturing = state.is_capturing
+
+
+class FakeCuda:
+    """The parts of `torch.cuda` that a capture uses, for one that CUDA has made invalid: leaving it raises."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, allocator_knows_of_the_end: bool) -> None:
+        self.current_stream, self.calls = "default stream", []
+        self.own_generator, self.default_generator = FakeGenerator(), FakeGenerator()
+        self._allocator_knows_of_the_end = allocator_knows_of_the_end
+        fake_torch = {
+            "CUDAGraph": lambda: SimpleNamespace(
+                register_generator_state=lambda _: None, reset=lambda: self.calls.append("reset")
+            ),
+            "Stream": lambda _: "stream of the graph",
+            "current_device": lambda: 0,
+            "current_stream": lambda: self.current_stream,
+            "default_generators": (self.default_generator,),
+            "device": lambda _: nullcontext(),
+            "graph": self.graph,
+            "graph_pool_handle": lambda: (0, 7),
+            "set_stream": self.set_stream,
+        }
+        for name, value in fake_torch.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end_allocate, raising=False)
+        monkeypatch.setattr(
+            torch._C, "_cuda_releasePool", lambda *arguments: self.calls.append(("release", *arguments)), raising=False
+        )
+
+    def set_stream(self, stream: str) -> None:
+        self.current_stream = stream
+
+    def graph(self, _: object, *, pool: object, stream: str, capture_error_mode: str) -> ExitStack:
+        assert (pool, capture_error_mode) == ((0, 7), "thread_local")
+        self.set_stream(stream)
+        stack = ExitStack()
+        stack.callback(fail, "operation failed due to a previous error during capture")
+        return stack
+
+    def end_allocate(self, *arguments: object) -> None:
+        if self._allocator_knows_of_the_end:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.calls.append(("end", *arguments))
+
+
+@pytest.mark.parametrize("allocator_knows_of_the_end", [False, True])  # before and since torch 2.14
+def test_a_capture_that_cuda_makes_invalid_leaves_torch_as_it_was(
+    monkeypatch, *, allocator_knows_of_the_end: bool
+) -> None:
+    cuda = FakeCuda(monkeypatch, allocator_knows_of_the_end=allocator_knows_of_the_end)
+    with pytest.raises(RuntimeError, match="the cause"):
+        CudaGraph([cuda.own_generator]).capture(lambda: fail("the cause"))
+    assert cuda.current_stream == "default stream"
+    assert cuda.calls == [
+        "reset",
+        *([] if allocator_knows_of_the_end else [("end", 0, (0, 7)), ("release", 0, (0, 7))]),
+    ]
+    assert not cuda.own_generator.is_capturing
+    assert not cuda.default_generator.is_capturing
 
 
 class Noisy:

@@ -62,6 +62,7 @@ def pair_ids(pairs):
     return lambda: [run_id(schema.finalise(composed, composed.hydra.runtime.choices)) for composed in pairs]
 
 
+@pytest.mark.integration
 def test_every_loss_with_every_constraint_has_a_different_id(pair_ids) -> None:
     assert len(set(pair_ids())) == len(PAIRS) == len(options("loss")) * len(options("constraint"))
 
@@ -78,6 +79,7 @@ def test_ids_are_pinned(make) -> None:
     assert {overrides: run_id(make(*points, *overrides, tiny=False)) for overrides in ids} == ids
 
 
+@pytest.mark.integration
 def test_a_new_training_key_at_its_neutral_value_changes_no_id(pair_ids, make, monkeypatch) -> None:
     before = pair_ids()
 
@@ -120,6 +122,7 @@ def test_a_new_parameter_of_an_option_changes_no_id_at_its_default(pair_ids, mak
     assert run_id(weighted) == run_id(divergence)
 
 
+@pytest.mark.integration
 def test_the_interval_of_a_lazy_term_is_part_of_the_id_unless_it_is_one(make) -> None:
     """It is in no older option file: a key that earlier runs lack would split the cells of reports."""
     for overrides in (["loss=wgan_gp"], ["loss=wgan", "constraint=lipschitz_penalty"], ["constraint=r1"]):
@@ -217,11 +220,13 @@ CHANGES_ID = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("overrides", NO_EFFECT_ON_ID, ids=str)
 def test_keys_that_do_not_affect_training_do_not_change_the_id(make, overrides: list[str]) -> None:
     assert run_id(make(*overrides)) == run_id(make())
 
 
+@pytest.mark.integration
 def test_keys_that_affect_training_change_the_id(make) -> None:
     ids = [run_id(make(*overrides)) for overrides in ([], *CHANGES_ID)]
     assert len(set(ids)) == len(ids)
@@ -463,6 +468,7 @@ def reload_in_place(module: ModuleType) -> None:
         old.__code__, old.__defaults__ = changed.__code__, changed.__defaults__
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("reload", [importlib.reload, reload_in_place])
 @pytest.mark.parametrize("edited", EDITS)
 def test_a_module_that_is_edited_and_loaded_again_changes_the_id(make, tmp_path, monkeypatch, reload, edited) -> None:
@@ -502,7 +508,7 @@ def test_a_script_that_is_edited_while_it_runs_keeps_its_ids(make, tmp_path: Pat
     assert len(ids) == 1
 
 
-# So is a function of the user in a module that is no file, such as that of a notebook.
+# The source of a function in a notebook is part of the identity, too.
 
 CELL = """
 from functools import wraps
@@ -573,7 +579,9 @@ def test_editing_a_function_of_a_notebook_changes_the_id(make, run_cell: RunCell
 def test_code_whose_source_is_unknown_is_refused(make, run_cell, target: str, is_kept: bool, words: str) -> None:
     run_cell("fake.mean() - real.mean()", is_kept=is_kept)
     config = dataclasses.replace(make(), loss={"_target_": f"notebook.{target}"})
-    with pytest.raises(InputError, match=rf"module notebook is no file \({words}.*\); put it into a module") as refusal:
+    with pytest.raises(
+        InputError, match=rf"module notebook is not a file \({words}.*\); put it into a module"
+    ) as refusal:
         run_id(config)
     assert "\n" not in str(refusal.value)
 

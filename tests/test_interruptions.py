@@ -1,5 +1,6 @@
 """Kills, damaged files, failures and divergence: the state of a run afterwards, and how it resumes."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from .helpers import (
     make_unreadable,
     run,
     same_run_in_other_folder,
+    trainer_state,
 )
 
 KILLED_AT_STEP = """
@@ -46,6 +48,7 @@ KILLED_AT_STEP = """
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("step", [0, 4, 5])
 def test_a_killed_run_resumes_to_bitwise_the_same_result(make, tmp_path: Path, step: int) -> None:
     config = make("save_every=2", "log_every=1")
@@ -85,6 +88,7 @@ def test_a_corrupt_checkpoint_is_replaced_by_the_previous_one_and_nothing_is_los
     assert_same_weights(config, uninterrupted)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("how", UNREADABLE)
 def test_measurements_that_cannot_be_read_fail_a_run_that_is_continued_and_are_kept(
     how: str, make, tmp_path: Path
@@ -129,8 +133,27 @@ def test_a_diverged_run_records_the_step_and_saves_no_bad_checkpoint(make) -> No
     step = int(record.error.split("step ")[1].split(":")[0])
     assert 1 <= step <= 7
     assert record.step == step - 1
-    assert all(bool(v.isfinite().all()) for v in map(torch.tensor, [record.images_seen]))
+    if step > 1:
+        assert trainer_state(config)["step"] == step - 1
     assert run(config).status == Status.DIVERGED  # not retried
+
+
+@pytest.mark.parametrize("name", ["critic_loss", "generator_gradient_norm"])
+def test_a_single_measurement_that_is_not_finite_is_a_divergence(make, monkeypatch, name: str) -> None:
+    train_step = Trainer._train_step
+
+    def measure_nan_at_step_3(self: Trainer) -> dict[str, torch.Tensor]:
+        metrics = train_step(self)
+        return metrics | {name: torch.tensor(math.nan)} if self.step == 3 else metrics
+
+    monkeypatch.setattr(Trainer, "_train_step", measure_nan_at_step_3)
+    record = run(make("save_every=1"))
+    assert record.status == Status.DIVERGED
+    assert record.error is not None
+    assert record.error.startswith("not finite at step 3: ")
+    assert f"{name}=nan" in record.error
+    assert record.error.count("nan") == 1
+    assert trainer_state(make())["step"] == record.step == 2
 
 
 def test_divergence_is_detected_at_its_step_for_any_logging_interval(make, tmp_path: Path) -> None:
@@ -159,6 +182,10 @@ def test_an_exception_fails_the_run_with_its_traceback_and_the_run_is_retried(
     assert record.finished is not None
     assert "the GPU is full" in directory_of(config).log.read_text()
     monkeypatch.undo()
+    with pytest.raises(KeyboardInterrupt):
+        run(config, stop=lambda: True)
+    running = directory_of(config).require_record()
+    assert (running.status, running.error, running.finished) == (Status.RUNNING, None, None)
     again = run(config)
     assert again.status == Status.DONE
     assert again.error is None
@@ -216,6 +243,8 @@ def test_metric_values_written_before_an_interruption_are_not_written_twice(
     monkeypatch.setattr(RunWriter, "write_record", write_record)
     assert run(config).scores["fid"] == 3.0
     assert logged_fids(config) == [(6, 3.0)]
+    steps = [line["step"] for line in directory_of(config).read_metrics()]
+    assert steps == [2, 3, 4, 6, 6]  # those of the checkpoint's step, too, are kept once
 
 
 def test_the_previous_checkpoint_is_kept_until_the_next_one_is_complete(make, monkeypatch: pytest.MonkeyPatch) -> None:

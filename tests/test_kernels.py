@@ -166,6 +166,7 @@ def write_budgets() -> None:
 GROUPS = list(dict.fromkeys((case.model, case.norm, case.precision) for case in all_cases()))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("group", GROUPS, ids=" ".join)
 def test_updates_stay_within_their_budgets(group: tuple[str, str, str]) -> None:
     if TorchVersion(torch.__version__) < "2.14" and (

@@ -1,5 +1,7 @@
 """The launchers `local` and `parallel`: resources of the workers, killed workers, Ctrl-C, full disks."""
 
+import errno
+import io
 import json
 import os
 import re
@@ -8,7 +10,7 @@ import subprocess
 import threading
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,18 +20,33 @@ import torch
 from rich.console import Console
 
 from wgan_sweep.common import gpu_memory
+from wgan_sweep.common.processes import ChildProcess
 from wgan_sweep.common.progress import Display
+from wgan_sweep.common.reading import UnreadableError
 from wgan_sweep.config import objects
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs import lock as locks
 from wgan_sweep.runs import provenance
+from wgan_sweep.runs.directory import RunDir
+from wgan_sweep.runs.record import Status
 from wgan_sweep.runs.requests import not_started
 from wgan_sweep.runs.writer import RunWriter
-from wgan_sweep.sweeps import slurm
-from wgan_sweep.sweeps.launching import RequestedRun, complete_run
+from wgan_sweep.sweeps import launching, parallel, slurm
+from wgan_sweep.sweeps.launching import Outcome, RequestedRun, complete_run, last_end, record_failure
 from wgan_sweep.sweeps.local import Local
 from wgan_sweep.sweeps.parallel import Parallel
 
-from .helpers import PATIENCE_SECONDS, Shell, directory_of, lock_owners, records, run, wait_until
+from .helpers import (
+    PATIENCE_SECONDS,
+    Shell,
+    directory_of,
+    lock_owners,
+    make_unreadable,
+    records,
+    run,
+    wait_until,
+    write_record,
+)
 
 PARALLEL = ["launch=parallel", "launch.jobs=2"]
 
@@ -103,6 +120,15 @@ def test_a_process_is_limited_to_its_part_of_the_memory(monkeypatch) -> None:
         assert gpu_memory.free_bytes(torch.device("cuda")) == 2.25 * gib
     finally:
         gpu_memory.limit_to_share(1)
+
+
+def test_the_workspaces_of_finished_runs_are_freed_before_unused_memory_is_returned(monkeypatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: calls.append("clear"), raising=False)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("return"))
+    gpu_memory.release()
+    assert calls == ["clear", "return"]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +208,7 @@ def start(sweep: Shell, steps: int) -> subprocess.Popen[str]:
     return command
 
 
+@pytest.mark.integration
 def test_a_killed_worker_fails_its_run_and_the_others_continue(sweep: Shell) -> None:
     command = start(sweep, 150)
     name, process = owner_with_checkpoint(sweep)
@@ -201,6 +228,7 @@ def test_a_killed_worker_fails_its_run_and_the_others_continue(sweep: Shell) -> 
     assert first == 0 < second < 150
 
 
+@pytest.mark.integration
 def test_ctrl_c_saves_every_run_in_training(sweep: Shell) -> None:
     command = start(sweep, 100000)
     processes = owners(sweep)
@@ -218,6 +246,7 @@ def test_ctrl_c_saves_every_run_in_training(sweep: Shell) -> None:
     wait_until_gone(list(processes.values()))
 
 
+@pytest.mark.integration
 def test_workers_save_and_end_when_the_command_is_killed(sweep: Shell) -> None:
     command = start(sweep, 100000)
     processes = owners(sweep)
@@ -284,7 +313,7 @@ def test_a_job_saves_on_sigterm_and_waits_for_what_slurm_does(make, monkeypatch,
     sender = threading.Thread(target=send_signals)
     sender.start()
     try:
-        with nullcontext() if requeues else pytest.raises(slurm.RunFailedError, match="SIGTERM"):
+        with nullcontext() if requeues else pytest.raises(slurm.JobFailedError, match="SIGTERM"):
             task()
     finally:
         sender.join()
@@ -326,6 +355,147 @@ def test_finished_runs_need_no_slurm_cluster(make, monkeypatch: pytest.MonkeyPat
         launcher([complete, missing], quiet, stop_if_it_waits)
 
 
+YESTERDAY, TODAY = "2026-01-01T00:00:00.000000+00:00", "2026-01-02T00:00:00.000000+00:00"
+SUBMISSION = slurm.Submission("12_0", "the log", 6, ended_before=YESTERDAY)
+
+
+def requested_run(make, *overrides: str, **changes: object) -> RequestedRun:
+    """Return a run whose record has these values."""
+    requested = RequestedRun(make(*overrides), overrides, "", None)
+    write_record(requested.directory, replace(requested.new_record(), **changes))
+    return requested
+
+
+def outcome_of(requested: RequestedRun, ending: str, waits=lambda: False) -> Outcome:
+    """Return the outcome of a run whose job is over."""
+    return slurm._outcome(requested, SUBMISSION, False, {"12_0": ending}, waits)
+
+
+def test_an_earlier_error_is_not_taken_for_that_of_a_job_or_process(make) -> None:
+    failed = {"status": Status.FAILED, "error": "the earlier error"}
+    requested = requested_run(make, **failed, finished=YESTERDAY)
+    outcome = outcome_of(requested, "CANCELLED by 0 0:0")
+    assert outcome.record.error == "job 12_0 ended as CANCELLED by 0 0:0; see the log"
+    requested = requested_run(make, "seed=1", **failed, finished=TODAY)
+    assert outcome_of(requested, "FAILED 1:0").record.error == "the earlier error"
+    requested = requested_run(make, "seed=2", **failed, finished=YESTERDAY)
+    assert record_failure(requested, "killed", last_end(requested)).record.error == "killed"
+    assert record_failure(requested, "killed again", YESTERDAY).record.error == "killed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes"),
+    [
+        (["retry_diverged=true"], {"status": Status.DIVERGED, "error": "not finite at step 3", "finished": TODAY}),
+        (["retry_diverged=true"], {"status": Status.DIVERGED, "error": "not finite at step 3", "finished": YESTERDAY}),
+        (["train.steps=9"], {"status": Status.DONE, "step": 6, "finished": TODAY}),
+        (["scorer=fid"], {"status": Status.DONE, "step": 6, "finished": TODAY}),
+    ],
+)
+def test_a_job_that_did_its_work_has_not_failed(make, overrides, changes) -> None:
+    """The run diverged again; or an earlier command has submitted the job, and this one asks for more."""
+    requested = requested_run(make, *overrides, **changes)
+    if overrides == ["scorer=fid"]:
+        before = requested.directory.read_record()
+        write_record(requested.directory, replace(before, config={**before.config, "scorer": {"_target_": None}}))
+    outcome = outcome_of(requested, "COMPLETED 0:0")
+    assert (outcome.record.status, outcome.problem) == (changes["status"], None)
+    buffer = io.StringIO()
+    slurm._report_rest(requested, outcome.record, Display(Console(file=buffer, width=300)))
+    more = "done at step 6, and more was requested: run this command again"
+    assert (more in buffer.getvalue()) == (changes["status"] == Status.DONE)
+
+
+def test_a_job_that_was_cancelled_before_it_did_its_work_has_failed(make) -> None:
+    requested = requested_run(make, "train.steps=9", status=Status.DONE, step=6, finished=YESTERDAY)
+    outcome = outcome_of(requested, "CANCELLED 0:0")
+    assert outcome.problem == "failed: train.steps=9: job 12_0 ended as CANCELLED 0:0; see the log"
+    assert requested.directory.read_record().status == Status.DONE
+
+
+def test_a_job_that_was_killed_on_another_node_is_recorded_as_failed(make, monkeypatch) -> None:
+    """Its process cannot be checked: it is gone after a lifetime without a heartbeat."""
+    now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    for module in (locks, launching):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    requested = requested_run(make, status=Status.RUNNING)
+    requested.directory.lock.mkdir(parents=True)
+    owner = replace(locks.Process(), boot="another", host="node", pid=7)
+    (requested.directory.lock / "1").write_text(json.dumps(asdict(owner)))
+    outcome = outcome_of(requested, "OUT_OF_MEMORY 0:125")
+    assert outcome.problem == f"failed: {requested.name}: job 12_0 ended as OUT_OF_MEMORY 0:125; see the log"
+    outcome = outcome_of(requested, "OUT_OF_MEMORY 0:125", lambda: now < 1000.0 + slurm.SECONDS_UNTIL_GONE)
+    assert (outcome.record.status, outcome.problem) == (Status.FAILED, None)
+    assert outcome.record.error == "job 12_0 ended as OUT_OF_MEMORY 0:125; see the log"
+
+
+def test_waiting_for_jobs_goes_on_while_a_record_cannot_be_read(make, monkeypatch) -> None:
+    requested = requested_run(make, status=Status.RUNNING)
+    rounds = [{"12_0": "RUNNING"}, {"12_0": "RUNNING"}, {}]
+    unreadable = [True, False, True]
+    watched = []
+    read_record = RunDir.read_record
+
+    def read_or_fail(directory: RunDir):
+        if unreadable and unreadable.pop(0):
+            raise UnreadableError(f"{directory.record} cannot be read (Stale file handle)")
+        return read_record(directory)
+
+    monkeypatch.setattr(RunDir, "read_record", read_or_fail)
+    monkeypatch.setattr(slurm, "active_states", lambda _: rounds.pop(0))
+    monkeypatch.setattr(slurm, "watch", watched.extend)
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUERIES", 0.0)
+    run_id, display = requested.run_id, Display(Console(quiet=True))
+    slurm.Slurm(gpus_per_node=0)._wait_for({run_id: SUBMISSION}, {run_id: requested}, display, lambda: False)
+    assert (rounds, unreadable) == ([], [])
+    assert watched == [requested.directory.lock]
+    unreadable.append(True)
+    outcome = outcome_of(requested, "COMPLETED 0:0")
+    assert outcome.problem.endswith("record.json cannot be read (Stale file handle)")
+
+
+def test_a_job_that_cannot_be_noted_is_named(make, monkeypatch) -> None:
+    requested = RequestedRun(make(), (), "", None)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(slurm, "active_states", lambda _: {})
+    monkeypatch.setattr(slurm.Slurm, "_submit", lambda *_: [(requested, SUBMISSION)])
+    monkeypatch.setattr(slurm.Submission, "write", fail)
+    with pytest.raises(InputError, match=r"job 12 is submitted, but .*No space left on device.*`scancel 12`"):
+        slurm.Slurm(gpus_per_node=0)([requested], Display(Console(quiet=True)), lambda: False)
+
+
+def test_a_submission_that_cannot_be_read_is_not_one_that_does_not_exist(tmp_path: Path) -> None:
+    """Its run would be submitted again."""
+    SUBMISSION.write(tmp_path, "x")
+    assert slurm.Submission.read(tmp_path, "x") == SUBMISSION
+    assert slurm.Submission.read(tmp_path, "y") is None
+    make_unreadable(tmp_path / "x.json", "an I/O error")
+    with pytest.raises(UnreadableError):
+        slurm.Submission.read(tmp_path, "x")
+
+
+@pytest.mark.parametrize(("code", "is_hinted"), [(1, False), (-signal.SIGTERM, False), (-signal.SIGKILL, True)])
+def test_only_a_process_that_was_killed_may_have_lacked_memory(make, code: int, is_hinted: bool) -> None:
+    requested = requested_run(make, f"seed={abs(code)}", status=Status.RUNNING)
+    child = object.__new__(ChildProcess)
+    child.process = SimpleNamespace(exitcode=code)
+    child.wait = lambda: code
+    worker = object.__new__(parallel._Worker)
+    worker._child, worker._relay, worker._start = child, SimpleNamespace(close=lambda: None), lambda: child
+    worker._is_stopping, worker._ended_before = False, None
+    error = worker._handle_death(requested).record.error
+    assert error.startswith("its process ended with ")
+    assert ("out of memory" in error) is is_hinted
+
+
 SLURM_COMMAND = """\
 #!/bin/bash
 # Stands for a command of SLURM: it says that it was called, and takes a second.
@@ -351,6 +521,7 @@ def slurm_commands(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("during", ["squeue", "sbatch"])
 def test_ctrl_c_in_a_terminal_does_not_end_a_command_of_slurm(sweep: Shell, slurm_commands: Path, during: str) -> None:
     """A terminal sends it to all processes of the command's group. A job that SLURM has accepted is recorded."""

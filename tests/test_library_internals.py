@@ -13,6 +13,11 @@ from wgan_sweep.scoring.metrics import FID
 INTERNALS = [
     ("submitit", "SlurmExecutor._make_submission_command", "sweeps/slurm.py"),
     ("torch", "_C._are_functorch_transforms_active", "objectives/fast_double_backward.py"),
+    ("torch", "_C._cuda_clearCublasWorkspaces", "common/gpu_memory.py"),
+    ("torch", "_C._cuda_endAllocateToPool", "training/cuda_graphs.py"),
+    ("torch", "_C._cuda_releasePool", "training/cuda_graphs.py"),
+    ("torch", "Generator.clone_state", "training/cuda_graphs.py"),
+    ("torch", "Generator.graphsafe_set_state", "training/cuda_graphs.py"),
     ("torch", "_amp_foreach_non_finite_check_and_unscale_", "training/loss_scaling.py"),
     ("torch", "_amp_update_scale_", "training/loss_scaling.py"),
     ("torch", "_foreach_clamp_max_", "objectives/constraints.py"),

@@ -2,8 +2,9 @@
 
 import io
 import json
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from PIL import Image
 from rich.console import Console
 
 from wgan_sweep.common.progress import Display
-from wgan_sweep.config.schema import read
+from wgan_sweep.config.schema import Config, read
 from wgan_sweep.errors import InputError
+from wgan_sweep.report.cells import group_runs
+from wgan_sweep.report.text import to_markdown
 from wgan_sweep.runs import build as build_module
 from wgan_sweep.runs import checkpoints, life
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import identify, run_id
+from wgan_sweep.runs.loop import DivergedError, RunLoop
 from wgan_sweep.runs.networks import load_networks
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import RunState
@@ -90,6 +94,18 @@ def test_the_best_step_has_the_lowest_fid(make, planned_fids) -> None:
     best_state, _ = checkpoints.load(directory_of(config).best)
     assert best_state is not None
     assert best_state["trainer"]["step"] == 3
+
+
+def test_a_best_step_that_is_lost_leaves_no_value_of_its_own(make, planned_fids, monkeypatch) -> None:
+    planned_fids(20.0, 19.0, 25.0)
+    load = checkpoints.load
+
+    def load_previous(path: Path) -> tuple[dict | None, list[str]]:
+        return (checkpoints.read(checkpoints.previous(path)), ["damaged"]) if path.name == "best.pt" else load(path)
+
+    monkeypatch.setattr(checkpoints, "load", load_previous)
+    record = run(make("scorer.every=3"))
+    assert (record.best["step"], record.best["fid"], record.best["chosen_by_fid"]) == (3, 25, 20)
 
 
 def test_the_best_step_is_scored_again_on_independent_samples(make, planned_fids, monkeypatch) -> None:
@@ -186,6 +202,25 @@ def test_a_finished_run_is_not_modified(make, planned_fids) -> None:
     assert scorer.calls == 1
 
 
+def test_a_run_that_another_process_finishes_just_before_the_lock_is_not_trained_again(make, monkeypatch) -> None:
+    config, own = make("train.steps=2"), life.owned_run
+    finished: list[Record] = []
+
+    @contextmanager
+    def owned_after_another(directory: RunDir) -> Iterator[RunWriter]:
+        with monkeypatch.context() as patch:
+            patch.setattr(life, "owned_run", own)
+            finished.append(run(config))
+        monkeypatch.setattr(Trainer, "_update_critic", lambda *_: pytest.fail("trained again"))
+        with own(directory) as writer:
+            yield writer
+
+    monkeypatch.setattr(life, "owned_run", owned_after_another)
+    record = run(config)
+    assert [record] == finished == [directory_of(config).read_record()]
+    assert record.status == Status.DONE
+
+
 def test_training_continued_to_more_steps_is_bitwise_equal_to_uninterrupted_training(
     make, tmp_path: Path, planned_fids
 ) -> None:
@@ -213,6 +248,28 @@ def test_an_error_while_the_scorer_is_prepared_fails_the_run_before_training(mak
     record = run(make())
     assert record.status == Status.FAILED
     assert record.step == 0
+
+
+def test_the_time_of_all_starts_is_counted(make) -> None:
+    def set_seconds(config: Config, seconds: float) -> None:
+        record = directory_of(config).require_record()
+        write_record(directory_of(config), replace(record, seconds=seconds))
+
+    first, stopped, last = (make(f"train.steps={steps}") for steps in (2, 4, 6))
+    assert 0 < run(first).seconds < 1000
+    set_seconds(first, 1000.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, stop=lambda: True)
+    interrupted = directory_of(stopped).require_record()
+    assert (interrupted.status, interrupted.step) == (Status.RUNNING, 3)
+    assert 1000 < interrupted.seconds < 2000
+    set_seconds(first, 3000.0)
+    assert 3000 < run(last).seconds < 4000
+
+
+def test_of_equal_steps_the_last_one_is_the_best(make, planned_fids) -> None:
+    planned_fids(20.0, 20.0, 21.0, 22.0, 23.0)
+    assert run(make("scorer.every=2", "train.steps=6")).best["step"] == 4
 
 
 def test_a_refused_config_creates_no_files(make, tmp_path: Path) -> None:
@@ -379,6 +436,24 @@ def test_scores_are_kept_when_a_run_is_continued_or_scored_otherwise(make, plann
     assert run(make("scorer=fid", "scorer.num_samples=7", "train.steps=8")).history == third.history
 
 
+def test_a_finished_result_survives_a_continuation_that_diverges(make, planned_fids, monkeypatch) -> None:
+    planned_fids(20.0)
+    first = run(make("scorer=fid"))
+    assert first.result is first
+
+    def diverge(*_: object) -> None:
+        raise DivergedError("not finite at step 8")
+
+    monkeypatch.setattr(RunLoop, "_train", diverge)
+    lost = run(make("scorer=fid", "train.steps=9"))
+    assert (lost.status, lost.reason) == (Status.DIVERGED, "not finite at step 8")
+    assert lost.result is not None
+    kept = ("status", "step", "scores", "scored_by", "best", "finished", "code", "error")
+    assert {name: getattr(lost.result, name) for name in kept} == {name: getattr(first, name) for name in kept}
+    assert "20.00 (n=1), 1 diverged later" in to_markdown(group_runs([lost]))
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("killed_at", range(1, 6))
 def test_a_kill_neither_loses_nor_repeats_earlier_scores(make, planned_fids, monkeypatch, killed_at: int) -> None:
     planned_fids(20.0, *[90.0] * 9)
@@ -415,7 +490,7 @@ def test_a_record_with_a_damaged_history_is_refused(history: object, tmp_path: P
 
 
 def test_the_generator_without_averaging_is_scored_at_the_end(make, planned_fids) -> None:
-    """On the same z as its average; and once more only if the run is asked for another scorer."""
+    """On the same z as its average; and once more only if another scorer is requested."""
     scorer = planned_fids(5.0, 6.0)
     scored: list[torch.Tensor] = []
     scorer.inspect = lambda sample, _: scored.append(sample(3))

@@ -1,5 +1,6 @@
 """Ownership of a run: one process at a time, taken over from an owner that is gone, and from no other."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from wgan_sweep.errors import RunLockedError, RunTakenOverError
+from wgan_sweep.errors import InputError, RunLockedError, RunTakenOverError
 from wgan_sweep.runs import lock as locks
 from wgan_sweep.runs.lock import Process, lock_owner, run_lock
 
@@ -54,8 +55,9 @@ def holder() -> Iterator[Start]:
 
 @pytest.fixture
 def short_lifetime(monkeypatch: pytest.MonkeyPatch) -> float:
-    """A lifetime of 0.5 s."""
+    """A lifetime of 0.5 s; a process seems gone after ten thousand of them."""
     monkeypatch.setattr(locks, "LIFETIME_SECONDS", 0.5)
+    monkeypatch.setattr(locks, "LIFETIMES_UNTIL_SILENT", 10_000)
     return 0.5
 
 
@@ -71,6 +73,38 @@ def assert_locked(folder: Path, owner: str) -> None:
     assert lock_owner(folder) == owner
     with pytest.raises(RunLockedError, match=owner), run_lock(folder, "run x"):
         pytest.fail("held twice")
+
+
+@pytest.fixture
+def elsewhere() -> Process:
+    """A process that cannot be checked from here."""
+    return replace(Process(), boot="another machine", host="node", pid=77)
+
+
+class Clock:
+    """The monotonic clock of this process, as the lock sees it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that only the test moves, and that sleeping moves."""
+    clock = Clock()
+    monkeypatch.setattr(locks, "time", clock)
+    return clock
+
+
+def set_back(token: Path, seconds: float) -> None:
+    """Give a token the time that it would have had so long ago."""
+    os.utime(token, (time.time() - seconds,) * 2)
 
 
 def take_over(folder: Path, seconds: float) -> float:
@@ -134,6 +168,77 @@ def test_a_process_that_cannot_be_checked_is_judged_by_its_heartbeat_whatever_it
         time.sleep(short_lifetime / 4)
     waited = take_over(folder, 20)
     assert waited > short_lifetime / 2
+
+
+@pytest.mark.parametrize("is_new_process", [False, True])
+def test_the_first_look_sees_an_owner_that_was_silent_for_many_lifetimes(
+    is_new_process: bool, tmp_path: Path, elsewhere: Process, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no longer reported, and its lock is taken over only after a lifetime, as from any other owner."""
+    folder = tmp_path / ".locks" / "run"
+    token = write_token(folder, 1, elsewhere)
+    set_back(token, 9 * locks.LIFETIME_SECONDS)
+    assert lock_owner(folder) == str(elsewhere)
+    clock.now += 2 * locks.LIFETIME_SECONDS
+    if is_new_process:
+        for known in ("_first_seen", "_last_look", "_clocks"):
+            monkeypatch.setattr(locks, known, {})
+        set_back(token, 11 * locks.LIFETIME_SECONDS)
+    assert lock_owner(folder) is None
+    assert [path.name for path in folder.iterdir()] == ["1"]
+    with pytest.raises(RunLockedError), run_lock(folder, "run x"):
+        pytest.fail("taken over at the first look")
+    os.utime(token)
+    assert lock_owner(folder) == str(elsewhere)
+
+
+def test_an_owner_in_a_folder_that_cannot_be_written_to_is_watched(
+    tmp_path: Path, elsewhere: Process, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ".locks" / "run"
+    set_back(write_token(folder, 1, elsewhere), 1e6)
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(locks.tempfile, "TemporaryFile", refuse)
+    for _ in range(61):
+        assert lock_owner(folder) == str(elsewhere)
+        clock.now += 1.0
+    assert lock_owner(folder) is None
+
+
+def test_a_silent_owner_is_watched_for_a_lifetime_on_request(
+    tmp_path: Path, elsewhere: Process, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / ".locks" / "run"
+    token = write_token(folder, 1, elsewhere)
+    began = clock.now
+    with pytest.raises(RunLockedError), run_lock(folder, "run x", watch_silent=True):
+        pytest.fail("held twice")
+    assert clock.now == began
+    set_back(token, 1e6)
+    with run_lock(folder, "run x", watch_silent=True):
+        assert locks.LIFETIME_SECONDS < clock.now - began < locks.LIFETIME_SECONDS + 3
+    assert caplog.text.count("run x: process 77 on node has had no heartbeat for long: watching it for 60 s") == 1
+
+
+def test_a_pause_between_two_looks_does_not_count_as_watching(tmp_path: Path, elsewhere: Process, clock: Clock) -> None:
+    """The file server may have been away: then this process and the heartbeats waited for it."""
+    folder = tmp_path / ".locks" / "run"
+    write_token(folder, 1, elsewhere)
+    other = write_token(tmp_path / ".locks" / "other", 1, elsewhere).parent
+    assert_locked(folder, str(elsewhere))
+    clock.now += 300
+    for _ in range(6):
+        assert_locked(folder, str(elsewhere))
+        for _ in range(2):  # looks at other locks of the folder show that the file server is there
+            assert_locked(other, str(elsewhere))
+            clock.now += 5
+    clock.now += 1
+    assert lock_owner(other) is None
+    with run_lock(folder, "run x") as ownership:
+        assert ownership.number == 2
 
 
 def test_a_stopped_process_keeps_its_lock_for_a_lifetime(tmp_path: Path, holder: Start, short_lifetime: float) -> None:
@@ -227,6 +332,108 @@ def test_a_heartbeat_changes_the_token_and_notices_a_takeover(tmp_path: Path) ->
         wait_until(lambda: ownership.is_lost)
 
 
+def test_a_lock_that_was_removed_and_made_anew_is_lost(tmp_path: Path) -> None:
+    """The new token has the same number. It is not emptied by the first owner."""
+    with run_lock(tmp_path / "run", "run x") as first:
+        shutil.rmtree(tmp_path / "run")
+        with run_lock(tmp_path / "run", "run x") as second:
+            assert first.number == second.number
+            with pytest.raises(RunTakenOverError, match=f"process {os.getpid()} "):
+                first.check()
+            first.release()
+            second.check()
+
+
+def test_a_lock_that_could_not_be_released_is_free_to_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "truncate", fail)
+        with run_lock(tmp_path / "run", "run x"):
+            assert_locked(tmp_path / "run", str(Process()))
+    assert (tmp_path / "run" / "1").read_text() != ""
+    assert lock_owner(tmp_path / "run") is None
+    with run_lock(tmp_path / "run", "run x") as ownership:
+        assert ownership.number == 2
+
+
+def test_a_folder_that_vanishes_before_the_token_is_written_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, attempts = locks._acquire, []
+
+    def acquire_late(folder: Path, name: str) -> locks.Ownership | None:
+        attempts.append(folder)
+        assert len(attempts) < 3
+        if len(attempts) == 1:
+            folder.rmdir()
+        return acquire(folder, name)
+
+    monkeypatch.setattr(locks, "_acquire", acquire_late)
+    with run_lock(tmp_path / "run", "run x"):
+        assert lock_owner(tmp_path / "run") == str(Process())
+
+
+def test_a_folder_that_vanishes_after_the_token_is_written_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, attempts = os.link, []
+
+    def link_and_remove_once(source: Path, target: Path, **options: bool) -> None:
+        link(source, target, **options)
+        attempts.append(target)
+        if len(attempts) == 1:
+            shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr(os, "link", link_and_remove_once)
+    with run_lock(tmp_path / "run", "run x"):
+        assert lock_owner(tmp_path / "run") == str(Process())
+    assert len(attempts) == 2
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named_with_the_remedy(code: int, tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with (
+        pytest.raises(InputError, match=r"without hard links.*set runs to"),
+        run_lock(tmp_path / "x", "run x"),
+    ):
+        pytest.fail("held without a token")
+    assert not list((tmp_path / "x").iterdir())
+
+
+def test_a_lock_that_is_damaged_ends_no_report(tmp_path: Path, short_lifetime: float, monkeypatch) -> None:
+    file, with_folder = tmp_path / "file", tmp_path / "with folder"
+    file.write_text("")
+    (with_folder / "1").mkdir(parents=True)
+    assert lock_owner(file) is None
+    refusal = r"file is where the folder of a lock belongs .*move it away"
+    with pytest.raises(InputError, match=refusal), run_lock(file, "run x"):
+        pytest.fail("held without a token")
+    assert_locked(with_folder, "another process")
+    assert take_over(with_folder, 20) > short_lifetime / 2
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    assert lock_owner(tmp_path) == f"a process that cannot be determined ({tmp_path}: Stale file handle)"
+
+
+def test_the_name_of_a_process_may_be_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = Process().started
+    stat = tmp_path / "stat"
+    stat.write_bytes(Path("/proc/self/stat").read_bytes().replace(b"(", b"(caf\xc3", 1))
+    monkeypatch.setattr(locks, "Path", lambda path: stat if path == "/proc/self/stat" else Path(path))
+    assert Process().started == started != ""
+
+
 def test_a_lock_that_was_removed_is_lost(tmp_path: Path) -> None:
     with run_lock(tmp_path / "run", "run x") as ownership:
         shutil.rmtree(tmp_path / "run")
@@ -234,7 +441,7 @@ def test_a_lock_that_was_removed_is_lost(tmp_path: Path) -> None:
             ownership.check()
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"pid": "x"}', "[" * 100_000, "\0"])
+@pytest.mark.parametrize("text", ["[]", "{", "{}", '{"pid": "x"}', "[" * 100_000, "\0"])
 def test_a_token_that_names_no_process_expires(text: str, tmp_path: Path, short_lifetime: float) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "1").write_text(text)

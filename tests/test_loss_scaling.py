@@ -210,7 +210,7 @@ def volatile_scale(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("volatile_scale")
-def test_a_run_resumed_at_any_step_is_bitwise_that_without_interruption(make, tmp_path) -> None:
+def test_resuming_at_any_step_is_bitwise_equal(make, tmp_path) -> None:
     config = make(FP16, "train.n_critic=1", "model=mlp", "model.depth=1")
     uninterrupted = build(config).trainer
     metrics, phases = [], []
@@ -248,6 +248,7 @@ def follow(replicas: Replicas, config: Config) -> None:
     dist.broadcast(loss_scale(trainer, "critic").value, 1)
 
 
+@pytest.mark.integration
 def test_an_overflow_in_one_process_skips_the_update_in_all(make) -> None:
     config = make(FP16, "train.n_critic=1", "model.dim=2")
     with with_followers(2, CPU, follow, config):
@@ -262,13 +263,14 @@ def test_an_overflow_in_one_process_skips_the_update_in_all(make) -> None:
         assert torch.equal(received, loss_scale(trainer, "critic").value)
 
 
-def test_gradients_that_overflow_at_any_scale_are_a_recorded_divergence(make, monkeypatch) -> None:
-    """All measurements are finite, but no update is taken."""
-    monkeypatch.setattr(loss_scaling, "INITIAL_SCALE", 2 * MIN_SCALE)
+@pytest.mark.parametrize(("initial", "step"), [(2 * MIN_SCALE, 1), (4 * MIN_SCALE, 2)])
+def test_gradients_that_overflow_at_any_scale_are_a_recorded_divergence(make, monkeypatch, initial, step: int) -> None:
+    """All measurements are finite, but no update is taken; each halves the scale, of which the smallest is useful."""
+    monkeypatch.setattr(loss_scaling, "INITIAL_SCALE", initial)
     monkeypatch.setattr(LossScale, "scale", lambda _, loss: loss * math.inf)
-    record = run_to_the_end(make(FP16))
+    record = run_to_the_end(make(FP16, "train.n_critic=2"))
     assert record.status == Status.DIVERGED
-    assert "gradients overflow at step 1 at any loss scale: critic_loss_scale=" in record.error
+    assert f"gradients overflow at step {step} at any loss scale: critic_loss_scale=" in record.error
 
 
 def test_an_overflow_of_the_generators_gradient_is_no_divergence(make, tmp_path, monkeypatch) -> None:

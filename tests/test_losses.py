@@ -88,6 +88,14 @@ def generator_loss(loss: losses.Loss, real: torch.Tensor, fake: torch.Tensor) ->
 
 
 @pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_gradients_agree_with_finite_differences(loss: losses.Loss) -> None:
+    """With respect to all outputs that a player's loss depends on."""
+    real, fake = (outputs.clone().requires_grad_() for outputs in (REAL + 0.3, FAKE + 0.3))
+    assert torch.autograd.gradcheck(loss.critic, (real, fake))
+    assert torch.autograd.gradcheck(lambda *outputs: generator_loss(loss, *outputs), (real, fake))
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
 @given(data=st.data(), size=st.integers(1, 6))
 def test_the_order_of_the_examples_does_not_matter(loss: losses.Loss, data, size: int) -> None:
     """Of real and of fake examples; of pairs, if the loss compares pairs."""

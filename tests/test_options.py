@@ -55,6 +55,7 @@ def needs_network(group: str, name: str) -> bool:
     return group == "metric" or (group == "scorer" and name != "none")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("group", "name"), [o for o in OPTIONS if o not in NEEDS_DOWNLOAD and not needs_network(*o)])
 def test_every_option_builds_and_trains_one_step(
     group: str, name: str, make, npz: Path, tmp_path: Path, mnist, monkeypatch
@@ -173,9 +174,13 @@ def test_every_scorer_is_built_for_its_kind_of_data(name: str, make) -> None:
     assert (parts.training_scorer is None) == (name not in ("fid50k", "published"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "metric" and name != "inception_score"])
 def test_every_metric_can_be_added_and_changes_neither_choices_nor_id(name: str, make) -> None:
-    extra = {"kid": ["scorer.metrics.x.subset_size=10"], "fid_infinity": ["features.layer=64"]}.get(name, [])
+    extra = {
+        "kid": ["scorer.metrics.x.subset_size=10"],
+        "fid_infinity": ["features.layer=64", "scorer.num_samples=1280"],
+    }.get(name, [])
     config = make("scorer=fid", f"+metric@scorer.metrics.x={name}", *extra)
     assert len(build(config).scorer._metrics) == 2
     assert config.choices == make("scorer=fid").choices
@@ -194,6 +199,7 @@ def test_an_unknown_split_is_refused_by_name(make) -> None:
         check(make("data=mnist", "data.split=valid", "scorer=none", tiny=False))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "overrides", "count"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wgan_sweep.config.schema import conf_dir
 
-from .test_wings import FILES, PACKAGE, imports
+from .test_layers import FILES, PACKAGE, imports
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 NOT_INSTALLED = {"cleanfid": "clean-fid"}

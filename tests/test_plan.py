@@ -70,6 +70,7 @@ def test_a_plan_gives_no_gpu_hours_from_runs_of_another_kind(make, other: str) -
     assert plan_of([make(f"train.steps={STEPS}")], [earlier_run(make(other), "a", "NVIDIA A", 36.0)]) == []
 
 
+@pytest.mark.integration
 def test_a_record_has_the_name_of_the_gpu_and_says_if_there_were_several(make, monkeypatch) -> None:
     """With a stand-in for the GPU's name: a run of three steps on it, three more on another, and three on the first."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"name of {device}")

@@ -184,6 +184,7 @@ def test_js_of_uniforms_matches_the_closed_form(theta: float) -> None:
     assert scores["js"] == pytest.approx(min(theta, 1) * math.log(2), abs=0.02)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("theta", "js"), [(0.0, 0.0), (1e-2, math.log(2)), (3.0, math.log(2))])
 def test_js_of_segments_and_of_points_matches_the_closed_form(theta: float, js: float) -> None:
     segment = ParallelLines(0.0).load()
@@ -210,6 +211,12 @@ def test_divergences_of_gaussians_match_the_closed_form_and_scipy(dim: int, shif
         js = jensen_shannon(p_samples, q_samples)
         assert js == pytest.approx(expected, abs=0.03)
         assert js == pytest.approx(jensen_shannon(q_samples, p_samples), abs=1e-12)
+
+
+def test_kl_of_few_points_is_that_of_its_formula() -> None:
+    """Distances to the nearest other real point: 1, 1, 2; to the nearest of the 6 generated ones: 0.5, 0.5, 1."""
+    real, generated = (np.array(x)[:, None] for x in ([0.0, 1.0, 3.0], [0.5, 2.0, 7.0, 8.0, 9.0, 9.5]))
+    assert kullback_leibler(real, generated, 1) == pytest.approx(math.log(1 / 2) + math.log(6 / 2))
 
 
 def test_modes_and_quality_are_counted_within_three_standard_deviations() -> None:

@@ -168,6 +168,7 @@ BOUNDS = {"fp32": 5e-5, "bf16": 0.1, "fp16": 0.03}
 """Largest relative errors that are accepted."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["dcgan", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_errors_along_a_trajectory_are_bounded(name: str, mnist: np.ndarray) -> None:
     """The table in the guide to benchmarks."""

@@ -60,6 +60,7 @@ def in_another_thread(create: Callable[[], ChildProcess]) -> ChildProcess:
     return child
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("created", [in_this_thread, in_another_thread])
 def test_a_child_answers_until_its_connection_closes(
     created: Callable[[Callable[[], ChildProcess]], ChildProcess],
@@ -73,6 +74,7 @@ def test_a_child_answers_until_its_connection_closes(
     assert child.how_it_ended() == "exit code 0"
 
 
+@pytest.mark.integration
 def test_a_child_ignores_signals_that_are_for_its_parent() -> None:
     handlers = [signal.getsignal(number) for number in SIGNALS_FOR_THE_PARENT]
     child = ChildProcess(echo_until_closed, "")
@@ -98,6 +100,7 @@ def test_a_child_that_does_not_end_in_time_is_killed() -> None:
     assert child.connection.closed
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("daemon", [False, True])
 def test_the_death_of_a_child_ends_the_connection(daemon: bool) -> None:
     child = ChildProcess(exit_with_code_3, daemon=daemon)
@@ -107,6 +110,7 @@ def test_the_death_of_a_child_ends_the_connection(daemon: bool) -> None:
     assert child.how_it_ended() == "exit code 3"
 
 
+@pytest.mark.integration
 def test_several_threads_that_wait_for_a_child_all_learn_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     waitpid = os.waitpid
 
@@ -146,6 +150,7 @@ def received() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
+@pytest.mark.integration
 def test_signals_that_arrive_while_a_child_starts_are_handled_here_and_ignored_there(
     monkeypatch: pytest.MonkeyPatch, received: list[int]
 ) -> None:
@@ -174,6 +179,7 @@ def send_blocked_signals(connection: Connection) -> None:
     connection.send(blocked_signals())
 
 
+@pytest.mark.integration
 def test_no_signals_are_blocked_in_a_child() -> None:
     child = ChildProcess(send_blocked_signals)
     assert child.connection.recv() == blocked_signals()
@@ -184,6 +190,7 @@ def send_size(connection: Connection, data: bytes) -> None:
     connection.send(len(data))
 
 
+@pytest.mark.integration
 def test_a_child_receives_large_arguments() -> None:
     child = ChildProcess(send_size, LARGE)
     assert child.connection.recv() == len(LARGE)
@@ -199,6 +206,7 @@ def die_before_reading(connection: Connection) -> None:
     os._exit(7)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("moment", ["before it reads its arguments", "while it unpickles them"])
 def test_a_child_that_dies_before_its_work_does_not_block_this_process(
     monkeypatch: pytest.MonkeyPatch, moment: str

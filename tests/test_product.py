@@ -106,12 +106,14 @@ def is_allowed(loss: str, stabiliser: str) -> bool:
     return stabiliser != "label_smoothing" or loss in ("gan", "nsgan", "lsgan")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("loss", OPTIONS["loss"])
 @pytest.mark.parametrize("stabiliser", OPTIONS["stabiliser"])
 def test_every_loss_with_every_stabiliser(configs, loss: str, stabiliser: str) -> None:
     assert trains_and_resumes(combine(configs, loss, None, "real_fake", stabiliser)) == is_allowed(loss, stabiliser)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("loss", OPTIONS["loss"])
 @pytest.mark.parametrize("constraint", OPTIONS["constraint"])
 def test_every_loss_with_every_constraint_at_alternating_sampling_schemes(configs, loss: str, constraint: str) -> None:
@@ -128,6 +130,7 @@ def test_all_combinations(configs, stabiliser: str) -> None:
         assert trains == is_allowed(loss, stabiliser), (loss, constraint, sampling)
 
 
+@pytest.mark.integration
 def test_the_table_in_the_guide_shows_the_refused_combinations(configs) -> None:
     losses, stabilisers = OPTIONS["loss"], [name for name in OPTIONS["stabiliser"] if name != "none"]
     lines = ["| | " + " | ".join(f"`{loss}`" for loss in losses) + " |", "|---" * (len(losses) + 1) + "|"]

@@ -1,6 +1,7 @@
 """Pruning: its decisions against Optuna's pruners, sweeps that prune, and pruned runs that go on."""
 
 import json
+import math
 import pickle
 import re
 import signal
@@ -22,7 +23,7 @@ from wgan_sweep.runs import build as build_module
 from wgan_sweep.runs import provenance, pruning
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.identity import identify, run_id
-from wgan_sweep.runs.pruning import Curve, MedianRule, Pruner, SuccessiveHalving
+from wgan_sweep.runs.pruning import MedianRule, MetricCurve, Pruner, SuccessiveHalving
 from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, Record, Status
 from wgan_sweep.runs.state import RunState
 from wgan_sweep.sweeps import slurm
@@ -78,11 +79,11 @@ def decisions(
         if step not in rungs:
             continue
         others = [
-            Curve(pruning.costs_of(values, metric), is_done=last in values)
+            MetricCurve(pruning.costs_of(values, metric), is_done=last in values)
             for other, values in enumerate(seen)
             if other != index and values
         ]
-        if rule.why_pruned(step, Curve(pruning.costs_of(seen[index], metric)), others):
+        if rule.why_pruned(step, MetricCurve(pruning.costs_of(seen[index], metric)), others):
             pruned[index] = step, seen[index][step]
     return pruned
 
@@ -102,7 +103,7 @@ def optunas_decisions(
         trial = trials[index] if index in trials else trials.setdefault(index, study.ask())
         value = float(curves[index, counts[index]])
         counts[index] += 1
-        if counts[index] == curves.shape[1]:  # the last step is no rung
+        if counts[index] == curves.shape[1]:  # the last step is not a rung
             trial.report(value, counts[index] * every)
             study.tell(trial, value)
             continue
@@ -150,10 +151,20 @@ def test_rungs_are_multiples_of_the_first_one_below_the_last_step() -> None:
     assert list(MedianRule().rungs(10, 30)) == [10, 20]
 
 
+def test_values_after_a_rung_do_not_count_at_it() -> None:
+    """They may be there if a run goes on from an earlier checkpoint."""
+    rule, own = MedianRule(finished=1), {2: 5.0, 4: 0.0}
+    assert rule.why_pruned(2, MetricCurve(own), [MetricCurve({2: 3.0, 4: 9.0}, is_done=True)])
+    assert not rule.why_pruned(4, MetricCurve(own), [MetricCurve({2: 3.0, 4: 9.0}, is_done=True)])
+
+
 def test_a_value_that_is_not_finite_is_the_worst() -> None:
     rule = SuccessiveHalving()
-    assert rule.why_pruned(2, Curve(pruning.costs_of({2: float("nan")}, "modes")), [Curve({2: 5.0})])
-    assert not rule.why_pruned(2, Curve({2: 5.0}), [Curve(pruning.costs_of({2: float("-inf")}, "modes"))])
+    assert rule.why_pruned(2, MetricCurve(pruning.costs_of({2: float("nan")}, "modes")), [MetricCurve({2: 5.0})])
+    assert not rule.why_pruned(2, MetricCurve({2: 5.0}), [MetricCurve(pruning.costs_of({2: float("-inf")}, "modes"))])
+    values = {1: math.nan, 2: math.inf, 3: -math.inf, 4: 2.0}
+    assert pruning.costs_of(values, "w1") == {1: math.inf, 2: math.inf, 3: math.inf, 4: 2.0}
+    assert pruning.costs_of(values, "modes") == {1: math.inf, 2: math.inf, 3: math.inf, 4: -2.0}
 
 
 # --- sweeps
@@ -175,6 +186,7 @@ def ends(outcomes: Sequence[Outcome]) -> list[tuple[str, int]]:
     return [(str(o.record.status), o.record.step) for o in outcomes if o.record is not None]
 
 
+@pytest.mark.integration
 def test_a_local_sweep_prunes_as_optuna_would(make, tmp_path: Path) -> None:
     """What Optuna would prune is derived from the curves of the same sweep without pruning."""
     optuna = pytest.importorskip("optuna")
@@ -234,6 +246,7 @@ def rival(config: Config, values: dict[int, float], status: Status = Status.RUNN
 PRUNES = ["prune=asha", "scorer.every=2"]
 
 
+@pytest.mark.integration
 def test_a_pruned_run_goes_on_bitwise_as_if_it_never_was_pruned(make, tmp_path: Path, monkeypatch) -> None:
     """The process is killed between the decision and its record, once."""
     other = rival(make(*POINTS, *PRUNES, "seed=9", tiny=False), {2: 0.0, 4: 0.0, 6: 0.0})
@@ -264,6 +277,7 @@ def test_a_pruned_run_goes_on_bitwise_as_if_it_never_was_pruned(make, tmp_path: 
     assert list(directory_of(config).read_metrics()) == list(directory_of(uninterrupted).read_metrics())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("overrides", "changes", "competes"),
     [
@@ -329,8 +343,9 @@ def test_a_parallel_sweep_prunes_and_its_output_counts_pruned_runs(sweep: Shell)
     assert winner["step"] == 8
 
 
+@pytest.mark.integration
 def test_the_runs_of_a_slurm_job_compete(make) -> None:
-    """The job's task is stored in a file; a pruned run is no failure of the job, and is not submitted again."""
+    """The job's task is stored in a file; a pruned run is not a failure of the job, and is not submitted again."""
     runs = requested(make, "prune=asha", rates=RATES[:4])
     task = pickle.loads(pickle.dumps(slurm.Task(runs, provenance.code(), 1, 1, allow_other_code=False)))  # noqa: S301
     assert [one.others for one in task.requested] == [one.others for one in runs]
@@ -422,7 +437,7 @@ def test_the_exact_scorer_says_what_it_measures(make, data: str) -> None:
 
 def test_a_single_run_and_a_sweep_with_claims_are_not_pruned(make, sweep: Shell) -> None:
     assert "prune=asha compares the runs of a sweep: give -m" in sweep(*POINTS, "prune=asha", tiny=False, code=1).stderr
-    with pytest.raises(InputError, match="claims with prune=asha: pruned runs are no evidence"):
+    with pytest.raises(InputError, match="claims with prune=asha: pruned runs are not evidence"):
         check_wanted(make(*POINTS, "prune=asha", "claims=paper", tiny=False))
 
 

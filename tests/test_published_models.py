@@ -141,6 +141,7 @@ def parameter_count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_published_network_has_the_published_number_of_parameters(name: str, make) -> None:
     size, published = COUNTS[name]

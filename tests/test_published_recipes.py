@@ -14,6 +14,7 @@ from wgan_sweep.config.players import player_node
 from wgan_sweep.config.schema import Config, conf_dir
 from wgan_sweep.runs.build import build, check
 from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from wgan_sweep.training.critic_updates import updates_at
 
 from .test_docs import GUIDES, codes, rows
 from .test_published_models import COUNTS
@@ -48,6 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "constraint": {"_target_": f"{CONSTRAINTS}.weight_clip", "c": 0.01},
         "batch_size": 64,
         "n_critic": 5,
+        "updates": [100, 100, 5, 5, 100, 5],
         "latent_dim": 100,
         "data": "lsun",
     },
@@ -156,6 +158,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """The settings of the published code, by recipe: of both players where there are two, the critic's first."""
 RATES_AT = (0, 50_000, 100_000)
 """The steps whose learning rates are compared."""
+UPDATES_AT = (0, 24, 25, 499, 500, 501)
+"""The steps whose numbers of critic updates are compared."""
 FOLDER = conf_dir() / "experiment" / "reference"
 FILES = sorted(FOLDER.glob("*.yaml"))
 REFERENCE = {"source": str, "metric": str, "value": float, "tolerance": float, "setting": str, "differs": list}
@@ -192,7 +196,8 @@ def rates_of(config: Config, player: str) -> list[float]:
 def test_a_recipe_has_the_published_settings(name: str, make) -> None:
     config = recipe(make, name)
     usual = {"ema": 0.0, "generated": 50_000, "real": None, "generator_batch_size": None}  # scores the generator itself
-    published = usual | SETTINGS[name]
+    published = usual | {"updates": [SETTINGS[name]["n_critic"] for _ in UPDATES_AT]} | SETTINGS[name]
+    critic_updates = objects.make(config.critic_updates, "critic_updates")
     players = ("critic", "generator")
     values = {
         "optimizers": [player_node(vars(config), f"{player}_optimizer") for player in players],
@@ -205,6 +210,7 @@ def test_a_recipe_has_the_published_settings(name: str, make) -> None:
         "batch_size": config.train.batch_size,
         "generator_batch_size": config.train.generator_batch_size,
         "n_critic": config.train.n_critic,
+        "updates": [updates_at(critic_updates, config.train.n_critic, step) for step in UPDATES_AT],
         "steps": config.train.steps,
         "latent_dim": config.model["latent_dim"],
         "data": config.choices["data"],
@@ -215,6 +221,7 @@ def test_a_recipe_has_the_published_settings(name: str, make) -> None:
     assert {key: values[key] for key in published} == published
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_recipe_has_a_network_whose_number_of_parameters_is_compared_with_the_published_code(name: str, make) -> None:
     """The counts themselves are compared in `test_published_models`."""
@@ -250,6 +257,7 @@ TRAINED = 20
 """Steps that each recipe is trained for in a small size."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_recipe_trains(name: str, make, tmp_path: Path) -> None:
     """Sizes and data are replaced: images of noise, networks of a few channels, one critic update per step."""
@@ -267,7 +275,8 @@ def test_a_recipe_trains(name: str, make, tmp_path: Path) -> None:
         assert all(bool(value.isfinite()) for value in last.values())
     for network, parameters in zip(_networks(trainer), before, strict=True):
         assert any(not torch.equal(new, old) for new, old in zip(network.parameters(), parameters, strict=True))
-    assert trainer.images_seen == TRAINED * 4
+    updates = SETTINGS[name].get("updates", [1])[0]  # those of each of the first steps
+    assert trainer.images_seen == TRAINED * updates * 4
     for player, (first, _, final) in zip(("critic", "generator"), SETTINGS[name]["rates"], strict=True):
         assert (f"{player}_lr" in last) == (first != final)
 
@@ -288,7 +297,7 @@ def test_a_recipe_trains_in_its_full_size(make, tmp_path: Path) -> None:
     assert trainer.images_seen == TRAINED * 64
 
 
-def test_the_penalty_of_su_is_that_of_all_real_and_fake_examples_with_batch_norm_in_the_critic(make, npz: Path) -> None:
+def test_the_penalty_of_su_covers_real_and_fake_batches_under_batch_norm(make, npz: Path) -> None:
     """The objective, against autograd on the two batches, each normalised by itself."""
     small = ["data=npz", f"data.path={npz}", "~data.size", "model.dim=2", "model.max_factor=2", "train.batch_size=8"]
     config = make("experiment=reference/wgan_div_su", *small, "scorer=none", "tracker=none", "device=cpu", tiny=False)

@@ -71,6 +71,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {f"{network}.{name}": value for network in NETWORKS for name, value in state[network].items()}
 
 
+@pytest.mark.integration
 def test_two_processes_compute_the_weights_of_one_with_the_whole_batch(make, monkeypatch) -> None:
     """Compared in float64, with one exchange of gradients per update."""
     exchanged_sizes: list[int] = []
@@ -106,6 +107,7 @@ def follow_with_a_wrong_rule(replicas: Replicas, config: Config) -> None:
     next(build(config, replicas).trainer.steps(1))
 
 
+@pytest.mark.integration
 def test_all_processes_choose_the_same_rules_for_gradient_terms(make) -> None:
     config = make("train.n_critic=1")
     with with_followers(2, CPU, follow_with_a_wrong_rule, config):
@@ -117,6 +119,7 @@ def test_all_processes_choose_the_same_rules_for_gradient_terms(make) -> None:
     assert float(metrics["gradient_term"]) == pytest.approx(float(expected["gradient_term"]), rel=1e-4)
 
 
+@pytest.mark.integration
 def test_one_process_can_continue_a_run_of_two(make, tmp_path) -> None:
     shared = make(TWO)
     assert run(shared).status == Status.DONE
@@ -137,6 +140,7 @@ SCORED = [
 """Two sets of five batches at each of the steps 2, 4 and 5, and at the best of these again."""
 
 
+@pytest.mark.integration
 def test_two_processes_score_together_as_one(make, cache, monkeypatch) -> None:
     """One process scores the weights that two have trained and scored: the last ones, and the best ones."""
     parts: list[tuple[int, int]] = []
@@ -185,6 +189,7 @@ def wait(replicas: Replicas) -> None:
     time.sleep(600)
 
 
+@pytest.mark.integration
 def test_the_leader_reports_why_a_follower_failed() -> None:
     with (
         pytest.raises(RuntimeError, match=r"(?s)process 1 of 2 ended with exit code 1.*broken in 1"),
@@ -200,6 +205,7 @@ class Unpicklable:
         return os._exit, (7,)
 
 
+@pytest.mark.integration
 def test_the_leader_does_not_wait_for_a_follower_that_dies_early() -> None:
     with (
         pytest.raises(RuntimeError, match="process 1 of 2 ended with exit code 7"),
@@ -223,6 +229,7 @@ class DiesWhenJoining:
         return die_when_joining, ()
 
 
+@pytest.mark.integration
 def test_the_leader_does_not_wait_long_for_a_follower_that_dies_while_it_joins(monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(followers, "JOIN_TIMEOUT", timedelta(seconds=2))
@@ -243,12 +250,14 @@ def exchange_late(replicas: Replicas, seconds: float) -> None:
     dist.barrier()
 
 
+@pytest.mark.integration
 def test_exchanges_may_take_longer_than_the_process_group_may_take_to_form(monkeypatch) -> None:
     monkeypatch.setattr(followers, "JOIN_TIMEOUT", timedelta(seconds=10))
     with with_followers(2, CPU, exchange_late, 15.0):
         dist.barrier()
 
 
+@pytest.mark.integration
 def test_an_exception_in_the_leader_ends_the_followers() -> None:
     with pytest.raises(KeyboardInterrupt), with_followers(2, CPU, wait):
         began = time.monotonic()
@@ -273,6 +282,7 @@ def is_alive(process: int) -> bool:
 LONG = ["train.steps=100000", "save_every=5", "log_every=5"]
 
 
+@pytest.mark.integration
 def test_a_killed_follower_is_a_recorded_failure_and_the_run_can_be_resumed(sweep: Shell) -> None:
     shell = sweep.start(*LONG, TWO)
     sweep.wait_for("checkpoint.pt")
@@ -287,6 +297,7 @@ def test_a_killed_follower_is_a_recorded_failure_and_the_run_can_be_resumed(swee
     assert records(sweep.folder)[0]["status"] == "done"
 
 
+@pytest.mark.integration
 def test_a_killed_leader_ends_its_followers(sweep: Shell) -> None:
     shell = sweep.start(*LONG, TWO)
     sweep.wait_for("checkpoint.pt")

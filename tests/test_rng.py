@@ -9,6 +9,12 @@ def test_seeds_and_purposes_give_distinct_streams() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
+def test_seeds_are_the_first_63_bits_of_a_hash() -> None:
+    """By ``printf 0/order/1 | sha256sum``, 7c9b834547ac6879...: runs of other versions are continued with them."""
+    assert rng.derive(0, "order", 1) == 0x7C9B834547AC6879 // 2
+    assert rng.generator(0, "order", 1).initial_seed() == 4489457307835839548
+
+
 def test_a_stream_is_reproducible() -> None:
     first, second = (torch.rand(3, generator=rng.generator(0, "noise")) for _ in range(2))
     assert torch.equal(first, second)

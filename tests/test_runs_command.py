@@ -1,26 +1,35 @@
 """The command ``wgan-runs``: which runs it lists, shows, compares, removes, cleans up after and cancels."""
 
+import errno
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
+from rich.cells import cell_len
 
+from wgan_sweep.commands import report as report_command
 from wgan_sweep.commands import runs as command
 from wgan_sweep.errors import InputError
+from wgan_sweep.report import cells, listing
 from wgan_sweep.report.listing import age
+from wgan_sweep.runs import lock as locks
+from wgan_sweep.runs import selection
+from wgan_sweep.runs.coordinates import coordinates
 from wgan_sweep.runs.directory import RunDir, find_runs
-from wgan_sweep.runs.lock import run_lock
+from wgan_sweep.runs.lock import Process, run_lock
 from wgan_sweep.runs.record import EarlierScores, Record, Status
 from wgan_sweep.runs.removal import size_of
 from wgan_sweep.sweeps.config_of_run import differences
@@ -96,12 +105,59 @@ def test_filters_take_lists_and_any_spelling_of_a_number(folder: Path, call) -> 
     assert listed(call("list")[0]) == [item.run_id for item in items]
 
 
+def test_a_list_computes_the_coordinates_of_each_run_once(folder: Path, call, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, computed = write_runs(folder, grid()), []
+    for module in (listing, selection, cells):
+        monkeypatch.setattr(module, "coordinates", lambda item: computed.append(item.run_id) or coordinates(item))
+    assert len(listed(call("list")[0])) == len(items)
+    assert sorted(computed) == sorted(item.run_id for item in items)
+
+
+@pytest.mark.parametrize("program", [command, report_command])
+def test_a_command_whose_reader_has_ended_ends_without_a_message(
+    folder: Path, program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_runs(folder, grid())
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(SystemExit) as end:
+            program.main(["list"] if program is command else [str(folder)])
+        assert end.value.code == 128 + signal.SIGPIPE
+        stdout.write("what Python flushes at its end")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("program", [command, report_command])
+def test_a_place_that_is_no_folder_of_runs_is_named_with_what_it_is(folder: Path, program: ModuleType) -> None:
+    (item,) = write_runs(folder, [record(1.0)])
+    (folder / "claims.yaml").touch()
+    words = {
+        item.run_id: f"is the directory of a run: give the folder that holds it, {folder}",
+        "claims.yaml": "is neither a folder of runs nor an archive, whose name ends in .jsonl.gz",
+    }
+    for name, message in words.items():
+        with pytest.raises(SystemExit) as refusal:
+            program.main(["list", "--runs", str(folder / name)] if program is command else [str(folder / name)])
+        assert f"{folder / name} {message}" in str(refusal.value)
+
+
+def test_the_help_names_archives_where_the_guide_says_that_they_are_read(call) -> None:
+    guide = (Path(__file__).parent.parent / ".github" / "guide" / "wgan-runs.md").read_text()
+    (sentence,) = re.findall(r"((?:`\w+`,? (?:and )?)+)read an archive as well", guide.replace("\n", " "))
+    names = [add.__name__.removeprefix("add_") for add in command.COMMANDS]
+    assert {name for name in names if "or an archive" in call(name, "--help")[0].replace("\n", " ")} == set(
+        re.findall(r"`(\w+)`", sentence)
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["div.q=1"], "div.q; did you mean div.p"),
-        (["div.k"], "'div.k' is no filter"),
-        (["div.k="], "is no filter"),
+        (["div.k"], "'div.k' is not a filter"),
+        (["div.k="], "is not a filter"),
         (["--sort", "sed"], "no run has a value of sed; did you mean seed"),
         (["--runs", "nowhere"], "there is no folder nowhere"),
     ],
@@ -148,7 +204,9 @@ def test_the_table_fits_the_width_and_cuts_off_neither_ids_nor_numbers(
     for line, item in zip(lines[1:], sorted(items, key=lambda item: item.run_id), strict=True):
         words = line.split()
         assert words[0] == item.run_id
-        assert words[-5:] == ["done", "1000000", f"{item.scores['fid']:.2f}", "5", "h"]
+        step, age = (["1000000"], ["5", "h"]) if width == 160 else ([], [])
+        count = 2 + len(step) + len(age)
+        assert words[-count:] == ["done", *step, f"{item.scores['fid']:.2f}", *age]
     if width == 160:
         assert "perturbed_real" in lines[1]
         assert lines[0].split() == ["run", "loss", "sampling", "k", "lr", "seed", "status", "step", "FID", "age"]
@@ -156,6 +214,50 @@ def test_the_table_fits_the_width_and_cuts_off_neither_ids_nor_numbers(
     wide = call("list")[0]
     assert "perturbed_real" in wide
     assert "…" not in wide
+
+
+def test_a_narrow_terminal_shows_whole_values_instead_of_age_and_step(folder: Path, call, monkeypatch) -> None:
+    choices = [(loss, scheme, seed) for loss in ("gan", "wgan_gp") for scheme in ("real", "mixture") for seed in "01"]
+    items = [record(10.0, loss=loss, sampling=scheme, seed=int(seed)) for loss, scheme, seed in choices]
+    for item in items:
+        item.run_id, item.started = f"{len(items) + items.index(item):012x}", datetime.now(UTC).isoformat()
+    write_runs(folder, items)
+    monkeypatch.setenv("COLUMNS", "60")
+    header, *lines = (line.split() for line in call("list")[0].splitlines())
+    assert header == ["run", "loss", "sampling", "seed", "status", "FID"]
+    assert sorted(tuple(line[1:4]) for line in lines) == sorted(choices)
+
+
+def test_a_terminal_of_the_width_of_the_table_shows_it_whole(folder: Path, call, monkeypatch) -> None:
+    write_runs(folder, [record(10.0, loss=loss, sampling="mixture") for loss in ("gan", "wgan_gp")])
+    whole = call("list")[0]
+    width = max(map(len, whole.splitlines()))
+    for columns, last in ((width, "age"), (width - 1, "FID")):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = call("list")[0].splitlines()
+        assert lines[0].split()[-1] == last
+        assert "…" not in "".join(lines)
+        assert max(map(len, lines)) <= columns
+
+
+def test_a_filter_that_no_run_passes_names_the_nearest_value(folder: Path, call) -> None:
+    write_runs(folder, grid())
+    message = "none of 12 runs matches seed=0 loss=wgan_dif; did you mean wgan_div?"
+    assert call("list", "seed=0", "loss=wgan_dif")[1] == f"wgan-runs: {message}\n"
+    assert call("best", "seed=0", "loss=wgan_dif", code=1)[1] == f"wgan-runs: {message}"
+    assert call("list", "status=new", code=1)[1].endswith("choose from running, done, diverged, failed, pruned, dead")
+    assert "no run has the metric FID: choose" in call("best", "--metric", "FID", code=1)[1]
+    assert call("best", "--metric", "FID", code=1)[1].endswith("; did you mean fid?")
+
+
+def test_letters_of_all_languages_are_shown_as_they_are(folder: Path, call) -> None:
+    items = [record(1.0), record(2.0, seed=1)]
+    items[0].config["data"]["name"] = "Zürich データ"
+    write_runs(folder, items)
+    lines = call("diff", *(item.run_id for item in items))[0].splitlines()
+    (line,) = (line for line in lines if "data.name" in line)
+    assert '"Zürich データ"' in line
+    assert cell_len(line) == cell_len(lines[0])
 
 
 def test_only_axes_that_vary_are_columns(folder: Path, call) -> None:
@@ -227,6 +329,7 @@ def test_ids_may_be_shortened_while_they_are_unambiguous(folder: Path, call) -> 
     assert "begins with ''" in call("show", "", code=1)[1]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -307,7 +410,20 @@ def test_best_is_the_lowest_run_and_the_lowest_mean(folder: Path, call) -> None:
         item.scores = {**item.scores, "modes": 100 - item.scores["fid"]}
     write_runs(folder, items)
     assert f"| run  | {items[0].run_id}" in call("best", "--metric", "modes")[0]
-    assert "no finished run has a value of w1: choose --metric from" in call("best", "--metric", "w1", code=1)[1]
+    assert "no run has the metric w1: choose --metric from fid, modes" in call("best", "--metric", "w1", code=1)[1]
+
+
+@pytest.mark.parametrize("others", [{"modes": 3.0}, {}])
+def test_best_is_refused_for_a_metric_without_a_known_direction(folder: Path, call, others: dict[str, float]) -> None:
+    items = [record(0.0, seed=seed) for seed in (0, 1, 2)]
+    for item, value in zip(items, (0.3, 0.1, 0.2), strict=True):
+        item.scores = {"step": 10, "pair_ssim": value, **others}
+    write_runs(folder, items)
+    message = call("best", "--metric", "pair_ssim", code=1)[1]
+    assert "it is not known whether low or high values of pair_ssim are better: " in message
+    assert ("choose --metric from modes, or list" in message) is bool(others)
+    assert "`wgan-runs list --sort pair_ssim`" in message
+    assert listed(call("list", "--sort", "pair_ssim")[0]) == [items[index].run_id for index in (1, 2, 0)]
 
 
 def test_rm_removes_the_runs_that_are_named_and_no_other(folder: Path, call) -> None:
@@ -315,7 +431,7 @@ def test_rm_removes_the_runs_that_are_named_and_no_other(folder: Path, call) -> 
         folder, [record(1.0, seed=0), record(None, "failed", seed=1), record(None, "diverged", seed=2), record(2.0)]
     )
     names = [item.run_id for item in items]
-    assert "standard input is no terminal" in call("rm", names[3], code=1)[1]
+    assert "standard input is not a terminal" in call("rm", names[3], code=1)[1]
     assert "name the runs" in call("rm", "--yes", code=1)[1]
     assert "either ids or filters" in call("rm", names[0], "status=failed", "--yes", code=1)[1]
     assert {path.name for path in folder.iterdir()} == set(names)
@@ -361,6 +477,67 @@ def test_rm_keeps_a_run_that_a_process_holds_or_that_has_changed(folder: Path, c
     assert output.endswith("1 of 3 removed\n")
     assert {r.run_id for r in find_runs(folder).records} == {held.run_id, changed.run_id}
     assert not (folder / other.run_id).exists()
+
+
+def test_a_run_that_ends_while_runs_are_listed_is_not_dead(folder: Path, call, monkeypatch) -> None:
+    ended, killed = write_runs(folder, [record(None, "running", seed=seed) for seed in (0, 1)])
+
+    def end(lock: Path) -> None:
+        if lock.name == ended.run_id:
+            write_record(RunDir(folder / ended.run_id), replace(ended, status=Status.DONE))
+
+    monkeypatch.setattr(selection, "lock_owner", end)
+    assert listed(call("list", "status=done")[0]) == [ended.run_id]
+    assert listed(call("list", "status=dead")[0]) == [killed.run_id]
+
+
+def test_rm_and_clean_free_a_full_disk(folder: Path, call, monkeypatch) -> None:
+    """No lock can be written there. Runs that a process holds are kept."""
+    removed, cleaned, held = write_runs(folder, [record(1.0, seed=seed) for seed in range(3)])
+    with run_lock(RunDir(folder / removed.run_id).lock, "run"):
+        pass
+    for item in (cleaned, held):
+        (folder / item.run_id / "checkpoint.previous.pt").write_bytes(bytes(500))
+
+    def fill_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with run_lock(RunDir(folder / held.run_id).lock, "run"):
+        monkeypatch.setattr(locks.json, "dump", fill_disk)
+        assert f"run {held.run_id} is kept" in call("rm", held.run_id, "--yes", code=1)[1]
+        assert call("rm", removed.run_id, "--yes")[0].endswith("1 of 1 removed\n")
+        assert call("clean", "--checkpoints", "--yes")[0].endswith("1 of 1 removed\n")
+    assert {path.name for path in folder.iterdir()} == {cleaned.run_id, held.run_id, ".locks"}
+    assert [path.parent.name for path in folder.glob("*/*.pt")] == [held.run_id]
+    for errors in (errno.EIO, errno.EACCES):
+        monkeypatch.setattr(locks.json, "dump", lambda *_, code=errors: (_ for _ in ()).throw(OSError(code, "no")))
+        assert f"run {cleaned.run_id} is not removed" in call("rm", cleaned.run_id, "--yes", code=1)[1]
+
+
+def test_rm_watches_an_owner_that_was_silent_for_long_before_it_removes_its_run(
+    folder: Path, call, monkeypatch
+) -> None:
+    """A run of another node, for example, whose job was killed; another one has had a heartbeat lately."""
+    silent, active = write_runs(folder, [record(None, "running", seed=seed) for seed in (0, 1)])
+    now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    for item, seconds in ((silent, 3000), (active, 0)):
+        token = RunDir(folder / item.run_id).lock / "1"
+        token.parent.mkdir(parents=True)
+        token.write_text(json.dumps(asdict(replace(locks.Process(), boot="another", host="node", pid=7))))
+        os.utime(token, (time.time() - seconds,) * 2)
+    assert listed(call("list", "status=dead")[0]) == [silent.run_id]
+    assert f"run {active.run_id} is kept: process 7 on node" in call("rm", active.run_id, "--yes", code=1)[1]
+    assert now == 1000.0
+    output, errors = call("rm", silent.run_id, "--yes")
+    assert output.endswith("1 of 1 removed\n")
+    assert "process 7 on node has had no heartbeat for long" in errors
+    assert now > 1060.0
 
 
 def test_a_removal_that_is_killed_leaves_nothing_that_counts(folder: Path, call, monkeypatch) -> None:
@@ -506,7 +683,7 @@ def test_clean_removes_only_what_nobody_uses(folder: Path, call) -> None:
         run_lock(RunDir(folder / held.run_id).lock, "run"),
         run_lock(RunDir(folder / active.run_id).lock, "run"),
     ):
-        assert "standard input is no terminal" in call("clean", "--checkpoints", code=1)[1]
+        assert "standard input is not a terminal" in call("clean", "--checkpoints", code=1)[1]
         assert {path for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts} == before
         output, _ = call("clean", "--yes")
         assert "previous checkpoints" not in output
@@ -520,6 +697,59 @@ def test_clean_removes_only_what_nobody_uses(folder: Path, call) -> None:
     assert removed == expected
     assert not (folder / ".sweeps" / "old").exists()
     assert "--days must be" in call("clean", "--days", "-1", code=1)[1]
+
+
+def test_clean_removes_folders_of_runs_that_have_no_record(folder: Path, call) -> None:
+    """A kill before the first record leaves a config and a staging folder, and the token of the process."""
+    (folder / ".locks").mkdir(parents=True)
+    for name, files in {
+        "killed": ["config.yaml", ".staging-1/x"],
+        "empty": [],
+        "held": [".staging-1/x"],
+        "weights": ["config.yaml", "checkpoint.pt"],  # its record was removed by hand
+        "unlocked": ["config.yaml"],  # no run was ever started there
+    }.items():
+        (folder / name).mkdir()
+        for file in files:
+            (folder / name / file).parent.mkdir(exist_ok=True)
+            (folder / name / file).write_text("x")
+        if name != "unlocked":
+            with run_lock(RunDir(folder / name).lock, name):
+                pass
+    with run_lock(RunDir(folder / "held").lock, "held"):
+        assert "folders of runs that were killed before their first record: 2," in call("clean", "--yes")[0]
+    assert {path.name for path in folder.iterdir()} == {".locks", "held", "weights", "unlocked"}
+    assert (folder / "weights" / "checkpoint.pt").exists()
+
+
+def test_clean_keeps_what_belongs_to_a_stopped_process(folder: Path, call, monkeypatch) -> None:
+    """It had no heartbeat for long, as a suspended job; it would lose its run if that were taken over."""
+    monkeypatch.setattr(locks, "LIFETIME_SECONDS", 1.0)
+    (item,) = write_runs(folder, [record(None, "running")])
+    item.sweep = "suspended"
+    write_runs(folder, [item])
+    write_sweeps(folder, suspended="table.md")
+    directory = RunDir(folder / item.run_id)
+    (directory.path / ".staging-1").mkdir()
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        owner = Process(pid=process.pid, started=locks._start_time(process.pid))
+        directory.lock.mkdir(parents=True)
+        token = directory.lock / "1"
+        token.write_text(json.dumps(asdict(owner)))
+        process.send_signal(signal.SIGSTOP)
+        while not owner.is_stopped():
+            time.sleep(0.01)
+        set_age(token, 1)
+        assert "nothing to clean up" in call("clean", "--yes")[0]
+        assert sweeps_left(folder) == {"suspended"}
+        assert [path.name for path in directory.lock.iterdir()] == ["1"]
+    finally:
+        process.kill()
+        process.wait()
+    call("clean", "--yes")
+    assert directory.leftovers() == []
+    assert sweeps_left(folder) == set()
 
 
 def write_sweeps(folder: Path, **files: str) -> None:
@@ -625,7 +855,7 @@ def by_seed(folder: Path, seed: int) -> str:
     ],
 )
 def test_cancel_cancels_the_jobs_of_the_selected_runs(words: list[str], cancelled: str, call, cluster) -> None:
-    assert "standard input is no terminal" in call("cancel", *words, code=1)[1]
+    assert "standard input is not a terminal" in call("cancel", *words, code=1)[1]
     assert cluster() == []
     call("cancel", *words, "--yes")
     assert cluster() == [f"scancel {cancelled}"]

@@ -55,6 +55,7 @@ def segments(point: Tensor, pool: Tensor) -> list[tuple[int, int]]:
     return pairs
 
 
+@pytest.mark.integration
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 9))
 def test_interpolations_lie_between_two_different_examples_of_the_right_sources(seed: int, count: int) -> None:
     real, fake = batches(count)
@@ -68,6 +69,16 @@ def test_interpolations_lie_between_two_different_examples_of_the_right_sources(
                 assert {(i < count, j < count) for i, j in pairs} & sources[scheme]
             if scheme is sampling.real_fake:
                 assert (index, count + index) in pairs
+
+
+@pytest.mark.parametrize("scheme", [sampling.within_source, sampling.mixed_pairs])
+@pytest.mark.parametrize("count", [4, 6])
+def test_every_example_of_the_sources_is_in_a_pair(scheme: sampling.Sampling, count: int) -> None:
+    """As many points as half of the pool: it is divided into pairs."""
+    real, fake = batches(count)
+    pool = torch.cat([real, fake]).flatten(1)
+    pairs = [segments(point, pool)[0] for point in scheme(real, fake, rng.generator(3)).flatten(1)]
+    assert sorted(index for pair in pairs for index in pair) == list(range(2 * count))
 
 
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 9))
@@ -118,3 +129,11 @@ def test_perturbed_points_lie_between_a_real_example_and_its_perturbation() -> N
     epsilon = offsets.max(1).values  # one epsilon per example: its coordinates share it
     assert float(torch.corrcoef(offsets.T)[0, 1]) > 0.2
     assert float(epsilon.std()) > 0.1
+
+
+def test_a_perturbation_has_the_same_scale_in_all_coordinates() -> None:
+    """Its scale is the standard deviation of all values of the batch together."""
+    real, fake = batches(500, (2,))
+    real = real * torch.tensor([0.1, 10.0])
+    offsets = (sampling.perturbed_real(real, fake, rng.generator(0)) - real) / (0.5 * real.std())
+    assert offsets.mean(0).tolist() == pytest.approx([0.25, 0.25], abs=0.03)  # E[epsilon] E[u]

@@ -198,6 +198,7 @@ MID_SCHEDULE = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("overrides", MID_SCHEDULE, ids=" ".join)
 def test_training_resumes_bitwise_within_a_schedule(make, overrides: list[str], tmp_path: Path) -> None:
     uninterrupted = build(make(*overrides)).trainer
@@ -292,6 +293,7 @@ OTHER_TRAINING = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("first", "second"), SAME_TRAINING)
 def test_the_same_training_has_the_same_id_and_cell_however_it_is_written(make, first, second) -> None:
     configs = [make(*first), make(*second, "seed=1")]
@@ -300,6 +302,7 @@ def test_the_same_training_has_the_same_id_and_cell_however_it_is_written(make, 
     assert group_runs(records).axes == []
 
 
+@pytest.mark.integration
 def test_other_training_has_another_id(make) -> None:
     ids = [run_id(make(*overrides)) for overrides in OTHER_TRAINING]
     assert len(set(ids)) == len(ids)
@@ -313,7 +316,7 @@ def earlier(config: schema.Config) -> dict:
     names = [name for name in vars(config) if name.startswith(("generator_", "critic_")) or name == "schedule"]
     values = {name: value for name, value in asdict(config).items() if name not in names}
     values["choices"] = {name: value for name, value in config.choices.items() if name not in names}
-    assert len(names) == 5
+    assert len(names) == 6
     del values["data"]["flip"]
     return values
 
@@ -338,6 +341,7 @@ ASKED_AGAIN = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("overrides", ASKED_AGAIN, ids=" ".join)
 def test_a_run_can_be_asked_for_again_by_its_directory(make, overrides: list[str], tmp_path: Path) -> None:
     config = make(*overrides)

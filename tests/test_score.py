@@ -53,6 +53,7 @@ def as_folder(path: Path, images: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.integration
 def test_images_pictures_and_statistics_give_the_same_fid(sets, capsys, mnist, tmp_path: Path) -> None:
     real, fake = sets
     extract = InceptionV3(64).extract(torch.device("cpu"))
@@ -98,6 +99,7 @@ def test_pictures_of_different_sizes_keep_their_sizes(cache, capsys, mnist, tmp_
     assert result["fake_count"] == 12
 
 
+@pytest.mark.integration
 def test_a_run_is_scored_with_images_of_its_averaged_generator(make, sets, capsys) -> None:
     config = make()
     assert run(config).status == "done"
@@ -117,7 +119,7 @@ def test_a_run_is_scored_with_images_of_its_averaged_generator(make, sets, capsy
     assert score(capsys, sets[0], moved / directory.name, "--num-samples", 20)["scores"] == result["scores"]
 
 
-def test_a_run_of_points_is_error_message(make, sets) -> None:
+def test_a_run_of_points_is_refused(make, sets) -> None:
     config = make(
         "data=gaussians8", "train.steps=1", "scorer=none", "tracker=none", "device=cpu", "model.dim=4", tiny=False
     )
@@ -143,6 +145,7 @@ def test_several_metrics_and_a_picture_of_nearest_images(sets, capsys, mnist, tm
     assert copies == [True, True, False]  # the two copies come first, each beside its original
 
 
+@pytest.mark.integration
 def test_a_metric_of_torchmetrics_in_a_named_folder_uses_the_same_network(sets, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(folders, "_named", [])
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -160,6 +163,7 @@ def test_a_metric_of_torchmetrics_in_a_named_folder_uses_the_same_network(sets, 
     assert "give the images" in error_message(tmp_path / "s.npz", sets[1], *named)
 
 
+@pytest.mark.integration
 def test_statistics_of_another_feature_space_are_refused(sets, tmp_path: Path, capsys) -> None:
     score(capsys, *sets, "--save", tmp_path / "s.npz")
     with pytest.raises(SystemExit) as exit_info:
@@ -270,6 +274,7 @@ def test_a_folder_of_runs_and_its_samples_are_refused(make, sets) -> None:
         assert "grids of samples" in error_message(sets[0], path)
 
 
+@pytest.mark.integration
 def test_what_is_dropped_from_pictures_is_said(sets, mnist, capsys, tmp_path: Path) -> None:
     folder = as_folder(tmp_path / "pictures", mnist[30:60])
     deep = mnist[30:60, ..., 0].astype(np.uint16) * 257

@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from wgan_sweep.common.cache import making
+from wgan_sweep.common.cache import lock_while_computing
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring import collect, weights
@@ -137,6 +137,7 @@ def sampler(images: np.ndarray):
     return sample
 
 
+@pytest.mark.integration
 def test_real_statistics_are_computed_once_and_keyed_by_content(cache: Path, mnist: np.ndarray, monkeypatch) -> None:
     first = scorer(mnist[:16], feature=64)
     first.prepare()
@@ -174,7 +175,7 @@ def test_preparing_does_not_wait_for_a_process_that_computes_the_same_statistics
     content = stored.read_bytes()
     stored.unlink()
     waiting, other = scorer(mnist[:16], feature=64, num_samples=16), scorer(mnist[:16], feature=64, num_real=8)
-    with making(stored, "the statistics"):
+    with lock_while_computing(stored, "the statistics"):
         waiting.prepare()
         other.prepare()
         assert len(list((cache / "statistics").glob("*.npz"))) == 1  # of the other images

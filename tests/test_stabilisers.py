@@ -231,6 +231,17 @@ def test_cutout_sets_one_rectangle_of_each_image_to_zero() -> None:
     assert min(rows for rows, _ in sizes) == min(columns for _, columns in sizes) // 2 == 2
 
 
+@pytest.mark.parametrize(("cutout", "length"), [(0.5, 4), (0.375, 3)])
+def test_the_hole_is_as_often_at_one_end_as_at_the_other(cutout: float, length: int) -> None:
+    """As in the published code, its centre is any pixel, or between any two and at both ends if its length is even."""
+    _, changed = augmented(cutout=cutout)
+    rows = [tuple(hole.any(1).nonzero().flatten().tolist()) for hole in (changed == 0).all(1)]
+    firsts = range(-(length // 2), 8 - length + length // 2 + 1)
+    expected = {tuple(row for row in range(first, first + length) if 0 <= row < 8) for first in firsts}
+    assert set(rows) == expected
+    assert {tuple(7 - row for row in reversed(hole)) for hole in expected} == expected
+
+
 def test_augmentation_is_differentiable_and_draws_for_each_image_and_from_its_stream_only() -> None:
     augment = diff_augment(**PUBLISHED).augment_input
     images = torch.rand(2, 3, 4, 8, dtype=torch.float64, requires_grad=True)

@@ -67,9 +67,53 @@ def test_the_divergence_of_points_matches_scipys_maximum(k: float, p: float, dis
     assert value == pytest.approx(-minimum.fun, rel=1e-9)
 
 
-def test_growth_of_simultaneous_steps_is_the_largest_eigenvalue() -> None:
-    eigenvalues = np.linalg.eigvals([[1, -0.3], [0.3, 1]])
-    assert closed_forms.growth_of_simultaneous_steps(0.3) == pytest.approx(np.abs(eigenvalues).max())
+@pytest.mark.parametrize("curvature", [0.0, 1.0, 4.0, 30.0])
+def test_the_growth_of_steps_on_the_game_xy_is_the_largest_eigenvalue(curvature: float) -> None:
+    critic, generator = np.array([[1, 0], [-0.3, 1 - 0.3 * curvature]]), np.array([[1, 0.3], [0, 1]])
+    for simultaneous, step in ((True, critic + generator - np.eye(2)), (False, generator @ critic)):
+        growth = closed_forms.growth_at_equilibrium(0.3, curvature, simultaneous=simultaneous)
+        assert growth == pytest.approx(np.abs(np.linalg.eigvals(step)).max())
+
+
+@pytest.mark.parametrize("p", [4.0, 6.0, 7.0])
+@pytest.mark.parametrize("start", [0.5, 2.0])
+def test_simultaneous_steps_end_on_the_cycle_of_the_closed_form(p: float, start: float) -> None:
+    """From inside and from outside, with k = 2: for p > 2, the equilibrium repels."""
+    rate, k = 0.02, 2.0
+    expected = closed_forms.radius_of_the_cycle(rate, k, p)
+    x, y, radii = start * expected, 0.0, []
+    for step in range(20_000):
+        x, y = x + rate * y, y - rate * (x + k * p * abs(y) ** (p - 2) * y)
+        if step >= 15_000:
+            radii.append(math.hypot(x, y))
+    assert np.mean(radii) == pytest.approx(expected, rel=0.01)
+    if p == 6:
+        assert expected == pytest.approx((8 * rate / (5 * k * p)) ** (1 / 4))
+
+
+@pytest.mark.parametrize(("k", "p"), [(0.5, 2.0), (2.0, 2.0), (2.0, 6.0)])
+def test_on_the_transport_density_the_maximiser_is_a_scaled_potential(k: float, p: float) -> None:
+    """U[0, 1] and U[2, 3]: W1 = 2, and the transport density is |F - G|. Elsewhere, the slope is not constant."""
+    x = np.arange(0, 3, 0.05) + 0.025
+    density = np.minimum(np.minimum(x, 1), 3 - x)
+    w1 = density.sum() * 0.05
+    assert w1 == pytest.approx(2)
+
+    def slopes(weights: np.ndarray) -> np.ndarray:
+        result = scipy.optimize.minimize(
+            lambda s: 0.05 * float((k * weights * np.abs(s) ** p - density * s).sum()),
+            np.full(len(x), 0.5),
+            jac=lambda s: 0.05 * (k * p * weights * np.abs(s) ** (p - 1) * np.sign(s) - density),
+            options={"gtol": 1e-8},
+        )
+        return result.x
+
+    expected, _ = closed_forms.divergence_of_points(w1, k, p)
+    assert slopes(density / w1) == pytest.approx(expected, rel=1e-2)
+    if p == 2:
+        assert expected == pytest.approx(w1 / (2 * k))
+        assert slopes(density) == pytest.approx(1 / (2 * k), rel=1e-2)
+    assert np.ptp(slopes(np.full(len(x), 1 / 3))) > expected / 4
 
 
 def record(runs: Path, name: str, scores: dict[str, float], loss: str = "wgan", seed: int = 0, **values) -> Record:
@@ -143,14 +187,39 @@ def test_a_trained_critic_is_tabulated_beside_its_optimum(tmp_path: Path) -> Non
 
 
 def test_the_growth_of_an_orbit_is_per_step(tmp_path: Path) -> None:
-    finished_run = record(tmp_path, "a", {"w1": 1.0}, optimizer__lr=0.1, train__simultaneous=True)
+    loss = {"loss___target_": "wgan_sweep.objectives.losses.wasserstein"}
+    finished_run = record(tmp_path, "a", {"w1": 1.0}, optimizer__lr=0.1, train__simultaneous=True, **loss)
     for step in (10, 20, 30):
         at = {"mean_0": 1.01**step * math.cos(step), "critic_slope_0": 1.01**step * math.sin(step)}
         append_metrics(RunDir(tmp_path / "a"), {"step": step, "critic_loss": 1.0})
         append_metrics(RunDir(tmp_path / "a"), {"step": step, **at})
     summary = orbits.summarise([finished_run], tmp_path)
-    assert rows(summary)[1][3:] == ["1.010000", "1.004988"]
+    assert rows(summary)[1][3:] == ["1.010000", "1.004988", f"{(1.01**10 + 1.01**20 + 1.01**30) / 3:.4f}", "-"]
     assert_has_picture(summary)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"loss__p": 2.0, "train__simultaneous": True}, ["0.986603", "-"]),
+        ({"loss__p": 2.0, "train__simultaneous": False}, ["0.986793", "-"]),
+        ({"loss__p": 6.0, "train__simultaneous": True}, ["1.001249", "0.2857"]),
+        ({"loss__p": 6.0, "train__simultaneous": False}, ["1.000000", "-"]),
+        ({"loss__p": 1.5, "train__simultaneous": True}, ["-", "-"]),
+        ({"loss__p": 6.0, "train__simultaneous": True, "choices__constraint": "r1"}, ["-", "-"]),
+        ({"loss___target_": "wgan_sweep.objectives.losses.minimax", "train__simultaneous": True}, ["-", "-"]),
+    ],
+)
+def test_the_last_turn_of_an_orbit_stands_beside_the_cycle(tmp_path: Path, values, expected: list[str]) -> None:
+    loss = {"loss___target_": "wgan_sweep.objectives.losses.wasserstein_divergence", "loss__k": 2.0}
+    finished_run = record(tmp_path, "a", {"w1": 1.0}, "wgan_div", optimizer__lr=0.05, **(loss | values))
+    for step in range(12, 301, 12):
+        radius = 1.0 if step < 174 else 0.2 if step < 250 else 0.3  # a turn takes 126 steps
+        at = {"mean_0": radius * math.cos(step / 20), "critic_slope_0": radius * math.sin(step / 20)}
+        append_metrics(RunDir(tmp_path / "a"), {"step": step, **at})
+    (row,) = rows(orbits.summarise([finished_run], tmp_path))[1:]
+    assert [row[4], row[6]] == expected
+    assert row[5] == f"{(6 * 0.2 + 5 * 0.3) / 11:.4f}"
 
 
 def test_mode_metrics_are_means_over_seeds(tmp_path: Path) -> None:
@@ -205,6 +274,7 @@ OTHER_DATA = {"vanishing_gradient_dcgan": ["data=npz", "data.path={npz}", "train
 """Data in place of sets that would be downloaded."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_composes_trains_and_draws_its_figure(name: str, tmp_path: Path, npz: Path) -> None:
     """The first two cells of the experiment, for three steps."""
@@ -251,6 +321,7 @@ def test_no_run_belongs_to_two_experiments_that_train_it_for_different_steps(tmp
     assert {run: different for run, different in steps.items() if len(different) > 1} == {}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("exponents", [["2"], pytest.param(["1.5", "2"], marks=pytest.mark.slow)], ids=",".join)
 def test_training_reaches_the_closed_form_of_the_divergence(tmp_path: Path, exponents: list[str]) -> None:
     """Run the installed command for k = 1/2: norm (d/(k p))^(1/(p-1)) and value, at d = 1."""

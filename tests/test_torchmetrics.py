@@ -170,7 +170,7 @@ def test_metrics_of_torchmetrics_may_be_named_but_not_by_a_run_directory(name: s
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("torchmetrics.functional.image.total_variation", "is no option"),
+        ("torchmetrics.functional.image.total_variation", "is not an option"),
         ("torchmetrics.image.fid.NoTrainInceptionV3", "belongs to torchmetrics"),
         ("torchmetrics.MetricCollection", "belongs to torchmetrics"),
         ("torchmetrics.image.fid.Module", "belongs to torch"),
@@ -264,6 +264,7 @@ def follow(replicas: Replicas) -> None:
     update_and_compute(replicas)
 
 
+@pytest.mark.integration
 def test_two_processes_compute_the_values_of_one(mnist, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WGAN_SWEEP_CACHE", str(tmp_path / "cache"))
     with with_followers(2, CPU, follow):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import struct
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from wgan_sweep.tracking.tracker import FaultTolerantTracker, TrackedRun
 from wgan_sweep.tracking.wandb import WandbTracker, destination, key_is_configured
 from wgan_sweep.tracking.workspace import workspace
 
-from .helpers import Shell, append_metrics, metric_lines, metric_rows, run_directories, write_record
+from .helpers import PATIENCE_SECONDS, Shell, append_metrics, metric_lines, metric_rows, run_directories, write_record
 
 NETRC = "machine {} login user password {}\n"
 KEY = "0" * 40
@@ -167,6 +168,7 @@ def test_an_offline_mirror_has_the_content_of_the_run_directory(sweep: Shell, ho
     assert "table.md" in sweep_mirror.artifacts["sweep"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("status", "code"), [("done", 0), ("pruned", 0), ("diverged", 1), ("running", 1)])
 def test_a_pruned_run_is_finished_and_not_failed(status: str, code: int, home: Path, tmp_path: Path) -> None:
     tracker = WandbTracker(run=TrackedRun("0123456789ab", tmp_path, None, {}))
@@ -175,6 +177,26 @@ def test_a_pruned_run_is_finished_and_not_failed(status: str, code: int, home: P
     records = read_wandb_records(file)
     assert [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"] == [code]
     assert Mirror.read(tmp_path).summary["status"] == status
+
+
+def test_a_run_that_is_interrupted_does_not_wait_long_for_wandb(home: Path, tmp_path: Path, monkeypatch) -> None:
+    """SLURM kills a job soon after it has asked it to stop."""
+    tracker = WandbTracker(run=TrackedRun("0123456789ab", tmp_path, None, {}))
+    finish, released = tracker._run.finish, threading.Event()
+    finished = threading.Event()
+
+    def finish_late(**options: int) -> None:
+        assert released.wait(PATIENCE_SECONDS)
+        finish(**options)
+        finished.set()
+
+    monkeypatch.setattr(tracker._run, "finish", finish_late)
+    monkeypatch.setattr(tracking, "SECONDS_AT_INTERRUPTION", 0.1)
+    with pytest.raises(TimeoutError, match="the next start of the run sends the rest"):
+        tracker.close("running", {})
+    tracker.abandon()  # what follows a failure: it does not wait, either
+    released.set()
+    assert finished.wait(PATIENCE_SECONDS)
 
 
 def test_only_runs_that_differ_in_seed_or_steps_share_a_cell(make) -> None:
@@ -187,6 +209,7 @@ def test_only_runs_that_differ_in_seed_or_steps_share_a_cell(make) -> None:
     assert len({cell(override) for override in overrides}) == 5
 
 
+@pytest.mark.integration
 def test_a_killed_and_resumed_run_is_mirrored_as_one_curve_with_every_step_once(sweep: Shell, home: Path) -> None:
     arguments = [*TRACKED, "train.steps=150"]
     process = sweep.start(*arguments)
@@ -230,7 +253,7 @@ def test_an_environment_that_wandb_refuses_is_bad_input(home: Path, monkeypatch:
 
 @pytest.mark.parametrize("sweep", [None, "a-sweep"])
 @pytest.mark.parametrize("given", [{}, {"project": "mine", "entity": "me"}])
-def test_the_environment_holds_where_the_config_gives_nothing(
+def test_environment_variables_fill_config_values_that_are_null(
     given: dict[str, str], sweep: str | None, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tags are added; the name is that of a single run, since the runs of a sweep would all have it."""

@@ -170,6 +170,7 @@ def has_all(record: Record, directory: RunDir) -> bool:
     return is_uploaded(record, directory, destination_of(record, directory, None, None))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("fault", ["500", "hang up", "silence"])
 def test_a_server_that_fails_from_the_start_is_given_up_in_time(
     fault: str,

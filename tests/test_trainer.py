@@ -78,6 +78,7 @@ def assert_bitwise_equal(actual: dict, expected: dict) -> None:
         assert same, f"{key} differs"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("overrides", COMBINATIONS, ids=" ".join)
 def test_a_resumed_training_is_bitwise_equal_to_an_uninterrupted_one(trainer, overrides: list[str], tmp_path) -> None:
     uninterrupted = trainer(*overrides)
@@ -91,8 +92,10 @@ def test_a_resumed_training_is_bitwise_equal_to_an_uninterrupted_one(trainer, ov
     assert_bitwise_equal(resumed.state_dict(), uninterrupted.state_dict())
 
 
-def test_probes_do_not_change_training(trainer) -> None:
-    probed, undisturbed = trainer("loss=wgan"), trainer("loss=wgan")
+@pytest.mark.parametrize("more", [[], ["model.critic_norm=batch"], ["stabiliser=minibatch_discrimination"]])
+def test_probes_do_not_change_training(trainer, more: list[str]) -> None:
+    """Nor do they change running statistics of BatchNorm in the critic, which are in the state."""
+    probed, undisturbed = trainer("loss=wgan", *more), trainer("loss=wgan", *more)
     torch.manual_seed(1)
     state = torch.get_rng_state()
     for _ in probed.steps(3):
@@ -100,7 +103,8 @@ def test_probes_do_not_change_training(trainer) -> None:
         probed.gradient_norm()
         probed.generator_gradient_norm(torch.zeros(4, 1, 32, 32))
         probed.critic_loss(torch.zeros(4, 1, 32, 32), torch.ones(4, 1, 32, 32))
-        probed.critic_outputs(torch.zeros(4, 1, 32, 32))
+        points = torch.zeros(4, 1, 32, 32, requires_grad=True)
+        torch.autograd.grad(probed.critic_outputs(points).sum(), points)
         assert probed.generator.training
     run(undisturbed, 3)
     assert_bitwise_equal(probed.state_dict(), undisturbed.state_dict())
@@ -406,18 +410,33 @@ def test_a_lazy_term_is_part_of_every_nth_update_of_the_critic(trainer) -> None:
     assert len({line["critic_loss"] for line in metrics}) == 8
 
 
+GAME = ["data=point_mass", "loss=wgan", "constraint=none", "optimizer=sgd", "optimizer.lr=0.1", "model.depth=0"]
+GAME += ["train.n_critic=1", "train.ema=0", "scorer=none", "device=cpu"]
+
+
 def test_steps_on_the_game_xy_are_the_known_linear_maps(make) -> None:
     """Simultaneous steps spiral outward and alternating ones preserve area (Mescheder et al. 2018)."""
-    game = ["data=point_mass", "loss=wgan", "constraint=none", "optimizer=sgd", "optimizer.lr=0.1", "model.depth=0"]
-    game += ["train.n_critic=1", "train.ema=0", "scorer=none", "device=cpu"]
     for simultaneous, matrix in ((True, [[1, 0.1], [-0.1, 1]]), (False, [[1 - 0.01, 0.1], [-0.1, 1]])):
-        trained = build(make(*game, f"train.simultaneous={simultaneous}", tiny=False)).trainer
+        trained = build(make(*GAME, f"train.simultaneous={simultaneous}", tiny=False)).trainer
         state = torch.tensor([trained.generator.place.item(), trained.critic.head.linear.weight.item()])
         for _ in trained.steps(20):
             state = torch.tensor(matrix) @ state
             weights = [trained.generator.place.item(), trained.critic.head.linear.weight.item()]
             assert weights == pytest.approx(state.tolist(), abs=1e-5)
         assert float(torch.linalg.det(torch.tensor(matrix))) == pytest.approx(1.01 if simultaneous else 1.0)
+
+
+def test_historical_averaging_pulls_both_players_towards_the_mean_of_their_states(make) -> None:
+    """On the game xy: the gradient of w |s - m|^2 is 2 w (s - m), where m is the mean of all states so far."""
+    weight = 0.7
+    averaging = ["stabiliser=historical_averaging", f"stabiliser.weight={weight}", "train.simultaneous=true"]
+    trained = build(make(*GAME, *averaging, tiny=False)).trainer
+    states = [torch.tensor([trained.generator.place.item(), trained.critic.head.linear.weight.item()])]
+    for _ in trained.steps(8):
+        pull = 2 * weight * (states[-1] - torch.stack(states).mean(0))
+        states.append(torch.tensor([[1, 0.1], [-0.1, 1]]) @ states[-1] - 0.1 * pull)
+        weights = [trained.generator.place.item(), trained.critic.head.linear.weight.item()]
+        assert weights == pytest.approx(states[-1].tolist(), abs=1e-5)
 
 
 def test_a_simultaneous_generator_uses_the_critic_before_its_updates(trainer) -> None:

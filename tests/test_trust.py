@@ -62,7 +62,7 @@ def test_scoring_a_run_executes_nothing_that_it_names(make, tmp_path: Path, caps
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.eval", "subprocess.run", "torch.load", "numpy.load"])
 def test_libraries_are_no_options_on_the_command_line_either(name: str) -> None:
-    with pytest.raises(InputError, match=rf"tracker._target_={name} is no option"):
+    with pytest.raises(InputError, match=rf"tracker._target_={name} is not an option"):
         objects.target_of({"_target_": name}, "tracker")
 
 

@@ -18,11 +18,11 @@ from wgan_sweep.commands import report as report_command
 from wgan_sweep.commands import runs as runs_command
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.claims import Judgement, Verdict, table
-from wgan_sweep.report.decisions import Decided, DecisionRecord, read_decisions, with_decisions
+from wgan_sweep.report.decisions import ClaimOutcome, DecisionRecord, read_decisions, with_decisions
 from wgan_sweep.report.inference import rates
 from wgan_sweep.report.inference.evidence import LEVEL
 from wgan_sweep.report.inference.means import every_mean_lower
-from wgan_sweep.report.looks import Standing
+from wgan_sweep.report.looks import ClaimState
 from wgan_sweep.report.text import finite
 from wgan_sweep.runs.archive import write_archive
 from wgan_sweep.runs.record import Record, Status
@@ -54,8 +54,8 @@ def value(loss: str, seed: int) -> float:
 
 
 @dataclass
-class Workshop:
-    """Writes the records of the runs that a sweep asks for."""
+class SimulatedSweep:
+    """Writes the records of the runs that a sweep requests."""
 
     folder: Path
     make: Callable
@@ -119,9 +119,9 @@ class Workshop:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, make) -> Workshop:
+def simulated(tmp_path: Path, make) -> SimulatedSweep:
     (tmp_path / "mine.yaml").write_text(FAR_AND_NEAR)
-    return Workshop(tmp_path, make)
+    return SimulatedSweep(tmp_path, make)
 
 
 def outcome(sweep: UntilDecided) -> list[tuple[str, str, int]]:
@@ -129,53 +129,56 @@ def outcome(sweep: UntilDecided) -> list[tuple[str, str, int]]:
     return [(claim.verdict, claim.standing, claim.seeds) for claim in sweep.record().claims]
 
 
-def test_only_the_cells_of_open_claims_get_further_seeds(workshop: Workshop) -> None:
-    sweep = workshop.sweep()
-    lines = workshop.run(sweep)
+@pytest.mark.integration
+def test_only_the_cells_of_open_claims_get_further_seeds(simulated: SimulatedSweep) -> None:
+    sweep = simulated.sweep()
+    lines = simulated.run(sweep)
     far, near = sweep.decision.tracked
-    assert (far.standing, far.judgement.verdict) == (Standing.DECIDED, "supported")
-    assert near.standing in (Standing.DECIDED, Standing.EXHAUSTED)
-    seeds = Counter(loss for loss, _ in workshop.trained)
+    assert (far.standing, far.judgement.verdict) == (ClaimState.DECIDED, "supported")
+    assert near.standing in (ClaimState.DECIDED, ClaimState.EXHAUSTED)
+    seeds = Counter(loss for loss, _ in simulated.trained)
     decided, ended = (sweep.decision.looks.seeds[tracked.look] for tracked in (far, near))
     assert decided != ended
     assert seeds == {"wgan": decided, "wgan_div": ended, "wgan_gp": max(decided, ended)}
-    assert all([s for loss, s in workshop.trained if loss == name] == list(range(seeds[name])) for name in LOSSES)
-    assert workshop.batches[0] == 6
-    assert set(workshop.batches[1:]) <= {1, 2, 3}
+    assert all([s for loss, s in simulated.trained if loss == name] == list(range(seeds[name])) for name in LOSSES)
+    assert simulated.batches[0] == 6
+    assert set(simulated.batches[1:]) <= {1, 2, 3}
     assert sum(line.startswith(("far", "near")) for line in lines) == 2
     assert f"decided (look {decided - 1} of 7: {decided} seeds)" in sweep.table()
 
 
-def test_a_claim_that_needs_too_many_seeds_is_undecidable_after_two_looks(workshop: Workshop) -> None:
+@pytest.mark.integration
+def test_a_claim_that_needs_too_many_seeds_is_undecidable_after_two_looks(simulated: SimulatedSweep) -> None:
     noise = [0.0, 0.5, -0.5, 0.1, -0.1, 0.2, -0.2, 0.3]
-    workshop.value = lambda loss, seed: 1.0 + noise[seed] * (1 if loss == "wgan" else -1)
-    sweep = workshop.sweep(losses=["wgan", "wgan_gp"])
-    lines = workshop.run(sweep)
+    simulated.value = lambda loss, seed: 1.0 + noise[seed] * (1 if loss == "wgan" else -1)
+    sweep = simulated.sweep(losses=["wgan", "wgan_gp"])
+    lines = simulated.run(sweep)
     assert outcome(sweep) == [("undecided", "undecidable at this budget (look 3 of 7: 4 seeds)", 4)]
-    assert len(workshop.trained) == 8
+    assert len(simulated.trained) == 8
     assert lines[-1].startswith("far (model=mlp data=gaussians8 step=3): undecidable at this budget")
 
 
-def test_a_later_command_continues_and_decides_the_same_in_any_order_of_the_runs(workshop: Workshop) -> None:
-    whole = workshop.sweep()
-    workshop.run(whole)
-    expected, number = outcome(whole), len(workshop.trained)
-    again = workshop.sweep()
+@pytest.mark.integration
+def test_a_later_command_continues_and_decides_the_same_in_any_order_of_the_runs(simulated: SimulatedSweep) -> None:
+    whole = simulated.sweep()
+    simulated.run(whole)
+    expected, number = outcome(whole), len(simulated.trained)
+    again = simulated.sweep()
     assert again.batch() == []
     assert outcome(again) == expected
 
-    for path in (workshop.folder / "runs").iterdir():
+    for path in (simulated.folder / "runs").iterdir():
         (path / "record.json").unlink()
-    workshop.trained.clear()
-    workshop.reverses = True
-    first = workshop.sweep()
-    workshop.complete(first.batch())  # and the command is killed
-    (later,) = workshop.request([["loss=wgan", "seed=7"]])
-    workshop.train(later)  # a run of a later look exists already
-    workshop.run(second := workshop.sweep())
+    simulated.trained.clear()
+    simulated.reverses = True
+    first = simulated.sweep()
+    simulated.complete(first.batch())  # and the command is killed
+    (later,) = simulated.request([["loss=wgan", "seed=7"]])
+    simulated.train(later)  # a run of a later look exists already
+    simulated.run(second := simulated.sweep())
     assert outcome(second) == expected
-    assert Counter(workshop.trained).most_common(1)[0][1] == 1
-    assert len(workshop.trained) == number + 1
+    assert Counter(simulated.trained).most_common(1)[0][1] == 1
+    assert len(simulated.trained) == number + 1
 
 
 def test_the_seeds_of_the_sweep_come_first() -> None:
@@ -189,11 +192,11 @@ def test_the_seeds_of_the_sweep_come_first() -> None:
         Seeds([["a=1", f"seed={n}"] for n in range(3)], 0, 2)
 
 
-def test_a_sweep_ends_when_the_next_batch_would_exceed_the_budget(workshop: Workshop) -> None:
-    workshop.value = lambda loss, seed: {"wgan": 1.35}.get(loss, 1.0) + 0.3 * (seed % 2)
-    sweep = workshop.sweep("decide.budget=10h", losses=["wgan", "wgan_gp"])
-    workshop.run(sweep)
-    assert workshop.batches == [4, 2, 2, 2]  # of one hour each
+def test_a_sweep_ends_when_the_next_batch_would_exceed_the_budget(simulated: SimulatedSweep) -> None:
+    simulated.value = lambda loss, seed: {"wgan": 1.35}.get(loss, 1.0) + 0.3 * (seed % 2)
+    sweep = simulated.sweep("decide.budget=10h", losses=["wgan", "wgan_gp"])
+    simulated.run(sweep)
+    assert simulated.batches == [4, 2, 2, 2]  # of one hour each
     assert sweep.stopped.startswith("budget spent: 10 of 10 hours")
     assert "budget spent" in sweep.table()
     assert sweep.decision.open
@@ -204,69 +207,83 @@ def test_hours_count_once_per_gpu_if_the_budget_says_so() -> None:
     assert [Budget.parse(text).spent_by(record) for text in ("1h", "1.5gpuh")] == [0.5, 2.0]
 
 
-def test_a_failed_run_is_tried_once_by_each_command_and_counts_as_lost(workshop: Workshop) -> None:
-    workshop.value = lambda loss, seed: Status.FAILED if (loss, seed) == ("wgan", 1) else value(loss, seed)
-    sweep = workshop.sweep(losses=["wgan_gp", "wgan"])
-    workshop.run(sweep)
-    assert workshop.trained.count(("wgan", 1)) == 1
+def test_a_failed_run_is_tried_once_by_each_command_and_counts_as_lost(simulated: SimulatedSweep) -> None:
+    simulated.value = lambda loss, seed: Status.FAILED if (loss, seed) == ("wgan", 1) else value(loss, seed)
+    sweep = simulated.sweep(losses=["wgan_gp", "wgan"])
+    simulated.run(sweep)
+    assert simulated.trained.count(("wgan", 1)) == 1
     (far,) = sweep.decision.tracked
     assert far.judgement.verdict == "supported"  # a lost run of the other side
     assert far.judgement.lost == (0, 1)
-    workshop.trained.clear()
-    workshop.run(workshop.sweep(losses=["wgan_gp", "wgan"]))
-    assert workshop.trained == [("wgan", 1)]
+    simulated.trained.clear()
+    simulated.run(simulated.sweep(losses=["wgan_gp", "wgan"]))
+    assert simulated.trained == [("wgan", 1)]
 
 
-def test_lost_runs_of_its_own_cells_end_a_claim_without_a_verdict(workshop: Workshop) -> None:
-    workshop.value = lambda loss, seed: Status.DIVERGED if (loss, seed) == ("wgan_gp", 1) else value(loss, seed)
-    sweep = workshop.sweep(losses=["wgan_gp", "wgan"])
-    workshop.run(sweep)
+def test_lost_runs_of_its_own_cells_end_a_claim_without_a_verdict(simulated: SimulatedSweep) -> None:
+    simulated.value = lambda loss, seed: Status.DIVERGED if (loss, seed) == ("wgan_gp", 1) else value(loss, seed)
+    sweep = simulated.sweep(losses=["wgan_gp", "wgan"])
+    simulated.run(sweep)
     (far,) = sweep.decision.tracked
-    assert far.standing is Standing.LOST
+    assert far.standing is ClaimState.LOST
     assert far.judgement.verdict == "undecided"
     assert "would be supported" in far.judgement.why
 
 
-def test_a_cell_without_a_result_at_the_first_look_is_left_out(workshop: Workshop) -> None:
-    (workshop.folder / "mine.yaml").write_text(BEST)
-    workshop.value = lambda loss, seed: Status.DIVERGED if loss == "wgan_div" else value(loss, seed)
-    sweep = workshop.sweep()
-    workshop.run(sweep)
+def test_a_cell_without_a_result_at_the_first_look_is_left_out(simulated: SimulatedSweep) -> None:
+    (simulated.folder / "mine.yaml").write_text(BEST)
+    simulated.value = lambda loss, seed: Status.DIVERGED if loss == "wgan_div" else value(loss, seed)
+    sweep = simulated.sweep()
+    simulated.run(sweep)
     (best,) = sweep.decision.tracked
     assert best.judgement.verdict == "supported"
     assert best.cells == {LOSSES.index("wgan_gp"), LOSSES.index("wgan")}
-    assert Counter(loss for loss, _ in workshop.trained)["wgan_div"] == 2
+    assert Counter(loss for loss, _ in simulated.trained)["wgan_div"] == 2
     assert "are left out: loss=wgan_div." in sweep.table()
 
 
-def test_a_command_stops_when_one_run_after_another_fails(workshop: Workshop) -> None:
-    workshop.value = lambda loss, seed: value(loss, seed) if seed < 2 else Status.FAILED
-    sweep = workshop.sweep()
-    workshop.run(sweep)
+def test_a_command_stops_when_one_run_after_another_fails(simulated: SimulatedSweep) -> None:
+    simulated.value = lambda loss, seed: value(loss, seed) if seed < 2 else Status.FAILED
+    sweep = simulated.sweep()
+    simulated.run(sweep)
     assert sweep.stopped.startswith("the last 3 runs failed")
-    assert workshop.batches == [6, 3]
+    assert simulated.batches == [6, 3]
 
 
-def test_a_run_without_a_result_ends_the_command(workshop: Workshop) -> None:
-    sweep = workshop.sweep()
+@pytest.mark.integration
+def test_failures_between_which_a_run_ends_do_not_stop_a_command(simulated: SimulatedSweep) -> None:
+    (simulated.folder / "mine.yaml").write_text(
+        "claims: [{claim: rare, event: lost, rarer_in: {loss: wgan_gp}, than_in: {loss: wgan}}]"
+    )
+    ends = {"wgan_gp": 1.0, "wgan": Status.DIVERGED}
+    simulated.value = lambda loss, seed: Status.FAILED if seed in (2, 4) else ends[loss]
+    sweep = simulated.sweep("decide.max_seeds=12", losses=["wgan_gp", "wgan"])
+    simulated.run(sweep)
+    assert simulated.batches[:5] == [4, 2, 2, 2, 2]
+    assert "failed" not in sweep.stopped
+
+
+def test_a_run_without_a_result_ends_the_command(simulated: SimulatedSweep) -> None:
+    sweep = simulated.sweep()
     sweep.run(lambda runs: [Outcome() for _ in runs], lambda _: None)
     assert "6 runs have no result yet" in sweep.stopped
 
 
-def test_the_plan_counts_runs_and_estimates_hours(workshop: Workshop) -> None:
-    sweep = workshop.sweep("decide.max_seeds=6", "decide.batch=2")
+def test_the_plan_counts_runs_and_estimates_hours(simulated: SimulatedSweep) -> None:
+    sweep = simulated.sweep("decide.max_seeds=6", "decide.batch=2")
     text = sweep.plan(sweep.batch())
     assert "6 runs. At most 18 runs in all." in text
     assert "Looks after 2, 4, 6 seeds" in text
-    workshop.complete(workshop.sweep("decide.max_seeds=6", "decide.batch=2").batch())
-    sweep = workshop.sweep("decide.max_seeds=6", "decide.batch=2")
+    simulated.complete(simulated.sweep("decide.max_seeds=6", "decide.batch=2").batch())
+    sweep = simulated.sweep("decide.max_seeds=6", "decide.batch=2")
     batch = sweep.batch()
     text = sweep.plan(batch)
     assert "At most 12 runs in all." in text
     assert "at most 12. 6 are spent" in text
-    assert not workshop.trained[6:]
+    assert not simulated.trained[6:]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -280,35 +297,36 @@ def test_the_plan_counts_runs_and_estimates_hours(workshop: Workshop) -> None:
         (["claims=nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_what_cannot_work_is_refused(workshop: Workshop, overrides: list[str], message: str) -> None:
+def test_what_cannot_work_is_refused(simulated: SimulatedSweep, overrides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        workshop.sweep(*overrides)
+        simulated.sweep(*overrides)
 
 
-def test_claims_that_no_cell_can_answer_are_refused(workshop: Workshop) -> None:
+def test_claims_that_no_cell_can_answer_are_refused(simulated: SimulatedSweep) -> None:
     with pytest.raises(InputError, match=r"can answer none of its claims .*no cells on both sides"):
-        workshop.sweep("claims=paper", losses=["wgan", "lsgan"])
+        simulated.sweep("claims=paper", losses=["wgan", "lsgan"])
 
 
-def test_cells_that_cannot_be_compared_are_refused(workshop: Workshop) -> None:
-    (first,) = workshop.request([["loss=wgan"]])
+def test_cells_that_cannot_be_compared_are_refused(simulated: SimulatedSweep) -> None:
+    (first,) = simulated.request([["loss=wgan"]])
     for jobs, message in (
         ([["loss=wgan", "scorer.num_samples=10"], ["loss=wgan_gp"]], "one scorer"),
         ([["loss=wgan"], ["loss=wgan", "log_every=3"]], "the same run"),
     ):
         with pytest.raises(InputError, match=message):
-            UntilDecided(first.config, jobs, workshop.request, lambda _: {})
+            UntilDecided(first.config, jobs, simulated.request, lambda _: {})
 
 
-def test_cells_on_points_may_differ_in_r_of_x(workshop: Workshop) -> None:
+def test_cells_on_points_may_differ_in_r_of_x(simulated: SimulatedSweep) -> None:
     """Their scorers differ, too: each measures the critic's gradient at the run's own r(x)."""
     jobs = [[f"loss={loss}", f"sampling={r}"] for loss in ("wgan_gp", "wgan_div") for r in ("real", "fake")]
-    first, *_ = requested = workshop.request([[*job, "decide.max_seeds=4"] for job in jobs])
+    first, *_ = requested = simulated.request([[*job, "decide.max_seeds=4"] for job in jobs])
     assert requested[0].config.scorer["sampling"] != requested[1].config.scorer["sampling"]
-    assert len(UntilDecided(first.config, jobs, workshop.request, lambda _: {}).batch()) == 8
+    assert len(UntilDecided(first.config, jobs, simulated.request, lambda _: {}).batch()) == 8
 
 
-def test_a_claim_that_an_earlier_look_decides_shows_the_evidence_of_that_look(workshop: Workshop) -> None:
+@pytest.mark.integration
+def test_a_claim_that_an_earlier_look_decides_shows_the_evidence_of_that_look(simulated: SimulatedSweep) -> None:
     """At the first look, p = 0.02 for one of two open claims is not enough. When the other is decided, it is."""
     own = [0, 1, 2, 3, 0.5, 1.5, 2.5, 1]
     shown = {
@@ -316,10 +334,10 @@ def test_a_claim_that_an_earlier_look_decides_shows_the_evidence_of_that_look(wo
         "wgan_div": [8, 5, 6, 7, -6.5, -8.5, -7.5, -8],  # far above at first, then far below
         "wgan": [5, 6, 3, 4, 4.5, 5.5, 4, 3.5],
     }
-    workshop.value = lambda loss, seed: float(shown[loss][seed])
-    sweep = workshop.sweep("decide.batch=4", seeds=(0, 1, 2, 3))
+    simulated.value = lambda loss, seed: float(shown[loss][seed])
+    sweep = simulated.sweep("decide.batch=4", seeds=(0, 1, 2, 3))
     assert sweep.decision.looks.seeds == (4, 8)
-    workshop.run(sweep)
+    simulated.run(sweep)
     far, near = sweep.decision.tracked
     first = every_mean_lower([own[:4]], [shown["wgan_div"][:4]], LEVEL * sweep.decision.looks.shares[0])
     assert first.low > 0
@@ -328,10 +346,10 @@ def test_a_claim_that_an_earlier_look_decides_shows_the_evidence_of_that_look(wo
     assert (far.judgement.verdict, far.look) == ("supported", 1)
 
 
-def test_a_claim_without_cells_is_named_and_not_asked(workshop: Workshop) -> None:
-    sweep = workshop.sweep(losses=["wgan", "wgan_gp"])
-    assert sweep.new_lines() == ["not asked: near (no cells on both sides of the comparison)"]
-    assert "Not asked: near" in sweep.table()
+def test_a_claim_without_cells_is_named_and_not_tested(simulated: SimulatedSweep) -> None:
+    sweep = simulated.sweep(losses=["wgan", "wgan_gp"])
+    assert sweep.new_lines() == ["not tested: near (no cells on both sides of the comparison)"]
+    assert "Not tested: near" in sweep.table()
 
 
 @pytest.mark.parametrize(("events", "others"), [((0, 8), (5, 8)), ((5, 8), (0, 8)), ((0, 8), (0, 8)), ((2, 8), (5, 8))])
@@ -340,18 +358,19 @@ def test_a_stored_decision_shows_infinite_numbers_as_the_table_does(
 ) -> None:
     evidence = rates.rarer(*([(1, 1)] * count + [(0, 1)] * (runs - count) for count, runs in (events, others)))
     numbers = json.loads(json.dumps(finite([evidence.effect, evidence.low, evidence.high]), allow_nan=False))
-    decided = Decided("rarer", "", "undecided", "decided", 1, 8, evidence.p_for, evidence.p_against, *numbers)
+    decided = ClaimOutcome("rarer", "", "undecided", "decided", 1, 8, evidence.p_for, evidence.p_against, *numbers)
     _, rows = table([Judgement("rarer", "", Verdict.UNDECIDED, why="", evidence=evidence)])
     assert decided.measured == rows[0][3]
     assert "[" in decided.measured
     assert replace(decided, effect=None, low=None, high=None).measured == ""
 
 
+@pytest.mark.integration
 def test_a_report_names_the_decision_of_the_sweep(
-    workshop: Workshop, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    simulated: SimulatedSweep, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    sweep = workshop.sweep()
-    workshop.run(sweep)
+    sweep = simulated.sweep()
+    simulated.run(sweep)
     arguments = [str(tmp_path / "runs"), "--claims", str(tmp_path / "mine.yaml")]
     report_command.main(arguments)
     assert f"and no {DECISION} of their sweep is here" in capsys.readouterr().out
@@ -385,11 +404,12 @@ def test_a_report_names_the_decision_of_the_sweep(
         assert json.loads(capsys.readouterr().out) == [far, near]
 
 
+@pytest.mark.integration
 def test_a_report_names_the_decision_that_a_claim_has_before_a_later_one_on_other_claims(
-    workshop: Workshop, tmp_path: Path
+    simulated: SimulatedSweep, tmp_path: Path
 ) -> None:
-    sweep = workshop.sweep()
-    workshop.run(sweep)
+    sweep = simulated.sweep()
+    simulated.run(sweep)
     for name, claims in (("1", sweep.record().claims), ("2", sweep.record().claims[1:])):
         (tmp_path / "runs" / ".sweeps" / name).mkdir(parents=True)
         text = json.dumps({**asdict(sweep.record()), "claims": [asdict(claim) for claim in claims]})
@@ -403,22 +423,26 @@ def test_a_report_names_the_decision_that_a_claim_has_before_a_later_one_on_othe
     assert f".sweeps/2/{DECISION} has the decision: it tests other claims" in other.collected
 
 
-def test_a_sweep_names_an_earlier_one_that_tested_its_claims_at_other_looks(workshop: Workshop, tmp_path: Path) -> None:
-    sweep = workshop.sweep()
-    workshop.run(sweep)
+@pytest.mark.integration
+def test_a_sweep_names_an_earlier_one_that_tested_its_claims_at_other_looks(
+    simulated: SimulatedSweep, tmp_path: Path
+) -> None:
+    sweep = simulated.sweep()
+    simulated.run(sweep)
     sweep.write(tmp_path / "runs" / ".sweeps" / "s")
-    assert not any("error rate" in line for line in workshop.sweep().new_lines())
-    more = workshop.sweep("decide.max_seeds=12")
+    assert not any("error rate" in line for line in simulated.sweep().new_lines())
+    more = simulated.sweep("decide.max_seeds=12")
     (line,) = more.new_lines()
     assert f"{DECISION} has tested these claims after 2, 3, 4, ..., 8 seeds: the error rate of both" in line
     assert line in more.table()
-    (workshop.folder / "mine.yaml").write_text(BEST)
-    assert not workshop.sweep("decide.max_seeds=12").new_lines()  # another claim
+    (simulated.folder / "mine.yaml").write_text(BEST)
+    assert not simulated.sweep("decide.max_seeds=12").new_lines()  # another claim
 
 
-def test_a_report_on_other_runs_names_no_decision(workshop: Workshop, make, tmp_path: Path) -> None:
-    sweep = workshop.sweep()
-    workshop.run(sweep)
+@pytest.mark.integration
+def test_a_report_on_other_runs_names_no_decision(simulated: SimulatedSweep, make, tmp_path: Path) -> None:
+    sweep = simulated.sweep()
+    simulated.run(sweep)
     sweep.write(tmp_path / "runs" / ".sweeps" / "s")
     judgement = Judgement("far", "", Verdict.SUPPORTED, "", ("0123456789ab",))
     assert with_decisions([judgement], [], tmp_path / "runs") == [judgement]
@@ -437,85 +461,87 @@ def curve(loss: str, seed: int) -> list[dict[str, float]]:
     ]
 
 
-def test_claims_about_curves_get_the_seeds_that_they_need(workshop: Workshop) -> None:
+@pytest.mark.integration
+def test_claims_about_curves_get_the_seeds_that_they_need(simulated: SimulatedSweep) -> None:
     """A correlation is a matter of one cell, and no test of either kind decides fewer than 6 seeds."""
-    workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
-    (workshop.folder / "mine.yaml").write_text(FOLLOWS)
-    sweep = workshop.sweep()
-    workshop.run(sweep)
+    simulated.lines, simulated.options = curve, ["scorer.every=1", "train.steps=11"]
+    (simulated.folder / "mine.yaml").write_text(FOLLOWS)
+    sweep = simulated.sweep()
+    simulated.run(sweep)
     assert outcome(sweep) == [("supported", "decided (look 7 of 7: 8 seeds)", 8)]
-    assert set(workshop.trained) == {("wgan", seed) for seed in range(8)}
-    (workshop.folder / "mine.yaml").write_text(FASTER)
-    workshop.trained.clear()
-    sweep = workshop.sweep()
-    workshop.run(sweep)
+    assert set(simulated.trained) == {("wgan", seed) for seed in range(8)}
+    (simulated.folder / "mine.yaml").write_text(FASTER)
+    simulated.trained.clear()
+    sweep = simulated.sweep()
+    simulated.run(sweep)
     assert outcome(sweep) == [("supported", "decided (look 7 of 7: 8 seeds)", 8)]
-    assert set(workshop.trained) == {("wgan_gp", seed) for seed in range(8)}
+    assert set(simulated.trained) == {("wgan_gp", seed) for seed in range(8)}
     (faster,) = sweep.decision.tracked
     assert faster.judgement.evidence.effect == pytest.approx(np.log(2), abs=0.3)
-    (workshop.folder / "mine.yaml").write_text(FASTER.replace("w1 < 5", "w1 < 5, in_units_of: hours"))
-    assert not workshop.sweep().batch()
+    (simulated.folder / "mine.yaml").write_text(FASTER.replace("w1 < 5", "w1 < 5, in_units_of: hours"))
+    assert not simulated.sweep().batch()
     assert outcome(sweep) == [("supported", "decided (look 7 of 7: 8 seeds)", 8)]
 
 
-def test_a_claim_about_curves_is_refused_if_runs_are_scored_too_rarely(workshop: Workshop) -> None:
-    (workshop.folder / "mine.yaml").write_text(FOLLOWS)
+def test_a_claim_about_curves_is_refused_if_runs_are_scored_too_rarely(simulated: SimulatedSweep) -> None:
+    (simulated.folder / "mine.yaml").write_text(FOLLOWS)
     with pytest.raises(InputError, match=r"wasserstein and w1 at 1 steps, fewer than 5: score more often"):
-        workshop.sweep()
-    (workshop.folder / "mine.yaml").write_text(FASTER)
+        simulated.sweep()
+    (simulated.folder / "mine.yaml").write_text(FASTER)
     with pytest.raises(InputError, match=r"w1 at fewer than 2 common steps: score all at the same steps"):
-        workshop.sweep()
-    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("with: w1", "with: critic_loss"))
-    workshop.options, workshop.composed = ["log_every=2", "train.steps=11"], {}
-    assert workshop.sweep().decision.open  # both are logged without a scorer
-    (workshop.folder / "mine.yaml").write_text(FOLLOWS)
-    workshop.options, workshop.composed = ["scorer.every=3", "train.steps=11"], {}
+        simulated.sweep()
+    (simulated.folder / "mine.yaml").write_text(FOLLOWS.replace("with: w1", "with: critic_loss"))
+    simulated.options, simulated.composed = ["log_every=2", "train.steps=11"], {}
+    assert simulated.sweep().decision.open  # both are logged without a scorer
+    (simulated.folder / "mine.yaml").write_text(FOLLOWS)
+    simulated.options, simulated.composed = ["scorer.every=3", "train.steps=11"], {}
     with pytest.raises(InputError, match=r"at 4 steps"):
-        workshop.sweep()
+        simulated.sweep()
 
 
-def test_a_claim_that_seeds_cannot_help_ends_at_the_first_look(workshop: Workshop) -> None:
-    workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
-    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", "wasserstein_of_mine"))
-    sweep = workshop.sweep()
-    (line,) = workshop.run(sweep)
+def test_a_claim_that_more_seeds_cannot_decide_ends_at_once(simulated: SimulatedSweep) -> None:
+    simulated.lines, simulated.options = curve, ["scorer.every=1", "train.steps=11"]
+    (simulated.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", "wasserstein_of_mine"))
+    sweep = simulated.sweep()
+    (line,) = simulated.run(sweep)
     assert outcome(sweep) == [("undecided", "it cannot be tested (look 1 of 7: 2 seeds)", 2)]
     assert "no run has measured wasserstein_of_mine along its curve; did you mean wasserstein?" in line
 
 
 @pytest.mark.parametrize("misspelt", ["waserstein", "wasserstien"])
-def test_a_misspelt_measurement_is_refused_before_anything_runs(workshop: Workshop, misspelt: str) -> None:
-    workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
-    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", misspelt))
+def test_a_misspelt_measurement_is_refused_before_anything_runs(simulated: SimulatedSweep, misspelt: str) -> None:
+    simulated.lines, simulated.options = curve, ["scorer.every=1", "train.steps=11"]
+    (simulated.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", misspelt))
     with pytest.raises(InputError, match=f"no run measures {misspelt}; did you mean wasserstein"):
-        workshop.sweep()
-    assert not workshop.trained
+        simulated.sweep()
+    assert not simulated.trained
 
 
 @pytest.mark.parametrize(
     "name", ["generator_lr", "critic_lr", "gradient_norm_x", "kid_sd", "fid_infinity_error", "mine"]
 )
-def test_other_measurements_may_exist(workshop: Workshop, name: str) -> None:
-    workshop.lines, workshop.options = curve, ["scorer.every=1", "train.steps=11"]
-    (workshop.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", name))
-    assert workshop.sweep().decision.open
+def test_unknown_metrics_are_accepted(simulated: SimulatedSweep, name: str) -> None:
+    simulated.lines, simulated.options = curve, ["scorer.every=1", "train.steps=11"]
+    (simulated.folder / "mine.yaml").write_text(FOLLOWS.replace("wasserstein", name))
+    assert simulated.sweep().decision.open
 
 
-def test_curves_are_read_from_archives(workshop: Workshop) -> None:
-    (workshop.folder / "mine.yaml").write_text(FOLLOWS)
-    workshop.lines = curve
-    path = workshop.folder / "a.jsonl.gz"
-    workshop.options = ["scorer.every=1", "train.steps=11", f"archive={path}"]
-    requested = workshop.request([["loss=wgan", f"seed={seed}"] for seed in range(8)])
-    records = [workshop.train(run).record for run in requested]
+@pytest.mark.integration
+def test_curves_are_read_from_archives(simulated: SimulatedSweep) -> None:
+    (simulated.folder / "mine.yaml").write_text(FOLLOWS)
+    simulated.lines = curve
+    path = simulated.folder / "a.jsonl.gz"
+    simulated.options = ["scorer.every=1", "train.steps=11", f"archive={path}"]
+    requested = simulated.request([["loss=wgan", f"seed={seed}"] for seed in range(8)])
+    records = [simulated.train(run).record for run in requested]
     write_archive(path, requested[0].directory.path.parent, records)
     for run in requested:
         shutil.rmtree(run.directory.path)
-    workshop.trained.clear()
-    workshop.archived = {record.run_id: record for record in records}
-    sweep = workshop.sweep(losses=["wgan"])
-    workshop.run(sweep)
-    assert workshop.trained == []
+    simulated.trained.clear()
+    simulated.archived = {record.run_id: record for record in records}
+    sweep = simulated.sweep(losses=["wgan"])
+    simulated.run(sweep)
+    assert simulated.trained == []
     assert outcome(sweep) == [("supported", "decided (look 7 of 7: 8 seeds)", 8)]
 
 

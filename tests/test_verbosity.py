@@ -133,6 +133,7 @@ def test_every_subcommand_has_the_flags(monkeypatch: pytest.MonkeyPatch) -> None
     assert [options.verbosity for options in parsed] == expected * len(runs.COMMANDS)
 
 
+@pytest.mark.integration
 def test_a_quiet_sweep_shows_its_table_and_what_went_wrong_and_a_verbose_one_more(sweep: Shell) -> None:
     """One of two runs diverges. The verbose sweep is trained by workers, whose lines name the run's number, too."""
     grid = ["-m", "optimizer.lr=1e-4,1e30"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,7 @@ CALLS = ("open", "mkdir", "rename", "replace", "link", "unlink", "fsync", "ftrun
 """The functions of `os` by which files are changed, and the one by which tokens are listed."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", WRITES)
 def test_a_process_that_is_stopped_anywhere_in_a_write_changes_nothing_after_a_takeover(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -233,6 +235,7 @@ main()
 """The command, which takes over from a stopped process after a second instead of a minute."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("stop_after", [0.0, *(pytest.param(0.05 * i, marks=pytest.mark.slow) for i in range(1, 13))])
 def test_a_stopped_command_that_continues_after_a_takeover_changes_nothing(sweep: Shell, stop_after: float) -> None:
     """Another command finishes the run meanwhile; the first one finds it finished."""
@@ -261,6 +264,29 @@ def test_a_stopped_command_that_continues_after_a_takeover_changes_nothing(sweep
     assert state is not None
     assert state["trainer"]["step"] == 1500
     assert not list(path.glob(".*"))
+
+
+def test_what_cannot_be_removed_is_renamed_once_and_stops_no_run(tmp_path: Path, monkeypatch) -> None:
+    directory = RunDir(tmp_path / "runs" / "x")
+    (directory.path / ".staging-7").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    for _ in range(3):
+        with owned_run(directory):
+            (left,) = directory.path.iterdir()
+            assert left.name == ".removed-1-staging-7"
+
+
+def test_a_run_does_not_start_beside_a_staging_folder_that_keeps_its_name(tmp_path: Path, monkeypatch) -> None:
+    """The process that it belongs to could still write from it."""
+    directory = RunDir(tmp_path / "runs" / "x")
+    (directory.path / ".staging-7").mkdir(parents=True)
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(path), None, str(target))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError), owned_run(directory):
+        pass
 
 
 @pytest.mark.parametrize("name", [".staging-1", ".removed-2-staging-1"])

@@ -29,6 +29,7 @@ def assert_all_recovered(summary: dict[str, Any]) -> None:
     assert sum(sum(outcomes.values()) for outcomes in summary["outcomes"].values()) == summary["trials"]
 
 
+@pytest.mark.integration
 def test_a_run_that_is_disturbed_at_some_of_its_writes_recovers_bitwise(tmp_path: Path) -> None:
     summary = campaign(tmp_path, "smoke", "--trials", "6")
     assert_all_recovered(summary)

@@ -421,6 +421,7 @@ def test_error_rate_and_coverage_for_events(name: str) -> None:
     assert_calibrated(simulate(rarer_by_seed, EVENTS[name], 0.0, SIMULATIONS))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("test", "sides"),
     [
@@ -434,6 +435,7 @@ def test_few_false_statements_are_found(test: Callable[..., Evidence], sides: tu
     assert rates.supported + rates.contradicted <= LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / 300)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ALTERNATIVES)
 def test_true_statements_are_found(name: str) -> None:
     test, sides, effect = ALTERNATIVES[name]

@@ -2,22 +2,27 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wgan_sweep.commands import report as command
 from wgan_sweep.errors import InputError
 from wgan_sweep.report import claims
+from wgan_sweep.report.cells import group_runs
 from wgan_sweep.report.claim_kinds.means import Lower, SpreadsLess
 from wgan_sweep.report.claims import PUBLISHED, Verdict, judge, read_claims
 from wgan_sweep.report.curves import TRAINING, Curves
+from wgan_sweep.report.inference.times import p_value
+from wgan_sweep.report.text import to_markdown
 from wgan_sweep.runs.archive import write_archive
 from wgan_sweep.runs.directory import FINAL, RunDir
 from wgan_sweep.runs.record import Record
 
 from ..helpers import append_metrics, directory_of, run, write_record
-from .test_report import record
+from .test_report import continued, record
 
 SCHEMES = ("real_fake", "within_source", "mixed_pairs", "mixture", "fake", "real")
 NOISE = (-0.5, 0.1, 0.6)
@@ -75,6 +80,38 @@ def test_one_seed_is_never_enough() -> None:
     assert judge([LOWEST], records[:-2])[0].verdict == Verdict.UNDECIDED
 
 
+@pytest.mark.parametrize("huge", [1e39, 1e200, 1.7e308])
+def test_a_huge_value_counts_as_lost(huge: float, tmp_path: Path) -> None:
+    """Its square, or that of its square, overflows. It counts as a value that is not finite does."""
+    equal = {"equal": {"loss": "wgan_div"}, "within": 5}
+
+    def with_value(value: float) -> list[Record]:
+        first, *others = (run for run in rx_grid(FLAT, WIDE) if run.config["choices"]["sampling"] in SCHEMES[:2])
+        return [replace(first, run_id="x", scores={**first.scores, "fid": value}), *others]
+
+    assert judge_one(equal, with_value(20.0), tmp_path).verdict == Verdict.SUPPORTED
+    judgement = judge_one(equal, with_value(huge), tmp_path)
+    assert "without lost runs it would be supported" in judgement.why
+    assert judge_one(equal, with_value(math.inf), tmp_path).lost == judgement.lost == (1, 0)
+    (spread, worst) = judge([SPREAD, WORST], with_value(huge))
+    assert (spread.verdict, worst.verdict) == (Verdict.UNDECIDED, Verdict.UNDECIDED)
+    assert "(n=2), 1 unscored" in to_markdown(group_runs(with_value(huge)))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("scale", [1e-30, 1e36])
+def test_verdicts_do_not_depend_on_the_unit_of_the_metric(scale: float) -> None:
+    """Values up to the largest that count are tested without overflow."""
+    for records in (kp_grid(10, 20), rx_grid(FLAT, WIDE)):
+        scaled = [replace(run, scores={**run.scores, "fid": scale * run.scores["fid"]}) for run in records]
+        for one, other in zip(
+            judge(read_claims(PUBLISHED), records), judge(read_claims(PUBLISHED), scaled), strict=True
+        ):
+            assert other.verdict == one.verdict
+            if one.evidence and other.evidence:
+                assert other.evidence.effect == pytest.approx(scale * one.evidence.effect)
+
+
 def test_p_values_are_adjusted_for_the_number_of_judgements() -> None:
     close = kp_grid(18.6, 20)
     (alone,) = judge([LOWEST], close)
@@ -95,6 +132,38 @@ def test_a_claim_whose_own_runs_diverged_is_not_supported() -> None:
     assert "(1 lost)" in claims.to_markdown([judgement], "fid")
     (judgement,) = judge([LOWEST], [*good, record(None, status="diverged", loss="wgan_div", k=1.0, p=6.0, seed=8)])
     assert judgement.verdict == Verdict.SUPPORTED  # a run of a rival cell diverged
+
+
+def test_a_run_counts_by_its_finished_result_if_its_continuation_is_lost() -> None:
+    """At step 10, the runs that were continued count with those that were not, whether they were lost or not."""
+    good = kp_grid(10, 20)
+    (before,) = judge([LOWEST], good)
+    own = [run for run in good if run.config["loss"]["k"] == 2.0 and run.config["loss"]["p"] == 6.0]
+    others = [run for run in good if run not in own]
+    at_once, later = (continued(run, "diverged", step) for run, step in zip(own, (10, 15), strict=False))
+    survivor = replace(continued(own[2], "done", 20), scores={**own[2].scores, "step": 20, "fid": 1.0})
+    (judgement,) = (j for j in judge([LOWEST], [*others, at_once, later, survivor]) if j.setting.endswith("step=10"))
+    assert (judgement.verdict, judgement.lost) == (Verdict.SUPPORTED, (0, 0))
+    assert judgement.evidence == before.evidence
+    # Among runs with 20 steps, those that were lost on the way count as lost.
+    onwards = [replace(continued(run, "done", 20), scores={**run.scores, "step": 20}) for run in good]
+    for lost, end in zip(own, (10, 15), strict=False):
+        onwards[good.index(lost)] = continued(lost, "diverged", end)
+    found = {judgement.setting.rpartition("step=")[2]: judgement for judgement in judge([LOWEST], onwards)}
+    assert found["20"].lost == (2, 0)
+    assert found["20"].verdict == Verdict.UNDECIDED
+    assert found["10"].evidence == before.evidence
+
+
+def test_the_curve_of_a_finished_result_ends_at_its_step(tmp_path: Path) -> None:
+    """Six runs were done at step 80 and have diverged since: what was measured after step 80 is not evidence."""
+    records = [replace(run, step=80, scores={**run.scores, "step": 80}) for run in of_loss("wgan_div", [1.0] * 6)]
+    whole = judge_one(CORRELATED, records, tmp_path, curves_of(records, [falling(8)] * 6))
+    lost = [continued(run, "diverged", 120) for run in records]
+    rising = [{"step": 80 + 10 * n, "fid": 100.0 + n, "wasserstein": -50.0 - n} for n in range(1, 5)]
+    judgement = judge_one(CORRELATED, lost, tmp_path, curves_of(lost, [[*falling(8), *rising]] * 6))
+    assert judgement.verdict == Verdict.SUPPORTED
+    assert (judgement.evidence, judgement.details) == (whole.evidence, whole.details)
 
 
 def test_copies_of_a_run_and_nan_values_do_not_count_as_seeds() -> None:
@@ -143,7 +212,7 @@ def test_each_setting_is_judged_separately() -> None:
     ]
 
 
-def test_settings_are_named_by_what_tells_them_apart() -> None:
+def test_settings_are_named_by_the_values_that_differ() -> None:
     """The data sets have other files, and their real images other digests: naming the option of the data is enough."""
 
     def on(name: str, size: int) -> list[Record]:
@@ -176,7 +245,7 @@ def of_loss(loss: str, values: list[float], **choices) -> list[Record]:
     return [record(value, loss=loss, seed=seed, **choices) for seed, value in enumerate(values)]
 
 
-def ask(entry: dict, records: list[Record], tmp_path: Path, curves: Curves | None = None) -> claims.Judgement:
+def judge_one(entry: dict, records: list[Record], tmp_path: Path, curves: Curves | None = None) -> claims.Judgement:
     path = tmp_path / "claims.yaml"
     path.write_text(json.dumps({"claims": [{"claim": "c", **entry}]}))
     (judgement,) = judge(read_claims(path), records, curves=curves)
@@ -188,7 +257,9 @@ def test_a_claim_whose_sides_were_trained_in_different_settings_says_so(tmp_path
     for records, steps in zip(trained, (1000, 2500), strict=True):
         for item in records:
             item.scores["step"] = steps
-    judgement = ask({"lower": {"loss": "wgan_div"}, "than": {"loss": "wgan_gp"}}, [*trained[0], *trained[1]], tmp_path)
+    judgement = judge_one(
+        {"lower": {"loss": "wgan_div"}, "than": {"loss": "wgan_gp"}}, [*trained[0], *trained[1]], tmp_path
+    )
     assert judgement.verdict == Verdict.UNDECIDED
     assert "step=1000" in judgement.why
     assert "step=2500" in judgement.why
@@ -235,7 +306,7 @@ def test_a_lost_run_is_worse_where_high_values_are_claimed_too(tmp_path: Path) -
     entry = {"higher": {"loss": "wgan"}, "than": {"loss": "wgan_div"}}
     for loss, verdict in (("wgan", Verdict.SUPPORTED), ("wgan_div", Verdict.UNDECIDED)):
         lost = record(None, status="diverged", loss=loss, seed=9)
-        assert ask(entry, [*high, *low, lost], tmp_path).verdict == verdict
+        assert judge_one(entry, [*high, *low, lost], tmp_path).verdict == verdict
 
 
 def test_a_lost_run_of_a_metric_without_a_direction_forbids_every_verdict() -> None:
@@ -252,25 +323,25 @@ def test_a_lost_run_of_a_metric_without_a_direction_forbids_every_verdict() -> N
 def test_finished_runs_without_a_value_count_as_lost(tmp_path: Path) -> None:
     low, high = of_loss("wgan_div", [20, 21, 22]), of_loss("wgan", [30, 31, 32])
     entry = {"lower": {"loss": "wgan_div"}, "than": {"loss": "wgan"}}
-    assert ask(entry, [*low, *high], tmp_path).verdict == Verdict.SUPPORTED
+    assert judge_one(entry, [*low, *high], tmp_path).verdict == Verdict.SUPPORTED
     unscored = [record(None, loss="wgan_div", seed=7), record(math.nan, loss="wgan_div", seed=8)]
-    judgement = ask(entry, [*low, *high, *unscored], tmp_path)
+    judgement = judge_one(entry, [*low, *high, *unscored], tmp_path)
     assert judgement.verdict == Verdict.UNDECIDED
     assert judgement.lost == (2, 0)
     assert "2 runs of the claim's own cells diverged, failed or have no value" in judgement.why
     for item in unscored:
         item.step = 5  # of shorter runs, nobody knows the value at the step of the others
-    assert ask(entry, [*low, *high, *unscored], tmp_path).verdict == Verdict.SUPPORTED
+    assert judge_one(entry, [*low, *high, *unscored], tmp_path).verdict == Verdict.SUPPORTED
 
 
 def test_runs_that_were_lost_after_the_step_that_is_compared_do_not_count(tmp_path: Path) -> None:
     good = of_loss("wgan_div", [1.0] * 8) + of_loss("wgan_gp", [1.0] * 8)
     entry = {"event": "lost", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
     lost = [record(None, status="diverged", loss="wgan_gp", seed=seed) for seed in range(20, 40)]
-    assert ask(entry, good + lost, tmp_path).verdict == Verdict.SUPPORTED
+    assert judge_one(entry, good + lost, tmp_path).verdict == Verdict.SUPPORTED
     for item in lost:
         item.step = 60_000
-    judgement = ask(entry, good + lost, tmp_path)
+    judgement = judge_one(entry, good + lost, tmp_path)
     assert judgement.evidence is not None
     assert "0 of 8 against 0 of 8" in judgement.evidence.measure
 
@@ -279,19 +350,19 @@ def test_copies_of_a_lost_run_count_once(tmp_path: Path) -> None:
     good = of_loss("wgan_div", [1.0] * 4) + of_loss("wgan_gp", [1.0])
     entry = {"event": "lost", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
     copies = [record(None, status="diverged", loss="wgan_gp", seed=9) for _ in range(4)]
-    judgement = ask(entry, good + copies, tmp_path)
+    judgement = judge_one(entry, good + copies, tmp_path)
     assert judgement.evidence is not None
     assert "0 of 4 against 1 of 2" in judgement.evidence.measure
 
 
-def test_a_lost_run_is_beyond_a_bound_that_only_bad_values_pass(tmp_path: Path) -> None:
+def test_a_lost_run_counts_as_the_worst_value_for_bounds(tmp_path: Path) -> None:
     good = of_loss("wgan_div", [20.0, 40.0] * 4)
     bad = of_loss("wgan_gp", [20.0]) + [
         record(None, status="diverged", loss="wgan_gp", seed=seed) for seed in range(1, 8)
     ]
     entry = {"rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
     for event, counts in (("fid > 30", "4 of 8 against 7 of 8"), ("fid <= 30", "4 of 8 against 1 of 8")):
-        judgement = ask({**entry, "event": event}, good + bad, tmp_path)
+        judgement = judge_one({**entry, "event": event}, good + bad, tmp_path)
         assert judgement.evidence is not None
         assert counts in judgement.evidence.measure
         assert judgement.lost == (0, 0)
@@ -300,8 +371,8 @@ def test_a_lost_run_is_beyond_a_bound_that_only_bad_values_pass(tmp_path: Path) 
     others = of_loss("wgan_gp", [1.0] * 8)
     for item in others:
         item.scores["copied"] = 9.0
-    assert ask({**entry, "event": "copied > 5"}, good + others, tmp_path).verdict == Verdict.SUPPORTED
-    judgement = ask({**entry, "event": "copied > 5"}, good + others + bad[1:], tmp_path)
+    assert judge_one({**entry, "event": "copied > 5"}, good + others, tmp_path).verdict == Verdict.SUPPORTED
+    judgement = judge_one({**entry, "event": "copied > 5"}, good + others + bad[1:], tmp_path)
     assert judgement.verdict == Verdict.UNDECIDED  # nobody knows whether high or low values of it are bad
     assert judgement.lost == (0, 7)
 
@@ -314,7 +385,7 @@ def test_the_seed_is_the_unit_of_events_in_several_cells(tmp_path: Path) -> None
 
     entry = {"event": "fid > 5", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
     for seeds, choices, verdict in ((3, 20, Verdict.UNDECIDED), (4, 70, Verdict.SUPPORTED)):
-        judgement = ask(entry, runs("wgan_div", 1.0, seeds) + runs("wgan_gp", 9.0, seeds), tmp_path)
+        judgement = judge_one(entry, runs("wgan_div", 1.0, seeds) + runs("wgan_gp", 9.0, seeds), tmp_path)
         assert judgement.p_for == pytest.approx(1 / choices)
         assert judgement.verdict == verdict
 
@@ -333,17 +404,17 @@ def test_a_claim_with_pruned_runs_is_undecided_unless_it_counts_them(tmp_path: P
     grid = kp_grid(10, 20)
     runs = [run for run in grid if (run.config["loss"]["k"], run.config["loss"]["p"]) != (1.0, 2.0)]
     assert len(grid) - len(runs) == len(NOISE)
-    assert ask(BEST, runs, tmp_path).verdict == Verdict.SUPPORTED
+    assert judge_one(BEST, runs, tmp_path).verdict == Verdict.SUPPORTED
     runs += pruned(1.0, 0, 1, 2)
-    judgement = ask(BEST, runs, tmp_path)
+    judgement = judge_one(BEST, runs, tmp_path)
     assert (judgement.verdict, judgement.evidence) == (Verdict.UNDECIDED, None)
     assert "3 of its runs were pruned: train them to the end (prune=none)" in judgement.why
-    judgement = ask(COUNTED, runs, tmp_path)
+    judgement = judge_one(COUNTED, runs, tmp_path)
     assert judgement.verdict == Verdict.SUPPORTED
     assert len(judgement.runs) == len(grid)
     assert judgement.evidence is not None
     # The smallest difference is that to k = 1, p = 6, which is complete.
-    complete = ask(BEST, grid, tmp_path).evidence
+    complete = judge_one(BEST, grid, tmp_path).evidence
     assert complete is not None
     assert judgement.evidence.effect == pytest.approx(complete.effect, abs=0.1)
 
@@ -353,12 +424,12 @@ def test_pruned_runs_count_with_the_worst_value_of_their_setting(tmp_path: Path)
     grid = kp_grid(10, 20)
     runs = [run for run in grid if run.config["loss"]["p"] == 6.0] + pruned(1.0, 0, 1)
     low = {"lower": {"div.k": 2, "div.p": 6}, "than": {"div.k": 1, "div.p": 2}, "pruned": "worst"}
-    evidence = ask(low, runs, tmp_path).evidence
+    evidence = judge_one(low, runs, tmp_path).evidence
     assert evidence is not None
     worst = max(run.scores["fid"] for run in runs if run.status == "done")
     assert evidence.effect == pytest.approx(worst - (10 + sum(NOISE) / 3))
     high = [record(99.0, status="pruned", step=5, loss="wgan_div", k=1.0, p=2.0, seed=seed) for seed in (0, 1)]
-    evidence = ask(low, [*runs[:-2], *high], tmp_path).evidence
+    evidence = judge_one(low, [*runs[:-2], *high], tmp_path).evidence
     assert evidence is not None
     assert evidence.effect == pytest.approx(99 - (10 + sum(NOISE) / 3))
 
@@ -367,21 +438,21 @@ def test_pruned_runs_that_a_claim_is_not_about_do_not_matter(tmp_path: Path) -> 
     grid = kp_grid(10, 20)
     for other in (pruned(1.0, 5, lr=1e-5), [record(15.0, status="pruned", step=5, loss="wgan_gp", seed=0)]):
         narrow = {"lower": {"div.k": 2, "div.p": 6, "optimizer.lr": 2e-4}, "than": {"div.k": 1, "optimizer.lr": 2e-4}}
-        assert ask(narrow, [*grid, *other], tmp_path).verdict == Verdict.SUPPORTED
+        assert judge_one(narrow, [*grid, *other], tmp_path).verdict == Verdict.SUPPORTED
     event = {"event": "lost", "rarer_in": {"div.k": 1}, "than_in": {"div.k": 2}}
-    assert ask(event, grid, tmp_path).evidence is not None
-    assert "1 of its runs were pruned" in ask(event, [*grid, *pruned(1.0, 5)], tmp_path).why
+    assert judge_one(event, grid, tmp_path).evidence is not None
+    assert "1 of its runs were pruned" in judge_one(event, [*grid, *pruned(1.0, 5)], tmp_path).why
 
 
 def test_the_lowest_cell_and_all_that_may_be_it(tmp_path: Path) -> None:
     records = kp_grid(10, 20)  # k=2, p=6 at 10, others at 20 + k
-    judgement = ask({"lowest": {"div.k": 2, "div.p": 6}, "among": {"loss": "wgan_div"}}, records, tmp_path)
+    judgement = judge_one({"lowest": {"div.k": 2, "div.p": 6}, "among": {"loss": "wgan_div"}}, records, tmp_path)
     assert judgement.verdict == Verdict.SUPPORTED
     assert judgement.details == ("cells that may be the best (95%): div.k=2 div.p=6",)
-    judgement = ask({"lowest": {"div.k": 1, "div.p": 6}, "among": {"loss": "wgan_div"}}, records, tmp_path)
+    judgement = judge_one({"lowest": {"div.k": 1, "div.p": 6}, "among": {"loss": "wgan_div"}}, records, tmp_path)
     assert judgement.verdict == Verdict.CONTRADICTED
     assert judgement.details == ("cells that may be the best (95%): div.k=2 div.p=6",)
-    judgement = ask({"highest": {"div.k": 2, "div.p": 2}, "among": {"loss": "wgan_div"}}, records, tmp_path)
+    judgement = judge_one({"highest": {"div.k": 2, "div.p": 2}, "among": {"loss": "wgan_div"}}, records, tmp_path)
     assert judgement.verdict == Verdict.UNDECIDED  # k=2, p=2 and k=2, p=6 differ; k=1 is 1 lower, and noisy
     assert "div.k=2 div.p=2" in judgement.details[0]
     assert "div.k=2 div.p=6" not in judgement.details[0]
@@ -390,32 +461,40 @@ def test_the_lowest_cell_and_all_that_may_be_it(tmp_path: Path) -> None:
 def test_means_are_equal_within_a_margin_or_not(tmp_path: Path) -> None:
     records = rx_grid(FLAT, WIDE, NOISE * 2)
     equal = {"equal": {"loss": "wgan_div"}}
-    assert ask({**equal, "within": 6}, records, tmp_path).verdict == Verdict.SUPPORTED
-    assert ask({**equal, "within": 1}, records, tmp_path).verdict == Verdict.UNDECIDED
-    assert ask({"equal": {"loss": "wgan_gp"}, "within": 6}, records, tmp_path).verdict == Verdict.CONTRADICTED
+    assert judge_one({**equal, "within": 6}, records, tmp_path).verdict == Verdict.SUPPORTED
+    assert judge_one({**equal, "within": 1}, records, tmp_path).verdict == Verdict.UNDECIDED
+    assert judge_one({"equal": {"loss": "wgan_gp"}, "within": 6}, records, tmp_path).verdict == Verdict.CONTRADICTED
     lost = record(None, status="diverged", loss="wgan_div", sampling="fake")
-    assert ask({**equal, "within": 6}, [*records, lost], tmp_path).verdict == Verdict.UNDECIDED
+    assert judge_one({**equal, "within": 6}, [*records, lost], tmp_path).verdict == Verdict.UNDECIDED
+    lost = record(None, status="diverged", loss="wgan_gp", sampling="fake")  # it is worse than all others
+    apart = judge_one({"equal": {"loss": "wgan_gp"}, "within": 6}, [*records, lost], tmp_path)
+    assert (apart.verdict, apart.lost) == (Verdict.CONTRADICTED, (1, 0))
 
 
 def test_a_list_selects_the_cells_of_each_of_its_values(tmp_path: Path) -> None:
     records = rx_grid(FLAT, WIDE, NOISE * 2)
-    both = ask({"equal": {"loss": ["wgan_div", "wgan_gp"]}, "within": 30}, records, tmp_path)
+    both = judge_one({"equal": {"loss": ["wgan_div", "wgan_gp"]}, "within": 30}, records, tmp_path)
     assert both.verdict == Verdict.SUPPORTED
     assert both.evidence is not None
     difference = 30 - both.evidence.effect
     assert difference == pytest.approx(max(WIDE) - min(FLAT), abs=0.5)
-    one = ask({"equal": {"loss": ["wgan_div", "wgan"]}, "within": 6}, records, tmp_path)
-    assert one == ask({"equal": {"loss": "wgan_div"}, "within": 6}, records, tmp_path)
+    one = judge_one({"equal": {"loss": ["wgan_div", "wgan"]}, "within": 6}, records, tmp_path)
+    assert one == judge_one({"equal": {"loss": "wgan_div"}, "within": 6}, records, tmp_path)
 
 
 def test_means_rise_or_fall_along_an_axis(tmp_path: Path) -> None:
     records = [record(10 * k + e, k=k, seed=seed) for k in (0.5, 1.0, 2.0, 10.0) for seed, e in enumerate(NOISE)]
     within = {"in": {"loss": "wgan_div"}}
-    assert ask({"rises_with": "div.k", **within}, records, tmp_path).verdict == Verdict.SUPPORTED
-    assert ask({"falls_with": "div.k", **within}, records, tmp_path).verdict == Verdict.CONTRADICTED
+    assert judge_one({"rises_with": "div.k", **within}, records, tmp_path).verdict == Verdict.SUPPORTED
+    assert judge_one({"falls_with": "div.k", **within}, records, tmp_path).verdict == Verdict.CONTRADICTED
     more = [record(70 + e, k=1.0, p=2.0, seed=seed) for seed, e in enumerate(NOISE)]
-    judgement = ask({"rises_with": "div.k", **within}, records + more, tmp_path)
+    judgement = judge_one({"rises_with": "div.k", **within}, records + more, tmp_path)
     assert "several cells have div.k=1" in judgement.why
+    lost = record(None, status="diverged", k=2.0, seed=8)
+    for direction, verdict in (("rises_with", "supported"), ("falls_with", "contradicted")):
+        judgement = judge_one({direction: "div.k", **within}, [*records, lost], tmp_path)
+        assert judgement.verdict == Verdict.UNDECIDED
+        assert f"without lost runs it would be {verdict}" in judgement.why
 
 
 def test_an_event_is_rarer_among_runs_of_one_kind(tmp_path: Path) -> None:
@@ -425,17 +504,17 @@ def test_an_event_is_rarer_among_runs_of_one_kind(tmp_path: Path) -> None:
         record(None, status="diverged", loss="wgan_gp", seed=seed) for seed in range(2, 8)
     ]
     entry = {"event": "lost", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
-    judgement = ask(entry, good + bad, tmp_path)
+    judgement = judge_one(entry, good + bad, tmp_path)
     assert judgement.verdict == Verdict.SUPPORTED
     assert judgement.p_for == pytest.approx(28 / 8008)
     assert judgement.evidence is not None
     assert judgement.evidence.effect == float("inf")
-    assert ask({**entry, "event": "failed"}, good + bad, tmp_path).verdict == Verdict.UNDECIDED
+    assert judge_one({**entry, "event": "failed"}, good + bad, tmp_path).verdict == Verdict.UNDECIDED
     high = of_loss("wgan_gp", [9.0] * 8)
-    assert ask({**entry, "event": "fid > 5"}, good + high, tmp_path).verdict == Verdict.SUPPORTED
-    assert ask({**entry, "event": "fid < 5"}, good + high, tmp_path).verdict == Verdict.CONTRADICTED
+    assert judge_one({**entry, "event": "fid > 5"}, good + high, tmp_path).verdict == Verdict.SUPPORTED
+    assert judge_one({**entry, "event": "fid < 5"}, good + high, tmp_path).verdict == Verdict.CONTRADICTED
     with pytest.raises(InputError, match=r"event 'fid ~ 5' is none of"):
-        ask({**entry, "event": "fid ~ 5"}, good, tmp_path)
+        judge_one({**entry, "event": "fid ~ 5"}, good, tmp_path)
 
 
 def falling(steps: int, every: int = 10) -> list[dict[str, float]]:
@@ -453,32 +532,32 @@ CORRELATED = {"correlates": "wasserstein", "with": "fid", "in": {"loss": "wgan_d
 def test_two_measurements_are_correlated_along_the_curves_of_six_runs(tmp_path: Path) -> None:
     records = of_loss("wgan_div", [1.0] * 6)
     curves = curves_of(records, [falling(8 + seed) for seed in range(6)])
-    judgement = ask(CORRELATED, records, tmp_path, curves)
+    judgement = judge_one(CORRELATED, records, tmp_path, curves)
     assert judgement.verdict == Verdict.SUPPORTED
     assert judgement.p_for == 1 / 64
     assert judgement.details == (
         "rank correlations of wasserstein and fid: 1.00 to 1.00, median 1.00, over 8 to 13 steps of each run",
     )
-    assert ask({**CORRELATED, "above": 0.9}, records, tmp_path, curves).verdict == Verdict.SUPPORTED
-    assert ask({**CORRELATED, "below": -0.1}, records, tmp_path, curves).verdict == Verdict.CONTRADICTED
+    assert judge_one({**CORRELATED, "above": 0.9}, records, tmp_path, curves).verdict == Verdict.SUPPORTED
+    assert judge_one({**CORRELATED, "below": -0.1}, records, tmp_path, curves).verdict == Verdict.CONTRADICTED
     rising = [[{**line, "wasserstein": -line["wasserstein"]} for line in falling(8)] for _ in records]
-    assert ask(CORRELATED, records, tmp_path, curves_of(records, rising)).verdict == Verdict.CONTRADICTED
-    judgement = ask({**CORRELATED, "below": -0.5}, records, tmp_path, curves_of(records, rising))
+    assert judge_one(CORRELATED, records, tmp_path, curves_of(records, rising)).verdict == Verdict.CONTRADICTED
+    judgement = judge_one({**CORRELATED, "below": -0.5}, records, tmp_path, curves_of(records, rising))
     assert judgement.verdict == Verdict.SUPPORTED
     assert judgement.evidence is not None
     assert judgement.evidence.effect == pytest.approx(0.5, abs=0.02)
     opposite = [*rising[:3], *(falling(8) for _ in range(3))]
-    assert ask(CORRELATED, records, tmp_path, curves_of(records, opposite)).verdict == Verdict.UNDECIDED
+    assert judge_one(CORRELATED, records, tmp_path, curves_of(records, opposite)).verdict == Verdict.UNDECIDED
 
 
 def test_few_runs_and_lost_runs_do_not_decide_a_correlation(tmp_path: Path) -> None:
     five = of_loss("wgan_div", [1.0] * 5)
-    judgement = ask(CORRELATED, five, tmp_path, curves_of(five, [falling(9)] * 5))
+    judgement = judge_one(CORRELATED, five, tmp_path, curves_of(five, [falling(9)] * 5))
     assert judgement.verdict == Verdict.UNDECIDED
     assert judgement.seeds_to_decide == 6
     lost = record(None, status="diverged", seed=9)
     records = of_loss("wgan_div", [1.0] * 6)
-    judgement = ask(CORRELATED, [*records, lost], tmp_path, curves_of(records, [falling(9)] * 6))
+    judgement = judge_one(CORRELATED, [*records, lost], tmp_path, curves_of(records, [falling(9)] * 6))
     assert judgement.verdict == Verdict.UNDECIDED
     assert "without lost runs it would be supported" in judgement.why
 
@@ -487,24 +566,24 @@ def test_a_threshold_that_short_curves_cannot_show_is_refused(tmp_path: Path) ->
     """Five ranks have no correlation between 0.9 and 1, which is counted as 0.95."""
     records = of_loss("wgan_div", [1.0] * 6)
     curves = curves_of(records, [falling(5)] * 6)
-    judgement = ask({**CORRELATED, "above": 0.96}, records, tmp_path, curves)
+    judgement = judge_one({**CORRELATED, "above": 0.96}, records, tmp_path, curves)
     assert judgement.evidence is None
     assert "curves of 5 steps cannot show that a correlation is beyond 0.96" in judgement.why
-    assert ask({**CORRELATED, "above": 0.94}, records, tmp_path, curves).verdict == Verdict.SUPPORTED
+    assert judge_one({**CORRELATED, "above": 0.94}, records, tmp_path, curves).verdict == Verdict.SUPPORTED
 
 
 def test_a_curve_without_enough_steps_is_refused_with_the_remedy(tmp_path: Path) -> None:
     records = of_loss("wgan_div", [1.0] * 6)
     few = curves_of(records, [*[falling(9)] * 5, falling(4)])
-    judgement = ask(CORRELATED, records, tmp_path, few)
+    judgement = judge_one(CORRELATED, records, tmp_path, few)
     assert judgement.evidence is None
     assert judgement.why == (
         "a run has wasserstein and fid at 4 steps, fewer than 5: score more often (scorer.every=...)"
     )
     curves = curves_of(records, [falling(9)] * 6)
-    judgement = ask({**CORRELATED, "correlates": "waserstein"}, records, tmp_path, curves)
+    judgement = judge_one({**CORRELATED, "correlates": "waserstein"}, records, tmp_path, curves)
     assert judgement.why == "no run has measured waserstein along its curve; did you mean wasserstein?"
-    assert "no run has measured wasserstein" in ask(CORRELATED, records, tmp_path).why
+    assert "no run has measured wasserstein" in judge_one(CORRELATED, records, tmp_path).why
 
 
 def test_a_curve_has_the_first_comparable_values_at_the_steps_that_have_all() -> None:
@@ -522,6 +601,7 @@ def test_a_curve_has_the_first_comparable_values_at_the_steps_that_have_all() ->
         scored(4, 19.0, 100),
         {"step": 6, "wasserstein": float("nan")},
         scored(6, 15.0, 100),
+        scored(8, 14.0, 100, **{FINAL: 1}),  # by the final scorer, with as many samples
     ]
     curve = Curves(lambda _: lines).along("a", "wasserstein", "fid")
     assert curve.steps == (2, 4)
@@ -548,19 +628,20 @@ def race(own: list[int | None], rivals: list[int | None]) -> tuple[list[Record],
 
 def test_runs_that_reach_a_value_sooner(tmp_path: Path) -> None:
     records, curves = race([10, 20, 30, 20, 20, 20], [40, 80, 80, 80, None, None])
-    judgement = ask(FASTER, records, tmp_path, curves)
+    judgement = judge_one(FASTER, records, tmp_path, curves)
     assert judgement.verdict == Verdict.SUPPORTED
     assert judgement.p_for == pytest.approx(1 / 64)
     assert judgement.evidence is not None
     assert judgement.evidence.low == pytest.approx(math.log(40 / 20))
-    assert judgement.details == (
-        "fid <= 30 is reached by 6 of 6 runs (median 20 steps), against 4 of 6 runs (median 80 steps)",
+    assert judgement.details[0] == (
+        "fid <= 30 is reached by 6 of 6 runs (median 20 steps), against 4 of 6 runs (median 80 steps)"
     )
     swapped = {**FASTER, "faster": FASTER["than"], "than": FASTER["faster"]}
-    assert ask(swapped, records, tmp_path, curves).verdict == Verdict.CONTRADICTED
-    assert ask({**FASTER, "to": "fid < 30"}, records, tmp_path, curves).verdict == Verdict.UNDECIDED  # none reaches it
+    assert judge_one(swapped, records, tmp_path, curves).verdict == Verdict.CONTRADICTED
+    unreached = {**FASTER, "to": "fid < 30"}
+    assert judge_one(unreached, records, tmp_path, curves).verdict == Verdict.UNDECIDED
     records, curves = race([10, 20, 30], [80, 90, 90])
-    judgement = ask(FASTER, records, tmp_path, curves)
+    judgement = judge_one(FASTER, records, tmp_path, curves)
     assert judgement.verdict == Verdict.UNDECIDED
     assert judgement.seeds_to_decide == 6
 
@@ -574,20 +655,21 @@ def test_times_are_compared_in_hours_of_runs_and_of_their_gpus(tmp_path: Path) -
             36000.0 if item.config["choices"]["loss"] == "wgan_div" else 360.0,
             "a",
         )
-    assert ask(FASTER, records, tmp_path, curves).verdict == Verdict.SUPPORTED
-    judgement = ask({**FASTER, "in_units_of": "hours"}, records, tmp_path, curves)
+    assert judge_one(FASTER, records, tmp_path, curves).verdict == Verdict.SUPPORTED
+    judgement = judge_one({**FASTER, "in_units_of": "hours"}, records, tmp_path, curves)
     assert judgement.verdict == Verdict.CONTRADICTED
     assert judgement.evidence is not None
     assert judgement.evidence.effect == pytest.approx(math.log(0.095 / 1), abs=0.06)
+    assert "6 of 6 runs (median 1 hours), against 6 of 6 runs (median 0.09 hours)" in judgement.details[0]
     for item in records[6:]:
         item.config["launch"], item.host = {"gpus_per_run": 1000}, "b"
-    judgement = ask({**FASTER, "in_units_of": "gpu_hours"}, records, tmp_path, curves)
+    judgement = judge_one({**FASTER, "in_units_of": "gpu_hours"}, records, tmp_path, curves)
     assert judgement.verdict == Verdict.SUPPORTED
     assert judgement.details[0].endswith(
         "(median 1 gpu hours), against 6 of 6 runs (median 90 gpu hours); they ran on 2 hosts, whose speeds may differ"
     )
     records[0].seconds = 0.0
-    judgement = ask({**FASTER, "in_units_of": "hours"}, records, tmp_path, curves)
+    judgement = judge_one({**FASTER, "in_units_of": "hours"}, records, tmp_path, curves)
     assert judgement.why == "a run has no record of its duration, which hours need"
 
 
@@ -598,7 +680,7 @@ def test_a_lost_run_reaches_a_value_before_it_is_lost_or_never(tmp_path: Path) -
     lost = record(None, status="diverged", loss="wgan_div", seed=8)
 
     def with_lost(own: list[dict[str, float]]) -> claims.Judgement:
-        return ask(FASTER, [*records, lost], tmp_path, curves_of([*records, lost], [*lines, own]))
+        return judge_one(FASTER, [*records, lost], tmp_path, curves_of([*records, lost], [*lines, own]))
 
     judgement = with_lost(reaching(20, steps=3))
     assert judgement.lost == (1, 0)
@@ -610,15 +692,25 @@ def test_a_lost_run_reaches_a_value_before_it_is_lost_or_never(tmp_path: Path) -
     assert judgement.verdict == Verdict.UNDECIDED
 
 
+def test_runs_that_are_lost_are_later_than_those_that_reach_a_value_at_the_last_step(tmp_path: Path) -> None:
+    """A finished run without the value may have been about to reach it: all of its pairs count against the claim."""
+    records, _ = race([100] * 6, [None] * 2)
+    lost = [record(None, status="diverged", loss="wgan_gp", seed=seed) for seed in range(2, 6)]
+    lines = [*[reaching(100)] * 6, *[reaching(None)] * 2, *[reaching(None, steps=3)] * 4]
+    judgement = judge_one(FASTER, [*records, *lost], tmp_path, curves_of([*records, *lost], lines))
+    assert judgement.p_for == pytest.approx(float(p_value(np.array(12), 6, 6)))
+    assert judgement.p_against == 1
+
+
 def test_a_cell_of_which_all_runs_are_lost_is_not_claimed_to_be_sooner(tmp_path: Path) -> None:
     own = [item for sampling in ("real_fake", "fake") for item in of_loss("wgan_div", [1.0] * 6, sampling=sampling)]
     records = [*own, *of_loss("wgan_gp", [1.0] * 6)]
     late = [50, 60, 70, 80, 80, 80]
     curves = curves_of(records, [reaching(at) for at in [10] * 12 + late])
-    assert ask(FASTER, records, tmp_path, curves).verdict == Verdict.SUPPORTED
+    assert judge_one(FASTER, records, tmp_path, curves).verdict == Verdict.SUPPORTED
     lost = record(None, status="failed", loss="wgan_div", sampling="mixture", seed=0)
     lines = [*[reaching(10)] * 12, *[reaching(at) for at in late], []]
-    judgement = ask(FASTER, [*records, lost], tmp_path, curves_of([*records, lost], lines))
+    judgement = judge_one(FASTER, [*records, lost], tmp_path, curves_of([*records, lost], lines))
     assert "without lost runs it would be supported" in judgement.why
 
 
@@ -626,7 +718,7 @@ def test_times_are_compared_at_the_steps_at_which_all_were_scored(tmp_path: Path
     """The rivals were scored twice as often: that one of them reaches the value at step 15 is not known of others."""
     records, _ = race([None] * 4, [None] * 4)
     lines = [*[reaching(20)] * 4, *[reaching(15, every=5, steps=20)] * 4]
-    judgement = ask(FASTER, records, tmp_path, curves_of(records, lines))
+    judgement = judge_one(FASTER, records, tmp_path, curves_of(records, lines))
     assert judgement.evidence is not None
     assert judgement.evidence.effect == 0
     assert judgement.p_for == judgement.p_against == 1
@@ -650,25 +742,25 @@ def test_times_of_runs_that_were_scored_differently_are_not_compared(tmp_path: P
 
     def why(last: list[dict[str, float]]) -> str:
         lines = [*[reaching(10, fid_generated=500)] * 4, *[reaching(90, fid_generated=500)] * 3, last]
-        return ask(FASTER, records, tmp_path, curves_of(records, lines)).why
+        return judge_one(FASTER, records, tmp_path, curves_of(records, lines)).why
 
     assert why(reaching(90, fid_generated=500)) == ""
     assert why(reaching(90, fid_generated=900)).startswith("its runs were scored in different ways during training")
     assert why(reaching(90, every=5, steps=20, fid_generated=500)) == ""
     assert why(reaching(90, every=99, steps=4)).startswith("its runs have fid at fewer than 2 common steps: score all")
     assert why(reaching(90, steps=1)).startswith("its runs have fid at fewer than 2 common steps: score all")
-    judgement = ask({**FASTER, "to": "kid < 1"}, records, tmp_path, curves_of(records, [reaching(10)] * 8))
+    judgement = judge_one({**FASTER, "to": "kid < 1"}, records, tmp_path, curves_of(records, [reaching(10)] * 8))
     assert judgement.why.startswith("no run has measured kid along its curve")
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"lower": {"los": "wgan"}, "than": {"loss": "wgan"}}, "'los' is no axis; did you mean loss"),
-        ({"lower": {"div.k": 1, "train.batch": 3}, "than": {"k": 2}}, "'k' is no axis; did you mean div.k"),
+        ({"lower": {"los": "wgan"}, "than": {"loss": "wgan"}}, "'los' is not an axis; did you mean loss"),
+        ({"lower": {"div.k": 1, "train.batch": 3}, "than": {"k": 2}}, "'k' is not an axis; did you mean div.k"),
         ({"equal": {"loss": "wgan"}, "within": 0}, "within=0 is not a positive number"),
         ({"equal": {"loss": "wgan"}, "within": True}, "within=True is not a positive number"),
-        ({"rises_with": "divk", "in": {"loss": "wgan"}}, "rises_with: 'divk' is no axis; did you mean div"),
+        ({"rises_with": "divk", "in": {"loss": "wgan"}}, "rises_with: 'divk' is not an axis; did you mean div"),
         ({"correlates": "wasserstein", "with": "fid", "in": {"loss": "wgan"}, "above": 1}, "above=1 is not a correlat"),
         ({"correlates": "wasserstein", "with": "fid", "in": {"loss": "wgan"}, "below": True}, "below=True is not a c"),
         ({"correlates": "fid", "with": "fid", "in": {"loss": "wgan"}}, "correlates and with are both fid: name two"),
@@ -688,7 +780,7 @@ def test_times_of_runs_that_were_scored_differently_are_not_compared(tmp_path: P
 )
 def test_a_wrong_claim_is_refused_with_the_key_and_the_value(tmp_path: Path, entry: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ask(entry, [], tmp_path)
+        judge_one(entry, [], tmp_path)
 
 
 def write(folder: Path, records: list[Record]) -> Path:
@@ -751,3 +843,92 @@ def test_a_malformed_file_of_claims_is_an_input_error(tmp_path: Path, text: str)
     path.write_text(text)
     with pytest.raises(InputError, match="claims"):
         read_claims(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("claim: [{claim: x}]\n", "has no key `claims`, but claim; "),
+        ("", "has no key `claims`; "),
+        ("claims: 3\n", "`claims` must be a list of claims, got 3"),
+        ("claims: [x]\n", "a claim must be a mapping with the key `claim`, got 'x'"),
+        (
+            "claims: [{claim: x, lowr: {loss: a}, than: {loss: b}}]\n",
+            "the claim 'x': there is no key 'lowr'; did you mean lower?",
+        ),
+        (
+            "claims: [{claim: x, rises_with: div.k}]\n",
+            "the claim 'x' has the keys claim, rises_with: give claim, rises_with, in (",
+        ),
+    ],
+)
+def test_a_malformed_claim_is_named_with_its_remedy(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as refusal:
+        read_claims(path)
+    assert message in str(refusal.value)
+    assert str(refusal.value).count(str(path)) == 1
+
+
+def test_a_missing_file_of_claims_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"No such file.*is an example of a file of claims"):
+        read_claims(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("pruned", [{}, {"pruned": "worst"}])
+def test_a_value_that_no_run_has_is_named(tmp_path: Path, pruned: dict) -> None:
+    records = of_loss("wgan_gp", [1.0, 2.0]) + of_loss("wgan", [3.0, 4.0])
+    sides = {"lower": {"loss": ["wgan", "wgan_gpp"]}, "than": {"loss": "wgan"}}
+    judgement = judge_one({**sides, **pruned}, records, tmp_path)
+    assert judgement.why == (
+        "no runs on both sides of the comparison: no run with a value has loss=wgan_gpp; did you mean wgan_gp?"
+    )
+
+
+def test_the_sides_of_a_claim_differ_in_what_it_does_not_name(tmp_path: Path) -> None:
+    records = rx_grid(FLAT, WIDE)  # the divergence with a learning rate of 2e-4, the penalty with 1e-4
+    for record_ in records:
+        is_divergence = record_.config["choices"]["loss"] == "wgan_div"
+        record_.config["choices"]["optimizer"] = "adam" if is_divergence else "adam_gp"  # the same class
+        record_.config["train"]["n_critic"] = 4 if is_divergence else 5
+        record_.config["constraint"] = {"_target_": "x.none" if is_divergence else "x.gradient_penalty"}
+    worst = {"lower": {"loss": "wgan_div"}, "than": {"loss": "wgan_gp"}}
+    spread = {"spread_of": "sampling", "less_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    rarer = {"event": "fid > 24", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    both = "the two sides also differ in train.n_critic (4, against 5); optimizer.lr (0.0002, against 0.0001)"
+    for claim in (worst, spread, rarer):
+        assert judge_one(claim, records, tmp_path).details == (both,)
+    faster = {"faster": {"loss": "wgan_div"}, "than": {"loss": "wgan_gp"}, "to": "fid <= 50"}
+    curves = curves_of(records, [falling(8) for _ in records])
+    assert judge_one(faster, records, tmp_path, curves).details[-1] == both
+    named = {"lower": {"loss": "wgan_div", "optimizer.lr": 2e-4}, "than": {"loss": "wgan_gp", "optimizer.lr": 1e-4}}
+    assert judge_one(named, records, tmp_path).details == (
+        "the two sides also differ in train.n_critic (4, against 5)",
+    )
+    by_sampling = {"lower": {"sampling": "fake"}, "than": {"sampling": "real"}}
+    assert judge_one(by_sampling, records[:15] + records[33:], tmp_path).details == (
+        f"the two sides also differ in loss (wgan_div, against wgan_gp); {both.partition(' in ')[2]}",
+    )
+    by_critic = {"lower": {"loss": "wgan_div", "critic_optimizer.lr": 2e-4}, "than": {"critic_optimizer.lr": 1e-4}}
+    assert judge_one(by_critic, records, tmp_path).details == (both,)
+    for record_ in records:
+        if record_.config["choices"]["optimizer"] == "adam_gp":
+            record_.config["choices"]["optimizer"] = "rmsprop"
+            record_.config["optimizer"] = {"_target_": "z", "lr": 2e-4}
+    assert judge_one(worst, records, tmp_path).details == (
+        "the two sides also differ in optimizer (adam, against rmsprop); train.n_critic (4, against 5)",
+    )
+    within_one_loss = {"lower": {"div.k": 2, "div.p": 6}, "than": {"loss": "wgan_div"}}
+    assert judge_one(within_one_loss, kp_grid(10, 20), tmp_path).details == ()
+
+
+def test_axes_that_are_swept_alike_on_both_sides_are_no_difference(tmp_path: Path) -> None:
+    records = [
+        record(fid + seed / 10, loss=loss, lr=lr, seed=seed)
+        for loss, fid in (("wgan_div", 10.0), ("wgan_div_su", 20.0))
+        for lr in (1e-4, 2e-4)
+        for seed in range(3)
+    ]
+    claim = {"lower": {"loss": "wgan_div"}, "than": {"loss": "wgan_div_su"}}
+    assert judge_one(claim, records, tmp_path).details == ()

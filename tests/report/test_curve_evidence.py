@@ -30,7 +30,7 @@ def test_rank_correlations_are_spearmans() -> None:
     assert fisher_z(0.5, 20) == pytest.approx(np.arctanh(0.5))
 
 
-def test_the_largest_correlation_is_replaced_by_one_half_way_to_the_next() -> None:
+def test_a_correlation_of_1_is_replaced_by_the_midpoint_to_the_next() -> None:
     """The largest rank correlation below 1 is that of two neighbours that change places."""
     steps = 7
     exchanged = [1.0, 0.0, *range(2, steps)]
@@ -81,7 +81,8 @@ def test_the_cell_with_the_smallest_correlation_decides() -> None:
     assert both.effect == alone.effect == pytest.approx(np.tanh(np.mean(low)))
     negative = [-value for value in high]
     assert correlated([high, negative]).p_against == pytest.approx(2 * correlated([negative]).p_against)
-    assert correlated([high, negative]).high >= correlated([negative]).high
+    assert correlated([high, negative]).high == correlated([negative], level=LEVEL / 2).high
+    assert correlated([high, negative]).high > correlated([negative]).high
 
 
 def test_the_runs_that_decide_a_correlation_have_the_nominal_power() -> None:
@@ -96,6 +97,8 @@ def test_the_runs_that_decide_a_correlation_have_the_nominal_power() -> None:
     assert seeds_for_correlation([[-2.0, -2.1]]) == 6
     assert seeds_for_correlation([[-2.0, -2.1]], level=LEVEL / 2) == 7
     assert seeds_for_correlation([[0.001, -0.5, 0.5]]) is None
+    assert seeds_for_correlation([[2.0, 2.1], [2.0, 2.1]]) == 6
+    assert seeds_for_correlation([[-2.0, -2.1], [2.0, 2.1]]) == 7  # Bonferroni: 1/128 is below 0.0125, 1/64 is not
 
 
 def reached(*values: float) -> list[Time]:
@@ -225,7 +228,9 @@ def test_the_pair_of_cells_with_the_smallest_ratio_decides() -> None:
     assert both.low == sooner(first, [near]).low
     against = sooner([near], [*first, far])
     assert against.p_against == pytest.approx(2 * sooner([near], first).p_against)
+    assert against.high == sooner([near], first, LEVEL / 2).high
     assert against.high >= sooner([near], first).high
+    assert sooner([near], [*first, far, far, far]).high == np.inf  # the smallest p, 1/128, is above 0.025 / 4
 
 
 def test_half_of_the_runs_have_reached_a_goal_at_the_product_limit_estimate() -> None:
@@ -252,6 +257,8 @@ def test_the_runs_that_decide_which_is_sooner_have_the_nominal_power() -> None:
     assert seeds_for_times([reached(1, 2)], [reached(5, 6)]) == 6
     assert seeds_for_times([reached(5, 6)], [reached(1, 2)]) == 6
     assert seeds_for_times([censored(5, 5)], [censored(5, 5)]) is None
+    assert seeds_for_times([reached(1, 2)], [reached(5, 6), reached(50, 60)]) == 6
+    assert seeds_for_times([reached(5, 6)], [reached(1, 2), reached(50, 60)]) == 7  # Bonferroni
 
 
 @pytest.mark.parametrize("level", [0.05, 0.01])

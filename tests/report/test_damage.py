@@ -128,6 +128,7 @@ def test_a_damaged_record_leaves_out_one_run(kind: str, runs: Path, tmp_path: Pa
     assert report(runs, "html", tmp_path) == 1
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", OTHER_DAMAGE)
 def test_other_damage_leaves_the_table_as_it_is(kind: str, runs: Path, tmp_path: Path) -> None:
     expected = to_markdown(group_runs(find_runs(runs).records))
@@ -206,6 +207,7 @@ def test_formulas_are_escaped_in_csv_and_control_characters_in_tables(runs: Path
     assert "\x1b" not in table
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("text", "match"),
     [
@@ -213,7 +215,7 @@ def test_formulas_are_escaped_in_csv_and_control_characters_in_tables(runs: Path
         ("claims: [{claim: '${oc.env:HOME}'}]", "interpolation"),
         ("claims: " + "[" * 5000, "cannot be read"),
         ("[]", "no mapping"),
-        ("a: \xff", "not a file of claims"),
+        ("a: \xff", r"is not UTF-8 text \(byte 3\)"),
     ],
 )
 def test_claims_that_are_no_plain_data_are_refused(text: str, match: str, runs: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import io
 import itertools
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from rich.console import Console
 from wgan_sweep.commands import report as command
 from wgan_sweep.report import charts, vega
 from wgan_sweep.report.cells import group_runs
-from wgan_sweep.report.text import to_csv
+from wgan_sweep.report.text import footnotes, to_csv, to_latex, to_markdown
 from wgan_sweep.report.watch import view, watch
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.lock import run_lock
@@ -46,6 +48,103 @@ def run_command(runs: Path, form: str, tmp_path: Path) -> bytes:
     target = tmp_path / f"report.{form}"
     command.main([str(runs), "--format", form, "--output", str(target)])
     return target.read_bytes()
+
+
+def test_a_latex_table_prints_names_as_they_are_and_marks_the_best_cell() -> None:
+    values = {("wgan_gp", "real"): (90.0, 92.0), ("wgan_div", "real"): (1.0, 3.0), ("wgan_div", "fake"): (2.0, 4.0)}
+    records = [
+        record(value, loss=loss, sampling=sampling, seed=seed)
+        for (loss, sampling), own in values.items()
+        for seed, value in enumerate(own)
+    ]
+    records.append(record(None, "failed", loss="wgan_div", sampling="real", seed=9))
+    records[-1].error = "Traceback\nValueError: 100 % of a_b"
+    comments, begin, table = to_latex(group_runs(records)).partition("\\begin")
+    assert comments.splitlines()[-1].endswith("ValueError: 100 % of a_b")
+    assert all(line.startswith("% ") for line in comments.splitlines())
+    assert begin + table == (
+        "\\begin{tabular}{lrr}\n"
+        "\\toprule\n"
+        "loss & sampling=real & sampling=fake \\\\\n"
+        "\\midrule\n"
+        "wgan\\_gp & 91.00 $\\pm$ 1.41 (n=2) &  \\\\\n"
+        "wgan\\_div & \\textbf{2.00 $\\pm$ 1.41 (n=2), 1 failed} & 3.00 $\\pm$ 1.41 (n=2)$^\\circ$ \\\\\n"
+        "\\bottomrule\n"
+        "\\end{tabular}\n"
+    )
+
+
+def test_an_output_that_takes_a_few_bytes_at_a_time_gets_all(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pipe(io.BytesIO):
+        def write(self, content) -> int:
+            return super().write(content[:7])
+
+    pipe = Pipe()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", SimpleNamespace(buffer=pipe, isatty=lambda: False, flush=lambda: None))
+        command.main([str(runs), "--format", "json"])
+    assert len(json.loads(pipe.getvalue())["runs"]) == len(grid()) + 2
+
+
+def test_tables_leave_out_the_middle_of_a_very_long_value_and_csv_has_all() -> None:
+    records = [record(1.0), record(2.0)]
+    for item, name in zip(records, "ab", strict=True):
+        item.config["model"] = {"hidden": name + 500 * "x" + name}
+        item.config["choices"]["model"] = "mlp"
+        item.overrides.append(f"model.hidden={name}{500 * 'x'}{name}")
+    table, latex, text = (write(group_runs(records)) for write in (to_markdown, to_latex, to_csv))
+    for name in "ab":
+        short = f"{name}{29 * 'x'}…{29 * 'x'}{name}"
+        assert short in table
+        assert short in latex
+        assert f"{name}{500 * 'x'}{name}" in text
+    assert max(map(len, table.splitlines()[:4])) < 90
+
+
+def test_a_report_on_runs_of_two_metrics_says_how_to_see_the_other_one() -> None:
+    images, points = [record(40.0), record(50.0, seed=1)], [record(None, k=1.0, seed=seed) for seed in range(3)]
+    for item in points[:2]:
+        item.scores = {"w1": 0.5, "w2": 0.6, "exact_samples": 2000, "step": 10}
+    notes = footnotes(group_runs([*images, *points]))
+    assert "unscored: 2 of 5 runs have W1 instead of FID: --metric w1 shows it." in notes
+    assert "unscored: 2 of 5 runs have FID instead of W1: --metric fid shows it." in footnotes(
+        group_runs([*images, *points], "w1")
+    )
+    assert not any("unscored" in note for note in footnotes(group_runs([*images, points[2]])))
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("r.html", b"<!doctype html>"),
+        ("r.PNG", b"\x89PNG"),
+        ("r.csv", b"div.k,"),
+        ("r.json", b"{"),
+        ("r.tex", b"% "),
+        ("r.txt", b"| "),
+        ("r", b"| "),
+    ],
+)
+def test_the_ending_of_the_output_names_the_format(runs: Path, tmp_path: Path, name: str, start: bytes) -> None:
+    target = tmp_path / name
+    command.main([str(runs), "-o", str(target)])
+    assert target.read_bytes().lower().startswith(start.lower())
+    command.main([str(runs), "-o", str(target), "--format", "csv"])
+    assert target.read_bytes().startswith(b"div.k,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "report.pdf"], "--output report.pdf: the ending .pdf names no format: add --format md, tex, csv"),
+        (["--project", "p"], "--project has no effect on a report: add --wandb or --dashboard, or leave it out"),
+        (["--entity", "e"], "--entity has no effect on a report"),
+    ],
+)
+def test_options_without_effect_are_refused(runs: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        command.main([str(runs), *arguments])
+    assert str(refusal.value).startswith(f"wgan-report: {message}")
 
 
 def test_the_png_is_drawn_from_the_run_directories(runs: Path, tmp_path: Path) -> None:
@@ -268,6 +367,13 @@ def test_a_long_run_does_not_squeeze_the_curves_of_the_others() -> None:
     assert curves(100, 100, 100, 100) == {}
     assert curves(80, 90, 100, 5000) == {"fid": 125}
     assert curves(100, 120) == curves(100) == {}
+
+
+def test_the_labels_of_a_strip_plot_do_not_touch() -> None:
+    report = group_runs([record(1.0, sampling=name) for name in ("real_fake", "mixed_pairs")])
+    (across,) = range(len(report.axes))
+    step = charts.strip_plot(report, across, charts.cell_styles(report))["width"]["step"]
+    assert step > charts.CHARACTER * len("mixed_pairs") + 10
 
 
 def test_the_heat_map_has_the_marks_of_the_table() -> None:

@@ -14,7 +14,7 @@ from wgan_sweep.commands import report as command
 from wgan_sweep.config import folders
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import group_runs
-from wgan_sweep.report.references import Comparison, Verdict, compare, notes, table, to_json
+from wgan_sweep.report.references import Agreement, Comparison, compare, notes, table, to_json
 from wgan_sweep.runs.archive import write_archive
 from wgan_sweep.runs.build import check_options
 from wgan_sweep.runs.coordinates import coordinates
@@ -104,16 +104,17 @@ def test_a_row_has_the_mean_the_counts_the_difference_and_the_verdict(recorded, 
     assert {name: entry[name] for name in expected} == expected
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("value", "tolerance", "verdict"),
     [
-        (22.0, 0.5, Verdict.WITHIN),
-        (22.0, 0.49, Verdict.OUTSIDE),
-        (23.0, 0.5, Verdict.WITHIN),
-        (23.0, 0.49, Verdict.OUTSIDE),
-        (22.5, 0, Verdict.WITHIN),
-        (22, None, Verdict.NO_TOLERANCE),
-        (None, None, Verdict.NO_PUBLISHED_VALUE),
+        (22.0, 0.5, Agreement.WITHIN),
+        (22.0, 0.49, Agreement.OUTSIDE),
+        (23.0, 0.5, Agreement.WITHIN),
+        (23.0, 0.49, Agreement.OUTSIDE),
+        (22.5, 0, Agreement.WITHIN),
+        (22, None, Agreement.NO_TOLERANCE),
+        (None, None, Agreement.NO_PUBLISHED_VALUE),
     ],
 )
 def test_the_tolerance_counts_in_both_directions(value, tolerance, verdict, recorded, recipe, tmp_path: Path) -> None:
@@ -123,9 +124,9 @@ def test_the_tolerance_counts_in_both_directions(value, tolerance, verdict, reco
 
 def test_a_tolerance_that_is_met_up_to_rounding_is_met(recorded, recipe, tmp_path: Path) -> None:
     assert 0.3 - 0.1 != 0.2
-    assert only([recorded(fid=0.3, value=0.1, tolerance=0.2)], recipe, tmp_path).verdict is Verdict.WITHIN
+    assert only([recorded(fid=0.3, value=0.1, tolerance=0.2)], recipe, tmp_path).verdict is Agreement.WITHIN
     assert 0.8 - 0.1 > 0.7
-    assert only([recorded(fid=0.8, value=0.1, tolerance=0.7)], recipe, tmp_path).verdict is Verdict.WITHIN
+    assert only([recorded(fid=0.8, value=0.1, tolerance=0.7)], recipe, tmp_path).verdict is Agreement.WITHIN
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_a_tolerance_that_is_met_up_to_rounding_is_met(recorded, recipe, tmp_pat
 )
 def test_other_samples_features_or_data_are_not_compared(override, obstacle, recorded, recipe, tmp_path: Path) -> None:
     row = only([recorded(override, fid=22.3)], recipe, tmp_path)
-    assert (row.verdict, row.difference) == (Verdict.NOT_COMPARABLE, None)
+    assert (row.verdict, row.difference) == (Agreement.NOT_COMPARABLE, None)
     assert row.obstacles == [obstacle]
 
 
@@ -150,8 +151,8 @@ def test_another_step_another_metric_and_pruned_runs_are_not_compared(recorded, 
     other = recorded(fid=22.3, metric="kid", value=0.01, tolerance=None)
     assert only([other], recipe, tmp_path).obstacles == ["the finished runs have no kid"]
     pruned = only([recorded(fid=22.3), recorded(status="pruned")], recipe, tmp_path)
-    assert pruned.verdict is Verdict.NOT_COMPARABLE
-    assert only([recorded(status="failed")], recipe, tmp_path).verdict is Verdict.NO_RESULT
+    assert pruned.verdict is Agreement.NOT_COMPARABLE
+    assert only([recorded(status="failed")], recipe, tmp_path).verdict is Agreement.NO_RESULT
 
 
 def test_changes_of_the_training_are_listed_once_each(recorded, recipe, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_changes_of_the_training_are_listed_once_each(recorded, recipe, tmp_path
         "sampling=fake instead of real_fake",
         "train.n_critic=7 instead of 4",
     ]
-    assert row.verdict is Verdict.WITHIN
+    assert row.verdict is Agreement.WITHIN
     other = only([recorded("loss=wgan", fid=22.3)], recipe, tmp_path)
     assert "loss=wgan instead of wgan_div" in map(str, other.changes)
     assert not {"div.k", "loss.k", "loss.p"} & {change.key for change in other.changes}
@@ -198,7 +199,7 @@ def test_a_run_from_before_the_key_existed_has_the_reference_of_its_recipe(recor
     del old.config["reference"]
     assert compare([old], recipe, tmp_path).without_reference == 1
     referring = {**recipe("published/x"), "reference": REFERENCE}
-    assert only([old], lambda _: referring, tmp_path).verdict is Verdict.WITHIN
+    assert only([old], lambda _: referring, tmp_path).verdict is Agreement.WITHIN
     old.config["reference"] = None  # switched off
     assert compare([old], lambda _: referring, tmp_path).without_reference == 1
 
@@ -290,6 +291,7 @@ DAMAGE: dict[str, Any] = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_reference_leaves_out_one_run(kind: str, recorded, tmp_path: Path, capsys) -> None:
     good, bad = recorded(fid=22.3), recorded(fid=1.0)
@@ -306,6 +308,7 @@ def test_a_damaged_reference_leaves_out_one_run(kind: str, recorded, tmp_path: P
     assert report(folder) == 0, "the table does not show references"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "damage",
     [

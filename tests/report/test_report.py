@@ -18,7 +18,7 @@ from wgan_sweep.report.text import table, to_csv, to_json, to_markdown
 from wgan_sweep.runs.coordinates import MEASURED_WITH
 from wgan_sweep.runs.directory import RunDir, find_runs
 from wgan_sweep.runs.lock import run_lock
-from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.record import EarlierScores, Record, Status
 from wgan_sweep.runs.requests import not_started, write_not_started
 
 from ..helpers import write_record
@@ -73,6 +73,29 @@ def record(
     )
 
 
+def continued(run: Record, status: str, step: int) -> Record:
+    """Return a run that was done and then continued, with what happened to it by a step."""
+    earlier = EarlierScores(run.step, run.scores, run.scored_by, run.best)
+    error = f"not finite at step {step + 1}" if status in ("failed", "diverged") else None
+    return replace(run, status=Status(status), step=step, history=[earlier], error=error)
+
+
+def test_a_finished_result_is_shown_if_the_run_was_continued_and_ended_otherwise() -> None:
+    runs = [record(20.0 + 4 * seed, seed=seed) for seed in (0, 1)]
+    lost = continued(record(28.0, seed=2), "diverged", 15)
+    rescored = replace(continued(record(32.0, seed=3), "failed", 10), scores={}, best={})
+    report = group_runs([*runs, lost, rescored])
+    text = to_markdown(report)
+    assert "26.00 ± 5.16 (n=4), 1 diverged later, 1 failed later" in text
+    assert f"diverged: {lost.run_id} (seed=2), done before at step 10: not finite at step 16" in text
+    (cell,) = json.loads(to_json(report))["cells"]
+    assert (cell["n"], cell["status"], cell["continued"]) == (4, "done", "1 diverged 1 failed")
+    # Beside a run that has the further steps, the earlier result is in the row of its own step.
+    header, rows = table(group_runs([record(5.0, step=20), lost]))
+    assert header[-2:] == ["step", "FID"]
+    assert [row[-2:] for row in rows] == [["10", "28.00 (n=1), 1 diverged later"], ["20", "5.00 (n=1)"]]
+
+
 def test_pruned_runs_are_counted_and_their_cell_is_not_the_best() -> None:
     """The mean of k = 1 is the lowest because its worse seed was pruned."""
     low = [record(1.0 + seed / 10, k=1.0, seed=seed) for seed in (0, 1)]
@@ -84,7 +107,10 @@ def test_pruned_runs_are_counted_and_their_cell_is_not_the_best() -> None:
     assert "| 1.05 ± 0.07 (n=2), 1 pruned ° |" in lines
     assert "| **11.05 ± 0.07 (n=2)**" in lines
     assert "or only one seed, or pruned seeds; all other cells are worse" in lines
-    assert "pruned: 1 of 7 runs (stopped early, since others were better at the same step); with prune=none" in lines
+    counted = (
+        "pruned: 1 of 7 runs (stopped early, since others were better at the same step); prune=none continues them"
+    )
+    assert counted in lines
 
 
 def grid() -> list[Record]:
@@ -213,7 +239,7 @@ def test_csv_and_json_contain_the_same_cells() -> None:
     runs = grid()[:-3]
     read = list(csv.DictReader(io.StringIO(to_csv(group_runs(runs)))))
     cells = json.loads(to_json(group_runs(runs)))["cells"]
-    assert len(read) == len(cells) == 3  # nobody asked for the fourth
+    assert len(read) == len(cells) == 3  # the fourth was not requested
     for line, cell in zip(read, cells, strict=True):
         assert line["div.k"] == cell["div.k"]
         assert line["status"] == cell["status"]
@@ -384,7 +410,7 @@ def test_runs_that_a_sweep_asked_for_are_shown_until_they_start(folder: Path, ca
     command.main([str(folder)])
     output = capsys.readouterr().out
     assert "| 4     | 2 not started           |                     |" in output
-    assert "not started: 2 of 14 runs (asked for by a sweep)" in output
+    assert "not started: 2 of 14 runs (requested by a sweep)" in output
     started = record(None, "running", k=4.0, p=2.0)
     started.run_id, started.config = waiting[0].run_id, waiting[0].config
     write_record(RunDir(folder / started.run_id), started)
@@ -461,7 +487,7 @@ def test_cells_that_were_measured_differently_are_not_compared() -> None:
     assert sorted(key for key, standing in report.standings.items() if standing == "best") == [("1", "10"), ("1", "20")]
 
 
-def test_a_run_with_an_odd_value_on_another_axis_does_not_take_the_columns() -> None:
+def test_a_single_outlier_does_not_choose_the_column_axis() -> None:
     """Otherwise every cell of the grid would be a row of its own, beside an empty column."""
     report = group_runs([*grid(), record(None, "diverged", k=1.0, p=2.0, lr=1e30)])
     header, rows = table(report)

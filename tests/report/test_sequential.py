@@ -97,6 +97,11 @@ def test_looks_spend_the_whole_error_rate() -> None:
     assert looks.seeds == (3, 7, 11, 15, 19, 20)
     assert looks.shares == pytest.approx([9 / 400, 40 / 400, 72 / 400, 104 / 400, 136 / 400, 39 / 400])
     assert sum(looks.shares) == pytest.approx(1)
+    assert looks.adjusted(0, 0.001) == pytest.approx(
+        0.001 * 400 / 9
+    )  # below the level at a look if p is below its share
+    assert looks.adjusted(1, 0.001, 0.004) == 0.004
+    assert looks.adjusted(1, 0.0003, 0.004) == pytest.approx(0.003)
     assert Looks.up_to(2).seeds == (2,)
     assert Looks.up_to(2).shares == (1,)
     assert Looks.up_to(5, first=5).seeds == (5,)

@@ -52,6 +52,7 @@ def test_the_gain_is_a_geometric_mean_over_hidden_layers() -> None:
     assert clipped.share_at_bound == pytest.approx(3 / 5)
 
 
+@pytest.mark.integration
 def test_clipped_critics_are_tabulated_by_c(make, tmp_path: Path) -> None:
     shared = ["data=swiss_roll", "loss=wgan", "model.dim=16", "model.depth=4", "model.latent_dim=2", "train.ema=0"]
     shared += ["tracker=none", "scorer=none", "device=cpu", "train.steps=20", "train.batch_size=32"]

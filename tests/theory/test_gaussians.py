@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,6 +183,14 @@ def test_a_critic_without_any_gradient_is_pictured() -> None:
     assert (flat != sloped).any()
 
 
+@pytest.mark.parametrize("kind", optimal_discriminator.KINDS, ids=lambda kind: kind.name)
+def test_a_constant_critic_is_half_away_from_the_optimum_of_distant_distributions(kind) -> None:
+    """D is 1/2 instead of 1 and 0, and t is 0 instead of 1/2 and -1/2."""
+    networks = SimpleNamespace(critic_outputs=lambda points: torch.zeros(len(points)))
+    fit = kind.fit(SimpleNamespace(networks=networks), GaussianPair(20.0, 1.0, -20.0, 2.0))
+    assert fit.error == pytest.approx(0.5, rel=1e-6)
+
+
 ON_THE_LINE = ["data=gaussian", "data.shift=1", "model=gaussian", "model.dim=16", "train.freeze_generator_at=0"]
 TINY = ["tracker=none", "scorer=none", "device=cpu", "train.ema=0"]
 
@@ -204,6 +213,7 @@ def test_trained_critics_recover_the_optimal_values(make, tmp_path: Path) -> Non
     assert summary.picture is not None
 
 
+@pytest.mark.integration
 def test_estimates_are_tabulated_as_errors_once_for_each_seed(make, tmp_path: Path) -> None:
     training = ["train.steps=1", "train.n_critic=1", "train.batch_size=2"]
     configs = [

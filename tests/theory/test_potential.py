@@ -16,7 +16,8 @@ from wgan_sweep.objectives import sampling
 from wgan_sweep.runs.build import build, check
 from wgan_sweep.scoring.exact import ExactScorer
 from wgan_sweep.scoring.features import Extracted
-from wgan_sweep.scoring.transport import kantorovich_potential, solve
+from wgan_sweep.scoring.potential import compare
+from wgan_sweep.scoring.transport import kantorovich_potential, potential_between, solve
 
 from ..helpers import run
 
@@ -119,6 +120,15 @@ def test_correlation_and_slope_are_those_of_numpy_and_rays_lie_between_matched_p
     assert scores["w1_ratio_normalised"] == pytest.approx(scores["w1_ratio"] / steepest, rel=1e-5)
 
 
+@pytest.mark.parametrize(("elsewhere", "steepest"), [(0.5, 2.0), (3.0, 3.0)])
+def test_the_steepest_slope_is_that_on_rays_or_elsewhere(elsewhere: float, steepest: float) -> None:
+    real, generated = torch.tensor([[3.0, 0.0], [4.0, 1.0]]), torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    plan, potential = potential_between(real, generated)
+    scores = compare(Critic(lambda points: 2 * points[:, 0]), real, generated, plan, potential, elsewhere)
+    assert scores["w1_ratio"] == pytest.approx(2)
+    assert scores["w1_ratio_normalised"] == pytest.approx(2 / steepest)
+
+
 def test_what_is_not_defined_is_left_out() -> None:
     coinciding = translated_gaussians(linear(1), shift=(0.0, 0.0))
     assert coinciding["potential_w1"] == 0
@@ -216,7 +226,7 @@ def test_images_are_also_compared_in_a_feature_space(monkeypatch: pytest.MonkeyP
     assert scores["features_sinkhorn_regularisation"] == pytest.approx(0.05 * spread, rel=1e-5)
     assert 0 < scores["features_sinkhorn"] < scores["features_w2"] ** 2
     few = scorer(ImageSet(np.sort(real, axis=0)), **{**settings, "num_samples": 24, "potential_samples": 8})
-    # The first images are no choice of dark or of light ones: their spread is about that of all.
+    # The first images are not a choice of dark or of light ones: their spread is about that of all.
     spread = few(lambda count: generated[:count], Critic(lambda batch: batch.flatten(1).sum(1)))
     vectors = np.sort(real, axis=0).astype(float).reshape(24, 2, 8).mean(2)
     whole = 0.05 * cdist(vectors, vectors, "sqeuclidean").mean()
@@ -257,3 +267,14 @@ def test_a_run_on_images_is_scored(make) -> None:
     assert image_scorer.measures <= record.scores.keys()
     assert record.scores["w1"] == pytest.approx(record.scores["potential_w1"], rel=1e-6)
     assert -1 <= record.scores["potential_correlation"] <= 1
+
+
+def test_generated_examples_are_moved_to_the_cpu(make) -> None:
+    class OnGpu(Tensor):
+        def cpu(self) -> Tensor:
+            return self.as_subclass(Tensor)
+
+    image_scorer = build(make("scorer=exact", "scorer.num_samples=20")).scorer
+    assert isinstance(image_scorer, ExactScorer)
+    examples = image_scorer._examples(lambda count: torch.zeros(count, 1, 32, 32, dtype=torch.uint8).as_subclass(OnGpu))
+    assert [type(example) for example in examples] == [Tensor] * 3

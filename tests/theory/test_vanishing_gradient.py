@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -26,6 +27,7 @@ def test_the_stages_are_epochs_of_cifar10_and_each_is_followed_by_all_steps_that
     assert max(stages) + config.figure.steps == config.train.steps
 
 
+@pytest.mark.integration
 def test_the_experiment_is_planned(sweep: Shell) -> None:
     arguments = ["experiment=theory/vanishing_gradient_dcgan", "plan=true", "data=npz", f"data.path={sweep.npz}"]
     lines = sweep(*arguments, "device=cpu", "train.batch_size=8", tiny=False).stdout.splitlines()
@@ -47,3 +49,4 @@ def test_only_the_first_steps_after_the_reset_count(tmp_path: Path) -> None:
     append_metrics(RunDir(tmp_path / "b"), {"step": 20, "generator_gradient_norm": 1.0})
     late = Record("b", Status.DONE, ["x=2"], config)
     assert rows(vanishing.summarise([record, late], tmp_path, 9))[1][2] == "4.000"
+    assert rows(vanishing.summarise([late], tmp_path, 10))[1][2] == "1.000"

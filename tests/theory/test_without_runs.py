@@ -28,6 +28,7 @@ def test_the_reasons_take_the_place_of_the_figure(name: str, tmp_path: Path) -> 
     assert summary.picture is None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_says_what_its_runs_lack(name: str, tmp_path: Path, make) -> None:
     run = Record("a", Status.DONE, ["x=1"], asdict(make()), scores={"fid": 7.25, "step": 3.0})

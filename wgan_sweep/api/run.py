@@ -31,7 +31,7 @@ def checked_names(allow: Collection[str]) -> tuple[str, ...]:
     """Return the names that a caller allows.
 
     Raises:
-        InputError: for a text, which would be taken for the names of its letters.
+        InputError: for a string, whose characters would be taken for names.
     """
     if isinstance(allow, str):
         raise InputError(f'allow must be a tuple of names, got the text {allow!r}: write allow=("{allow}",)')
@@ -256,14 +256,15 @@ def load_run(
 
     Args:
         path: The run's directory, ``runs/<run_id>``.
-        best: Whether to load the step with the lowest selection metric (FID, else W1) instead of the latest checkpoint.
+        best: Whether to load the step with the lowest selection metric (FID, else W1, else KID) instead of the latest
+            checkpoint.
         live: Whether to load the generator that was trained instead of its moving average.
         device: Device of the networks: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         allow: Names of your modules, functions or classes that the run's config may name, such as ``("my_models",)``.
 
     Raises:
-        InputError: if this is no run's directory, a file is missing or damaged, the run has no checkpoint yet, it names
-            other code, its data cannot be read, or the device cannot be used.
+        InputError: if this is not a run's directory, a file is missing or damaged, the run has no checkpoint yet, it
+            names other code, its data cannot be read, or the device cannot be used.
     """
     run = Run(path, best=best, live=live, device=device, allow=allow)
     run.load()

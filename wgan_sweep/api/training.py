@@ -28,7 +28,7 @@ def compose(*overrides: str) -> Config:
         *overrides: ``group=option`` and ``key=value``, as on the command line.
 
     Raises:
-        InputError: for overrides that the command refuses, or that ask for several runs. Whether the data can be read
+        InputError: for overrides that the command refuses, or that request several runs. Whether the data can be read
             and the networks can be made is checked when the run starts.
     """
     _check_overrides(overrides, "compose")
@@ -36,7 +36,7 @@ def compose(*overrides: str) -> Config:
 
 
 def train(config: Config, *, progress: bool = True) -> Run:
-    """Do what is missing of a run, in this process: train it from its checkpoint, and score it.
+    """Complete a run in this process: train it from its checkpoint, and score it.
 
     A finished run is not trained again, neither is one that is finished in its archive (key ``archive``), which has no
     networks. An interrupt (Ctrl-C, or that of a notebook's cell) saves a checkpoint before the KeyboardInterrupt. If
@@ -48,7 +48,7 @@ def train(config: Config, *, progress: bool = True) -> Run:
 
     Raises:
         InputError: if the config cannot work; nothing is written.
-        RunFailedError: if the run failed or diverged. Its attribute `run` is the run, whose `record` tells how.
+        RunFailedError: if the run failed or diverged. Its attribute `run` is the run; `run.record` says why.
     """
     requested, outcome = train_run(config, shows_progress=progress)
     (run,) = _runs([requested])
@@ -60,7 +60,7 @@ def train(config: Config, *, progress: bool = True) -> Run:
 
 
 def sweep(*overrides: str, progress: bool = True) -> list[Run]:
-    """Do what is missing of a sweep, as ``wgan-sweep -m`` does, and return its runs in the order of their request.
+    """Complete a sweep, as ``wgan-sweep -m`` does, and return its runs in the order in which they were requested.
 
     Lists are swept over: ``sweep("loss=wgan_div", "div.k=1,2", "seed=0,1")``. Finished runs are not trained again,
     neither are those that are finished in their archive (key ``archive``), which have no networks. All runs are checked

@@ -291,7 +291,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     _print(f"{device_name}, torch {torch.__version__}")
     if others := other_commands():
-        _print(f"warning: commands that train on this machine: {others}. The figures are not those of an idle machine.")
+        _print(f"warning: commands that train on this machine: {others}. The figures are not an idle machine's.")
     if options.memory:
         _print(f"\nPeak memory of one process, InceptionV3 {options.feature} features.")
         peaks = scoring.measure_memory(options.device, options.memory, options.feature)

@@ -43,7 +43,7 @@ ALLOCATIONS = {
     aten.new_empty_strided,
     aten._unsafe_view,
 }
-"""Operations without a kernel whose result is no view."""
+"""Operations without a kernel whose result is not a view."""
 COPIES = {aten.clone, aten._to_copy, aten.copy_}
 """Operations that may change the layout or the device of a tensor."""
 WRITES_ONLY = {aten.copy_, aten.zero_, aten.fill_}

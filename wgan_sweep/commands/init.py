@@ -33,7 +33,7 @@ def write_template(path: Path) -> str:
         raise InputError(f"--init={path} cannot be written ({error}): give another folder") from error
     name = shlex.quote(str(path))
     return (
-        f"{name} holds a loss and a model (own_pieces.py), their options, an experiment, claims and a test.\n\n"
+        f"{name} holds a loss and a model (own_options.py), their options, an experiment, claims and a test.\n\n"
         f"Train its six short runs:   wgan-sweep --config-dir {name} experiment=own\n"
         f"Judge its claims by them:   wgan-report runs --claims {shlex.quote(str(path / 'claims.yaml'))}\n"
         f"Test it (needs pytest):     python -m pytest {name}\n"

@@ -1,7 +1,11 @@
 """Options that every command has."""
 
 import argparse
-from collections.abc import Sequence
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,9 +36,9 @@ def add_verbosity_options(parser: argparse.ArgumentParser) -> None:
 def add_trust_options(parser: argparse.ArgumentParser) -> None:
     """Add the options by which a user allows code that a run's config names: ``--allow`` and ``--config-dir``."""
     parser.add_argument(
-        "--allow", action="append", default=[], metavar="MODULE", help="run a module's code that a run's config names"
+        "--allow", action="append", default=[], metavar="MODULE", help="allow a run's config to use code of MODULE"
     )
-    add_folders_option(parser, "use the modules in a folder, and run their code that a run's config names")
+    add_folders_option(parser, "allow a run's config to use code of the modules in FOLDER")
 
 
 def add_folders_option(parser: argparse.ArgumentParser, text: str) -> None:
@@ -61,7 +65,22 @@ def user_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-class Refused(argparse.Action):
+@contextmanager
+def ending_with_its_reader() -> Iterator[None]:
+    """End the command without a message if the program that reads its output has ended, as in ``... | head``.
+
+    The exit code is that of a command that the signal SIGPIPE ended.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # what is left to write goes nowhere; else Python reports it at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+class RemovedOption(argparse.Action):
     """An option that was removed or renamed: it is refused, with a hint, and does not appear in the help.
 
     Args:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wgan_sweep.commands.completion import add_completion_option
-from wgan_sweep.commands.options import add_common_options, add_folders_option
+from wgan_sweep.commands.options import add_common_options, add_folders_option, ending_with_its_reader
 from wgan_sweep.common.files import check_output
 from wgan_sweep.common.verbosity import announce, logging_to_stderr
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import METRIC_NAMES, Report, check_metric, group_runs, shown_metric
-from wgan_sweep.report.text import to_csv, to_json, to_markdown
+from wgan_sweep.report.text import to_csv, to_json, to_latex, to_markdown
 from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.places import OpenedRuns, opened
+from wgan_sweep.runs.places import OpenedRuns, no_runs, opened
 from wgan_sweep.runs.record import Record
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def _png(report: Report, runs: OpenedRuns, *_: object) -> bytes:
 
 FORMATS: dict[str, Callable[[Report, OpenedRuns, argparse.Namespace, "Comparisons"], str | bytes]] = {
     "md": lambda report, *_: to_markdown(report),
+    "tex": lambda report, *_: to_latex(report),
     "csv": lambda report, *_: to_csv(report),
     "json": lambda report, *_: to_json(report),
     "html": _page,
@@ -104,7 +105,9 @@ def _write(output: str | bytes, path: Path | None) -> None:
 
         write(path, content)
     else:
-        sys.stdout.buffer.write(content)
+        rest = memoryview(content)
+        while rest:  # with PYTHONUNBUFFERED, a write to a pipe may end early
+            rest = rest[sys.stdout.buffer.write(rest) :]
         sys.stdout.buffer.flush()
 
 
@@ -112,11 +115,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "wgan-report", description="Report on the runs in folders and archives, from them alone."
     )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of run directories, such as ./runs, or archives")
     parser.add_argument(
-        "runs", type=Path, nargs="+", help="folder of run directories, for example ./runs, or archive; or several"
+        "--format", choices=FORMATS, help="format of the report (default: by the ending of --output, else md)"
     )
-    parser.add_argument("--format", choices=FORMATS, default="md", help="format of the report (default: md)")
-    parser.add_argument("--metric", help="metric to show: fid, w1, w2, modes, ... (default: fid, else w1)")
+    parser.add_argument("--metric", help="metric to show: fid, w1, w2, modes, ... (default: fid, else w1, else kid)")
     parser.add_argument("--output", "-o", type=Path, metavar="FILE", help="output file (default: standard output)")
     parser.add_argument(
         "--claims",
@@ -129,7 +132,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--reference", action="store_true", help="compare the runs of recipes with the values that were published"
     )
-    add_folders_option(parser, "folder of own recipes, for --reference: what runs changed is then known")
+    add_folders_option(parser, "folder of your recipes, so that --reference can list what runs changed")
     parser.add_argument("--wandb", action="store_true", help="upload ended runs that W&B does not have yet; no report")
     parser.add_argument("--dashboard", action="store_true", help="save a W&B workspace for the runs; no report")
     parser.add_argument("--project", help="W&B project (default: the runs' project, else wgan-sweep)")
@@ -139,6 +142,34 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_common_options(parser)
     add_completion_option(parser)
     return parser.parse_args(arguments)
+
+
+def _format_of(output: Path | None) -> str:
+    """Return the format that the ending of an output file names; Markdown without a file or an ending.
+
+    Raises:
+        InputError: for an ending that names no format.
+    """
+    ending = output.suffix.removeprefix(".").lower() if output is not None else ""
+    if ending in FORMATS:
+        return ending
+    if ending in ("", "txt"):
+        return "md"
+    raise InputError(f"--output {output}: the ending .{ending} names no format: add --format {', '.join(FORMATS)}")
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options without effect, and an output that cannot be written.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if not (options.wandb or options.dashboard):
+        for name in ("project", "entity"):
+            if getattr(options, name) is not None:
+                raise InputError(f"--{name} has no effect on a report: add --wandb or --dashboard, or leave it out")
+    if options.output is not None:
+        check_output(options.output, "--output")
 
 
 def _upload(folder: Path, options: argparse.Namespace) -> bool:
@@ -193,10 +224,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             for folder in options.folders:
                 folders.use(folder)
-        if options.output is not None:
-            check_output(options.output, "--output")
+        _check_options(options)
+        options.format = options.format or _format_of(options.output)
         announce(f"wgan-report: reading {' '.join(map(str, options.runs))}", options.verbosity)
-        with logging_to_stderr("wgan-report", options.verbosity), opened(options.runs) as runs:
+        with (
+            ending_with_its_reader(),
+            logging_to_stderr("wgan-report", options.verbosity),
+            opened(options.runs) as runs,
+        ):
             is_complete = _report(runs, options)
     except InputError as error:
         sys.exit(f"wgan-report: {error}")
@@ -217,7 +252,7 @@ def _only_folder(options: argparse.Namespace, option: str) -> Path:
 
 
 def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
-    """Write what was asked for, and return whether nothing damaged was left out; exit after an upload.
+    """Write what was requested, and return whether nothing damaged was left out; exit after an upload.
 
     Raises:
         InputError: if there are no runs, or an option cannot be followed.
@@ -226,8 +261,7 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
     for line in [*problems, *runs.notes]:
         sys.stderr.write(f"wgan-report: {line}\n")
     if not records and not runs.not_started:
-        places = ", ".join(map(str, options.runs))
-        raise InputError(f"{places} holds no runs: start some with wgan-sweep, or give another folder")
+        raise InputError(no_runs(options.runs, "another folder"))
     check_metric(records, options.metric)
     if options.reference and options.format != "html" and (options.metric or options.claims is not None):
         other = "--metric" if options.metric else "--claims"
@@ -249,6 +283,8 @@ def _report(runs: OpenedRuns, options: argparse.Namespace) -> bool:
         raise InputError("a terminal cannot show a PNG: give --output FILE, or redirect the output")
     try:
         _write(output, options.output)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise InputError(f"{options.output or 'standard output'} cannot be written to ({error})") from error
     return not (problems or compared.problems)

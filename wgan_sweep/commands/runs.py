@@ -1,4 +1,4 @@
-"""The command ``wgan-runs``: lists, shows, compares, samples, exports, removes, archives and cancels runs."""
+"""The command ``wgan-runs``: lists, shows, compares, samples, exports, removes, archives, cancels, cleans up."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from wgan_sweep.commands.completion import add_completion_option
-from wgan_sweep.commands.options import add_common_options
+from wgan_sweep.commands.options import add_common_options, ending_with_its_reader
 from wgan_sweep.commands.runs_images import add_export, add_sample
 from wgan_sweep.commands.runs_options import (
     FILTERS,
@@ -26,20 +26,21 @@ from wgan_sweep.errors import InputError, RunLockedError, one_line
 from wgan_sweep.report.cells import check_metric, shown_metric
 from wgan_sweep.runs.archive import SUFFIX, write_archive
 from wgan_sweep.runs.directory import find_runs
+from wgan_sweep.runs.lock import watch
 from wgan_sweep.runs.record import Status
-from wgan_sweep.runs.selection import StoredRun, by_id, in_order, matching, selected
+from wgan_sweep.runs.selection import StoredRun, by_id, in_order, matching, nothing_matches, selected
 
 Item = TypeVar("Item")
 
 
 def add_list(subparsers: Subparsers) -> None:
     """Add ``wgan-runs list``."""
-    parser = add_command(subparsers, "list", "List runs, one per line.", _list)
+    parser = add_command(subparsers, "list", "List runs, one per line.", _list, reads_archives=True)
     parser.add_argument("filters", nargs="*", metavar="KEY=VALUE", help=FILTERS)
     parser.add_argument(
         "--sort", default="started", metavar="KEY", help="any axis, metric, step, started (the default)"
     )
-    parser.add_argument("--metric", help="metric to show: fid, w1, ... (default: fid, else w1)")
+    parser.add_argument("--metric", help="metric to show: fid, w1, ... (default: fid, else w1, else kid)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -56,13 +57,13 @@ def _list(options: argparse.Namespace) -> bool:
         elif found:
             write_table(run_table(found, metric), sys.stdout)
         else:
-            sys.stderr.write(f"wgan-runs: none of {len(runs)} runs matches {' '.join(options.filters)}\n")
+            sys.stderr.write(f"wgan-runs: {nothing_matches(runs, options.filters)}\n")
     return is_complete
 
 
 def add_show(subparsers: Subparsers) -> None:
     """Add ``wgan-runs show``."""
-    parser = add_command(subparsers, "show", "Show what is known of a run.", _show)
+    parser = add_command(subparsers, "show", "Show what is known of a run.", _show, reads_archives=True)
     parser.add_argument("id", help="the run's id, or its first characters")
 
 
@@ -91,7 +92,13 @@ def _differences(run: StoredRun) -> list[tuple[str, Any, Any]]:
 
 def add_diff(subparsers: Subparsers) -> None:
     """Add ``wgan-runs diff``."""
-    parser = add_command(subparsers, "diff", "Show the config values in which two runs differ, and both scores.", _diff)
+    parser = add_command(
+        subparsers,
+        "diff",
+        "Show the config values in which two runs differ, and both scores.",
+        _diff,
+        reads_archives=True,
+    )
     parser.add_argument("ids", nargs=2, metavar="ID", help="a run's id, or its first characters")
 
 
@@ -106,16 +113,25 @@ def _diff(options: argparse.Namespace) -> bool:
 
 def add_best(subparsers: Subparsers) -> None:
     """Add ``wgan-runs best``."""
-    parser = add_command(subparsers, "best", "Show the best finished run and the best cell (mean over seeds).", _best)
+    parser = add_command(
+        subparsers,
+        "best",
+        "Show the best finished run and the best cell (mean over seeds).",
+        _best,
+        reads_archives=True,
+    )
     parser.add_argument("filters", nargs="*", metavar="KEY=VALUE", help=FILTERS)
-    parser.add_argument("--metric", help="metric to compare: fid, w1, ... (default: fid, else w1)")
+    parser.add_argument("--metric", help="metric to compare: fid, w1, ... (default: fid, else w1, else kid)")
 
 
 def _best(options: argparse.Namespace) -> bool:
     from wgan_sweep.report.listing import describe_best
 
     with opened_runs(options) as (_, runs, is_complete):
-        sys.stdout.write(describe_best(matching(runs, options.filters), options.metric))
+        check_metric([run.record for run in runs], options.metric)
+        if not (found := matching(runs, options.filters)):
+            raise InputError(nothing_matches(runs, options.filters))
+        sys.stdout.write(describe_best(found, options.metric))
     return is_complete
 
 
@@ -140,6 +156,7 @@ def _rm(options: argparse.Namespace) -> bool:
         total = size_text(sum(size_of(run.directory.path) for run in found))
         if not is_confirmed(f"remove {_count(len(found), 'run')} ({total})?", options):
             return False
+        watch(run.directory.lock for run in found)
         return _each(
             found, lambda run: remove_run(run.directory, run.record), lambda run: f"run {run.run_id}", "removed"
         )
@@ -148,7 +165,11 @@ def _rm(options: argparse.Namespace) -> bool:
 def add_archive(subparsers: Subparsers) -> None:
     """Add ``wgan-runs archive``."""
     parser = add_command(
-        subparsers, "archive", "Write records, configs, measurements and small pictures of runs to one file.", _archive
+        subparsers,
+        "archive",
+        "Write records, configs, measurements and small pictures of runs to one file.",
+        _archive,
+        reads_archives=True,
     )
     parser.add_argument("filters", nargs="*", metavar="KEY=VALUE", help=FILTERS)
     parser.add_argument("--output", "-o", type=Path, required=True, metavar=f"FILE{SUFFIX}", help="the archive")
@@ -175,7 +196,7 @@ def _archive(options: argparse.Namespace) -> bool:
     with opened_runs(options, options.others) as (folder, runs, is_complete):
         found = matching(runs, options.filters)
         if not found:
-            raise InputError(f"none of {len(runs)} runs matches {' '.join(options.filters)}: nothing was written")
+            raise InputError(f"nothing was written: {nothing_matches(runs, options.filters)}")
         losses = write_archive(options.output, folder, [run.record for run in found], pictures=not options.no_pictures)
         sys.stderr.writelines(f"wgan-runs: {loss}\n" for loss in losses)
         size = size_text(options.output.stat().st_size)
@@ -190,7 +211,7 @@ def add_clean(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "clean",
-        "Remove temporary files of killed processes, and the folders of old sweeps that hold no decision.",
+        "Remove what killed processes left, and the folders of old sweeps that hold no decision.",
         _clean,
     )
     parser.add_argument("--checkpoints", action="store_true", help="also previous checkpoints of finished runs")
@@ -221,6 +242,7 @@ def _clean(options: argparse.Namespace) -> bool:
     total = size_text(sum(size_of(item.path) for item in found))
     if not is_confirmed(f"remove {'it' if len(found) == 1 else f'these {len(found)}'} ({total})?", options):
         return False
+    watch(item.run.lock for item in found if item.run is not None)
     return _each(found, lambda item: item.remove(), lambda item: str(item.path), "removed")
 
 
@@ -245,7 +267,7 @@ def add_cancel(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--others",
         action="store_true",
-        help="cancel the jobs of all runs but these: those that are no longer part of a grid",
+        help="cancel the jobs of all runs except the selected ones",
     )
     parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
 
@@ -306,7 +328,7 @@ def _each(items: Sequence[Item], act: Callable[[Item], None], name: Callable[[It
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``wgan-runs``."""
-    parser = argparse.ArgumentParser("wgan-runs", description="What to do with the runs that exist.")
+    parser = argparse.ArgumentParser("wgan-runs", description="Manage existing runs.")
     add_common_options(parser)
     add_completion_option(parser)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -314,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add(subparsers)
     options = parser.parse_args(arguments)
     try:
-        with logging_to_stderr("wgan-runs", options.verbosity):
+        with ending_with_its_reader(), logging_to_stderr("wgan-runs", options.verbosity):
             is_complete = options.execute(options)
     except InputError as error:
         sys.exit(f"wgan-runs: {error}")

@@ -84,7 +84,7 @@ def _load(options: argparse.Namespace, device: "torch.device") -> "tuple[RunDir,
 
 
 def _sample(options: argparse.Namespace) -> bool:
-    """Generate what the options ask for."""
+    """Generate what the options request."""
     if options.to is None and options.grid is None and options.interpolation is None:
         raise InputError(
             "nothing to write: give --to FILE.npz or --to FOLDER, --grid FILE.png, --interpolation FILE.png"

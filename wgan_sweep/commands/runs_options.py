@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from wgan_sweep.commands.options import add_verbosity_options
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs.places import DEFAULT_FOLDER, opened
+from wgan_sweep.runs.places import DEFAULT_FOLDER, no_runs, opened
 from wgan_sweep.runs.selection import StoredRun, stored_runs
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -21,7 +21,9 @@ Execute = Callable[[argparse.Namespace], bool]
 FILTERS = "filters: key=value or key=value,value, as in loss=wgan_div div.k=1,2 status=done"
 
 
-def add_command(subparsers: Subparsers, name: str, description: str, execute: Execute) -> argparse.ArgumentParser:
+def add_command(
+    subparsers: Subparsers, name: str, description: str, execute: Execute, *, reads_archives: bool = False
+) -> argparse.ArgumentParser:
     """Add a subcommand with the option ``--runs``; return its parser.
 
     Args:
@@ -29,6 +31,7 @@ def add_command(subparsers: Subparsers, name: str, description: str, execute: Ex
         name: The subcommand's name.
         description: One sentence for the help.
         execute: Executes it.
+        reads_archives: Whether ``--runs`` may be an archive.
     """
     parser = subparsers.add_parser(name, help=description, description=description)
     parser.add_argument(
@@ -36,7 +39,7 @@ def add_command(subparsers: Subparsers, name: str, description: str, execute: Ex
         type=Path,
         default=Path(os.environ.get("WGAN_SWEEP_RUNS") or DEFAULT_FOLDER),
         metavar="FOLDER",
-        help="folder of run directories, or an archive (default: $WGAN_SWEEP_RUNS, else ./runs)",
+        help=f"folder of run directories{', or an archive' * reads_archives} (default: $WGAN_SWEEP_RUNS, else ./runs)",
     )
     add_verbosity_options(parser)
     parser.set_defaults(execute=execute)
@@ -69,7 +72,7 @@ def opened_runs(options: argparse.Namespace, others: Sequence[Path] = ()) -> Ite
         for line in [*found.problems, *place.notes]:
             sys.stderr.write(f"wgan-runs: {line}\n")
         if not found.records and not found.problems:
-            raise InputError(f"{options.runs} holds no runs: start some with wgan-sweep, or give --runs FOLDER")
+            raise InputError(no_runs([options.runs], "--runs FOLDER"))
         yield Opened(folder, stored_runs(found.records, folder), not found.problems)
 
 
@@ -81,7 +84,7 @@ def check_folder(options: argparse.Namespace) -> Path:
     """
     folder: Path = options.runs
     if not folder.is_dir():
-        raise InputError(f"--runs {folder} is no folder: give the folder that holds the run directories")
+        raise InputError(f"--runs {folder} is not a folder: give the folder that holds the run directories")
     return folder
 
 
@@ -89,12 +92,12 @@ def is_confirmed(question: str, options: argparse.Namespace) -> bool:
     """Ask on the terminal, unless ``--yes`` was given.
 
     Raises:
-        InputError: if standard input is no terminal.
+        InputError: if standard input is not a terminal.
     """
     if options.yes:
         return True
     if not sys.stdin.isatty():
-        raise InputError("nothing was done: standard input is no terminal to ask on; give --yes")
+        raise InputError("nothing was done: standard input is not a terminal to ask on; give --yes")
     sys.stdout.write(f"{question} [y/N] ")
     sys.stdout.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -25,7 +25,7 @@ from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.samples import run_source
 from wgan_sweep.scoring.compare import Comparison, check_counts, compare, space_identity
 from wgan_sweep.scoring.features import FeatureSpace
-from wgan_sweep.scoring.feeding import Metrics
+from wgan_sweep.scoring.metric_updates import Metrics
 from wgan_sweep.scoring.metrics.kid import SubsetSize
 from wgan_sweep.scoring.nearest_images import draw_nearest_images
 from wgan_sweep.scoring.sources import Source, open_source
@@ -75,7 +75,7 @@ def _open_source(path: Path, options: argparse.Namespace, allowed: Sequence[str]
 
 
 def score(options: argparse.Namespace) -> None:
-    """Check everything that can be checked without the network, score, print, and write the files asked for."""
+    """Check everything that can be checked without the network, score, print, and write the requested files."""
     allowed = allowed_names(options)
     check_value(options.batch_size, Count, "--batch-size")
     check_value(options.num_samples, Annotated[int, Range(2, LARGEST_INT)], "--num-samples")

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from wgan_sweep.commands.init import write_template
 from wgan_sweep.commands.options import VERSION
+from wgan_sweep.common.stopping import stopping_if
 from wgan_sweep.common.verbosity import Verbosity, announce
 from wgan_sweep.config import folders, objects, refusals, schema
 from wgan_sweep.config.keys import science_overrides
@@ -157,7 +158,8 @@ def main() -> None:
         state.refuse(refusals.explain(error))
     app = hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="config")
     try:
-        cast("Any", app(cast("TaskFunction", _run_job)))()
+        with stopping_if(state.should_stop):
+            cast("Any", app(cast("TaskFunction", _run_job)))()
     except refusals.BAD_INPUT as error:
         if wants_traceback or (state.requested and not isinstance(error, InputError)):  # not of the input
             raise

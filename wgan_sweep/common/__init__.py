@@ -1,1 +1,1 @@
-"""What every wing uses: atomic files, random streams, images, plots, progress, processes."""
+"""What every layer uses: atomic files, random streams, images, plots, progress, processes."""

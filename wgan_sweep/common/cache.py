@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from wgan_sweep.common.files import remove_leftovers
+from wgan_sweep.common.stopping import SECONDS_BETWEEN_CHECKS, leave_if_asked
 
 log = logging.getLogger("wgan_sweep")
 Content = TypeVar("Content")
@@ -22,7 +23,7 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def making(path: Path, what: str) -> Iterator[None]:
+def lock_while_computing(path: Path, what: str) -> Iterator[None]:
     """Hold the lock of a cached file while it is made, so that one of several processes makes it.
 
     What killed processes left of the file is removed. If the folder cannot be written to, there is no lock.
@@ -30,6 +31,9 @@ def making(path: Path, what: str) -> Iterator[None]:
     Args:
         path: The file; its folder is created.
         what: The content, for a line in the log while another process makes it.
+
+    Raises:
+        KeyboardInterrupt: while another process makes it, if the work should stop (see `stopping`).
     """
     with ExitStack() as held:
         try:
@@ -52,7 +56,7 @@ def cached(path: Path, what: str, read: Callable[[], Content | None], make: Call
     """
     if (content := read()) is not None:
         return content
-    with making(path, what):
+    with lock_while_computing(path, what):
         return make() if (content := read()) is None else content
 
 
@@ -80,7 +84,10 @@ def _lock(path: Path, what: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         log.info("waiting for another process, which prepares %s", what)
-        lock.acquire()
+        while not lock.is_locked:
+            leave_if_asked()
+            with suppress(Timeout):
+                lock.acquire(timeout=SECONDS_BETWEEN_CHECKS)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from wgan_sweep.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path, staging: Path | None = None) -> Iterator[Path]:
+def atomic_replacement(path: Path, staging: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path; the file written there replaces `path` at the end of the block.
 
     Other processes see either the old file or the new one, even after a crash or a power failure. If the block raises,
@@ -63,7 +63,7 @@ def umask() -> int:
 
 def write(path: Path, content: str | bytes) -> None:
     """Write `content` (text as UTF-8) to `path`, atomically."""
-    with replacing(path) as temporary:
+    with atomic_replacement(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -27,9 +27,14 @@ def limit_to_share(processes_per_gpu: int) -> None:
 
 
 def release() -> None:
-    """Return the memory of a finished run to the GPUs, so that the next run starts as in a new process."""
+    """Return the memory of finished runs to the GPUs, so that the next run starts as in a new process.
+
+    No CUDA graph may be replayed afterwards: the workspaces of cuBLAS are freed, too, which graphs use. cuBLAS has
+    one for each stream, and each graph has a stream of its own.
+    """
     if torch.cuda.is_initialized():
         gc.collect()
+        torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
 
 

@@ -20,7 +20,7 @@ PICTURE_ERRORS = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
     *(NotImplementedError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
 )
-"""What Pillow raises for files that are no pictures, or damaged ones."""
+"""What Pillow raises for files that are not pictures, or damaged ones."""
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

@@ -75,6 +75,11 @@ class ChildProcess:
         code = self.process.exitcode or 0
         return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether SIGKILL ended the child, as the kernel does if memory is short. It must have been waited for."""
+        return self.process.exitcode == -signal.SIGKILL
+
     def stop(self, patience_seconds: float | None) -> None:
         """Wait for the child to end, kill it when the time is up, and close the connection.
 

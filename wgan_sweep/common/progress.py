@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from wgan_sweep.common.redrawing import LiveBars, has_live_display
+from wgan_sweep.common.stopping import leave_if_asked
 from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.errors import InputError, RunLockedError
 
@@ -25,7 +26,7 @@ SECONDS_BETWEEN_LINES = 10.0
 WIDTH_OF_BARS = 120
 """Columns of a terminal below which there is room for numbers only."""
 SHORTEST_RUN = 0.5
-"""Seconds; a run that takes less was complete before."""
+"""Seconds; a shorter run was already complete."""
 
 
 def _describe(values: Mapping[str, float], rate: float | None, seconds_left: float | None) -> str:
@@ -67,9 +68,14 @@ def show_progress(
 
 
 def log_progress(batches: Iterable[Batch], total: int | None, write: Callable[[str], None]) -> Iterator[Batch]:
-    """Yield batches and write, every `SECONDS_BETWEEN_LINES`, how many of `total` items were yielded."""
+    """Yield batches and write, every `SECONDS_BETWEEN_LINES`, how many of `total` items were yielded.
+
+    Raises:
+        KeyboardInterrupt: before a batch, if the work should stop (see `stopping`).
+    """
     done, last_line = 0, time.monotonic()
     for batch in batches:
+        leave_if_asked()
         yield batch
         done += len(batch)
         if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
@@ -204,7 +210,7 @@ class _Bar:
             self.trained = now
 
 
-class _Pace:
+class _TimeEstimate:
     """How many runs of a sweep are complete, and when the others will be.
 
     The rate is the number of runs, with fractions of those in training, over the time since the first one began. Runs
@@ -290,7 +296,7 @@ class Display:
         self._progress = Progress(console=self.console)
         self._live: LiveBars | None = None
         self._sweep: TaskID | None = None
-        self._pace: _Pace | None = None
+        self._estimate: _TimeEstimate | None = None
         self._bars: dict[TaskID, _Bar] = {}
         self._numbers = itertools.count(1)
         self._last_line = time.monotonic()
@@ -312,12 +318,12 @@ class Display:
 
     def sweep(self, total: int) -> None:
         """Show a bar for a sweep of `total` runs, until `close`. Another call adds runs."""
-        self._pace = self._pace or _Pace()
-        self._pace.total += total
+        self._estimate = self._estimate or _TimeEstimate()
+        self._estimate.total += total
         if self._show_bars():
             if self._sweep is None:
                 self._sweep = self._progress.add_task("sweep", total=0, text="runs")
-            self._progress.update(self._sweep, total=self._pace.total)
+            self._progress.update(self._sweep, total=self._estimate.total)
 
     def run(self, label: str, total: int) -> RunProgress:
         """Return the progress of a run of `total` steps, which shows itself here."""
@@ -328,8 +334,8 @@ class Display:
         now, bar = time.monotonic(), TaskID(next(self._numbers))
         task = self._progress.add_task(label, total=total, text="") if self._show_bars() else None
         self._bars[bar] = _Bar(task, total, now)
-        if self._pace is not None:
-            self._pace.begin_one(now)
+        if self._estimate is not None:
+            self._estimate.begin_one(now)
         return bar
 
     def update_bar(self, task: TaskID | None, step: int | None, text: str) -> None:
@@ -341,7 +347,7 @@ class Display:
             bar.reach(step, time.monotonic())
         if bar.task is not None:
             self._progress.update(bar.task, completed=step, text=text)
-            self._show_pace()
+            self._show_time_left()
 
     def remove_bar(self, task: TaskID | None, *, completed: bool = True) -> None:
         """Remove the bar of a run, and advance the bar of the sweep if the run is completed."""
@@ -350,25 +356,25 @@ class Display:
             return
         if bar.task is not None:
             self._progress.remove_task(bar.task)
-        if self._pace is not None and completed:
-            self._pace.complete_one(bar, time.monotonic(), is_alone=not self._bars)
-            self._show_pace()
+        if self._estimate is not None and completed:
+            self._estimate.complete_one(bar, time.monotonic(), is_alone=not self._bars)
+            self._show_time_left()
         if self._sweep is None:
             self._hide_bars()
 
     def _time_left(self) -> str:
-        return "" if self._pace is None else self._pace.left(self._bars.values(), time.monotonic())
+        return "" if self._estimate is None else self._estimate.left(self._bars.values(), time.monotonic())
 
-    def _show_pace(self) -> None:
+    def _show_time_left(self) -> None:
         """Show how many runs of the sweep are complete."""
-        pace = self._pace
-        if pace is None:
+        estimate = self._estimate
+        if estimate is None:
             return
         if self._sweep is not None:
-            self._progress.update(self._sweep, completed=pace.done, text=f"runs  {self._time_left()}")
-        elif pace.total > 1 and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._progress.update(self._sweep, completed=estimate.done, text=f"runs  {self._time_left()}")
+        elif estimate.total > 1 and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.line(f"sweep  {pace.done} of {pace.total} runs  {self._time_left()}".rstrip())
+            self.line(f"sweep  {estimate.done} of {estimate.total} runs  {self._time_left()}".rstrip())
 
     def line(self, text: str, level: int = logging.INFO) -> None:
         """Write a line, if messages of its level are shown."""
@@ -392,7 +398,7 @@ class Display:
     def line_if_no_bars(self, text: str) -> None:
         """Write a line of progress if there are no bars, with the time that the sweep has left."""
         if self._live is None:
-            left = self._time_left() if self._pace is not None and self._pace.total > 1 else ""
+            left = self._time_left() if self._estimate is not None and self._estimate.total > 1 else ""
             self.line(f"{text}  (sweep: {left})" if left else text)
 
     def _hide_bars(self) -> None:
@@ -407,7 +413,7 @@ class Display:
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
         self._bars.clear()
-        self._sweep = self._pace = None
+        self._sweep = self._estimate = None
 
 
 class LabelledDisplay:

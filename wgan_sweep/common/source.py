@@ -133,7 +133,7 @@ def _functions(value: object) -> list[FunctionType]:
 
 
 def _digest_of_function(definition: Any, module: ModuleType) -> str:
-    """Return the digest of the source of a function whose module is no file, such as that of a notebook's cell."""
+    """Return the digest of the source of a function whose module is not a file, such as that of a notebook's cell."""
     if not isinstance(definition, FunctionType):
         raise _without_source(definition, module, "only the source of a function can be read from there")
     if definition not in _OF_FUNCTIONS:
@@ -150,6 +150,6 @@ def _digest_of_function(definition: Any, module: ModuleType) -> str:
 def _without_source(definition: Any, module: ModuleType, reason: str) -> InputError:
     name = getattr(definition, "__qualname__", type(definition).__qualname__)
     return InputError(
-        f"the source of {name} cannot be read, and it is part of a run's identity: the module {module.__name__} is no "
-        f"file ({reason}); put it into a module that is a file"
+        f"the source of {name} cannot be read, and it is part of a run's identity: the module {module.__name__} is not "
+        f"a file ({reason}); put it into a module that is a file"
     )

@@ -95,7 +95,7 @@ def use(path: Path | str) -> None:
         raise InputError(f"{added.origin}: there is no such folder; give one that holds GROUP/NAME.yaml")
     if (folder / "record.json").exists():
         raise InputError(
-            f"{added.origin} is a run directory, from which no code is taken: to ask for that run again, use "
+            f"{added.origin} is a run directory, from which no code is taken: to request that run again, use "
             f"--config-path={path}"
         )
     for name in _modules_in(folder):

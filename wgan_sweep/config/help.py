@@ -48,7 +48,7 @@ def describe(folders: Sequence[Path], choices: dict[str, Any]) -> str:
     """
     groups: dict[str, dict[str, Path]] = {}
     for (group, option), file in option_files(tuple(folders)).items():
-        is_own = file.parent.name == group or not find_key(group).like  # not that of the group of both players
+        is_own = file.parent.name == group or not find_key(group).shared_group  # not that of the group of both players
         if group != "hydra" and is_own:
             groups.setdefault(group, {})[option] = file
     paragraphs = [_of_group(group, groups[group], choices.get(group)) for group in sorted(groups)]
@@ -60,7 +60,7 @@ def _of_group(group: str, files: dict[str, Path], chosen: str | None) -> str:
     options = {name: _read(file, group) for name, file in files.items()}
     width = max(map(len, options)) + 4
     lines = [f"{group}=..." + (f"  (default: {chosen})" if chosen else "")]
-    if shared := find_key(group).like:
+    if shared := find_key(group).shared_group:
         lines += _row("  NAME", f"the options of {shared}", width)
     for name, option in options.items():
         lines += _row(f"  {name}", option.title, width)

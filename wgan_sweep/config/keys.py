@@ -47,10 +47,10 @@ class Key:
     """Whether it is a config group: its options are named by files."""
     only_by_reference: bool = False
     """Whether it counts only through the interpolations of other science keys that refer to it, as ``div.k`` does."""
-    like: str = ""
-    """Of a group that belongs to one player: the group of both players. It has the same options, and takes from that
-    group the values that it does not set itself."""
-    before: str = ""
+    shared_group: str = ""
+    """Of a group that belongs to one player: the group that both players share. It has the same options, and takes from
+    that group the values that it does not set itself."""
+    legacy_option: str = ""
     """The option that stands for the group in a config from before it existed."""
 
 
@@ -69,11 +69,21 @@ KEYS = (
     Key("data.root", Role.PLACE),
     Key("data.flip", Role.SCIENCE, neutral=False),
     Key("optimizer", Role.SCIENCE, is_group=True),
-    Key("generator_optimizer", Role.SCIENCE, is_group=True, like="optimizer", before="same"),
-    Key("critic_optimizer", Role.SCIENCE, is_group=True, like="optimizer", before="same"),
-    Key("schedule", Role.SCIENCE, neutral=CONSTANT, is_group=True, before="constant"),
-    Key("generator_schedule", Role.SCIENCE, neutral=CONSTANT, is_group=True, like="schedule", before="same"),
-    Key("critic_schedule", Role.SCIENCE, neutral=CONSTANT, is_group=True, like="schedule", before="same"),
+    Key("generator_optimizer", Role.SCIENCE, is_group=True, shared_group="optimizer", legacy_option="same"),
+    Key("critic_optimizer", Role.SCIENCE, is_group=True, shared_group="optimizer", legacy_option="same"),
+    Key("schedule", Role.SCIENCE, neutral=CONSTANT, is_group=True, legacy_option="constant"),
+    Key(
+        "generator_schedule",
+        Role.SCIENCE,
+        neutral=CONSTANT,
+        is_group=True,
+        shared_group="schedule",
+        legacy_option="same",
+    ),
+    Key(
+        "critic_schedule", Role.SCIENCE, neutral=CONSTANT, is_group=True, shared_group="schedule", legacy_option="same"
+    ),
+    Key("critic_updates", Role.SCIENCE, neutral=CONSTANT, is_group=True, legacy_option="constant"),
     Key("train.steps", Role.EXTENT),
     Key("train.batch_size", Role.SCIENCE, neutral=64),
     Key("train.generator_batch_size", Role.SCIENCE, neutral=None),
@@ -143,7 +153,7 @@ def referenced_keys() -> list[str]:
 
 def science_groups() -> list[str]:
     """Return the config groups that are axes of choice, in the table's order, without those of one player."""
-    return [key.name for key in KEYS if key.role is Role.SCIENCE and key.is_group and not key.like]
+    return [key.name for key in KEYS if key.role is Role.SCIENCE and key.is_group and not key.shared_group]
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

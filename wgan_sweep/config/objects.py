@@ -42,7 +42,7 @@ def target_of(node: Mapping[str, Any], key: str = "the option") -> Any:
             f"{key}._target_={name}{whose} cannot be imported: {_why_not_imported(name, error)}"
         ) from error
     if not callable(target):
-        raise InputError(f"{key}._target_={name} is no function or class: correct the name")
+        raise InputError(f"{key}._target_={name} is not a function or class: correct the name")
     targets.check_origin(target, name, key)
     return target
 

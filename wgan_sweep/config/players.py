@@ -10,8 +10,8 @@ def groups_of_players() -> dict[str, list[str]]:
     """Return the groups of the single players, by the group of both: ``optimizer`` and ``schedule``."""
     groups: dict[str, list[str]] = {}
     for key in KEYS:
-        if key.like:
-            groups.setdefault(key.like, []).append(key.name)
+        if key.shared_group:
+            groups.setdefault(key.shared_group, []).append(key.name)
     return groups
 
 
@@ -23,10 +23,10 @@ def player_node(values: Mapping[str, Any], group: str) -> dict[str, Any]:
         group: The group of one player, such as ``critic_optimizer``.
 
     Returns:
-        The group's own node if an option of its own was chosen; else the node of the group of both players, with the
-        values in its place that the player's group sets, which are not null.
+        The group's own node if an option of its own was chosen; else the shared group's node, updated with the values
+        of the player's group that are not null.
     """
-    own, shared = _mapping(values.get(group)), _mapping(values.get(find_key(group).like))
+    own, shared = _mapping(values.get(group)), _mapping(values.get(find_key(group).shared_group))
     if own.get("_target_") is not None:
         return dict(own)
     return {**shared, **{name: value for name, value in own.items() if value is not None}}
@@ -36,7 +36,7 @@ def sets_value(node: Any, name: str) -> bool:
     """Return whether the node of a player's group replaces a value of the group of both players.
 
     Args:
-        node: The node; a value that is no mapping sets nothing.
+        node: The node; a value that is not a mapping sets nothing.
         name: The key below the group; empty for the group as a whole.
     """
     own = _mapping(node)

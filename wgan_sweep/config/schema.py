@@ -23,7 +23,7 @@ from wgan_sweep.errors import InputError
 
 @dataclass
 class Div:
-    """Exponents of the Wasserstein divergence."""
+    """Weight k and exponent p of the Wasserstein divergence."""
 
     k: Annotated[float, Range(above=0, remedy="W_(k,p) is a divergence for k > 0 and p > 1 only")] = MISSING
     p: Annotated[float, Range(above=1, remedy="W_(k,p) is a divergence for k > 0 and p > 1 only")] = MISSING
@@ -75,6 +75,7 @@ class Config:
     schedule: Any = MISSING
     generator_schedule: Any = MISSING
     critic_schedule: Any = MISSING
+    critic_updates: Any = MISSING
     train: Train = field(default_factory=Train)
     seed: int = MISSING
     features: Any = MISSING
@@ -130,7 +131,7 @@ def register() -> None:
 def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     """Return the typed and resolved config of a composed one.
 
-    Paths of data and runs become absolute. A group that no chosen option refers to (`div` for a loss without exponents)
+    Paths of data and runs become absolute. A group that no chosen option refers to (`div` for a loss without k and p)
     is left out of the choices. A config from before a group existed gets the option that stands for it.
 
     Args:
@@ -147,8 +148,8 @@ def finalise(composed: DictConfig, choices: Mapping[str, str | None]) -> Config:
     unused = unused_overrides(composed, set(named) & set(referenced_keys()))
     values = _resolve(composed)
     for key in KEYS:
-        if key.before and values.get(key.name) is None:
-            values[key.name] = option_values(key.name, key.before)
+        if key.legacy_option and values.get(key.name) is None:
+            values[key.name] = option_values(key.name, key.legacy_option)
     _check_types(values, Config, "")
     config = _typed_if_plain(values) or _converted(values)
     config.choices = config.choices | {group: name for group, name in named.items() if group not in unused}
@@ -164,7 +165,7 @@ def _converted(values: dict[str, Any]) -> Config:
     """Return the typed config of plain values: a text is converted to the number that it stands for.
 
     Raises:
-        InputError: for a value that cannot be converted, a missing one, or a group that is no option.
+        InputError: for a value that cannot be converted, a missing one, or a group that is not an option.
     """
     try:
         typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(values))

@@ -30,7 +30,7 @@ LIBRARIES = frozenset(
 )
 """Installed packages of which a config names no function, but see `is_option` and `_METRIC`."""
 PARTS = frozenset({f"{PACKAGE}.scoring.shared_network.SharedNetwork"})
-"""Classes of this package that options of users may contain, and none of its own does."""
+"""Classes of this package that only the options of users may contain."""
 _METRIC = re.compile(r"torchmetrics(\.[a-z]\w*)*\.[A-Z]\w*")
 """The name of a metric of torchmetrics. Unlike an option, it may read files that its arguments name."""
 
@@ -63,14 +63,14 @@ def check_name(name: str, key: str) -> None:
     """Check that a config may name a target, before its module is imported.
 
     Raises:
-        InputError: for a function of the standard library, of a library, or one of this package that is no option.
+        InputError: for a function of the standard library, of a library, or one of this package that is not an option.
     """
     top = name.partition(".")[0]
     may_be_named = is_option(name) or _METRIC.fullmatch(name)
     if not may_be_named and (top in LIBRARIES or top == PACKAGE or _is_standard(top)):
         suggestion = did_you_mean(name, registered()) if top == PACKAGE else ""
         raise InputError(
-            f"{key}._target_={name} is no option{suggestion or ':'} name an option of wgan-sweep, an optimizer of "
+            f"{key}._target_={name} is not an option{suggestion or ':'} name an option of wgan-sweep, an optimizer of "
             "torch.optim, a metric of torchmetrics, or a function or class of a module of yours"
         )
 
@@ -79,7 +79,7 @@ def check_origin(target: Any, name: str, key: str) -> None:
     """Check that a target was not reached through the imports of a user's module.
 
     Raises:
-        InputError: if the standard library or a library defines it, or this package does and it is no option.
+        InputError: if the standard library or a library defines it, or this package does and it is not an option.
     """
     if is_option(name) or not (inspect.isroutine(target) or inspect.isclass(target)):
         return

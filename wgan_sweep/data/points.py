@@ -63,7 +63,7 @@ class Points:
 
 
 def detached(points: Tensor) -> Tensor:
-    """Return points that are no part of a computation any more, on the CPU."""
+    """Return points that are not part of a computation any more, on the CPU."""
     return points.detach().cpu()
 
 

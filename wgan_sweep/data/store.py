@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from wgan_sweep.common.cache import cache_dir, cached
-from wgan_sweep.common.files import replacing, write
+from wgan_sweep.common.files import atomic_replacement, write
 from wgan_sweep.common.images import grid, to_uint8
 from wgan_sweep.common.progress import log_progress
 from wgan_sweep.common.reading import read_document
@@ -274,7 +274,7 @@ def _write_cached(path: Path, images: Iterator[NDArray[np.uint8]], count: int) -
     shape = (count, *first.shape)
     hasher = hashlib.sha256(repr(shape).encode())
     written = 0
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_replacement(path) as temporary, temporary.open("wb") as file:
         write_npy_header(file, np.dtype(np.uint8), shape)
         for image in chain([first], images):
             if image.dtype != np.uint8 or image.shape != first.shape:

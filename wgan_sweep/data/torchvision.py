@@ -2,16 +2,19 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wgan_sweep.common.cache import cache_dir, lock_while_computing
 from wgan_sweep.common.ranges import Range
 from wgan_sweep.common.source import user_source
 from wgan_sweep.data.pictures import MODES, as_array
@@ -132,18 +135,40 @@ class Torchvision:
         return dataset
 
     def _open(self, root: Path) -> Any:
+        """Return the opened data set. One process at a time opens it, so none reads files that another downloads."""
+        name = hashlib.sha256(f"{self.name} {root.resolve()}".encode()).hexdigest()[:24]
+        with lock_while_computing(cache_dir() / "downloads" / name, f"the files of {self.name}"):
+            return self._open_alone(root)
+
+    def _open_alone(self, root: Path) -> Any:
         attempts = [{}, {"download": True}] if self.downloads else [{}]
         problem: Exception | None = None
+        mark = root / f".{quote(self.name, safe='')}.download"  # exists while a download has begun and not succeeded
         for options in attempts:
             try:
                 root.mkdir(parents=True, exist_ok=True)
-                return self.dataset(root=str(root), **self.splits[self.split], **options)
+                if mark.exists():
+                    self._remove_unpacked(root)
+                if options:
+                    mark.touch()
+                dataset = self.dataset(root=str(root), **self.splits[self.split], **options)
+                mark.unlink(missing_ok=True)
+                return dataset  # noqa: TRY300 (the error of a mark that stays is reported, too)
             except (OSError, RuntimeError, ImportError, ValueError) as error:
                 problem = error
         raise InputError(
             f"the files of {self.name} are not in {root} and could not be downloaded ({problem}): "
             f"put {', '.join(self.files)} into {root}, or set data.root to the folder that holds them"
         ) from problem
+
+    def _remove_unpacked(self, root: Path) -> None:
+        """Remove what was unpacked from archives, perhaps in part: torchvision checks archives, but not always this."""
+        for archive in (root / name for name in self.files):
+            unpacked = archive.with_suffix("")
+            if archive.exists() and unpacked.is_dir():
+                shutil.rmtree(unpacked)
+            elif archive.exists() and unpacked != archive:
+                unpacked.unlink(missing_ok=True)
 
     def _images(self, dataset: Any) -> Iterator[NDArray[np.uint8]]:
         for example in dataset:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wgan_sweep.common.files import check_output, check_writable, replacing, umask
+from wgan_sweep.common.files import atomic_replacement, check_output, check_writable, umask
 from wgan_sweep.common.pictures import png
 from wgan_sweep.data.pictures import SUFFIXES
 from wgan_sweep.data.store import write_npy_header
@@ -55,7 +55,7 @@ def write_samples(path: Path, batches: Iterable[Tensor], count: int) -> None:
 
 
 def _write_npz(path: Path, batches: Iterable[Tensor], count: int) -> None:
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_replacement(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         remaining = iter(batches)
         first = next(remaining)
         name = "images" if first.ndim == 4 else "points"
@@ -81,7 +81,7 @@ def _write_folder(path: Path, batches: Iterable[Tensor], count: int) -> None:
         for batch in batches:
             if batch.ndim != 4 or batch.shape[1] not in (1, 3):
                 raise InputError(
-                    f"samples of shape {list(batch.shape[1:])} are no grey or colour pictures: write them to FILE.npz"
+                    f"samples of shape {list(batch.shape[1:])} are not grey or colour pictures: write them to FILE.npz"
                 )
             for picture in _channels_last(batch).numpy():
                 (temporary / f"{written:0{digits}}.png").write_bytes(png(picture))

@@ -25,8 +25,8 @@ def diff_augment(
 
     Args:
         brightness: Range of the number that is added to an image in [-1, 1]: at most half of it, up or down.
-        saturation: Largest change of the factor 1 of the distance of each pixel's channels from their mean.
-        contrast: Largest change of the factor 1 of the distance of an image from its mean.
+        saturation: Largest distance from 1 of the factor that scales a pixel's channels about their mean.
+        contrast: The same for the whole image about its mean.
         translation: Largest shift, up to which zeros come in, as a share of height and width.
         cutout: Height and width of the hole of zeros, as a share of those of the image; its centre is in the image.
 

@@ -13,14 +13,7 @@ from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config.keys import find_key, overridden_key
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORING_AXES, coordinates
-from wgan_sweep.runs.record import (
-    HIGHER_IS_BETTER,
-    LOWER_IS_BETTER,
-    SELECTION_METRICS,
-    Record,
-    Status,
-    selection_metric,
-)
+from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status, cost_sign, selection_metric
 from wgan_sweep.runs.selection import stored_runs
 
 METRIC_NAMES = {"fid": "FID", "kid": "KID", "w1": "W1", "w2": "W2"}
@@ -42,11 +35,11 @@ def axes(records: Sequence[Record]) -> list[str]:
     These are the keys that differ and that were overridden, followed by as few other differing keys as are needed to
     separate the remaining runs. The optimizer that a loss selects, for example, is not an axis.
     """
-    return _axes(records, [coordinates(record) for record in records])
+    return axes_of_points(records, [coordinates(record) for record in records])
 
 
-def _axes(records: Sequence[Record], points: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the axes on which runs with these coordinates differ."""
+def axes_of_points(records: Sequence[Record], points: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the axes on which runs differ, as `axes`, from the coordinates of each."""
     keys = list(dict.fromkeys(key for point in points for key in point))
     varying = [key for key in keys if len({point.get(key) for point in points}) > 1]
     overridden = set().union(*(_overridden_keys(record) for record in records)) if records else set()
@@ -88,7 +81,7 @@ def short_name(axis: str, axes: Sequence[str]) -> str:
 def _last_part(axis: str) -> str:
     """Return ``k`` of ``div.k``, and ``critic lr`` of ``critic_optimizer.lr``."""
     group, _, last = axis.rpartition(".")
-    player = group.removesuffix(f"_{find_key(group).like}") if group and find_key(group).like else ""
+    player = group.removesuffix(f"_{find_key(group).shared_group}") if group and find_key(group).shared_group else ""
     return f"{player} {last}".strip()
 
 
@@ -103,17 +96,18 @@ class Cell:
     """The statuses that are shown of runs, by id; by default those of their records."""
 
     def _has_value(self, record: Record) -> bool:
-        return record.status == Status.DONE and math.isfinite(record.scores.get(self.metric, math.nan))
+        return record.result_value(self.metric) is not None
 
     @property
     def values(self) -> list[float]:
-        """Metric values of the finished runs."""
-        return [record.scores[self.metric] for record in self.records if self._has_value(record)]
+        """Metric values of the runs that are done, or were done before they were continued."""
+        values = (record.result_value(self.metric) for record in self.records)
+        return [value for value in values if value is not None]
 
     @property
     def has_pruned_runs(self) -> bool:
         """Whether runs were pruned: the mean of the others is too favourable, since they were the better ones."""
-        return any(record.status == Status.PRUNED for record in self.records)
+        return any(record.status == Status.PRUNED and not self._has_value(record) for record in self.records)
 
     @property
     def comparable_with(self) -> Key:
@@ -136,7 +130,14 @@ class Cell:
     @property
     def counts_without_value(self) -> dict[str, int]:
         """Number of runs without a value, by status; finished runs without a value count as ``unscored``."""
-        records = [record for record in self.records if not self._has_value(record)]
+        return self._count(record for record in self.records if not self._has_value(record))
+
+    @property
+    def counts_continued(self) -> dict[str, int]:
+        """Number of runs with a value that were continued since, and are not done, by status."""
+        return self._count(r for r in self.records if self._has_value(r) and r.status != Status.DONE)
+
+    def _count(self, records: Iterable[Record]) -> dict[str, int]:
         return dict(
             Counter(
                 "unscored" if r.status == Status.DONE else self.statuses.get(r.run_id, str(r.status)) for r in records
@@ -144,13 +145,14 @@ class Cell:
         )
 
     def text(self) -> str:
-        """Return ``mean ± sd (n=...)`` and the runs without a value."""
+        """Return ``mean ± sd (n=...)``, the runs without a value, and those that are not done any more."""
         parts = []
         if self.mean is not None:
             digits = ".2f" if self.metric == "fid" else ".4g"
             spread = f" ± {self.sd:{digits}}" if self.sd is not None else ""
             parts.append(f"{self.mean:{digits}}{spread} (n={len(self.values)})")
         parts += [f"{count} {status}" for status, count in self.counts_without_value.items()]
+        parts += [f"{count} {status} later" for status, count in self.counts_continued.items()]
         return ", ".join(parts)
 
 
@@ -164,7 +166,7 @@ def _sort_value(value: str) -> float:
 
 def shown_metric(records: Sequence[Record], metric: str | None) -> str:
     """Return the metric to show: the requested one, or by default the selection metric of the runs."""
-    names = {name: 0.0 for record in records for name in record.scores}
+    names = {name: 0.0 for record in records for name in (record.result or record).scores}
     return metric or selection_metric(names) or SELECTION_METRICS[0]
 
 
@@ -174,11 +176,11 @@ def check_metric(records: Sequence[Record], metric: str | None) -> None:
     Raises:
         InputError: if no run has it; the message names those that exist.
     """
-    names = {name for record in records for name in record.scores} - {*MEASURED_WITH}
+    names = {name for record in records for name in (record.result or record).scores} - {*MEASURED_WITH}
     if metric is not None and names and metric not in names:
         raise InputError(
             f"no run has the metric {metric}: choose --metric from {', '.join(sorted(names))}"
-            f"{did_you_mean(metric, names)}"
+            f"{did_you_mean(metric.lower(), names)}"
         )
 
 
@@ -188,7 +190,7 @@ class Standing(StrEnum):
     BEST = "best"
     """The best mean of the cells with two seeds or more."""
     POSSIBLY_BEST = "possibly best"
-    """Seed noise may be why its mean is not the best, or the noise is not known: it has one seed, or pruned runs."""
+    """Not significantly worse than the best, or the noise is not known: it has one seed, or pruned runs."""
 
 
 @dataclass(frozen=True)
@@ -229,9 +231,8 @@ class Report:
         of its cells have two seeds or more. A cell with pruned runs is at most possibly best. A metric of which neither
         low nor high values are better has no marks.
         """
-        if self.metric not in LOWER_IS_BETTER + HIGHER_IS_BETTER:
+        if (sign := cost_sign(self.metric)) is None:
             return {}
-        sign = 1 if self.metric in LOWER_IS_BETTER else -1
         groups: dict[Key, list[Key]] = {}
         for key, cell in self.cells.items():
             if cell.values:
@@ -283,7 +284,7 @@ def group_runs(records: Sequence[Record], metric: str | None = None, runs: Path 
     """
     metric = shown_metric(records, metric)
     points = [coordinates(record) for record in records]
-    varying_axes = _axes(records, points)
+    varying_axes = axes_of_points(records, points)
     members: dict[Key, list[Record]] = {}
     for record, point in zip(records, points, strict=True):
         members.setdefault(tuple(point.get(axis, NO_VALUE) for axis in varying_axes), []).append(record)

@@ -11,10 +11,10 @@ from typing import Any
 
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Key, Report, Standing, short_name
-from wgan_sweep.report.text import BEST_SIGN, POSSIBLY_BEST_SIGN, finite
+from wgan_sweep.report.text import BEST_SIGN, POSSIBLY_BEST_SIGN
 from wgan_sweep.runs.coordinates import GROUPS
 from wgan_sweep.runs.directory import FINAL, RunDir
-from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.record import Record
 
 Spec = dict[str, Any]
 
@@ -116,7 +116,7 @@ def cell_styles(report: Report, drawn: Collection[str] | None = None) -> dict[Ke
     shown = [
         record
         for record in report.records
-        if (record.run_id in drawn if drawn is not None else _value(report, record) is not None)
+        if (record.run_id in drawn if drawn is not None else record.result_value(report.metric) is not None)
     ]
     in_charts = {report.key(record) for record in shown}
     keys = [key for key in report.sorted_keys if key in in_charts]
@@ -130,11 +130,6 @@ def cell_styles(report: Report, drawn: Collection[str] | None = None) -> dict[Ke
     return styles
 
 
-def _value(report: Report, record: Record) -> float | None:
-    value: float | None = finite(record.scores.get(report.metric)) if record.status == Status.DONE else None
-    return value
-
-
 def run_rows(report: Report, styles: Mapping[Key, CellStyle]) -> list[dict[str, Any]]:
     """Return a row per run, the data of heat maps and strip plots; ``a0``, ``a1``, ... are its values on the axes."""
     return [
@@ -144,7 +139,7 @@ def run_rows(report: Report, styles: Mapping[Key, CellStyle]) -> list[dict[str, 
             "label": styles[key].label,
             "status": report.status(record),
             "seed": record.config.get("seed"),
-            "value": _value(report, record),
+            "value": record.result_value(report.metric),
             "standing": report.standings.get(key, ""),
             **{f"a{index}": value for index, value in enumerate(key)},
         }
@@ -189,7 +184,7 @@ def _rest(report: Report, used: Sequence[int]) -> Spec:
     A chart separates runs by `rest`, so that it never averages over an axis that it does not show. Axes on which the
     runs with a value agree are left out.
     """
-    keys = {report.key(record) for record in report.records if _value(report, record) is not None}
+    keys = {report.key(record) for record in report.records if record.result_value(report.metric) is not None}
     words = [
         f"(datum.a{axis} == '{NO_VALUE}' ? '' : {json.dumps(_word(report, axis, ''))} + datum.a{axis} + ' ')"
         for axis in _separating(report, keys)
@@ -271,7 +266,7 @@ def strip_plot(report: Report, across: int, styles: Mapping[Key, CellStyle]) -> 
         "scale": {"zero": False},
         "title": METRIC_NAMES.get(report.metric, report.metric),
     }
-    keys = {report.key(record) for record in report.records if _value(report, record) is not None}
+    keys = {report.key(record) for record in report.records if record.result_value(report.metric) is not None}
     drawn = [style for key, style in styles.items() if key in keys and key[across] != NO_VALUE]
     legend = (
         {"orient": "top", "columns": 3, "labelLimit": 400, "symbolOpacity": 1} if len(drawn) <= MAX_LEGEND else None
@@ -294,7 +289,7 @@ def strip_plot(report: Report, across: int, styles: Mapping[Key, CellStyle]) -> 
     ]
     return {
         "transform": [HAS_VALUE, _is_on(across), _rest(report, (across,))],
-        "width": {"step": max(STRIP, math.ceil(CHARACTER * longest / offsets))},
+        "width": {"step": max(STRIP, math.ceil(CHARACTER * (longest + 2) / offsets))},
         "height": 260,
         "encoding": {"x": _axis(report, across), "xOffset": {"field": "rest"}, "color": colour},
         "layer": layers,
@@ -390,7 +385,7 @@ def curves_by_run(report: Report, runs: Path) -> dict[str, dict[str, list[list[f
 
 def drawn_runs(report: Report, curves: Mapping[str, Mapping[str, object]]) -> set[str]:
     """Return the ids of the runs that charts show: those with a value or a curve."""
-    return {r.run_id for r in report.records if _value(report, r) is not None or curves.get(r.run_id)}
+    return {r.run_id for r in report.records if r.result_value(report.metric) is not None or curves.get(r.run_id)}
 
 
 def to_png(report: Report, runs: Path) -> bytes:

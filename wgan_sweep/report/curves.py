@@ -1,9 +1,10 @@
 """The curves of runs for claims: what was measured at which steps, from the lines of ``metrics.jsonl``."""
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +31,12 @@ class Curve:
     """How the scorer measured them."""
     measured: frozenset[str]
     """Names of everything that the run has measured."""
+
+    def until(self, step: int) -> Self:
+        """Return the curve without later steps."""
+        count = bisect_right(self.steps, step)
+        values = {name: values[:count] for name, values in self.values.items()}
+        return replace(self, steps=self.steps[:count], values=values)
 
 
 def _how(line: Mapping[str, float]) -> How:

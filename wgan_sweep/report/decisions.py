@@ -17,7 +17,7 @@ from wgan_sweep.runs.requests import DECISION, decision_files
 
 
 @dataclass(frozen=True)
-class Decided:
+class ClaimOutcome:
     """Where a claim stood in a setting when the sweep ended."""
 
     claim: str
@@ -61,7 +61,7 @@ def _number(value: float | None, infinite: float) -> float:
 class DecisionRecord:
     """The decisions of a sweep, as ``decision.json`` holds them."""
 
-    claims: list[Decided]
+    claims: list[ClaimOutcome]
     looks: list[int]
     """Seeds per cell at each look."""
     seeds: list[int]
@@ -83,7 +83,7 @@ class DecisionRecord:
             TypeError, ValueError: if the value is not of this form.
         """
         check_value(values.get("claims"), list[dict[str, Any]], "claims")
-        claims = [Decided(**checked_fields(Decided, entry)) for entry in values["claims"]]
+        claims = [ClaimOutcome(**checked_fields(ClaimOutcome, entry)) for entry in values["claims"]]
         others = {name: value for name, value in values.items() if name != "claims"}
         return cls(claims=claims, **checked_fields(cls, others))
 
@@ -124,4 +124,4 @@ def _collected(judgement: Judgement, decisions: Sequence[tuple[Path, DecisionRec
     return others or (f"{FIXED}, and no {DECISION} of their sweep is here" if runs & marked else "")
 
 
-FIXED = "its runs were collected until decided, for which p-values of a fixed number of seeds do not hold"
+FIXED = "seeds were added until it was decided, so p-values for a fixed number of seeds do not hold"

@@ -1,30 +1,34 @@
 """Runs as lists: a table with a line per run, what is known of one run, two runs side by side, and the best one."""
 
+import errno
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import IO, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.filesize import decimal
-from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from wgan_sweep.config.keys import leaves
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, axes, group_runs, short_name, shown_metric
+from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, axes_of_points, group_runs, short_name, shown_metric
 from wgan_sweep.report.charts import cell_name
 from wgan_sweep.report.text import finite, footnotes, markdown, printable
 from wgan_sweep.report.watch import STYLES
-from wgan_sweep.runs.coordinates import coordinates
-from wgan_sweep.runs.record import HIGHER_IS_BETTER, Record, Status
+from wgan_sweep.runs.coordinates import MEASURED_WITH, coordinates
+from wgan_sweep.runs.record import Record, cost_sign
 from wgan_sweep.runs.selection import DEAD, StoredRun
 
-WIDEST = 10_000
-"""Width of a table that is written to a file or a pipe: nothing is cut off."""
+GAP = 2
+"""Spaces between columns."""
+LESS_NEEDED = ("age", "step")
+"""The columns that narrow terminals do not show, in the order in which they are left out."""
+MAX_IDS = 8
+"""How many runs of a cell are named."""
 AGE_UNITS = ((86400 * 2, 86400, "d"), (3600 * 2, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
 """For ages of so many seconds or more: the seconds of a unit, and the unit."""
 
@@ -40,15 +44,13 @@ def age(started: str | None, now: datetime) -> str:
     return f"{seconds / size:.0f} {unit}"
 
 
-def _shown_axes(records: Sequence[Record]) -> list[str]:
-    """Return the axes on which runs differ, with the seed if it differs."""
-    seeds = {json.dumps(record.config.get("seed")) for record in records}
-    return axes(records) + (["seed"] if len(seeds) > 1 else [])
-
-
-def _axis_values(record: Record, names: Sequence[str]) -> dict[str, str]:
-    values = {**coordinates(record), "seed": json.dumps(record.config.get("seed"))}
-    return {name: values.get(name, NO_VALUE) for name in names}
+def _values_on_axes(records: Sequence[Record]) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the axes on which runs differ, with the seed if it differs, and the values of each run on them."""
+    points = [coordinates(record) for record in records]
+    seeds = [json.dumps(record.config.get("seed")) for record in records]
+    names = axes_of_points(records, points) + ["seed"] * (len({*seeds}) > 1)
+    values = [{**point, "seed": seed} for point, seed in zip(points, seeds, strict=True)]
+    return names, [{name: own.get(name, NO_VALUE) for name in names} for own in values]
 
 
 def _number(value: float | None, metric: str) -> str:
@@ -64,7 +66,8 @@ def run_table(runs: Sequence[StoredRun], metric: str | None = None, now: datetim
     """Return a table with a line per run, in their order: the axes that vary, status, step, metric and age."""
     records = [run.record for run in runs]
     metric = shown_metric(records, metric)
-    names, now = _shown_axes(records), now or datetime.now(UTC)
+    now = now or datetime.now(UTC)
+    names, values = _values_on_axes(records)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     table.add_column("run", no_wrap=True, min_width=12)
     for name in names:
@@ -72,12 +75,12 @@ def run_table(runs: Sequence[StoredRun], metric: str | None = None, now: datetim
     table.add_column("status", no_wrap=True, min_width=8)
     for column, width in (("step", 7), (METRIC_NAMES.get(metric, metric), 6), ("age", 4)):
         table.add_column(column, no_wrap=True, min_width=width, justify="right")
-    for run in runs:
+    for run, own in zip(runs, values, strict=True):
         record = run.record
         steps = record.config.get("train", {}).get("steps")
         table.add_row(
             record.run_id,
-            *map(_cuttable, _axis_values(record, names).values()),
+            *map(_cuttable, own.values()),
             Text(run.status, STYLES.get(run.status, "")),
             f"{record.step}" if steps in (None, record.step) else f"{record.step}/{steps}",
             _number(record.scores.get(metric), metric),
@@ -86,22 +89,50 @@ def run_table(runs: Sequence[StoredRun], metric: str | None = None, now: datetim
     return table
 
 
+class _Console(Console):
+    """A console that raises the error that its output has no reader; Rich ends the process with the exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def _width(column: Column) -> int:
+    """Return the width at which nothing in a column is cut off."""
+    return max(column.min_width or 0, *(cell_len(str(cell)) for cell in (column.header, *column.cells)))
+
+
+def _padded(column: Column) -> Iterator[str]:
+    """Yield the header and the cells of a column, all as wide as the widest."""
+    width = _width(column)
+    for cell in (column.header, *column.cells):
+        text, space = str(cell), " " * (width - cell_len(str(cell)))
+        yield space + text if column.justify == "right" else text + space
+
+
 def write_table(table: Table, file: IO[str]) -> None:
-    """Write a table: as wide as the terminal or as ``COLUMNS``; to a file or a pipe, without cutting anything off."""
-    console = Console(file=file, highlight=False)
+    """Write a table: as wide as the terminal or as ``COLUMNS``; to a file or a pipe, without cutting anything off.
+
+    A terminal that is too narrow does not show the columns of `LESS_NEEDED`. If it still is, axis values are cut off.
+    """
+    console = _Console(file=file, highlight=False)
     if not console.is_terminal and not os.environ.get("COLUMNS"):
-        console.width = Measurement.get(console, console.options.update(width=WIDEST), table).maximum
+        columns = [_padded(column) for column in table.columns]
+        file.writelines(f"{(GAP * ' ').join(cells).rstrip()}\n" for cells in zip(*columns, strict=True))
+        return
+    for name in LESS_NEEDED:
+        if sum(map(_width, table.columns)) + GAP * (len(table.columns) - 1) > console.width:
+            table.columns = [column for column in table.columns if column.header != name]
     console.print(table)
 
 
 def to_entries(runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
     """Return the runs as JSON values, in their order."""
-    names = _shown_axes([run.record for run in runs])
+    _, values = _values_on_axes([run.record for run in runs])
     entries = [
         {
             "run_id": run.run_id,
             "status": run.status,
-            "axes": _axis_values(run.record, names),
+            "axes": own,
             "seed": run.record.config.get("seed"),
             "step": run.record.step,
             "steps": run.record.config.get("train", {}).get("steps"),
@@ -112,7 +143,7 @@ def to_entries(runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
             "overrides": run.record.overrides,
             "reason": run.record.reason or run.record.pruned,
         }
-        for run in runs
+        for run, own in zip(runs, values, strict=True)
     ]
     return [finite(entry) for entry in entries]
 
@@ -165,7 +196,7 @@ def describe(run: StoredRun, differences: Sequence[tuple[str, Any, Any]], *, wit
     text += _section(
         "Config, where it differs from the defaults",
         ["key", "value", "default"],
-        [[key, json.dumps(value), json.dumps(default)] for key, value, default in differences],
+        [[key, _json(value), _json(default)] for key, value, default in differences],
     )
     names = list(dict.fromkeys([*record.scores, *record.best]))
     text += _section(
@@ -193,6 +224,11 @@ def describe(run: StoredRun, differences: Sequence[tuple[str, Any, Any]], *, wit
     return text + (_section("Files", ["file", "size"], _files(run)) if with_files else "")
 
 
+def _json(value: Any) -> str:
+    """Return a value as JSON, with letters of all languages as they are."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _score(scores: Mapping[str, float], name: str) -> str:
     return f"{scores[name]:.6g}" if name in scores else ""
 
@@ -215,25 +251,36 @@ def compare(first: StoredRun, second: StoredRun) -> str:
 def _config_values(record: Record) -> dict[str, str]:
     """Return the config values as JSON, and the digest of the training images."""
     content = record.science.get("data", {}).get("content")
-    values = {key: json.dumps(value) for key, value in leaves(record.config)}
+    values = {key: _json(value) for key, value in leaves(record.config)}
     return {**values, **({"data.content": json.dumps(content)} if content else {})}
+
+
+def _ids(records: Sequence[Record]) -> str:
+    more = len(records) - MAX_IDS
+    return " ".join(record.run_id for record in records[:MAX_IDS]) + f" and {more} more" * (more > 0)
 
 
 def describe_best(runs: Sequence[StoredRun], metric: str | None = None) -> str:
     """Return the best run and the best cell by a metric, over finished runs.
 
     Raises:
-        InputError: if no finished run has the metric.
+        InputError: if no finished run has the metric, or it is not known whether its low or high values are better.
     """
     records = [run.record for run in runs]
     report = group_runs(records, metric)
     metric = report.metric
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
-    scored = [r for r in records if r.status == Status.DONE and math.isfinite(r.scores.get(metric, math.nan))]
+    scored = [result for record in records if (result := record.result) and result.has_value(metric)]
     if not scored:
-        names = sorted({name for record in records for name in record.scores})
+        names = sorted({name for record in records for name in record.scores} - {*MEASURED_WITH})
         remedy = f"choose --metric from {', '.join(names)}" if names else "none has been scored"
         raise InputError(f"no finished run has a value of {metric}: {remedy}")
+    if (sign := cost_sign(metric)) is None:
+        directed = sorted({name for record in scored for name in record.scores if cost_sign(name) is not None})
+        other = f"choose --metric from {', '.join(directed)}, or " if directed else ""
+        raise InputError(
+            f"it is not known whether low or high values of {metric} are better: {other}list the runs in its "
+            f"order with `wgan-runs list --sort {metric}`"
+        )
     best = min(scored, key=lambda record: sign * record.scores[metric])
     means = {key: cell.mean for key, cell in report.cells.items() if cell.mean is not None}
     key = min(means, key=lambda key: sign * means[key])
@@ -242,7 +289,7 @@ def describe_best(runs: Sequence[StoredRun], metric: str | None = None) -> str:
     own = [cell_name(report, best)] * bool(report.axes) + [f"seed={best.config.get('seed')}"]
     rows = [
         ["run", best.run_id, " ".join(own), _number(best.scores[metric], metric)],
-        ["cell", " ".join(r.run_id for r in cell.records), cell_name(report, cell.records[0]), cell.text()],
+        ["cell", _ids(cell.records), cell_name(report, cell.records[0]), cell.text()],
     ]
     order = "highest" if sign < 0 else "lowest"
     notes = [f"The {order} {name} of {len(scored)} finished runs, and the {order} mean of {len(means)} cells."]

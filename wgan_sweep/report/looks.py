@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wgan_sweep.report.cells import shown_metric
+from wgan_sweep.report.claim_kinds.claim import MIN_SEEDS, Claim, ClaimTest, Setting
 from wgan_sweep.report.claim_kinds.curves import Correlates, Faster
-from wgan_sweep.report.claim_kinds.question import MIN_SEEDS, Claim, Question, Setting
 from wgan_sweep.report.claim_kinds.rates import Rarer
 from wgan_sweep.report.claims import (
     LOST,
@@ -24,7 +24,7 @@ from wgan_sweep.report.inference.sequential import Looks, is_futile
 from wgan_sweep.runs.record import SELECTION_METRICS, Record, Status
 
 
-class Standing(StrEnum):
+class ClaimState(StrEnum):
     """Where the test of a claim stands."""
 
     OPEN = "open"
@@ -38,17 +38,17 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True)
-class Tracked:
+class TrackedClaim:
     """A claim in one setting, with the cells of a sweep that it is about, and the state of its test."""
 
     claim: Claim
     setting: str
     cells: frozenset[int]
-    """Indices of its cells. Those without a result at the first look are not compared, and leave."""
+    """Indices of its cells. Those without a result at the first look are dropped."""
     fewest_cells: int
     """Number of cells that it needs; 0 if it counts runs, whatever their cell."""
     judgement: Judgement
-    standing: Standing = Standing.OPEN
+    standing: ClaimState = ClaimState.OPEN
     look: int = -1
     """Index of the last look at it; -1 before the first one."""
     p_for: float = 1.0
@@ -83,7 +83,7 @@ class Decision:
 
     Args:
         claims: The claims.
-        cells: A run of each cell, done and with every metric that a claim may ask for; its values do not matter.
+        cells: A run of each cell, done and with every metric that a claim may need; its values do not matter.
         looks: The numbers of seeds per cell.
         planned: The curves of these runs; their values do not matter, either.
         curves: The curves of the runs of looks.
@@ -94,7 +94,7 @@ class Decision:
     ) -> None:
         self.looks = looks
         self._curves = curves
-        self.tracked: list[Tracked] = []
+        self.tracked: list[TrackedClaim] = []
         """Each claim in each setting."""
         self.unanswerable: dict[str, str] = {}
         """Why claims cannot be answered by these cells, by claim."""
@@ -103,34 +103,34 @@ class Decision:
         runs = [replace(cell, config={**cell.config, "seed": seed}) for cell in cells for seed in (0, 1)]
         index = {cell.run_id: number for number, cell in enumerate(cells)}
         for claim in claims:
-            questions = _asked(claim, settings_of(runs, SELECTION_METRICS[0], planned))
-            for setting, question in questions:
-                if question.why:
-                    self.unanswerable[claim.claim] = question.why
+            tests = _tests(claim, settings_of(runs, SELECTION_METRICS[0], planned))
+            for setting, test in tests:
+                if test.why:
+                    self.unanswerable[claim.claim] = test.why
                     continue
                 self.tracked.append(
-                    Tracked(
+                    TrackedClaim(
                         claim,
                         setting,
-                        frozenset(index[run] for run in question.runs),
-                        question.fewest_cells if question.cells else 0,
+                        frozenset(index[run] for run in test.runs),
+                        test.fewest_cells if test.cells else 0,
                         Judgement(claim.claim, setting, Verdict.UNDECIDED, "no look yet"),
                     )
                 )
-            if not questions:
+            if not tests:
                 self.unanswerable[claim.claim] = "no cells on both sides of the comparison"
 
     @property
-    def open(self) -> list[Tracked]:
+    def open(self) -> list[TrackedClaim]:
         """The claims that are open."""
-        return [tracked for tracked in self.tracked if tracked.standing is Standing.OPEN]
+        return [tracked for tracked in self.tracked if tracked.standing is ClaimState.OPEN]
 
     def next(self) -> tuple[list[int], int] | None:
         """Return the cells of the next look and how many seeds each needs; None if no claim is open."""
         cells = sorted(set().union(*(tracked.cells for tracked in self.open)))
         return (cells, self.looks.seeds[self._look]) if cells else None
 
-    def take(self, runs: Mapping[int, Sequence[Record]]) -> list[Tracked]:
+    def test_next_look(self, runs: Mapping[int, Sequence[Record]]) -> list[TrackedClaim]:
         """Take the next look, and return the claims that it closes.
 
         Args:
@@ -150,26 +150,26 @@ class Decision:
         return [now for was, now in zip(current, self.tracked, strict=True) if was.standing is not now.standing]
 
     def _tested(
-        self, tracked: Tracked, look: int, runs: Mapping[int, Sequence[Record]], metric: str
-    ) -> tuple[Tracked, Question | None]:
-        """Return a claim after its test at a look, and the question that was tested; None if it could not be."""
+        self, tracked: TrackedClaim, look: int, runs: Mapping[int, Sequence[Record]], metric: str
+    ) -> tuple[TrackedClaim, ClaimTest | None]:
+        """Return a claim after its test at a look, and the test; None if there could be none."""
         if look == 0 and tracked.fewest_cells:
             dropped = sorted(cell for cell in tracked.cells if not _has_result(runs[cell], metric))
             lost = tuple(record for cell in dropped for record in runs[cell])
             tracked = replace(tracked, cells=tracked.cells.difference(dropped), lost=lost)
         own = [*tracked.lost, *(record for cell in sorted(tracked.cells) for record in runs[cell])]
         settings = settings_of(own, metric, self._curves)
-        questions = _asked(tracked.claim, settings)
+        tests = _tests(tracked.claim, settings)
         tracked = replace(tracked, look=look)
-        if not questions:
-            return _untested(tracked, nothing_to_compare(settings)), None
-        if len(questions) > 1:
+        if not tests:
+            return _untested(tracked, nothing_to_compare(tracked.claim, settings)), None
+        if len(tests) > 1:
             return _untested(tracked, "its runs were measured in different ways"), None
-        ((_, question),) = questions
-        if tracked.fewest_cells and question.cells < len(tracked.cells) and not question.why:
+        ((_, test),) = tests
+        if tracked.fewest_cells and test.cells < len(tracked.cells) and not test.why:
             return _untested(tracked, "the runs of a cell have no result that can be compared"), None
         share = self.looks.shares[look]
-        judgement = replace(with_evidence(tracked.claim, tracked.setting, question, LEVEL * share), details=())
+        judgement = replace(with_evidence(tracked.claim, tracked.setting, test, LEVEL * share), details=())
         tracked = replace(tracked, judgement=judgement)
         if judgement.evidence is None:
             return tracked, None
@@ -179,44 +179,44 @@ class Decision:
             judgement.evidence if p_for < tracked.p_for else tracked.decisive[0],
             judgement.evidence if p_against < tracked.p_against else tracked.decisive[1],
         )
-        return replace(tracked, p_for=p_for, p_against=p_against, decisive=decisive), question
+        return replace(tracked, p_for=p_for, p_against=p_against, decisive=decisive), test
 
-    def _judged(self, tracked: Tracked, question: Question | None, p_for: float, p_against: float) -> Tracked:
+    def _judged(self, tracked: TrackedClaim, test: ClaimTest | None, p_for: float, p_against: float) -> TrackedClaim:
         """Return a claim with its verdict and where it stands after a look.
 
         Args:
             tracked: The claim.
-            question: What was tested at the look; None if it could not be tested.
-            p_for: `Tracked.p_for`, adjusted for the number of claims.
-            p_against: `Tracked.p_against`, likewise.
+            test: The test of the look; None if there could be none.
+            p_for: `TrackedClaim.p_for`, adjusted for the number of claims.
+            p_against: `TrackedClaim.p_against`, likewise.
         """
         seeds, largest = self.looks.seeds[tracked.look], self.looks.seeds[-1]
         if len(tracked.cells) < tracked.fewest_cells:
-            return replace(tracked, standing=Standing.LOST)
+            return replace(tracked, standing=ClaimState.LOST)
         number = None
-        if question is not None:
+        if test is not None:
             # At the level of a single test of a fixed number of seeds: rather too few seeds than too many.
-            judgement = decided(tracked.judgement, question, p_for, p_against, LEVEL)
+            judgement = decided(tracked.judgement, test, p_for, p_against, LEVEL)
             tracked = replace(tracked, judgement=judgement)
             if judgement.verdict != Verdict.UNDECIDED:
                 # Holm's correction may release a p-value of an earlier look: its evidence is what decides.
                 decisive = tracked.decisive[0 if judgement.verdict == Verdict.SUPPORTED else 1]
-                return replace(tracked, judgement=replace(judgement, evidence=decisive), standing=Standing.DECIDED)
+                return replace(tracked, judgement=replace(judgement, evidence=decisive), standing=ClaimState.DECIDED)
             if judgement.why:
-                return replace(tracked, standing=Standing.LOST)
-            if all(question.withheld):
-                judgement = replace(judgement, why=f"{sum(question.lost)} runs {LOST}")
-                return replace(tracked, judgement=judgement, standing=Standing.LOST)
+                return replace(tracked, standing=ClaimState.LOST)
+            if all(test.withheld):
+                judgement = replace(judgement, why=f"{sum(test.lost)} runs {LOST}")
+                return replace(tracked, judgement=judgement, standing=ClaimState.LOST)
             if judgement.seeds_to_decide is not None:
-                number = round(judgement.seeds_to_decide / max(1.0, question.seeds / seeds))
+                number = round(judgement.seeds_to_decide / max(1.0, test.seeds / seeds))
         elif tracked.judgement.why and tracked.judgement.seeds >= MIN_SEEDS:
-            return replace(tracked, standing=Standing.UNTESTABLE)
+            return replace(tracked, standing=ClaimState.UNTESTABLE)
         tracked = replace(tracked, needed=(*tracked.needed, (seeds, number)))
         if is_futile(tracked.needed, largest):
-            return replace(tracked, standing=Standing.UNDECIDABLE)
-        return replace(tracked, standing=Standing.EXHAUSTED) if seeds == largest else tracked
+            return replace(tracked, standing=ClaimState.UNDECIDABLE)
+        return replace(tracked, standing=ClaimState.EXHAUSTED) if seeds == largest else tracked
 
-    def where(self, tracked: Tracked) -> str:
+    def where(self, tracked: TrackedClaim) -> str:
         """Return where a claim stands, in words."""
         if tracked.look < 0:
             return "open: no look yet"
@@ -232,11 +232,11 @@ class Decision:
         ]
 
 
-def _asked(claim: Claim, settings: Sequence[Setting]) -> list[tuple[str, Question]]:
-    return [(setting.name, question) for setting in settings if (question := claim.ask(setting))]
+def _tests(claim: Claim, settings: Sequence[Setting]) -> list[tuple[str, ClaimTest]]:
+    return [(setting.name, test) for setting in settings if (test := claim.test_in(setting))]
 
 
-def _untested(tracked: Tracked, why: str) -> Tracked:
+def _untested(tracked: TrackedClaim, why: str) -> TrackedClaim:
     judgement = Judgement(tracked.claim.claim, tracked.setting, Verdict.UNDECIDED, why)
     return replace(tracked, judgement=judgement)
 

@@ -14,12 +14,12 @@ from wgan_sweep.common.pictures import open_thumbnail
 from wgan_sweep.config.keys import Role, leaves, role_of
 from wgan_sweep.report import charts, claims, references, vega
 from wgan_sweep.report.cells import METRIC_NAMES, Key, Report, Standing
-from wgan_sweep.report.claim_kinds.question import Claim
+from wgan_sweep.report.claim_kinds.claim import Claim
 from wgan_sweep.report.curves import Curves
 from wgan_sweep.report.decisions import with_decisions
 from wgan_sweep.report.text import BEST_SIGN, POSSIBLY_BEST_SIGN, finite, footnotes, grid
 from wgan_sweep.runs.directory import RunDir
-from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.record import Record
 
 UNSHOWN_ROLES = (Role.PRESENTATION, Role.PLACE)
 """Roles of config keys that do not affect a run's result."""
@@ -54,8 +54,9 @@ def _differing_settings(records: list[Record]) -> dict[str, dict[str, str]]:
 
 def _entry(report: Report, record: Record, runs: Path, styles: Mapping[Key, charts.CellStyle]) -> dict[str, Any]:
     """Return what the page shows of a run."""
-    is_done = record.status == Status.DONE  # before, the values are of fewer images
-    value, best = (finite(scores.get(report.metric)) if is_done else None for scores in (record.scores, record.best))
+    result = record.result  # without one, the values are of fewer images
+    scores = (result.scores, result.best) if result else ({}, {})
+    value, best = (finite(values.get(report.metric)) for values in scores)
     return {
         "id": record.run_id,
         "status": report.status(record),
@@ -66,7 +67,7 @@ def _entry(report: Report, record: Record, runs: Path, styles: Mapping[Key, char
         "step": record.step,
         "value": value,
         "best": best,
-        "best_step": record.best.get("step"),
+        "best_step": (result or record).best.get("step"),
         "seconds": record.seconds,
         "time": str(timedelta(seconds=round(record.seconds))),
         "reason": record.reason,
@@ -131,10 +132,7 @@ def to_html(
         notes=footnotes(report, with_problems=False),
         entries=[_entry(report, record, runs, styles) for record in report.records],
         claims=claims.table(verdicts),
-        claims_notes=[
-            *claims.notes(verdicts, report.metric)[:1],
-            *(f"{verdict.claim}: {verdict.collected}" for verdict in verdicts if verdict.collected),
-        ],
+        claims_notes=claims.notes(verdicts, report.metric),
         references=references.table(compared.rows) if compared.rows else None,
         references_notes=references.notes(compared),
         data=_for_script(data),

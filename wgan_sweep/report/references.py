@@ -15,7 +15,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Cell, group_runs
 from wgan_sweep.report.text import finite, markdown, samples_text
 from wgan_sweep.runs.coordinates import MEASURED_WITH, as_text, coordinates
-from wgan_sweep.runs.record import Record, Status
+from wgan_sweep.runs.record import Record
 
 ConfigOfRecipe = Callable[[str], Mapping[str, Any] | None]
 """Returns the config of a recipe by its name, as it is composed today; None if it cannot be composed."""
@@ -23,7 +23,7 @@ STEPS = "train.steps"
 HEADER = ["recipe", "published", "ours", "measured", "difference", "tolerance", "verdict"]
 
 
-class Verdict(StrEnum):
+class Agreement(StrEnum):
     """How a mean over seeds compares with the published value."""
 
     WITHIN = "within"
@@ -75,25 +75,25 @@ class Comparison:
         found = [str(change) for change in self.changes if change.prevents_comparison]
         if self.cell.has_pruned_runs:
             found.append("runs were pruned, and the mean of the others is too favourable")
-        is_done = any(record.status == Status.DONE for record in self.cell.records)
+        is_done = any(record.result for record in self.cell.records)
         if is_done and not self.cell.values:
             found.append(f"the finished runs have no {self.cell.metric}")
         return found
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Agreement:
         """How the mean compares with the published value."""
         if self.reference.value is None:
-            return Verdict.NO_PUBLISHED_VALUE
+            return Agreement.NO_PUBLISHED_VALUE
         if self.obstacles:
-            return Verdict.NOT_COMPARABLE
+            return Agreement.NOT_COMPARABLE
         if self.difference is None:
-            return Verdict.NO_RESULT
+            return Agreement.NO_RESULT
         tolerance, distance = self.reference.tolerance, abs(self.difference)
         if tolerance is None:
-            return Verdict.NO_TOLERANCE
+            return Agreement.NO_TOLERANCE
         is_within = distance <= tolerance or math.isclose(distance, tolerance, rel_tol=1e-9)
-        return Verdict.WITHIN if is_within else Verdict.OUTSIDE
+        return Agreement.WITHIN if is_within else Agreement.OUTSIDE
 
     @property
     def difference(self) -> float | None:
@@ -116,7 +116,8 @@ class Comparison:
     @property
     def _scored(self) -> Record | None:
         """The first finished run with a value; all of them were scored alike."""
-        return next((r for r in self.cell.records if r.status == Status.DONE and self.cell.metric in r.scores), None)
+        results = filter(None, (record.result for record in self.cell.records))
+        return next((result for result in results if self.cell.metric in result.scores), None)
 
 
 class Comparisons(NamedTuple):
@@ -165,10 +166,10 @@ def compare(records: Iterable[Record], config_of_recipe: ConfigOfRecipe, runs: P
 
 
 def _values(record: Record) -> dict[str, Any]:
-    """Return the values of a run's config by dotted key; the steps of a finished run are those of its scores."""
+    """Return the values of a run's config by dotted key; the steps of a run with a result are those of its scores."""
     values = dict(leaves(record.config))
-    if record.status == Status.DONE and "step" in record.scores:
-        values[STEPS] = record.scores["step"]
+    if (result := record.result) and "step" in result.scores:
+        values[STEPS] = result.scores["step"]
     return values
 
 
@@ -279,7 +280,7 @@ def notes(compared: Comparisons) -> list[str]:
         reference = row.reference
         setting = f": {reference.setting}" if reference.setting else ""
         lines.append(f"{label}: from {reference.source}{setting}.")
-        if row.verdict is Verdict.NOT_COMPARABLE:
+        if row.verdict is Agreement.NOT_COMPARABLE:
             lines.append(f"{label}: not comparable: {'; '.join(row.obstacles)}.")
         lines += [f"{label}: differs from the publication: {difference}" for difference in reference.differs]
         if row.changes:

@@ -1,4 +1,4 @@
-"""A report as text: a Markdown table with footnotes, CSV or JSON."""
+"""A report as text: a Markdown or LaTeX table with footnotes, CSV or JSON."""
 
 import csv
 import io
@@ -9,20 +9,35 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
+
 from wgan_sweep.report.cells import METRIC_NAMES, NO_VALUE, Key, Report, Standing
 from wgan_sweep.runs.coordinates import MEASURED_WITH, SCORED_IN
-from wgan_sweep.runs.record import HIGHER_IS_BETTER, Record, Status
+from wgan_sweep.runs.record import HIGHER_IS_BETTER, Record, Status, selection_metric
 from wgan_sweep.runs.selection import DEAD, NOT_STARTED
 
 BEST_SIGN = "★"
 """Follows the value of the best cell, where it is not in bold type alone."""
 POSSIBLY_BEST_SIGN = "°"
 """Follows the value of a cell that cannot be distinguished from the best one."""
+LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+}
+"""How LaTeX writes characters that it would read as commands."""
+MAX_VALUE = 60
+"""How many characters of a value on an axis tables show; CSV and JSON have all."""
 COMPLETED = "run the sweep's command again to complete them"
 MEANINGS: Mapping[str, tuple[str, str]] = {
     DEAD: ("interrupted, and held by no process", COMPLETED),
-    NOT_STARTED: ("asked for by a sweep", COMPLETED),
-    Status.PRUNED: ("stopped early, since others were better at the same step", "with prune=none, they go on"),
+    NOT_STARTED: ("requested by a sweep", COMPLETED),
+    Status.PRUNED: ("stopped early, since others were better at the same step", "prune=none continues them"),
 }
 """What the footnotes say of statuses, and the remedy."""
 
@@ -64,11 +79,18 @@ def grid(report: Report) -> Grid:
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of a Markdown table, in which the best cells are marked."""
     places = grid(report)
-    return places.header, [[*labels, *(_marked_text(report, key) for key in keys)] for labels, keys in places.rows]
+    rows = [[*map(shortened, own), *(_marked_text(report, key) for key in keys)] for own, keys in places.rows]
+    return [*map(shortened, places.header)], rows
+
+
+def shortened(value: str) -> str:
+    """Return a value on an axis as tables show it: the middle of a very long one is left out."""
+    half = MAX_VALUE // 2
+    return value if len(value) <= MAX_VALUE else f"{value[:half]}…{value[-half:]}"
 
 
 def _marked_text(report: Report, key: Key) -> str:
-    """Return the text of a place in the table: that of its cell with its mark, or nothing if no run was asked for."""
+    """Return the text of a place in the table: that of its cell with its mark, or nothing if no run was requested."""
     if key not in report.cells:
         return ""
     text, standing = report.cells[key].text(), report.standings.get(key)
@@ -80,7 +102,7 @@ def _marked_text(report: Report, key: Key) -> str:
 def footnotes(report: Report, *, with_problems: bool = True) -> list[str]:
     """Return how the values were measured and, with `with_problems`, a line for each run with an error."""
     lines = []
-    scored = [r for r in report.records if r.status == Status.DONE and report.metric in r.scores]
+    scored = [result for r in report.records if (result := r.result) and report.metric in result.scores]
     name = METRIC_NAMES.get(report.metric, report.metric)
     protocols = {
         (tuple(r.scores.get(key, 0) for key in MEASURED_WITH), tuple(r.scored_by.get(key, "") for key in SCORED_IN))
@@ -96,9 +118,23 @@ def footnotes(report: Report, *, with_problems: bool = True) -> list[str]:
         lines.append(f"Runs of different versions of wgan-sweep: {', '.join(codes)}.")
     if len(protocols) > 1:
         lines.append(f"{name} of different features, counts or steps cannot be compared with each other.")
+    lines += _unscored_notes(report)
     lines += _standing_notes(report)
     lines += _incomplete_notes(report)
     return lines + (problems(report.records) if with_problems else [])
+
+
+def _unscored_notes(report: Report) -> list[str]:
+    """Return by which other metrics runs were scored that have no value of the one that is shown."""
+    unscored = [r for r in report.records if r.status == Status.DONE and not r.has_value(report.metric)]
+    others = Counter(
+        name for record in unscored if (name := selection_metric(record.scores)) not in (None, report.metric)
+    )
+    return [
+        f"unscored: {count} of {len(report.records)} runs have {METRIC_NAMES.get(name, name)} instead of "
+        f"{METRIC_NAMES.get(report.metric, report.metric)}: --metric {name} shows it."
+        for name, count in others.items()
+    ]
 
 
 def samples_text(feature: float, generated: float, real: float, points: float, features: str) -> str:
@@ -145,9 +181,10 @@ def _incomplete_notes(report: Report) -> list[str]:
 
 
 def problems(records: Iterable[Record]) -> list[str]:
-    """Return a line for each failed or diverged run, with its overrides and the reason."""
+    """Return a line for each failed or diverged run, with its overrides, its earlier result and the reason."""
     return [
-        f"{record.status}: {record.run_id} ({' '.join(record.overrides) or 'defaults'}): {record.reason}"
+        f"{record.status}: {record.run_id} ({' '.join(record.overrides) or 'defaults'})"
+        f"{f', done before at step {record.result.step}' if record.result else ''}: {record.reason}"
         for record in records
         if record.reason
     ]
@@ -163,13 +200,50 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterab
     header = [printable(cell).replace("|", "\\|") for cell in header]
     rows = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
     notes = [printable(note) for note in notes]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    widths = [max(cell_len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+        return f"| {' | '.join(map(set_cell_size, cells, widths))} |"
 
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([line(header), rule, *map(line, rows), "", *notes]) + "\n"
+
+
+def to_latex(report: Report) -> str:
+    """Return a LaTeX table, which needs the package booktabs, with footnotes as comments above it."""
+    places = grid(report)
+    labels = len(places.rows[0][0]) if places.rows else len(report.axes)
+    header = " & ".join(map(_latex, map(shortened, places.header)))
+    rows = [
+        " & ".join([*map(_latex, map(shortened, own)), *(_latex_cell(report, key) for key in keys)])
+        for own, keys in places.rows
+    ]
+    lines = [
+        *(f"% {printable(note)}" for note in footnotes(report)),
+        f"\\begin{{tabular}}{{{'l' * labels}{'r' * (len(places.header) - labels)}}}",
+        "\\toprule",
+        f"{header} \\\\",
+        "\\midrule",
+        *(f"{row} \\\\" for row in rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_cell(report: Report, key: Key) -> str:
+    """Return the text of a place in a LaTeX table, with the marks of the Markdown table."""
+    if key not in report.cells:
+        return ""
+    text, standing = _latex(report.cells[key].text()), report.standings.get(key)
+    if standing == Standing.BEST:
+        return f"\\textbf{{{text}}}"
+    return f"{text}$^\\circ$" if standing == Standing.POSSIBLY_BEST else text
+
+
+def _latex(text: str) -> str:
+    """Return a text such that LaTeX prints it as it is."""
+    return "".join(LATEX.get(c, c) for c in printable(text))
 
 
 def printable(text: str) -> str:
@@ -190,13 +264,15 @@ def _entries(report: Report) -> Iterator[dict[str, Any]]:
     """Yield the cells of the table as rows of CSV and JSON."""
     for key in report.sorted_keys:
         cell = report.cells[key]
+        scores = [(record.result or record).scores for record in cell.records]
         yield {
             **dict(zip(report.axes, key, strict=True)),
             report.metric: cell.mean,
             "sd": cell.sd,
             "n": len(cell.values),
-            **{name: next((r.scores[name] for r in cell.records if name in r.scores), None) for name in MEASURED_WITH},
+            **{name: next((s[name] for s in scores if name in s), None) for name in MEASURED_WITH},
             "status": " ".join(f"{count} {status}" for status, count in cell.counts_without_value.items()) or "done",
+            "continued": " ".join(f"{count} {status}" for status, count in cell.counts_continued.items()),
             "standing": report.standings.get(key),
             "runs": [record.run_id for record in cell.records],
         }

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from wgan_sweep.common.files import replacing
+from wgan_sweep.common.files import atomic_replacement
 from wgan_sweep.common.ranges import LARGEST_INT, Range, check_value
 from wgan_sweep.common.reading import open_regular, read_document
 from wgan_sweep.config.keys import overridden_key
@@ -53,7 +53,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class ArchivedRun:
+class ArchiveEntry:
     """What an archive holds of a run."""
 
     record: Record
@@ -158,7 +158,7 @@ class ArchivedDecision:
         check_value(name, str, "name")
         check_value(decision, dict[str, Any], "decision")
         if not name or len(name) > MAX_NAME or name.startswith(".") or set(name) & set("/\\\0"):
-            raise ValueError(f"{name!r} is no name of a sweep's folder")
+            raise ValueError(f"{name!r} is not the name of a sweep's folder")
         check_value(decision.get("runs"), list[str], "decision.runs")
         return cls(name, decision)
 
@@ -227,14 +227,14 @@ def write_archive(path: Path, folder: Path, records: Sequence[Record], *, pictur
     """
     losses: list[str] = []
     with (
-        replacing(path) as temporary,
+        atomic_replacement(path) as temporary,
         temporary.open("wb") as file,
         # Without the name of the temporary file and the time, which are not of the runs.
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as archive,
     ):
         for record in sorted(records, key=lambda record: record.run_id):
             try:
-                run = ArchivedRun.from_directory(record, RunDir(folder / record.run_id), pictures=pictures)
+                run = ArchiveEntry.from_directory(record, RunDir(folder / record.run_id), pictures=pictures)
             except InputError as error:
                 raise InputError(f"run {record.run_id} cannot be archived, and nothing is written: {error}") from error
             if len(run.metrics) < record.metrics_lines:
@@ -254,16 +254,16 @@ def write_archive(path: Path, folder: Path, records: Sequence[Record], *, pictur
     return losses
 
 
-def read_archive(path: Path) -> Iterator[ArchivedRun]:
+def read_archive(path: Path) -> Iterator[ArchiveEntry]:
     """Yield the runs of an archive.
 
     Raises:
         InputError: as `read_content`.
     """
-    return (item for item in read_content(path) if isinstance(item, ArchivedRun))
+    return (item for item in read_content(path) if isinstance(item, ArchiveEntry))
 
 
-def read_content(path: Path) -> Iterator[ArchivedRun | ArchivedDecision]:
+def read_content(path: Path) -> Iterator[ArchiveEntry | ArchivedDecision]:
     """Yield the runs of an archive, and the decisions of their sweeps.
 
     Raises:
@@ -280,8 +280,8 @@ def read_content(path: Path) -> Iterator[ArchivedRun | ArchivedDecision]:
             raise InputError(f"{where} cannot be read: {error}. Upgrade wgan-sweep to read it") from error
         except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
-            raise InputError(f"{where} is no run of an archive ({reason}): {AGAIN}") from error
-        if isinstance(item, ArchivedRun):
+            raise InputError(f"{where} is not a run of an archive ({reason}): {AGAIN}") from error
+        if isinstance(item, ArchiveEntry):
             # Some file systems do not distinguish upper and lower case.
             first = lines_by_id.setdefault(item.record.run_id.casefold(), number)
             if first != number:
@@ -289,7 +289,7 @@ def read_content(path: Path) -> Iterator[ArchivedRun | ArchivedDecision]:
         yield item
 
 
-def _parse(line: bytes) -> ArchivedRun | ArchivedDecision:
+def _parse(line: bytes) -> ArchiveEntry | ArchivedDecision:
     values = json.loads(line)
     check_value(values["format"], int, "format")
     if values["format"] > DECISION_FORMAT:
@@ -299,7 +299,7 @@ def _parse(line: bytes) -> ArchivedRun | ArchivedDecision:
     content = values["sweep" if is_decision else "run"]
     if _checksum(content) != values["sha256"]:
         raise ValueError("its checksum is wrong")
-    return ArchivedDecision.from_json(content) if is_decision else ArchivedRun.from_json(content)
+    return ArchivedDecision.from_json(content) if is_decision else ArchiveEntry.from_json(content)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -30,6 +30,7 @@ from wgan_sweep.runs import pruning
 from wgan_sweep.runs.data import RealData, load_split, trained_split
 from wgan_sweep.runs.memory import check_fits, needed_bytes
 from wgan_sweep.runs.record import METRICS
+from wgan_sweep.training.critic_updates import CriticUpdates, updates_in
 from wgan_sweep.training.cuda_graphs import CudaGraph
 from wgan_sweep.training.player import MakeOptimizer
 from wgan_sweep.training.precision import Precision, precision
@@ -115,11 +116,11 @@ def check_options(config: Config) -> None:
             objects.check_parameters(_scorer_node(config), "scorer")
             objects.check_parameters(_scorer_node(config, during=True), "scorer.during")
             continue
-        inherits = bool(key.like) and "_target_" not in node
+        inherits = bool(key.shared_group) and "_target_" not in node
         if node.get("_target_") is None and not inherits:
             raise InputError(f"{key.name}._target_ must not be null: choose one of its options, {key.name}=NAME")
         name = key.name
-        if key.like:
+        if key.shared_group:
             node, name = _player_option(config, key.name)
         objects.check_parameters(node, name)
     pruning.check(config)
@@ -157,7 +158,7 @@ def _player_option(config: Config, group: str) -> tuple[dict[str, Any], str]:
         config: The config.
         group: The group, such as ``critic_optimizer``.
     """
-    shared = find_key(group).like
+    shared = find_key(group).shared_group
     node = player_node(vars(config), group)
     return node, shared if node == getattr(config, shared) else group
 
@@ -286,6 +287,7 @@ class _Choices:
     stabiliser: Stabiliser
     generator: _Optimization
     critic: _Optimization
+    critic_updates: CriticUpdates | None
     model: Model
     real: RealData
 
@@ -312,6 +314,7 @@ class _Choices:
             stabiliser=make(config.stabiliser, "stabiliser"),
             generator=_Optimization.of(config, "generator", make),
             critic=_Optimization.of(config, "critic", make),
+            critic_updates=make(config.critic_updates, "critic_updates"),
             model=make(config.model, "model"),
             real=load_split(config),
         )
@@ -390,6 +393,7 @@ class Checker:
         choices = _Choices.of(config, self._device, self._make)
         _check_gpus(replicas_of(config), config.device, self._device)
         choices.stabiliser.adapt_loss(choices.loss)
+        self.images_in(config, range(1))
         choices.real.batches(config.train.batch_size, config.seed, torch.device("cpu"))
         with torch.device("meta"):
             try:
@@ -407,6 +411,16 @@ class Checker:
                 if replicas_of(config) > 1 and (why := sharding_obstacle(network)):
                     raise InputError(f"launch.gpus_per_run={replicas_of(config)}: {why}; use launch.gpus_per_run=1")
         _scorers(config, choices.real, choices.device)
+
+    def images_in(self, config: Config, steps: range) -> int:
+        """Return how many real examples the critic is trained on in a range of steps.
+
+        Raises:
+            InputError: if a step has no critic update.
+        """
+        critic_updates = self._make(config.critic_updates, "critic_updates")
+        with _refusing("critic_updates gives no number of updates"):
+            return updates_in(critic_updates, config.train.n_critic, steps) * config.train.batch_size
 
     def _make(self, node: Mapping[str, Any], key: str) -> Any:
         """Make the object of a config node, once."""
@@ -491,6 +505,7 @@ def build(config: Config, replicas: Replicas | None = None) -> Parts:
         critic_optimizer=choices.critic.optimizer,
         generator_schedule=choices.generator.make_scheduler,
         critic_schedule=choices.critic.make_scheduler,
+        critic_updates=choices.critic_updates,
         batches=choices.real.batches(config.train.batch_size, config.seed, device),
         device=device,
         precision=choices.precision,

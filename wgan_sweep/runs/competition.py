@@ -14,7 +14,7 @@ from wgan_sweep.errors import InputError
 from wgan_sweep.runs import pruning
 from wgan_sweep.runs.directory import FINAL, RunDir
 from wgan_sweep.runs.identity import Identity
-from wgan_sweep.runs.pruning import Curve
+from wgan_sweep.runs.pruning import MetricCurve
 from wgan_sweep.runs.record import Record, Status, selection_metric
 
 log = logging.getLogger("wgan_sweep")
@@ -48,12 +48,12 @@ class Competition:
             wanted = metric or "metric by which runs are selected"
             log.warning("pruning: step %d has no %s, so the run goes on; choose another prune.metric", step, wanted)
             return None
-        own = Curve(pruning.costs_of(_values(lines, metric), metric))
+        own = MetricCurve(pruning.costs_of(_values(lines, metric), metric))
         others = [curve for directory in self._others if (curve := self._curve(directory, metric)) is not None]
         why = self._pruner.why_pruned(step, own, others)
         return None if why is None else f"{metric} {measured[metric]:.4g}: {why}"
 
-    def _curve(self, directory: RunDir, metric: str) -> Curve | None:
+    def _curve(self, directory: RunDir, metric: str) -> MetricCurve | None:
         """Return the curve of another run, or None if it does not compete."""
         try:
             record = directory.read_record()
@@ -63,7 +63,7 @@ class Competition:
         if record is None or not self._competes(record):
             return None
         values = _values(directory.read_metrics(), metric)
-        return Curve(pruning.costs_of(values, metric), is_done=record.status == Status.DONE)
+        return MetricCurve(pruning.costs_of(values, metric), is_done=record.status == Status.DONE)
 
     def _competes(self, record: Record) -> bool:
         """Whether a run was trained on the same data, and all its values are of the same scorer."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wgan_sweep.common.reading import MAX_METRICS_BYTES, read_bytes, read_document
+from wgan_sweep.common.reading import MAX_METRICS_BYTES, UnreadableError, read_bytes, read_document
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.lock import REMOVED
 from wgan_sweep.runs.record import NewerRecordError, OutdatedRecordError, Record
@@ -112,7 +112,8 @@ class RunDir:
         """Return the record, or None if the run was never started.
 
         Raises:
-            InputError: if the file is not a record of this version (`OutdatedRecordError` for one of version 0.1).
+            InputError: if the file is not a record of this version (`OutdatedRecordError` for one of version 0.1), or
+                cannot be read now (`UnreadableError`).
         """
         try:
             return Record.from_json(json.loads(read_document(self.record)))
@@ -124,6 +125,8 @@ class RunDir:
             ) from None
         except NewerRecordError as error:
             raise NewerRecordError(f"{self.path} is left as it is: {error}. Upgrade wgan-sweep to use it") from None
+        except UnreadableError as error:
+            raise UnreadableError(f"{error}: try again when it can be read") from error
         except (TypeError, AttributeError, ValueError, KeyError, OSError, RecursionError) as error:
             raise InputError(
                 f"{self.record} is not a run's record ({type(error).__name__}: {error}): "

@@ -129,8 +129,10 @@ def load_exported(
         state = checkpoints.read(path)
     except checkpoints.CorruptCheckpointError as error:
         raise InputError(
-            f"{path} is damaged, or no exported generator ({one_line(error)[:200]}): export it again"
+            f"{path} is damaged, or not an exported generator ({one_line(error)[:200]}): export it again"
         ) from error
+    except (OSError, MemoryError) as error:
+        raise InputError(f"{path} cannot be loaded now: {one_line(error)}") from error
     try:
         check_value(state["format"], int, "format")
         if state["format"] > FORMAT:
@@ -155,4 +157,4 @@ def load_exported(
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path} is no exported generator ({one_line(error)[:200]}): export it again") from error
+        raise InputError(f"{path} is not an exported generator ({one_line(error)[:200]}): export it again") from error

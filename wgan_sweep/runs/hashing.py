@@ -53,6 +53,6 @@ def check_same_science(path: Path, there: Mapping[str, Any], here: Mapping[str, 
     """
     if lines := list(differences(there, here)):
         raise InputError(
-            f"{path} belongs to another config (key: there, here): {'; '.join(lines)}. "
-            "Move it away to train anew, or ask for its config"
+            f"{path} belongs to another config (key: stored, requested): {'; '.join(lines)}. "
+            "Move it away, or request its config"
         )

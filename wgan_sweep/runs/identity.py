@@ -40,7 +40,7 @@ class Identity:
 
 
 def identify(config: Config) -> Identity:
-    """Return the identity of the run that a config asks for, as of now.
+    """Return the identity of the run that a config requests, as of now.
 
     Data files and user modules may change: identify a run once, when it is requested, and pass its identity on.
 
@@ -63,7 +63,7 @@ def science(config: Config) -> dict[str, Any]:
     values = asdict(config)
     described = {}
     for key in science_keys():
-        if key.like:
+        if key.shared_group:
             node = player_node(values, key.name)
         else:
             node = reduce(_value, key.name.split("."), values)
@@ -96,7 +96,7 @@ def _value(node: Any, name: str) -> Any:
 
 
 def run_id(config: Config) -> str:
-    """Return the id of the run that a config asks for (see `identify`)."""
+    """Return the id of the run that a config requests (see `identify`)."""
     return identify(config).run_id
 
 

@@ -1,4 +1,4 @@
-"""The life of a run, from top to bottom: is anything missing, may this process do it, do it, record how it ended."""
+"""Completes a run: checks what is missing, takes the lock, does the work, records the outcome."""
 
 import logging
 import time
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wgan_sweep.common.files import check_writable
 from wgan_sweep.common.progress import ProgressReporter, RunProgress
+from wgan_sweep.common.stopping import stopping_if
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError, RunTakenOverError
 from wgan_sweep.runs import mirroring
@@ -37,7 +38,7 @@ def run(
     identity: Identity | None = None,
     others: Sequence[str] = (),
 ) -> Record:
-    """Do what is missing of a run: train from its checkpoint, score, and record how it ended.
+    """Complete a run: train from its checkpoint, score, and record how it ended.
 
     Args:
         config: The run's config.
@@ -45,7 +46,8 @@ def run(
         display: Where progress is shown.
         group: The sweep that the run belongs to.
         label: The run's name on the display, beside its id; the overrides by default.
-        stop: Returns whether to save and stop (by a KeyboardInterrupt); asked after every step.
+        stop: Returns whether to save and stop (by a KeyboardInterrupt); asked after every step, and between the parts
+            of other long work (see `stopping`).
         identity: The run's identity, as of its request; by default, as of now.
         others: The ids of the other runs of its sweep, with which it competes if the config prunes.
 
@@ -61,7 +63,7 @@ def run(
     identity = identity or identify(config)
     directory = identity.directory
     name = f"{identity.run_id} {' '.join(overrides) if label is None else label}".strip()
-    with display.run(name, config.train.steps) as progress:
+    with stopping_if(stop), display.run(name, config.train.steps) as progress:
         record = finished_record(identity, config)
         if record is None:
             check_writable(Path(config.runs), "runs")
@@ -79,7 +81,7 @@ def run(
 
 
 def check_unchanged(config: Config, identity: Identity) -> None:
-    """Check that a config still asks for the run that was requested.
+    """Check that a config still identifies the run that was requested.
 
     Raises:
         InputError: if its training data, or the source of a user module, has changed.
@@ -151,9 +153,16 @@ def _work(loop: RunLoop | str, state: RunState, config: Config, progress: RunPro
 
 
 def record_lost_process(
-    config: Config, identity: Identity, reason: str, overrides: list[str], group: str | None
+    config: Config,
+    identity: Identity,
+    reason: str,
+    overrides: list[str],
+    group: str | None,
+    ended_before: str | None = None,
 ) -> Record:
     """Record that the process which worked on a run has died, perhaps before it wrote anything; return the record.
+
+    The reason replaces an error of an earlier process. A run that ended in any other way is left as it is.
 
     Args:
         config: The run's config.
@@ -161,6 +170,7 @@ def record_lost_process(
         reason: How the process ended.
         overrides: The command-line overrides that led to the run.
         group: The sweep that the run belongs to.
+        ended_before: When the run had last ended before the process worked on it, by its record.
 
     Raises:
         InputError: if the record cannot be read.
@@ -174,7 +184,8 @@ def record_lost_process(
         else:
             writer.open()
             state = RunState(writer, record)
-        if state.record.status == Status.RUNNING:
+        is_earlier_error = state.record.status == Status.FAILED and state.record.finished == ended_before
+        if state.record.status == Status.RUNNING or is_earlier_error:
             state.fail(reason, seconds=0.0)
     return state.record
 
@@ -216,9 +227,9 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 def _why_finished(record: Record, config: Config) -> str:
     if record.status == Status.DIVERGED:
-        return "not tried again: retry_diverged=true does"
+        return "not retried: use retry_diverged=true"
     if record.status == Status.PRUNED:
-        return "not continued: prune=none does"
+        return "not continued: use prune=none"
     beyond = f": {config.train.steps} steps were requested" if record.step > config.train.steps else ""
     return f"nothing left to do{beyond}"
 

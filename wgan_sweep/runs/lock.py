@@ -5,33 +5,43 @@ number. A token is created by linking a complete file to the next number, which 
 that was superseded finds a higher number, and stops writing.
 """
 
+import errno
 import json
 import logging
 import os
 import platform
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Self
 
-from wgan_sweep.errors import RunLockedError, RunTakenOverError
+from wgan_sweep.errors import InputError, RunLockedError, RunTakenOverError
 
 log = logging.getLogger(__name__)
 
 LIFETIME_SECONDS = 60.0
 """How long a token of a process that cannot be checked is valid without a heartbeat."""
 HEARTBEATS_PER_LIFETIME = 4
+LIFETIMES_UNTIL_SILENT = 10
+"""After so many lifetimes without a heartbeat, a process that cannot be checked is taken for gone at the first look."""
+MAX_SECONDS_BETWEEN_LOOKS = 15.0
+"""The longest time between two looks at tokens that counts as watching them. After a longer one, the file server may
+have been away, and with it all heartbeats."""
+SECONDS_BETWEEN_LOOKS = 1.0
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""The errors of `os.link` on a file system that has no hard links."""
 REMOVED = ".removed-"
 """Prefix of the names of folders that are being removed."""
 
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        return Path(path).read_text(errors="replace").strip()  # the name of a process may be any bytes
     except OSError:
         return ""
 
@@ -90,10 +100,18 @@ class Process:
             process = cls(**values)
         except (ValueError, TypeError, RecursionError):
             return None
+        is_complete = values.keys() == {
+            item.name for item in fields(cls)
+        }  # a missing field would get the value of this process
         is_valid = isinstance(process.pid, int) and all(
             isinstance(value, str) for name, value in values.items() if name != "pid"
         )
-        return process if is_valid else None
+        return process if is_complete and is_valid else None
+
+    def is_this_one(self) -> bool:
+        """Return whether this is the process that asks."""
+        here = Process()
+        return replace(self, nonce=here.nonce) == here
 
     def is_checkable(self) -> bool:
         """Return whether this process can be looked up here: the same boot and PID namespace, and not hidden."""
@@ -112,28 +130,56 @@ class Process:
 
 _first_seen: dict[Path, tuple[int, float]] = {}
 """For tokens of processes that cannot be checked: the time of their last heartbeat, and when this process first saw
-that time, by its own monotonic clock. The clocks of two machines are never compared."""
+that time, by its own monotonic clock."""
+_last_look: dict[Path, float] = {}
+"""When this process last looked at any token, by the folder of the runs' locks."""
+_clocks: dict[Path, float] = {}
+"""The clock of the file server, which sets the times of tokens, less the monotonic clock of this process, by the folder
+of the runs' locks. The clocks of two machines are never compared."""
+_held: set[str] = set()
+"""The nonces of the tokens that this process holds."""
 
 
 def _has_expired(token: Path) -> bool:
-    """Return whether a token had no heartbeat while this process looked at it for a lifetime."""
+    """Return whether a token had no heartbeat while this process looked at it for a lifetime, without a long pause."""
     try:
         heartbeat = token.stat().st_mtime_ns
     except OSError:
         return False
+    now, locks = time.monotonic(), token.parent.parent
+    if now - _last_look.get(locks, now) > MAX_SECONDS_BETWEEN_LOOKS:
+        for path in [path for path in _first_seen if path.parent.parent == locks]:
+            del _first_seen[path]
+    _last_look[locks] = now
     seen, since = _first_seen.get(token, (None, 0.0))
-    now = time.monotonic()
     if seen != heartbeat:
         _first_seen[token] = heartbeat, now
         return False
     return now - since > LIFETIME_SECONDS
 
 
+def _is_silent(token: Path) -> bool:
+    """Return whether a token had no heartbeat for many lifetimes, by the clock of the file server.
+
+    Where no file can be written, that clock is not known, and no token is silent.
+    """
+    locks = token.parent.parent
+    try:
+        if locks not in _clocks:
+            with tempfile.TemporaryFile(dir=token.parent) as file:
+                os.utime(file.fileno())
+                _clocks[locks] = os.fstat(file.fileno()).st_mtime - time.monotonic()
+        seconds = time.monotonic() + _clocks[locks] - token.stat().st_mtime
+    except OSError:
+        return False
+    return seconds > LIFETIMES_UNTIL_SILENT * LIFETIME_SECONDS
+
+
 def _numbers(folder: Path) -> list[int]:
     """Return the numbers of a lock's tokens, in ascending order."""
     try:
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -149,12 +195,29 @@ class _Holder:
         return str(self.process or "another process")
 
     def is_alive(self) -> bool:
-        if self.process is not None and self.process.is_checkable():
-            if self.process.is_gone():
-                return False
-            if not self.process.is_stopped():
-                return True
-        return not _has_expired(self.token)
+        """Return whether the process is known to be alive, or may be: only a lock without a live holder is taken."""
+        known = self._is_known_to_be_alive()
+        return not _has_expired(self.token) if known is None else known
+
+    def seems_alive(self) -> bool:
+        """Return whether the process is alive as far as one look can tell, which is enough to report it."""
+        known = self._is_known_to_be_alive()
+        return not (_has_expired(self.token) or _is_silent(self.token)) if known is None else known
+
+    def is_suspended(self) -> bool:
+        """Return whether the process is stopped on this machine: it may go on, however long it had no heartbeat."""
+        process = self.process
+        return process is not None and process.is_checkable() and not process.is_gone() and process.is_stopped()
+
+    def _is_known_to_be_alive(self) -> bool | None:
+        """Return whether the process is alive, or None if only its heartbeat can tell."""
+        if self.process is None or not self.process.is_checkable():
+            return None
+        if self.process.is_this_one():
+            return self.process.nonce in _held  # a token that this process failed to release is nobody's
+        if self.process.is_gone():
+            return False
+        return None if self.process.is_stopped() else True
 
 
 def _holder(folder: Path, number: int) -> _Holder | None:
@@ -164,14 +227,42 @@ def _holder(folder: Path, number: int) -> _Holder | None:
         text = token.read_text(errors="replace")
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        return _Holder(token, None)
     return _Holder(token, Process.from_json(text)) if text else None
 
 
 def lock_owner(folder: Path) -> str | None:
-    """Return the owner of the lock at `folder`, or None if nobody holds it or its owner is gone."""
+    """Return the owner of the lock at `folder`, or None if nobody holds it or its owner is gone.
+
+    This takes one look. The lock of an owner that is gone may not be free yet: `run_lock` watches it for a lifetime.
+    """
+    try:
+        holder = _last_holder(folder)
+    except OSError as error:
+        return f"a process that cannot be determined ({folder}: {error.strerror})"
+    return str(holder) if holder is not None and holder.seems_alive() else None
+
+
+def is_suspended(folder: Path) -> bool:
+    """Return whether the owner of the lock at `folder` is a process of this machine that is stopped."""
+    try:
+        holder = _last_holder(folder)
+    except OSError:
+        return False
+    return holder is not None and holder.is_suspended()
+
+
+def watch(folders: Iterable[Path]) -> None:
+    """Begin to watch the owners of locks, so that the lifetimes until they are known to be gone pass together."""
+    for folder in folders:
+        lock_owner(folder)
+
+
+def _last_holder(folder: Path) -> _Holder | None:
+    """Return who holds the token with the highest number, or None if it was released or there is none."""
     numbers = _numbers(folder)
-    holder = _holder(folder, numbers[-1]) if numbers else None
-    return str(holder) if holder is not None and holder.is_alive() else None
+    return _holder(folder, numbers[-1]) if numbers else None
 
 
 class Ownership:
@@ -180,15 +271,17 @@ class Ownership:
     Args:
         folder: The lock's folder.
         number: The token's number.
+        process: This process, as the token names it.
         name: What is locked, for messages.
     """
 
-    def __init__(self, folder: Path, number: int, name: str) -> None:
+    def __init__(self, folder: Path, number: int, process: Process, name: str) -> None:
         self.number = number
         self.is_lost = False
         """Whether another process is known to have taken over."""
         self._folder = folder
         self._token = folder / str(number)
+        self._process = process
         self._name = name
         self._stop = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, name=f"heartbeat of {name}", daemon=True)
@@ -200,11 +293,11 @@ class Ownership:
         Raises:
             RunTakenOverError: if another process has taken over, or the lock was removed.
         """
-        numbers = _numbers(self._folder)
-        if not numbers or numbers[-1] != self.number:
+        holder = _last_holder(self._folder)
+        # A lock that was removed and made anew has the same numbers, and another holder.
+        if holder is None or holder.process != self._process:
             self.is_lost = True
         if self.is_lost:
-            holder = _holder(self._folder, numbers[-1]) if numbers else None
             raise RunTakenOverError(str(holder or "another process"))
 
     def _beat(self) -> None:
@@ -221,8 +314,13 @@ class Ownership:
         """Give up the token. The empty file stays: its number must not be used again."""
         self._stop.set()
         self._heartbeat.join()
-        with suppress(OSError):
-            os.truncate(self._token, 0)
+        try:
+            if _holder(self._folder, self.number) == _Holder(self._token, self._process):
+                os.truncate(self._token, 0)
+        except OSError as error:
+            log.debug("the token of %s is not emptied: %s", self._name, error)
+        finally:
+            _held.discard(self._process.nonce)
 
 
 def _acquire(folder: Path, name: str) -> Ownership | None:
@@ -230,13 +328,26 @@ def _acquire(folder: Path, name: str) -> Ownership | None:
 
     Raises:
         RunLockedError: if another process holds the lock.
+        InputError: if the file system has no hard links.
     """
+    process = Process()
+    _held.add(process.nonce)  # first, so that no other thread takes the token for one that was not released
+    ownership = None
+    try:
+        ownership = _acquire_as(process, folder, name)
+    finally:
+        if ownership is None:
+            _held.discard(process.nonce)
+    return ownership
+
+
+def _acquire_as(process: Process, folder: Path, name: str) -> Ownership | None:
+    """Try to create the next token for a process, as `_acquire`."""
     numbers = _numbers(folder)
     number = numbers[-1] + 1 if numbers else 1
     holder = _holder(folder, numbers[-1]) if numbers else None
     if holder is not None and holder.is_alive():
         raise RunLockedError(str(holder))
-    process = Process()
     claim = folder / f"claim-{process.nonce}"
     try:
         with claim.open("x") as file:
@@ -252,16 +363,23 @@ def _acquire(folder: Path, name: str) -> Ownership | None:
             # On NFS, the reply of a link that succeeded may be lost, and its repetition fails.
             if claim.stat().st_nlink != 2 or Process.from_json(token.read_text()) != process:
                 return None
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            raise InputError(
+                f"{folder} is on a file system without hard links, by which runs are locked ({error.strerror}): set "
+                "runs to a folder on another file system"
+            ) from error
     except FileNotFoundError:
         return None
     finally:
         claim.unlink(missing_ok=True)
-    if _numbers(folder)[-1] != number:  # others have come and gone since the tokens were listed
+    if _numbers(folder)[-1:] != [number]:  # others have come and gone since, or the folder was removed
         token.unlink(missing_ok=True)
         return None
     if holder is not None:
         log.info("taking over %s from %s, which %s", name, holder, _why_taken_over(holder))
-    return Ownership(folder, number, name)
+    return Ownership(folder, number, process, name)
 
 
 def _why_taken_over(holder: _Holder) -> str:
@@ -278,7 +396,7 @@ def _remove_leftovers(folder: Path, number: int) -> None:
 
 
 @contextmanager
-def run_lock(folder: Path, name: str) -> Iterator[Ownership]:
+def run_lock(folder: Path, name: str, *, watch_silent: bool = False) -> Iterator[Ownership]:
     """Own a run during the block, with a heartbeat. A run whose owner is gone is taken over.
 
     A process on this machine is gone when it has ended. A process that cannot be checked (on another machine, in
@@ -288,14 +406,36 @@ def run_lock(folder: Path, name: str) -> Iterator[Ownership]:
     Args:
         folder: The lock's folder, which is created.
         name: What is locked, for messages.
+        watch_silent: Whether to wait if `lock_owner` takes the owner for gone: until it was watched for a lifetime.
+            Otherwise that raises, too.
 
     Raises:
         RunLockedError: if another process owns the run.
+        InputError: if the file system cannot hold locks, or the lock is not a folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     ownership = None
+    is_watching = False
     while ownership is None:
-        ownership = _acquire(folder, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # each time: somebody may remove it
+            ownership = _acquire(folder, name)
+        except (FileExistsError, NotADirectoryError) as error:
+            blocking = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), folder)
+            raise InputError(
+                f"{blocking} is where the folder of a lock belongs ({error.strerror}): move it away"
+            ) from error
+        except RunLockedError as owner:
+            if not watch_silent or lock_owner(folder) is not None:
+                raise
+            if not is_watching:
+                log.warning(
+                    "%s: %s has had no heartbeat for long: watching it for %.0f s before taking over",
+                    name,
+                    owner,
+                    LIFETIME_SECONDS,
+                )
+                is_watching = True
+            time.sleep(SECONDS_BETWEEN_LOOKS)
     try:
         with suppress(OSError):
             _remove_leftovers(folder, ownership.number)
@@ -304,12 +444,19 @@ def run_lock(folder: Path, name: str) -> Iterator[Ownership]:
         ownership.release()
 
 
-def put_away(path: Path, remover: Ownership) -> Path:
-    """Rename a folder that is to be removed, and return its new path.
+def rename_for_removal(path: Path, remover: Ownership | None) -> Path:
+    """Rename a folder that is to be removed, and return its new path. One that was renamed before keeps its name.
 
     Another process may be using it: all paths into it become invalid at once.
+
+    Args:
+        path: The folder.
+        remover: The token of this process; None if it could not write one, as on a full disk.
     """
-    removed = path.with_name(f"{REMOVED}{remover.number}-{path.name.lstrip('.')}")
+    if path.name.startswith(REMOVED):
+        return path
+    number = remover.number if remover else f"0-{uuid.uuid4().hex[:8]}"
+    removed = path.with_name(f"{REMOVED}{number}-{path.name.lstrip('.')}")
     with suppress(FileNotFoundError):
         path.rename(removed)
     return removed

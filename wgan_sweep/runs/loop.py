@@ -14,6 +14,7 @@ from torch import Tensor
 from wgan_sweep.common.devices import SEVERAL, gpu_name
 from wgan_sweep.common.pictures import png
 from wgan_sweep.common.progress import RunProgress
+from wgan_sweep.common.stopping import leave_if_asked
 from wgan_sweep.config.schema import NO_PRUNER, Config
 from wgan_sweep.config.schema import replicas as replicas_of
 from wgan_sweep.errors import InputError
@@ -48,14 +49,14 @@ class PrunedError(Exception):
 
 
 class RunLoop:
-    """Trains and scores a run, from its checkpoint to the end that its config asks for.
+    """Trains and scores a run, from its checkpoint to the end that its config requests.
 
     Making one writes nothing, so a config that cannot work leaves no trace.
 
     Args:
         config: The run's config.
         identity: Its identity.
-        stop: Returns whether to save and stop; asked after every step.
+        stop: Returns whether to save and stop; called after every step.
         others: The ids of the other runs of its sweep, with which it competes if the config prunes.
 
     Raises:
@@ -76,7 +77,7 @@ class RunLoop:
         self._training_scorer = parts.training_scorer or parts.scorer
         self._unlogged: list[tuple[int, dict[str, Tensor]]] = []
         self._check_followers: Check = lambda: None
-        self._has_helpers = False
+        self._has_scoring_followers = False
         """Whether followers wait at each step that is scored, to score it together with this process."""
         self._gpu: str | None = None
         checkpoint, self._damage = checkpoints.load(directory.checkpoint)
@@ -113,10 +114,10 @@ class RunLoop:
             self._leave_if_pruned()
         with self._followers(steps) as self._check_followers:
             self._train(steps, score_every)
-            if self._has_helpers:
+            if self._has_scoring_followers:
                 self._finish(chooses=chooses)
-                self._release_helpers()
-        if not self._has_helpers:
+                self._release_followers()
+        if not self._has_scoring_followers:
             self._finish(chooses=chooses)
 
     def _finish(self, *, chooses: bool) -> None:
@@ -165,7 +166,7 @@ class RunLoop:
         is_shared = any(_is_shared(scorer, size) for scorer in (self._training_scorer, self._scorer))
         if size == 1 or (self._trainer.step >= steps and not is_shared):
             return nullcontext(self._check_followers)
-        self._has_helpers = is_shared
+        self._has_scoring_followers = is_shared
         buffer = io.BytesIO()
         torch.save(self._trainer.state_dict(), buffer)
         return with_followers(self._replicas.size, self._trainer.device, _follow, self._config, buffer.getvalue())
@@ -190,7 +191,7 @@ class RunLoop:
                 self._save()  # before scoring: scores are never ahead of the checkpoint
             if scores_now:
                 self._score(self._training_scorer, choose=True)
-                self._release_helpers()
+                self._release_followers()
                 self._leave_if_pruned()
             if step < steps and self._stop():
                 self._save()
@@ -285,7 +286,7 @@ class RunLoop:
         self._state.score(step, scores, scored_by, self._checkpoint if choose else None)
 
     def _scores_live(self, scorer: Scorer) -> bool:
-        """Return whether the generator that is trained is scored beside its average: at the end, if asked for."""
+        """Return whether the generator that is trained is scored beside its average: at the end, if requested."""
         is_end = scorer is self._scorer and self._trainer.step >= self._config.train.steps
         return is_end and bool(self._config.scorer.get("live"))
 
@@ -298,7 +299,7 @@ class RunLoop:
     def _evaluate(
         self, scorer: Scorer, purpose: str, state: Mapping[str, Any] | None = None, *, live: bool = False
     ) -> dict[str, float]:
-        """Return the scores of the trainer's generator, together with the followers if they can help.
+        """Return the scores of the trainer's generator, together with the followers if they can.
 
         Args:
             scorer: What scores.
@@ -308,21 +309,20 @@ class RunLoop:
         """
         samples = _CountedSamples(self._trainer.sampler(purpose, live=live), self._before_samples)
         size = self._replicas.size
-        if not (self._has_helpers and _is_shared(scorer, size)):
+        if not (self._has_scoring_followers and _is_shared(scorer, size)):
             return scorer(samples, self._trainer)
-        self._replicas.from_leader(_Help(scorer is self._scorer, purpose, state, live))
+        self._replicas.from_leader(_ScoreRequest(scorer is self._scorer, purpose, state, live))
         return cast("SharedScorer", scorer)(samples, self._trainer, (0, size))
 
-    def _release_helpers(self) -> None:
+    def _release_followers(self) -> None:
         """Let the followers continue after a step that is scored."""
-        if self._has_helpers:
+        if self._has_scoring_followers:
             self._replicas.from_leader(None)
 
     def _before_samples(self, generated: int) -> None:
         """Show how many samples were generated, and leave if the run is lost or should stop."""
         self._state.writer.leave_if_lost()
-        if self._stop():
-            raise KeyboardInterrupt  # the step is saved; it is scored when the run is resumed
+        leave_if_asked()  # the step is saved; it is scored when the run is resumed
         self._progress.still_working_on(f"scoring: {generated} samples")
 
     def _confirm_best(self) -> None:
@@ -348,7 +348,15 @@ class RunLoop:
         self._trainer.load_state_dict(checkpoint["trainer"])  # the last step is saved and scored
         self._progress.working_on(f"scoring step {self._trainer.step}, the best, on other samples")
         scores = self._evaluate(self._scorer, "confirmation", checkpoint["trainer"])
-        self._state.confirm(self._trainer.step, scores)
+        step = self._trainer.step
+        if step != best.get("step", step):  # the best checkpoint was damaged: this is an earlier one
+            chosen = self._measured_by_choice_at(step)
+        self._state.confirm(step, scores, chosen)
+
+    def _measured_by_choice_at(self, step: int) -> dict[str, float]:
+        """Return the value by which an earlier step was the best one, under its prefixed name, as it was measured."""
+        lines = [line for line in self._directory.measurements() if line["step"] == step and FINAL not in line]
+        return next(filter(None, map(chosen_by, lines)), {})
 
 
 @dataclass
@@ -373,8 +381,8 @@ class _CountedSamples:
 
 
 @dataclass(frozen=True)
-class _Help:
-    """What the leader asks of the followers: to score together."""
+class _ScoreRequest:
+    """The leader's request to the followers to score together with it."""
 
     by_final_scorer: bool
     purpose: str
@@ -393,19 +401,19 @@ def _follow(replicas: Replicas, config: Config, state: bytes) -> None:
     parts = build(replace(config, prune=dict(NO_PRUNER)), replicas)
     trainer, scorers = parts.trainer, (parts.training_scorer or parts.scorer, parts.scorer)
     trainer.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
-    helps = any(_is_shared(scorer, replicas.size) for scorer in scorers)
+    scores_together = any(_is_shared(scorer, replicas.size) for scorer in scorers)
     score_every = config.scorer.get("every", 0)
     for _ in trainer.steps(config.train.steps):
-        if helps and score_every and trainer.step % score_every == 0:
-            _help(replicas, trainer, scorers)
-    if helps:
-        _help(replicas, trainer, scorers)
+        if scores_together and score_every and trainer.step % score_every == 0:
+            _score_with_leader(replicas, trainer, scorers)
+    if scores_together:
+        _score_with_leader(replicas, trainer, scorers)
 
 
-def _help(replicas: Replicas, trainer: Trainer, scorers: Sequence[Scorer | None]) -> None:
-    """Score together with the leader, as often as it asks for it."""
-    while (asked := replicas.from_leader()) is not None:
-        if asked.state is not None:
-            trainer.load_state_dict(asked.state)
-        scorer = cast("SharedScorer", scorers[asked.by_final_scorer])
-        scorer(trainer.sampler(asked.purpose, live=asked.live), trainer, (replicas.rank, replicas.size))
+def _score_with_leader(replicas: Replicas, trainer: Trainer, scorers: Sequence[Scorer | None]) -> None:
+    """Score together with the leader, as often as it requests it."""
+    while (request := replicas.from_leader()) is not None:
+        if request.state is not None:
+            trainer.load_state_dict(request.state)
+        scorer = cast("SharedScorer", scorers[request.by_final_scorer])
+        scorer(trainer.sampler(request.purpose, live=request.live), trainer, (replicas.rank, replicas.size))

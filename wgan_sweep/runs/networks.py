@@ -129,6 +129,8 @@ def _read_checkpoint(directory: RunDir, record: Record, *, best: bool) -> dict[s
         checkpoint, damage = checkpoints.load(path)
     except checkpoints.CorruptCheckpointError as error:
         raise InputError(f"the run {directory.path} cannot be loaded: {one_line(error)}") from error
+    except (OSError, MemoryError) as error:
+        raise InputError(f"the run {directory.path} cannot be loaded now: {one_line(error)}") from error
     for problem in damage:
         log.warning("loading the previous checkpoint instead: %s", problem)
     if checkpoint is None:

@@ -28,13 +28,27 @@ class OpenedRuns(NamedTuple):
     repeated: Sequence[str] = ()
     """The ids of runs that several places have."""
     not_started: Sequence[Record] = ()
-    """The runs that sweeps in these places asked for, and that no place has."""
+    """The runs that sweeps in these places requested, and that no place has."""
 
     @property
     def notes(self) -> list[str]:
         """What a report says of the runs that it leaves out, beside the problems."""
         repeated = f"left out, since another folder or archive has the same runs: {', '.join(self.repeated)}"
         return self.found.notes + [repeated] * bool(self.repeated)
+
+
+def no_runs(places: Sequence[Path], remedy: str) -> str:
+    """Return the message that places hold no runs.
+
+    Args:
+        places: The places.
+        remedy: What to give instead.
+    """
+    for place in places:
+        if RunDir(place).record.is_file():
+            return f"{place} is the directory of a run: give the folder that holds it, {place.absolute().parent}"
+    names = ", ".join(map(str, places))
+    return f"{names} {'holds' if len(places) == 1 else 'hold'} no runs: start some with wgan-sweep, or give {remedy}"
 
 
 @contextmanager
@@ -111,6 +125,8 @@ def _opened(place: Path) -> Iterator[OpenedRuns]:
         raise InputError(
             f"there is no folder {place}: give the folder that holds the runs (key `runs`), or an archive of runs"
         )
+    if not place.name.endswith(SUFFIX):
+        raise InputError(f"{place} is neither a folder of runs nor an archive, whose name ends in {SUFFIX}")
     with _temporary_folder() as temporary:
         folder = Path(temporary)
         unpack(place, folder)

@@ -29,7 +29,8 @@ def code() -> str:
     """Return the package's version, and 12 hex digits of the SHA-256 of its source files."""
     folder = PACKAGE
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    sources = (path for path in folder.rglob("*.py") if not path.name.startswith("."))  # no lock file of an editor
+    for path in sorted(sources):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{versions().get('wgan-sweep', '?')} ({digest.hexdigest()[:12]})"
 

@@ -16,13 +16,13 @@ from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config import objects
 from wgan_sweep.config.schema import Config
 from wgan_sweep.errors import InputError
-from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, SELECTION_METRICS
+from wgan_sweep.runs.record import HIGHER_IS_BETTER, LOWER_IS_BETTER, SELECTION_METRICS, cost_sign
 
 OFF = "prune=none turns pruning off"
 
 
 @dataclass(frozen=True)
-class Curve:
+class MetricCurve:
     """The metric values of a run during training."""
 
     costs: Mapping[int, float]
@@ -47,10 +47,10 @@ class Pruner(Protocol):
 
         Args:
             every: Steps between evaluations during training, 1 or more.
-            steps: The run's last step, which is no rung.
+            steps: The run's last step, which is not a rung.
         """
 
-    def why_pruned(self, step: int, own: Curve, others: Sequence[Curve]) -> str | None:
+    def why_pruned(self, step: int, own: MetricCurve, others: Sequence[MetricCurve]) -> str | None:
         """Return why a run is stopped, or None if it goes on.
 
         Args:
@@ -74,7 +74,7 @@ class NoPruner:
         """Return no steps."""
         return ()
 
-    def why_pruned(self, step: int, own: Curve, others: Sequence[Curve]) -> str | None:  # noqa: ARG002
+    def why_pruned(self, step: int, own: MetricCurve, others: Sequence[MetricCurve]) -> str | None:  # noqa: ARG002
         """Return None."""
         return None
 
@@ -113,7 +113,7 @@ class SuccessiveHalving:
             step *= self.reduction
         return found
 
-    def why_pruned(self, step: int, own: Curve, others: Sequence[Curve]) -> str | None:
+    def why_pruned(self, step: int, own: MetricCurve, others: Sequence[MetricCurve]) -> str | None:
         """Return the rank of a run that is stopped, or None if it goes on. Of equal runs, all go on or none."""
         reached = sorted([own.costs[step], *(other.costs[step] for other in others if step in other.costs)])
         count = max(1, len(reached) // self.reduction)
@@ -149,7 +149,7 @@ class MedianRule:
         """Return the steps of the evaluations below the last step, from the first rung on."""
         return range(self.first or every, steps, every)
 
-    def why_pruned(self, step: int, own: Curve, others: Sequence[Curve]) -> str | None:
+    def why_pruned(self, step: int, own: MetricCurve, others: Sequence[MetricCurve]) -> str | None:
         """Return what a run that is stopped was compared with, or None if it goes on."""
         done = [other for other in others if other.is_done]
         values = [other.costs[step] for other in done if step in other.costs]
@@ -246,7 +246,7 @@ def check_is_measured(config: Config, measured: Collection[str] | None) -> None:
     if any(metric in measured for metric in wanted):
         return
     scorer = config.choices.get("scorer", config.scorer["_target_"])
-    comparable = sorted(metric for metric in measured if metric in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER))
+    comparable = sorted(metric for metric in measured if cost_sign(metric) is not None)
     remedy = f"set prune.metric to one of {', '.join(comparable)}" if comparable else "choose another scorer"
     raise InputError(
         f"prune.metric={shown(pruner.metric)} compares {' or '.join(wanted)}, which scorer={scorer} does not measure "
@@ -273,13 +273,14 @@ def sign_of(metric: str) -> int:
     Raises:
         InputError: if neither is declared.
     """
-    known = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER]
-    if metric not in known:
+    sign = cost_sign(metric)
+    if sign is None:
+        known = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER]
         raise InputError(
             f"prune.metric={shown(metric)} is not known as a metric of which low or high values are better"
             f"{did_you_mean(metric, known)}; choose one of {', '.join(known)}"
         )
-    return 1 if metric in LOWER_IS_BETTER else -1
+    return sign
 
 
 def is_same_pruner(config: Config, stored: Mapping[str, Any]) -> bool:
@@ -288,6 +289,6 @@ def is_same_pruner(config: Config, stored: Mapping[str, Any]) -> bool:
 
 
 def costs_of(values: Mapping[int, float], metric: str) -> dict[int, float]:
-    """Return metric values by step as `Curve.costs` holds them."""
+    """Return metric values by step as `MetricCurve.costs` holds them."""
     sign = sign_of(metric)
     return {step: sign * value if math.isfinite(value) else math.inf for step, value in values.items()}

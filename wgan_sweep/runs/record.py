@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from typing import Any, Self, get_type_hints
@@ -54,13 +54,23 @@ OTHER_METRICS = ("fid_infinity", "nearest_real", "copied", "pair_ssim", "pair_ss
 METRICS = (*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *OTHER_METRICS)
 """All metrics of this package by which runs are described."""
 
+LARGEST_VALUE = 2.0**127
+"""The largest metric value, about that of float32. One beyond it, as of a run that diverges, counts as infinite: powers
+of it overflow in statistics."""
+
 CHOSEN_BY = "chosen_by_"
 """Prefix of the metric value by which the best step was chosen; the plain name holds the value on fresh samples."""
 
 
+def cost_sign(metric: str) -> int | None:
+    """Return 1 if low values of a metric are good, -1 if high ones are; None if that is not known."""
+    return 1 if metric in LOWER_IS_BETTER else -1 if metric in HIGHER_IS_BETTER else None
+
+
 def worst_value(metric: str) -> float | None:
     """Return an infinite value that is worse than all others; None if it is not known which values are good."""
-    return math.inf if metric in LOWER_IS_BETTER else -math.inf if metric in HIGHER_IS_BETTER else None
+    sign = cost_sign(metric)
+    return None if sign is None else sign * math.inf
 
 
 def selection_metric(scores: Mapping[str, float]) -> str | None:
@@ -77,7 +87,7 @@ def chosen_by(best: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class EarlierScores:
-    """The scores with which a run was done, before it was asked for more steps or for another scorer."""
+    """The scores with which a run was done, before more steps or another scorer were requested."""
 
     step: int
     scores: dict[str, float]
@@ -189,9 +199,46 @@ class Record:
         return self.seconds / 3600 * (processes if isinstance(processes, int) else 1)
 
     @property
+    def result(self) -> Self | None:
+        """The run as it was when it was last done; None if it never was. It is the record itself if the run is done.
+
+        A run that was continued, or is scored by another scorer, is not done until that ends. Its earlier scores hold.
+        """
+        return self if self.status == Status.DONE else next(iter(self.earlier_results), None)
+
+    @property
+    def earlier_results(self) -> "list[Self]":
+        """The run as it was each time it was done before, the latest first. Its steps have equal shares of its time."""
+        return [
+            replace(
+                self,
+                status=Status.DONE,
+                step=earlier.step,
+                seconds=self.seconds * min(1.0, earlier.step / max(1, self.step)),
+                scores=earlier.scores,
+                scored_by=earlier.scored_by,
+                best=earlier.best,
+                finished=earlier.finished,
+                code=earlier.code or self.code,
+                error=None,
+                pruned=None,
+            )
+            for earlier in reversed(self.history)
+        ]
+
+    @property
     def is_lost(self) -> bool:
         """Whether the run ended without a result: it diverged or failed."""
         return self.status in (Status.DIVERGED, Status.FAILED)
+
+    def has_value(self, metric: str) -> bool:
+        """Whether the scores have a value of a metric that is not beyond `LARGEST_VALUE`."""
+        return abs(self.scores.get(metric, math.nan)) <= LARGEST_VALUE
+
+    def result_value(self, metric: str) -> float | None:
+        """Return the value of a metric in the run's `result`; None if it has none (see `has_value`)."""
+        result = self.result
+        return result.scores[metric] if result is not None and result.has_value(metric) else None
 
     @property
     def reason(self) -> str | None:
@@ -223,7 +270,7 @@ class Record:
             EarlierScores.from_json(item, f"history[{index}]") for index, item in enumerate(values.get("history", []))
         ]
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", record.run_id):
-            raise ValueError(f"run_id={record.run_id!r} is no name of a directory")
+            raise ValueError(f"run_id={record.run_id!r} is not the name of a directory")
         record.status = Status(record.status)
         for group in {"scorer", *({"choices", "train"} & record.config.keys())}:
             check_value(record.config[group], dict[str, Any], f"config.{group}")

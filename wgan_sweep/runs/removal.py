@@ -1,25 +1,28 @@
 """Removing runs, and what killed processes and finished runs left."""
 
+import errno
 import logging
 import os
 import shutil
 import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from wgan_sweep.errors import InputError, one_line
-from wgan_sweep.runs.directory import LOCKS, RunDir
-from wgan_sweep.runs.lock import REMOVED, lock_owner, put_away, run_lock
+from wgan_sweep.errors import InputError, RunLockedError, one_line
+from wgan_sweep.runs.directory import LOCKS, STAGING, RunDir
+from wgan_sweep.runs.lock import REMOVED, Ownership, is_suspended, lock_owner, rename_for_removal, run_lock
 from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.requests import FILE, SWEEPS, decision_files
 
 log = logging.getLogger("wgan_sweep")
 
 SECONDS_PER_DAY = 86400.0
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+"""The errors of a write to a full disk, or over a quota."""
 DAYS_UNTIL_ABANDONED = 1.0
 """After so long without a change, no process is writing a temporary file any more."""
 
@@ -44,10 +47,31 @@ def _with_content(path: Path) -> Iterator[Path]:
             yield from (Path(folder, name) for name in (*folders, *files))
 
 
+@contextmanager
+def _owned(directory: RunDir) -> Iterator[Ownership | None]:
+    """Own a run during the block. On a full disk, no token can be written: then yield None if nobody holds the run.
+
+    Raises:
+        RunLockedError: if another process holds the run.
+    """
+    with ExitStack() as stack:
+        ownership = None
+        try:
+            lock = run_lock(directory.lock, f"run {directory.path.name}", watch_silent=True)
+            ownership = stack.enter_context(lock)
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                raise
+            if (owner := lock_owner(directory.lock)) is not None:
+                raise RunLockedError(owner) from error
+            log.debug("run %s is not locked: %s", directory.path.name, error)
+        yield ownership
+
+
 def remove_run(directory: RunDir, listed: Record) -> None:
     """Remove the directory of a run. Of one that is a symbolic link, only the link is removed, with a warning.
 
-    It is renamed first: if this process is killed in between, what is left is not a run.
+    It is renamed first, which a full disk allows: if this process is killed in between, what is left is not a run.
 
     Args:
         directory: The directory.
@@ -59,7 +83,7 @@ def remove_run(directory: RunDir, listed: Record) -> None:
             written to; it is kept.
         OSError: if it cannot be removed, or not all of it.
     """
-    with run_lock(directory.lock, f"run {directory.path.name}") as ownership:
+    with _owned(directory) as ownership:
         record = directory.read_record()
         if record is not None and (record.status, record.step) != (listed.status, listed.step):
             raise InputError(f"it has changed since it was listed: it is {record.status} at step {record.step}")
@@ -69,7 +93,7 @@ def remove_run(directory: RunDir, listed: Record) -> None:
             log.warning("run %s was a symbolic link, which is removed; %s stays", directory.path.name, target)
             return
         _check_removable(directory.path)
-        removed = put_away(directory.path, ownership)
+        removed = rename_for_removal(directory.path, ownership)
         try:
             _remove(removed)
         except OSError as error:
@@ -94,6 +118,7 @@ class Kind(StrEnum):
     """What can be cleaned up."""
 
     TEMPORARY = "temporary files of killed processes"
+    UNRECORDED = "folders of runs that were killed before their first record"
     SWEEP = "folders of old sweeps"
     CHECKPOINT = "previous checkpoints of finished runs"
 
@@ -116,11 +141,22 @@ class Leftover:
         if self.run is None:
             _remove(self.path)
             return
-        with run_lock(self.run.lock, f"run {self.run.path.name}"):
+        with _owned(self.run) as ownership:
             record = self.run.read_record()
-            # A run that has been continued since needs its previous checkpoint.
-            if self.kind is not Kind.CHECKPOINT or (record is not None and record.status == Status.DONE):
+            # A run that has been continued since needs its previous checkpoint; one that has been started, its folder.
+            is_done = record is not None and record.status == Status.DONE
+            if self.kind is Kind.TEMPORARY or (self.kind is Kind.CHECKPOINT and is_done):
                 _remove(self.path)
+            elif self.kind is Kind.UNRECORDED and _is_unrecorded(self.run):
+                _remove(rename_for_removal(self.path, ownership))
+
+
+def _is_unrecorded(directory: RunDir) -> bool:
+    """Return whether a run's folder holds nothing but what is written before the first record: a config, staging."""
+    if directory.path.is_symlink() or not directory.path.is_dir():
+        return False
+    names = [path.name for path in directory.path.iterdir()]
+    return all(name == directory.config.name or name.startswith((STAGING, REMOVED)) for name in names)
 
 
 def _remove(path: Path) -> None:
@@ -152,9 +188,13 @@ def leftovers(
         checkpoints: Whether the previous checkpoints of finished runs can be removed.
         submitted: The ids of runs whose jobs may be waiting or running.
     """
-    held = {path.name for path in _folders(folder / LOCKS) if lock_owner(path) is not None}
+    locks = _folders(folder / LOCKS)
+    # To take over the run of a suspended process would end its work.
+    held = {path.name for path in locks if lock_owner(path) is not None or is_suspended(path)}
     idle = [record for record in records if record.run_id not in held]
     found = [Leftover(Kind.TEMPORARY, path) for path in _temporary_files(folder)]
+    free = [RunDir(folder / path.name) for path in locks if path.name not in held]
+    found += [Leftover(Kind.UNRECORDED, one.path, one) for one in free if _is_unrecorded(one)]
     for record in idle:
         directory = RunDir(folder / record.run_id)
         found += [Leftover(Kind.TEMPORARY, path, directory) for path in directory.leftovers()]
@@ -168,9 +208,9 @@ def leftovers(
 def _active_sweeps(folder: Path, records: Sequence[Record], active: Collection[str]) -> set[Path]:
     """Return the folders of the sweeps that may be active.
 
-    Those are the sweeps that started an active run and, while any run is active, those whose list says that runs have
-    not started: they may continue runs of earlier sweeps before those. A sweep that only continues runs of others
-    leaves nothing by which it is known.
+    A sweep may be active if it started an active run. While any run is active, so may each sweep with runs that have
+    not started: it may first continue runs of earlier sweeps. A sweep that only continues runs of other sweeps cannot
+    be found.
 
     Args:
         folder: The folder of runs.

@@ -1,4 +1,4 @@
-"""The runs that sweeps asked for and that have not started, as lists in the folders of these sweeps."""
+"""The runs that sweeps requested and that have not started, as lists in the folders of these sweeps."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def write_not_started(sweep: Path, records: Sequence[Record]) -> None:
 
 
 def not_started(runs: Path) -> list[Record]:
-    """Return the runs that sweeps asked for and that have no record in a folder of runs; each once, in their order.
+    """Return the runs that sweeps requested and that have no record in a folder of runs; each once, in their order.
 
     A list that cannot be read is left out, with a warning.
 
@@ -60,7 +60,7 @@ def not_started(runs: Path) -> list[Record]:
         except FileNotFoundError:  # the sweep has just started its last run
             continue
         except (InputError, TypeError, AttributeError, ValueError, KeyError, OSError, RecursionError) as error:
-            log.warning("%s is left out: it is no list of runs (%s: %s)", path, type(error).__name__, error)
+            log.warning("%s is left out: it is not a list of runs (%s: %s)", path, type(error).__name__, error)
             continue
         found |= {record.run_id: record for record in records if record.status == Status.NEW}
     return [record for name, record in found.items() if not RunDir(runs / name).record.exists()]

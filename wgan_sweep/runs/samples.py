@@ -31,7 +31,7 @@ def sample_batches(sampler: Sampler, count: int, seed: int = 0, batch_size: int 
         batch_size: Samples per forward pass.
 
     Raises:
-        InputError: for a count or batch size below 1, or a seed that is no integer.
+        InputError: for a count or batch size below 1, or a seed that is not an integer.
     """
     check_value(count, Count, "the number of samples")
     check_value(batch_size, Count, "batch_size")

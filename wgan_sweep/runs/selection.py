@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from wgan_sweep.runs.record import Record, Status
 DEAD = "dead"
 """The status that is shown of a run that was interrupted: it is running by its record, and no process holds it."""
 NOT_STARTED = "not started"
-"""The status that is shown of a run that a sweep asked for, and that has no directory."""
+"""The status that is shown of a run that a sweep requested, and that has no directory."""
 MAX_CANDIDATES = 10
 """How many runs the message about an ambiguous id lists."""
 
@@ -38,8 +39,12 @@ class StoredRun:
         directory = RunDir(folder / record.run_id)
         if record.status == Status.NEW:
             return cls(record, directory, NOT_STARTED)
-        is_dead = record.status == Status.RUNNING and lock_owner(directory.lock) is None
-        return cls(record, directory, DEAD if is_dead else str(record.status))
+        if record.status == Status.RUNNING and lock_owner(directory.lock) is None:
+            with suppress(InputError):
+                record = directory.read_record() or record  # it may have ended after its record was read
+            if record.status == Status.RUNNING:
+                return cls(record, directory, DEAD)
+        return cls(record, directory, str(record.status))
 
     @property
     def run_id(self) -> str:
@@ -50,7 +55,7 @@ class StoredRun:
     def values(self) -> dict[str, str]:
         """What filters see: the run's coordinates, the seed, its other config values, and its state.
 
-        A value that does not count for the run, such as `div.k` for a loss without exponents, is not among them.
+        A value that does not count for the run, such as `div.k` for a loss without k and p, is not among them.
         """
         record = self.record
         choices = {group: as_text(name) for group, name in record.config.get("choices", {}).items()}
@@ -103,7 +108,7 @@ class Filter:
         key, equals, values = word.partition("=")
         if not (key and equals and values):
             raise InputError(
-                f"{word!r} is no filter: write key=value or key=value,value, as in loss=wgan_div div.k=1,2"
+                f"{word!r} is not a filter: write key=value or key=value,value, as in loss=wgan_div div.k=1,2"
             )
         return cls(key, tuple(value.strip() for value in values.split(",")))
 
@@ -130,11 +135,11 @@ def filtered(runs: Sequence[StoredRun], filters: Sequence[Filter]) -> list[Store
     Raises:
         InputError: for a key that no run and no config has, or an unknown status.
     """
-    known = {key for run in runs for key in run.values}
     for wanted in filters:
-        if wanted.key not in known:
+        if not any(wanted.key in run.values for run in runs):
             _check_key(wanted.key)
-        statuses = [*dict.fromkeys([*Status, DEAD, *(run.status for run in runs)])]
+        shown = [status for status in Status if status is not Status.NEW]
+        statuses = [*dict.fromkeys([*shown, DEAD, *(run.status for run in runs)])]
         if wanted.key == "status" and (unknown := set(wanted.values) - set(statuses)):
             raise InputError(f"there is no status {', '.join(sorted(unknown))}: choose from {', '.join(statuses)}")
     return [run for run in runs if all(wanted.holds(run) for wanted in filters)]
@@ -153,9 +158,19 @@ def matching(runs: Sequence[StoredRun], words: Iterable[str]) -> list[StoredRun]
     """Return the runs for which all filters hold, given as ``key=value`` or ``key=value,value``.
 
     Raises:
-        InputError: for a word that is no filter, and as `filtered`.
+        InputError: for a word that is not a filter, and as `filtered`.
     """
     return filtered(runs, [Filter.parse(word) for word in words])
+
+
+def nothing_matches(runs: Sequence[StoredRun], words: Sequence[str]) -> str:
+    """Return the message that no run passes filters; it names a value that no run has, and the nearest one."""
+    message = f"none of {len(runs)} runs matches {' '.join(words)}"
+    for wanted in map(Filter.parse, words):
+        if not any(wanted.holds(run) for run in runs):
+            known = {run.values[wanted.key] for run in runs if wanted.key in run.values}
+            return f"{message}{did_you_mean(wanted.values[0], known)}"
+    return message
 
 
 def selected(runs: Sequence[StoredRun], words: Sequence[str]) -> list[StoredRun]:
@@ -194,7 +209,7 @@ def in_order(runs: Sequence[StoredRun], key: str, metric: str) -> list[StoredRun
     if runs and key not in ("metric", "started") and all(value is None for value in values.values()):
         known = {name for run in runs for name in (*run.values, *run.record.scores)} | {"metric", "started"}
         raise InputError(
-            f"no run has a value of {key}{did_you_mean(key, known)}; runs can be sorted by any axis or metric"
+            f"no run has a value of {key}{did_you_mean(key.lower(), known)}; runs can be sorted by any axis or metric"
         )
 
     def rank(run: StoredRun) -> tuple[int, float, str]:

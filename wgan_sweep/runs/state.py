@@ -27,7 +27,7 @@ log = logging.getLogger("wgan_sweep")
 
 
 def is_finished(record: Record | None, config: Config) -> bool:
-    """Return whether a run has everything that a config asks for.
+    """Return whether a run has everything that a config requests.
 
     A diverged run would diverge again. A pruned run is left to the pruner that stopped it, with the same settings.
     """
@@ -43,7 +43,7 @@ def is_finished(record: Record | None, config: Config) -> bool:
 
 
 def finished_record(identity: Identity, config: Config) -> Record | None:
-    """Return the record of a run that has everything that a config asks for, or None.
+    """Return the record of a run that has everything that a config requests, or None.
 
     Raises:
         InputError: if the directory belongs to another run.
@@ -55,7 +55,7 @@ def finished_record(identity: Identity, config: Config) -> Record | None:
 
 
 def _needs_other_scores(record: Record, config: Config) -> bool:
-    """Return whether a config asks for scores that a record does not have; no scorer asks for none."""
+    """Return whether a config requests scores that a record does not have; no scorer requests none."""
     if config.scorer.get("_target_") is None:
         return False
     ours, theirs = (
@@ -208,9 +208,15 @@ class RunState:
         """Running → running: where no steps were compared, the last scores are the best ones."""
         self._update(best=dict(self.record.scores))
 
-    def confirm(self, step: int, scores: Mapping[str, float]) -> None:
-        """Running → running: the best step's scores on samples that had no part in choosing it."""
-        self._update(best={"step": step, **scores, **chosen_by(self.record.best)})
+    def confirm(self, step: int, scores: Mapping[str, float], chosen: Mapping[str, float]) -> None:
+        """Running → running: the best step's scores on samples that had no part in choosing it.
+
+        Args:
+            step: The step.
+            scores: The metric values.
+            chosen: The value by which the step was chosen, under its prefixed name.
+        """
+        self._update(best={"step": step, **scores, **chosen})
 
     def finish(self, seconds: float) -> None:
         """Running → done, after so many more seconds of work."""

@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from wgan_sweep.common.files import replacing
+from wgan_sweep.common.files import atomic_replacement
 from wgan_sweep.errors import RunLockedError, RunTakenOverError
 from wgan_sweep.runs import checkpoints
 from wgan_sweep.runs.directory import STAGING, RunDir
-from wgan_sweep.runs.lock import Ownership, put_away, run_lock
+from wgan_sweep.runs.lock import Ownership, rename_for_removal, run_lock
 from wgan_sweep.runs.record import Record
 
 log = logging.getLogger("wgan_sweep")
@@ -51,7 +51,8 @@ class RunWriter:
         self._staging = directory.path / f"{STAGING}{ownership.number}"
         self._metrics: IO[bytes] | None = None
         for path in directory.leftovers():
-            shutil.rmtree(put_away(path, ownership), ignore_errors=True)  # what stays is in nobody's way
+            # An earlier owner could still write from its staging folder if it kept its name: renaming may raise.
+            shutil.rmtree(rename_for_removal(path, ownership), ignore_errors=True)
 
     def open(self) -> None:
         """Create the run's directory and the staging folder.
@@ -102,7 +103,7 @@ class RunWriter:
         Raises:
             RunTakenOverError: if another process has taken over.
         """
-        with self._checked() as staging, replacing(path, staging) as temporary:
+        with self._checked() as staging, atomic_replacement(path, staging) as temporary:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
     def write_record(self, record: Record) -> None:

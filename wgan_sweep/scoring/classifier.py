@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wgan_sweep.common import rng
 from wgan_sweep.common.cache import cache_dir, cached
-from wgan_sweep.common.files import replacing
+from wgan_sweep.common.files import atomic_replacement
 from wgan_sweep.data import ImageSet
 from wgan_sweep.errors import InputError
 
@@ -91,7 +91,7 @@ def classifier_of(data: Labelled) -> Classifier:
         log.info("training a classifier of %d images (once per machine)", len(images))
         accuracy = _train(network, images, labels)
         try:
-            with replacing(path) as temporary:
+            with atomic_replacement(path) as temporary:
                 torch.save({"network": network.state_dict(), "accuracy": accuracy}, temporary)
         except OSError as error:
             log.warning("the classifier cannot be cached in %s: %s", path.parent, error)

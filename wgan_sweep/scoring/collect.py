@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wgan_sweep.common.cache import cache_dir, cached, is_being_made
-from wgan_sweep.common.files import replacing
+from wgan_sweep.common.files import atomic_replacement
 from wgan_sweep.common.progress import log_progress
 from wgan_sweep.data import ImageSet
 from wgan_sweep.data.npz import read_arrays
@@ -110,7 +110,7 @@ def real_features(
         computed = collect(logged_batches, space.extract(device), features=features)
         try:
             if computed.features is not None:
-                with replacing(_features_path(path)) as temporary, temporary.open("wb") as out:
+                with atomic_replacement(_features_path(path)) as temporary, temporary.open("wb") as out:
                     np.savez(out, features=computed.features.numpy())
             computed.statistics.save(path)
         except OSError as error:

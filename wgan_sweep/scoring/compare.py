@@ -10,16 +10,16 @@ from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.errors import InputError
 from wgan_sweep.scoring.collect import FeatureSet, collect
 from wgan_sweep.scoring.features import FeatureSpace
-from wgan_sweep.scoring.feeding import (
+from wgan_sweep.scoring.metric_updates import (
     Metrics,
     check_metrics,
     compute,
     consumed,
-    feed_batch,
-    feed_features,
     needs_features,
     needs_images,
     needs_logits,
+    update_with_batch,
+    update_with_features,
 )
 from wgan_sweep.scoring.sources import Source
 
@@ -82,11 +82,11 @@ def compare(
                 ),
                 extract,
                 features=needs_features(metrics, side),
-                each=partial(feed_batch, others, device=device, real=is_real),
+                each=partial(update_with_batch, others, device=device, real=is_real),
             )
         else:
             raise ValueError(f"{source.name} has neither images nor statistics")
-        feed_features(metrics, images, real=is_real)
+        update_with_features(metrics, images, real=is_real)
         sets.append(images)
     return Comparison(compute(metrics), *sets)
 

@@ -194,7 +194,7 @@ class ExactScorer:
         A distance is omitted, with a warning, if the solver did not prove that it is exact.
 
         Args:
-            sample: Returns the next N generated points ``[N, D]``, or images, uint8 ``[N, C, H, W]``, on the CPU.
+            sample: Returns the next N generated points ``[N, D]``, or images, uint8 ``[N, C, H, W]``, on any device.
             players: Generator and critic.
         """
         real, generated, images = self._examples(sample)
@@ -222,16 +222,16 @@ class ExactScorer:
     def _examples(self, sample: Callable[[int], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return real and generated examples as the critic sees them, and the latter as they were generated."""
         if isinstance(self._real, Points):
-            generated = sample(self._count)
+            generated = sample(self._count).cpu()
             return self._real.draw(self._count, rng.generator(0, "exact")), generated, generated
         sizes = [min(self._batch_size, self._count - start) for start in range(0, self._count, self._batch_size)]
-        images = torch.cat([sample(size) for size in sizes])
+        images = torch.cat([sample(size).cpu() for size in sizes])
         chosen = torch.tensor(reference_indices(self._real, self._num_real))[self._order()].tolist()
         real = torch.cat(list(image_batches(self._real, chosen, self._batch_size)))
         return to_range(real), to_range(images), images
 
     def _order(self) -> Tensor:
-        """Return a fixed random order of the real images, whose first ones are no class of their own."""
+        """Return a fixed random order of the real images, because data may be sorted by class."""
         return torch.randperm(self._num_real, generator=rng.generator(0, "exact"))
 
     def _sample_distances(self, real: Tensor, generated: Tensor, prefix: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wgan_sweep.common.files import replacing
+from wgan_sweep.common.files import atomic_replacement
 from wgan_sweep.data.npz import array_names, read_arrays
 from wgan_sweep.errors import InputError
 
@@ -36,7 +36,7 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write mean, covariance, square root, count and feature space to an npz file, atomically."""
-        with replacing(path) as temporary, temporary.open("wb") as out:
+        with atomic_replacement(path) as temporary, temporary.open("wb") as out:
             np.savez(
                 out, mean=self.mean, covariance=self.covariance, root=self.root, count=self.count, space=self.space
             )
@@ -53,7 +53,7 @@ def read_statistics(path: Path) -> Statistics:
 
     Raises:
         FileNotFoundError: if there is no file.
-        InputError: for another file, or arrays that are no statistics.
+        InputError: for another file, or arrays that are not statistics.
     """
     names = array_names(path)
     if {"mu", "sigma"} <= names:

@@ -21,18 +21,18 @@ from wgan_sweep.scoring.collect import (
     reference_indices,
 )
 from wgan_sweep.scoring.features import Extracted, FeatureSpace
-from wgan_sweep.scoring.feeding import (
+from wgan_sweep.scoring.metric_updates import (
     check_metrics,
     compute,
     consumed,
     contribute,
-    feed_batch,
-    feed_features,
-    feed_nothing,
     needs_features,
     needs_images,
     needs_logits,
     takes_real,
+    update_with_batch,
+    update_with_features,
+    update_with_nothing,
 )
 from wgan_sweep.scoring.players import Players
 
@@ -171,15 +171,15 @@ class ImageScorer:
             for metric in self._metrics.values():
                 metric.reset()
             if rank == 0:
-                self._feed_real()
+                self._update_with_real()
             if processes > 1:
                 cast("_Skipping", sample).skip(sum(sizes[:first]))
             for index in range(first, end):
                 images = sample(sizes[index])
                 extracted = extract_in_parts(extract, images) if extract else None
-                feed_batch(self._metrics, index, images, extracted, device=self._device, real=False)
+                update_with_batch(self._metrics, index, images, extracted, device=self._device, real=False)
                 if rank and index == first:
-                    self._feed_nothing(images, extracted)
+                    self._update_with_nothing(images, extracted)
             if processes > 1:
                 cast("_Skipping", sample).skip(sum(sizes[end:]))
             if rank:
@@ -202,33 +202,33 @@ class ImageScorer:
         for start in range(0, self._num_samples, self._batch_size):
             yield min(self._batch_size, self._num_samples - start)
 
-    def _feed_real(self) -> None:
+    def _update_with_real(self) -> None:
         """Give the real images to the metrics that do not know them."""
-        unfed = self._without_real()
-        if any(consumed(metric) == "features" and takes_real(metric) for metric in unfed.values()):
-            feed_features(unfed, self._real_features, real=True)
-        of_images = {key: metric for key, metric in unfed.items() if consumed(metric) != "features"}
+        waiting = self._without_real()
+        if any(consumed(metric) == "features" and takes_real(metric) for metric in waiting.values()):
+            update_with_features(waiting, self._real_features, real=True)
+        of_images = {key: metric for key, metric in waiting.items() if consumed(metric) != "features"}
         if needs_images(of_images, "real"):
             extract = self._space.extract(self._device, logits=True) if needs_logits(of_images) else None
             indices = reference_indices(self._real, self._num_real)
             for index, images in enumerate(image_batches(self._real, indices, self._batch_size)):
                 extracted = extract_in_parts(extract, images) if extract else None
-                feed_batch(of_images, index, images, extracted, device=self._device, real=True)
-        self._note_real(unfed)
+                update_with_batch(of_images, index, images, extracted, device=self._device, real=True)
+        self._note_real(waiting)
 
-    def _feed_nothing(self, images: Tensor, extracted: Extracted | None) -> None:
+    def _update_with_nothing(self, images: Tensor, extracted: Extracted | None) -> None:
         """Give no real images to the metrics, in a process that another one gives them in."""
-        unfed = self._without_real()
-        feed_nothing(unfed, images, extracted, device=self._device)
-        self._note_real(unfed)
+        waiting = self._without_real()
+        update_with_nothing(waiting, images, extracted, device=self._device)
+        self._note_real(waiting)
 
     def _without_real(self) -> dict[str, Metric]:
         """Return the metrics that do not know the real images."""
         return {key: metric for key, metric in self._metrics.items() if key not in self._knows_real}
 
-    def _note_real(self, fed: Mapping[str, Metric]) -> None:
+    def _note_real(self, updated: Mapping[str, Metric]) -> None:
         """Note which of the metrics that were given the real images keep them when they are reset."""
-        self._knows_real |= {key for key, metric in fed.items() if not getattr(metric, "reset_real_features", True)}
+        self._knows_real |= {key for key, metric in updated.items() if not getattr(metric, "reset_real_features", True)}
 
     @cached_property
     def _real_features(self) -> FeatureSet:

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgan_sweep.common.cache import cache_dir, making
-from wgan_sweep.common.files import replacing
+from wgan_sweep.common.cache import cache_dir, lock_while_computing
+from wgan_sweep.common.files import atomic_replacement
 from wgan_sweep.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -174,12 +174,12 @@ def find(path: str | None = None) -> Weights:
     problems = []
     for name, file, download in SOURCES:
         target = network_folder() / file.name
-        with making(target, "the FID network"):
+        with lock_while_computing(target, "the FID network"):
             if cached := _cached():
                 return cached
             log.info("downloading the FID network (about 90 MB) from %s", name)
             try:
-                with replacing(target) as temporary:
+                with atomic_replacement(target) as temporary:
                     download(temporary)
                     _verify(temporary)
                 return _verify(target)

@@ -54,7 +54,7 @@ def _overrides(directory: Path, given: Sequence[str]) -> list[str]:
     named = [override.partition("=")[2] for override in given if "_target_=" in override]
     remedy = f"name it on the command line, by KEY._target_=NAME, or the folder of its module, by {folders.FLAG} FOLDER"
     check_untrusted(asdict(config), str(directory), [*named, *folders.trusted_names()], remedy=remedy)
-    # Without the experiment, which would ask for its other runs, too; its values are among those below.
+    # Without the experiment, which would request its other runs, too; its values are among those below.
     options = {key.name: config.choices[key.name] for key in KEYS if key.name in config.choices}
     groups = {group: f"{group}={name}" for group, name in options.items() if group not in NOT_OF_THE_RUN}
     wanted = {name: node for name, node in asdict(config).items() if name not in NOT_OF_THE_RUN}

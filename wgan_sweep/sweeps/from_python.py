@@ -118,13 +118,13 @@ def compose_config(overrides: Sequence[str]) -> Config:
     """Return the config of the run that the command ``wgan-sweep`` trains with these overrides.
 
     Raises:
-        InputError: for overrides that the command refuses, or that ask for several runs. Whether the data can be read
+        InputError: for overrides that the command refuses, or that request several runs. Whether the data can be read
             and the networks can be made is checked when the run starts.
     """
     with _ONE_CALL, _unchanged_environment(), _explained(overrides), separate_hydra() as hydra:
         composed = hydra.compose_config("config", list(overrides), RunMode.RUN)
         if composed.hydra.mode == RunMode.MULTIRUN:
-            raise InputError(f"{' '.join(overrides)} asks for a sweep, not for one run: use sweep(...)")
+            raise InputError(f"{' '.join(overrides)} requests a sweep, not one run: use sweep(...)")
         HydraConfig.instance().set_config(composed)
         config = hydra_launcher.run_config(composed, composed.hydra)
         check_options(config)
@@ -133,7 +133,7 @@ def compose_config(overrides: Sequence[str]) -> Config:
 
 
 def train_run(config: Config, *, shows_progress: bool) -> tuple[RequestedRun, Outcome]:
-    """Do what is missing of a run, in this process; nothing if it is finished in its archive.
+    """Complete a run in this process; do nothing if it is finished in its archive.
 
     Raises:
         InputError: if it cannot work; nothing is written.
@@ -152,7 +152,7 @@ def train_run(config: Config, *, shows_progress: bool) -> tuple[RequestedRun, Ou
 
 
 def sweep_runs(overrides: Sequence[str], *, shows_progress: bool) -> list[RequestedRun]:
-    """Do what is missing of the runs of a sweep; write its table and figure; return the runs as they were requested.
+    """Complete the runs of a sweep; write its table and figure; return the runs as they were requested.
 
     Raises:
         InputError: if the command refuses the overrides, or a run cannot work; nothing is started.

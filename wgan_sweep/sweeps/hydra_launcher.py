@@ -56,7 +56,7 @@ def run_config(composed: DictConfig, hydra_config: Any) -> schema.Config:
         groups = dict.fromkeys(group for own in replaced.values() for group in own)
         raise InputError(
             f"{', '.join(replaced)} given, but neither player uses it: {' and '.join(groups)} set their own. Leave it "
-            "out, or leave it to one of them"
+            "out, or unset one of those"
         )
     return config
 
@@ -201,7 +201,7 @@ class SweepLauncher(HydraLauncher):
         state.requested += requested
         state.continuing |= {run.run_id for run, outcome in zip(requested, outcomes, strict=True) if outcome.continues}
         state.problems += [outcome.problem for outcome in outcomes if outcome.problem]
-        if state.should_stop():  # print the results now: the sweeper must not ask for more runs
+        if state.should_stop():  # print the results now: the sweeper must not request more runs
             from wgan_sweep.sweeps.results import publish_results
 
             state.print(publish_results(state, self._config).text)
@@ -268,7 +268,7 @@ class SweepLauncher(HydraLauncher):
         """
         from wgan_sweep.sweeps.launching import RequestedRun
 
-        shared = set(task_overrides(self._config.hydra))  # also if a sweeper asks for one run at a time
+        shared = set(task_overrides(self._config.hydra))  # also if a sweeper requests one run at a time
         among = [*jobs, *others]
         shared |= set(among[0]).intersection(*among[1:]) if len(among) > 1 else set()
         sweep = Path(self._config.hydra.sweep.dir).name

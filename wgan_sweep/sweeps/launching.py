@@ -239,15 +239,47 @@ def run_when_unlocked(requested: RequestedRun, display: ProgressReporter, should
     return Outcome()
 
 
-def record_failure(requested: RequestedRun, reason: str) -> Outcome:
-    """Record that the process that trained a requested run has died, unless another process holds the run by now."""
-    record: Record | None = None
+def readable_record(requested: RequestedRun) -> Record | None:
+    """Return the record of a requested run; None if there is none, or it cannot be read now."""
     try:
-        record = record_lost_process(
-            requested.config, requested.identity, reason, list(requested.overrides), requested.sweep
-        )
-    except (RunLockedError, InputError, OSError):  # the record cannot be read or written
-        log.debug("not recorded: %s: %s", requested.title, reason)
+        return requested.directory.read_record()
+    except InputError as error:
+        log.debug("%s: %s", requested.run_id, error)
+        return None
+
+
+def last_end(requested: RequestedRun) -> str | None:
+    """Return when a requested run ended last, by its record; None if it has not ended, or that cannot be read."""
+    record = readable_record(requested)
+    return None if record is None else record.finished
+
+
+def record_failure(
+    requested: RequestedRun, reason: str, ended_before: str | None, keeps_trying: Callable[[], bool] = lambda: False
+) -> Outcome:
+    """Record that the process that trained a requested run has died, unless another process holds the run by now.
+
+    Args:
+        requested: The run.
+        reason: How the process ended.
+        ended_before: When the run had last ended before the process was started, as of `last_end`.
+        keeps_trying: Whether to try again if another process seems to hold the run: a process of another machine is
+            known to be gone only after a while.
+    """
+    record: Record | None = None
+    while True:
+        try:
+            record = record_lost_process(
+                requested.config, requested.identity, reason, list(requested.overrides), requested.sweep, ended_before
+            )
+        except RunLockedError as owner:
+            if keeps_trying():
+                time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+                continue
+            log.debug("not recorded, since %s holds the run: %s: %s", owner, requested.title, reason)
+        except (InputError, OSError) as error:  # the record cannot be read or written
+            log.debug("not recorded: %s: %s (%s)", requested.title, reason, error)
+        break
     is_recorded = record is not None and record.status == Status.FAILED
     return Outcome(record, None if is_recorded else f"failed: {requested.name}: {reason}")
 

@@ -21,6 +21,7 @@ from wgan_sweep.sweeps.launching import (
     RequestedRun,
     ShouldStop,
     complete_run,
+    last_end,
     log_to_display,
     record_failure,
     report_deferred,
@@ -136,6 +137,8 @@ class _Worker:
         self.run_index: int | None = None
         """The index of the run that it trains."""
         self._is_stopping = False
+        self._ended_before: str | None = None
+        """When its run had last ended before."""
         self._slot, self._verbosity = slot, display.verbosity
         self._relay = DisplayRelay(display)
         self._child = self._start()
@@ -150,7 +153,7 @@ class _Worker:
 
     def assign(self, index: int, run: RequestedRun, *, wait_for_lock: bool) -> None:
         """Send a run to the process."""
-        self.run_index = index
+        self.run_index, self._ended_before = index, last_end(run)
         with suppress(OSError):  # if the process has died, the next `receive` notices
             self.connection.send((run, wait_for_lock))
 
@@ -178,13 +181,15 @@ class _Worker:
 
     def _handle_death(self, run: RequestedRun) -> Outcome:
         self._child.wait()
-        reason = f"its process ended with {self._child.how_it_ended()}; the machine may be out of memory"
+        reason = f"its process ended with {self._child.how_it_ended()}"
+        if self._child.was_killed:
+            reason += "; the machine may be out of memory"
         self._relay.close()
         self.run_index = None
         if self._is_stopping:
             return Outcome()
         self._child = self._start()
-        return record_failure(run, reason)
+        return record_failure(run, reason, self._ended_before)
 
     def end(self) -> None:
         """End the process. If it is training a run, kill it; the run can be resumed from its last checkpoint."""

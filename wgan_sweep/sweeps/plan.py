@@ -83,13 +83,13 @@ class Planner:
                 where = f"at step {archived.step} in {config.archive}"
                 return PlannedRun(run_id, Action.ARCHIVED, f"{archived.status} {where}")
             self._check(config)
+            done = 0 if record is None else record.step
+            images = self._check.images_in(config, range(done, config.train.steps))
             if (figure := repr(config.figure)) not in self._figures:
                 make_figure(config.figure)
                 self._figures.add(figure)
         except InputError as error:
             return PlannedRun(run_id, Action.REFUSE, str(error))
-        done = 0 if record is None else record.step
-        images = max(0, config.train.steps - done) * config.train.n_critic * config.train.batch_size
         if (owner := lock_owner(requested.directory.lock)) is not None:
             return PlannedRun(run_id, Action.WAIT, f"{owner} holds it", images)
         if done == 0:
@@ -136,7 +136,7 @@ def _kind(config: Mapping[str, Any]) -> str:
     choices, train = config.get("choices", {}), config.get("train", {})
     options = [str(choices.get(group)) for group in GROUPS_OF_PACE]
     settings = [train.get(name) for name in ("batch_size", "generator_batch_size", "n_critic", "precision", "compile")]
-    return repr((options, config.get("model"), settings))
+    return repr((options, config.get("model"), settings, choices.get("critic_updates", "constant")))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ The waiting process may be interrupted: the same command finds the submitted job
 import shlex
 import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from wgan_sweep.config import folders
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs import provenance
 from wgan_sweep.runs.life import summary
-from wgan_sweep.runs.record import Status
+from wgan_sweep.runs.lock import HEARTBEATS_PER_LIFETIME, LIFETIME_SECONDS, watch
+from wgan_sweep.runs.record import Record, Status
 from wgan_sweep.runs.state import is_finished
 from wgan_sweep.sweeps.launching import (
     AtLeastOne,
@@ -28,7 +29,9 @@ from wgan_sweep.sweeps.launching import (
     RequestedRun,
     ShouldStop,
     labelled,
+    last_end,
     log_to_display,
+    readable_record,
     record_failure,
 )
 from wgan_sweep.sweeps.local import Local
@@ -36,14 +39,16 @@ from wgan_sweep.sweeps.parallel import Parallel
 from wgan_sweep.sweeps.slurm_jobs import NO_ANSWER, TERMINAL_STATES, Submission, active_states, query
 
 SECONDS_BETWEEN_QUERIES = 2.0
-SECONDS_UNTIL_KILLED = 60.0
-"""How long a job that got SIGTERM waits for what SLURM sends next."""
+SECONDS_UNTIL_GONE = LIFETIME_SECONDS * (1 + 1 / HEARTBEATS_PER_LIFETIME)
+"""After so long without a heartbeat since its job was over, a process is certainly known to be gone."""
+SECONDS_UNTIL_KILLED = 600.0
+"""How long a job that got SIGTERM waits for what SLURM sends next, which may take the GraceTime of its partition."""
 ACCOUNTING_ATTEMPTS = 15
 """Number of `sacct` queries, one per second, for how a job ended: accounting lags behind the controller."""
 
 
-class RunFailedError(Exception):
-    """A run of a job failed. The message holds its error."""
+class JobFailedError(Exception):
+    """A job failed: one of its runs did, or it could not train them. The message says why."""
 
 
 @dataclass
@@ -66,11 +71,11 @@ class Task:
         saved, and the job waits for SIGKILL, after which SLURM's record says how it ended, or for SIGUSR2.
 
         Raises:
-            RunFailedError: if a run failed, the code has changed since submission, a folder of the command is missing,
+            JobFailedError: if a run failed, the code has changed since submission, a folder of the command is missing,
                 or nothing follows SIGTERM. The job then ends as FAILED.
         """
         if provenance.code() != self.code and not self.allow_other_code:
-            raise RunFailedError(
+            raise JobFailedError(
                 f"the installed wgan_sweep is {provenance.code()}, but {self.code} was submitted: submit again, or "
                 "allow it with launch.allow_other_code=true"
             )
@@ -78,7 +83,7 @@ class Task:
             for folder in self.folders:
                 folders.use(folder)
         except InputError as error:
-            raise RunFailedError(str(error)) from error
+            raise JobFailedError(str(error)) from error
         received: set[int] = set()
 
         def request_stop(number: int, _: object) -> None:
@@ -100,14 +105,14 @@ class Task:
             deadline = time.monotonic() + SECONDS_UNTIL_KILLED
             while signal.SIGUSR2 not in received:
                 if time.monotonic() > deadline:
-                    raise RunFailedError("SIGTERM ended the job; its runs are saved and can be resumed")
+                    raise JobFailedError("SIGTERM ended the job; its runs are saved and can be resumed")
                 time.sleep(0.1)
             display.line("saved; asking SLURM to requeue the job")
             if callable(requeue):
                 requeue(signal.SIGUSR2, None)
         errors = [record.error or "" for record in records if record.status == Status.FAILED]
         if errors or problems:
-            raise RunFailedError("\n".join([*errors, *problems]))
+            raise JobFailedError("\n".join([*errors, *problems]))
 
     def checkpoint(self) -> Any:
         """Return what a requeued job does: the same task, which resumes the runs from their directories."""
@@ -204,7 +209,7 @@ class Slurm:
     def __call__(self, requested: Sequence[RequestedRun], display: Display, should_stop: ShouldStop) -> list[Outcome]:
         """Submit the runs that are missing and not yet submitted; wait for all of them if `wait` is set.
 
-        If no run is missing, SLURM is not asked, and need not be there.
+        If no run is missing, SLURM is not queried, and need not be there.
 
         Raises:
             InputError: if runs are missing and SLURM does not answer, or rejects the job.
@@ -228,8 +233,21 @@ class Slurm:
                 f"{len(continuing)} runs continue without this command: run it again to wait for them, or "
                 f"`wgan-report {shlex.quote(requested[0].config.runs)} --watch` to follow them"
             )
-        endings = _endings({sub.job for run_id, sub in submissions.items() if run_id not in continuing})
-        return [self._outcome(run, submissions.get(run.run_id), run.run_id in continuing, endings) for run in requested]
+        over = submissions.keys() - continuing
+        endings = _endings({submissions[run_id].job for run_id in over})
+        watch(missing[run_id].directory.lock for run_id in over)  # see `_outcome`
+        until = time.monotonic() + SECONDS_UNTIL_GONE
+
+        def waits() -> bool:
+            return self._wait and not should_stop() and time.monotonic() < until
+
+        outcomes = [
+            _outcome(run, submissions.get(run.run_id), run.run_id in continuing, endings, waits) for run in requested
+        ]
+        for run, outcome in zip(requested, outcomes, strict=True):
+            if run.run_id in over and outcome.record is not None:
+                _report_rest(run, outcome.record, display)
+        return outcomes
 
     def _submit_missing(
         self, missing: list[RequestedRun], display: Display, should_stop: ShouldStop
@@ -257,7 +275,15 @@ class Slurm:
                 display.line(f"{len(submissions)} runs were submitted before: waiting for them")
             new = [] if should_stop() else [run for run in missing if run.run_id not in submissions]
             for run, submission in self._submit(new, folder / "jobs"):
-                submission.write(folder, run.run_id)
+                try:
+                    submission.write(folder, run.run_id)
+                except OSError as error:
+                    array = submission.job.split("_")[0]
+                    raise InputError(
+                        f"job {array} is submitted, but {folder} does not have the jobs of all its runs "
+                        f"({error.strerror}), and another command would submit them again: cancel it by "
+                        f"`scancel {array}`, and run this command again when {folder} can be written to"
+                    ) from error
                 submissions[run.run_id] = submission
         return submissions
 
@@ -287,6 +313,7 @@ class Slurm:
                     list(run.overrides),
                     asdict(run.config),
                     dict(run.identity.science),
+                    last_end(run),
                 ),
             )
             for batch, job in zip(batches, jobs, strict=True)
@@ -311,8 +338,10 @@ class Slurm:
             for run_id, submission in submissions.items():
                 run = runs[run_id]
                 directory = run.directory
-                record = directory.read_record()
+                record = readable_record(run)
                 state = active.get(submission.job, "ENDED") if active is not None else shown.get(run_id, "")
+                if state == "ENDED" and (record is None or record.status == Status.RUNNING):
+                    watch([directory.lock])  # see `_outcome`
                 if state == "RUNNING" and run_id not in bars:
                     bars[run_id] = labelled(display, run).add_bar(run.title, run.config.train.steps)
                 if run_id in bars and record is not None:
@@ -330,16 +359,47 @@ class Slurm:
                 return
             time.sleep(SECONDS_BETWEEN_QUERIES)
 
-    def _outcome(
-        self, run: RequestedRun, submission: Submission | None, continues: bool, endings: Mapping[str, str]
-    ) -> Outcome:
+
+def _outcome(
+    run: RequestedRun,
+    submission: Submission | None,
+    continues: bool,
+    endings: Mapping[str, str],
+    waits: Callable[[], bool],
+) -> Outcome:
+    """Return how the job of a run has left it.
+
+    Args:
+        run: The run.
+        submission: Its submission; None if it was not submitted.
+        continues: Whether its job is not over.
+        endings: How jobs ended, as of `_endings`.
+        waits: Whether to wait until the process of a job that was killed on another node is known to be gone.
+    """
+    try:
         record = run.directory.read_record()
-        if continues:
-            return Outcome(record, continues=True)
-        if submission is None or is_finished(record, run.config) or (record and record.status == Status.FAILED):
+    except InputError as error:
+        return Outcome(problem=f"failed: {run.name}: {error}", continues=continues)
+    if continues:
+        return Outcome(record, continues=True)
+    if submission is None or is_finished(record, run.config):
+        return Outcome(record)
+    ending = endings.get(submission.job, UNKNOWN_ENDING)
+    if record is not None and record.status not in (Status.NEW, Status.RUNNING):
+        # An end of an earlier job is the outcome only if this job found nothing more to do.
+        is_earlier = record.finished is not None and record.finished == submission.ended_before
+        if not is_earlier or (ending.startswith("COMPLETED") and record.status != Status.FAILED):
             return Outcome(record)
-        reason = f"job {submission.job} ended as {endings.get(submission.job, UNKNOWN_ENDING)}; see {submission.log}"
-        return record_failure(run, reason)
+    reason = f"job {submission.job} ended as {ending}; see {submission.log}"
+    return record_failure(run, reason, submission.ended_before, waits)
+
+
+def _report_rest(run: RequestedRun, record: Record, display: Display) -> None:
+    """Say so if a run was requested to do more than its job, which an earlier command has submitted."""
+    if record.status in (Status.DONE, Status.PRUNED) and not is_finished(record, run.config):
+        labelled(display, run).line(
+            f"{run.title}: {record.status} at step {record.step}, and more was requested: run this command again"
+        )
 
 
 def _submission_command(script: Path) -> list[str]:

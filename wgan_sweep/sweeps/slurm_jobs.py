@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from wgan_sweep.common.files import write
 from wgan_sweep.common.ranges import check_value
-from wgan_sweep.common.reading import read_document
+from wgan_sweep.common.reading import UnreadableError, read_document
 from wgan_sweep.errors import InputError
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.record import Record
@@ -43,20 +43,27 @@ class Submission:
     """The run's resolved config."""
     science: dict[str, Any] = field(default_factory=dict)
     """The science values of the run's identity."""
+    ended_before: str | None = None
+    """When the run had last ended before it was submitted."""
 
     @classmethod
     def read(cls, folder: Path, run_id: str) -> "Submission | None":
-        """Return the submission of a run, or None if there is none that can be read.
+        """Return the submission of a run, or None if there is none, or what is there is damaged.
 
         Args:
             folder: The folder ``.slurm``.
             run_id: The run's id.
+
+        Raises:
+            UnreadableError: if it cannot be read now; the run may have a job.
         """
         try:
             values = json.loads(read_document(folder / f"{run_id}.json"))
             submission = cls(**values)
             for name, hint in get_type_hints(cls).items():
                 check_value(getattr(submission, name), hint, name)
+        except UnreadableError:
+            raise
         except (OSError, ValueError, TypeError, RecursionError):
             return None
         return submission if re.fullmatch(r"\d+(_\d+)?", submission.job) else None

@@ -5,11 +5,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from wgan_sweep.common.stopping import stopping_if
 from wgan_sweep.common.verbosity import Verbosity
 from wgan_sweep.runs import provenance
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask the command to save and end: Ctrl-C, `kill` or a shutdown, and a closed terminal."""
+SECONDS_OF_HANGUP = 1.0
+"""Signals so soon after a first SIGHUP repeat it: if a terminal closes, the shell and the kernel both send one."""
 
 
 def discard_output_to_closed_terminal() -> None:
@@ -44,6 +48,8 @@ class CommandState:
     def __init__(self, *, verbosity: Verbosity = Verbosity.NORMAL, prints_results: bool = True) -> None:
         self.stop_signal: int | None = None
         """The signal that asked to stop, if any: runs in training save and end, the others do not start."""
+        self._stop_requested_at = 0.0
+        """When it came, by `time.monotonic`."""
         self.requested: list[RequestedRun] = []
         """The runs of the sweep that were launched."""
         self.continuing: set[str] = set()
@@ -95,12 +101,20 @@ class CommandState:
             signal.signal(signal.SIGINT, handler)
 
     def request_stop(self, number: int, _: object = None) -> None:
-        """Handle a signal: ask the runs in training to save and end. The second time, raise KeyboardInterrupt."""
+        """Handle a signal: ask the runs in training to save and end. The second time, raise KeyboardInterrupt.
+
+        SIGHUP is never the second one: if a terminal closes, it comes several times, and is not a request to hurry.
+        """
         if number == signal.SIGHUP:
             discard_output_to_closed_terminal()
-        is_second, self.stop_signal = self.stop_signal is not None, number
-        if is_second:
+        if self.stop_signal is not None:
+            seconds = time.monotonic() - self._stop_requested_at
+            is_repeated = self.stop_signal == signal.SIGHUP and seconds < SECONDS_OF_HANGUP
+            if number == signal.SIGHUP or is_repeated:
+                return
+            self.stop_signal = number
             raise KeyboardInterrupt
+        self.stop_signal, self._stop_requested_at = number, time.monotonic()
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         message = f"{name}: stopping at the next step, with a checkpoint; a second signal or Ctrl-C stops at once"
         if self._display is not None:  # do not create it here: the signal may interrupt an import
@@ -145,7 +159,7 @@ def separate_state(verbosity: Verbosity) -> Iterator[CommandState]:
     before = vars(state).copy()
     vars(state).update(vars(CommandState(verbosity=verbosity, prints_results=False)))
     try:
-        with state.handling_interrupts():
+        with state.handling_interrupts(), stopping_if(state.should_stop):
             yield state
     finally:
         state.close()

@@ -16,14 +16,14 @@ from wgan_sweep.common.ranges import shown
 from wgan_sweep.config import schema
 from wgan_sweep.config.keys import Role, overridden_key, without_roles
 from wgan_sweep.errors import InputError
-from wgan_sweep.report.claim_kinds.question import Claim
+from wgan_sweep.report.claim_kinds.claim import Claim
 from wgan_sweep.report.claim_kinds.reading import claims_file, read_claims
 from wgan_sweep.report.claims import Verdict
 from wgan_sweep.report.curves import TRAINING, Curves, Lines
-from wgan_sweep.report.decisions import Decided, DecisionRecord, read_decisions
+from wgan_sweep.report.decisions import ClaimOutcome, DecisionRecord, read_decisions
 from wgan_sweep.report.inference.evidence import LEVEL
 from wgan_sweep.report.inference.sequential import Looks
-from wgan_sweep.report.looks import Decision, Standing, Tracked, are_about_curves, metrics_of
+from wgan_sweep.report.looks import ClaimState, Decision, TrackedClaim, are_about_curves, metrics_of
 from wgan_sweep.report.text import finite, markdown
 from wgan_sweep.runs import pruning
 from wgan_sweep.runs.record import METRICS, SELECTION_METRICS, Record, Status
@@ -90,7 +90,7 @@ def check_wanted(config: Any) -> tuple[list[Claim], schema.Decide]:
         raise InputError("launch.wait=false with claims: each batch depends on the runs before it; leave it out")
     if pruning.is_on(config):
         raise InputError(
-            f"claims with {pruning.name_of(config)}: pruned runs are no evidence; leave claims out, or set prune=none"
+            f"claims with {pruning.name_of(config)}: pruned runs are not evidence; leave claims out, or set prune=none"
         )
     if config.scorer.get("_target_") is None:
         raise InputError("claims are about a metric, but scorer=none gives none: choose a scorer")
@@ -109,7 +109,7 @@ class Seeds:
         largest: The largest number of seeds.
 
     Raises:
-        InputError: if the cells have different seeds, a seed is no whole number, or there are too many.
+        InputError: if the cells have different seeds, a seed is not a whole number, or there are too many.
     """
 
     def __init__(self, jobs: Sequence[Sequence[str]], start: int, largest: int) -> None:
@@ -142,7 +142,7 @@ class UntilDecided:
 
     Args:
         config: The config of the sweep's first run.
-        jobs: The overrides of each run that the sweep asks for.
+        jobs: The overrides of each run that the sweep requests.
         request: Composes and checks runs.
         archived: Returns the records of runs that are done in archives, by run id.
 
@@ -207,7 +207,7 @@ class UntilDecided:
             raise InputError(f"claims={self._name}: the sweep's cells can answer none of its claims ({reasons})")
         self._earlier = self._tests_at_other_looks(Path(config.runs), first)
         self.lines: list[str] = [
-            *(f"not asked: {claim} ({why})" for claim, why in self.decision.unanswerable.items()),
+            *(f"not tested: {claim} ({why})" for claim, why in self.decision.unanswerable.items()),
             *self._earlier,
         ]
         """What has happened, one line per event, for the next `new_lines`."""
@@ -264,7 +264,7 @@ class UntilDecided:
             if missing:
                 return missing
             runs = {cell: [self._records[cell, index] for index in range(number)] for cell in cells}
-            closed = self.decision.take(runs)
+            closed = self.decision.test_next_look(runs)
             self.lines += [self._described(tracked) for tracked in closed]
             if self.decision.open:
                 count = f"{len(self.decision.open)} of {len(self.decision.tracked)} claims are open"
@@ -297,7 +297,7 @@ class UntilDecided:
         """Whether a run will not be trained (again): a failed run is tried once by each command."""
         return is_finished(record, run.config) or (record.is_lost and run.run_id in self._tried)
 
-    def _described(self, tracked: Tracked) -> str:
+    def _described(self, tracked: TrackedClaim) -> str:
         verdict = tracked.judgement.verdict
         what = f"{verdict}, " if verdict != Verdict.UNDECIDED else ""
         why = f" ({tracked.judgement.why})" if tracked.judgement.why else ""
@@ -399,7 +399,7 @@ class UntilDecided:
     def table(self) -> str:
         """Return where each claim stands, as a Markdown table with notes."""
         header, rows = self.decision.table()
-        is_open = any(tracked.standing is Standing.OPEN for tracked in self.decision.tracked)
+        is_open = any(tracked.standing is ClaimState.OPEN for tracked in self.decision.tracked)
         notes = [
             f"Tested after {_listed(self.decision.looks.seeds)} seeds per cell, until decided. p-values and intervals "
             f"hold for all looks together, p-values also for all claims, {len(self.decision.tracked)} here (Holm): "
@@ -412,20 +412,20 @@ class UntilDecided:
                 for tracked in self.decision.tracked
                 if tracked.lost
             ),
-            *(f"Not asked: {claim} ({why})." for claim, why in self.decision.unanswerable.items()),
+            *(f"Not tested: {claim} ({why})." for claim, why in self.decision.unanswerable.items()),
             *(f"{line}." for line in self._earlier),
         ]
         return markdown(header, rows, notes)
 
-    def _left_out(self, tracked: Tracked) -> str:
+    def _left_out(self, tracked: TrackedClaim) -> str:
         lost = {record.run_id for record in tracked.lost}
         cells = {cell for (cell, _), run in self._runs.items() if run.run_id in lost}
         return "; ".join(" ".join(self.seeds.cells[cell]) for cell in sorted(cells))
 
-    def _decided(self, tracked: Tracked) -> Decided:
+    def _outcome(self, tracked: TrackedClaim) -> ClaimOutcome:
         evidence = tracked.judgement.evidence
         numbers = [] if evidence is None else finite([evidence.effect, evidence.low, evidence.high])
-        return Decided(
+        return ClaimOutcome(
             tracked.claim.claim,
             tracked.setting,
             str(tracked.judgement.verdict),
@@ -440,7 +440,7 @@ class UntilDecided:
     def record(self) -> DecisionRecord:
         """Return the state as it is stored."""
         return DecisionRecord(
-            claims=[self._decided(tracked) for tracked in self.decision.tracked],
+            claims=[self._outcome(tracked) for tracked in self.decision.tracked],
             looks=list(self.decision.looks.seeds),
             seeds=list(self.seeds.order),
             runs=[run.run_id for run in self.ended],

@@ -30,7 +30,7 @@ def w1_estimate(record: Record) -> float:
     """Return (E_real[T] - E_fake[T]) / max ||grad T||.
 
     By Kantorovich-Rubinstein duality this is a lower bound of W1 (up to sampling error), if the maximum over r(x) is
-    the critic's Lipschitz constant.
+    the critic's Lipschitz constant. If the critic is steeper elsewhere, it may exceed W1.
     """
     return metric_value(record, "critic_gap") / metric_value(record, "critic_gradient_max")
 
@@ -88,8 +88,9 @@ def summarise(
         js_columns = [f"{js(theta):.3f}", *(texts[loss] for loss in js_losses)]
         rows.append([f"{theta:g}", *js_columns, f"{w1(theta):.3f}", *(texts[loss] for loss in w1_losses)])
     notes = [
-        "JS (nats) and W1 between data and generator: closed form, and trained critics' lower bounds.",
-        "JS bound: ln 2 - loss/2. W1 bound: (E_real[T] - E_fake[T]) / max ||grad T||. Mean ± sd over seeds.",
+        "JS (nats) and W1 between data and generator: closed form, and by trained critics. Mean ± sd over seeds.",
+        "JS: the lower bound ln 2 - loss/2. W1: (E_real[T] - E_fake[T]) / max ||grad T||. The maximum is over points",
+        "of r(x): a lower bound if it is the critic's Lipschitz constant, but the ratio may exceed W1 if it is not.",
         *problems(records),
     ]
     return SweepSummary(markdown(header, rows, notes), to_png(figure))

@@ -1,4 +1,4 @@
-"""Whether the loss tells the quality of the samples: its rank correlation with a metric along the curve of each run.
+"""Whether the loss tracks the quality of the samples: its rank correlation with a metric along the curve of each run.
 
 Arjovsky et al. 2017, section 4.2: the estimate of WGAN's critic falls as samples get better, while a GAN's estimate of
 the Jensen-Shannon divergence does not.
@@ -77,7 +77,7 @@ def summarise(records: Sequence[Record], runs: Path, metric: str) -> SweepSummar
     notes = [
         f"Spearman's rank correlation with {metric} along training: mean over seeds (of Fisher's z) with its 95 % "
         "interval.",
-        "Both estimates are those of a training batch. Fewer than 6 seeds have no finite interval.",
+        "Both estimates are from a training batch. Fewer than 6 seeds have no finite interval.",
         *problems(records),
     ]
     return SweepSummary(markdown(header, rows, notes), to_png(figure))

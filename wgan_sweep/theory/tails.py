@@ -39,8 +39,8 @@ def non_saturating_slope(discriminator: Values) -> Values:
 def hill(values: Values, top: int) -> float:
     """Return Hill's estimate of the tail index a, where P(|X| > t) falls like t^-a, from the `top` largest |X|.
 
-    Its standard error is about a / sqrt(top). A Cauchy variable has the index 1, and so an infinite mean. For a normal
-    one the estimate grows without bound, the further out in the tail it is taken.
+    Its standard error is about a / sqrt(top). A Cauchy variable X has the index 1, so its mean is not defined (that of
+    |X| is infinite). For a normal one the estimate grows without bound, the further out in the tail it is taken.
 
     Args:
         values: ``[N]``, N above `top`.

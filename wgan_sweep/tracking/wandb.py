@@ -4,8 +4,9 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +31,11 @@ end. ``WANDB_INIT_TIMEOUT`` and ``WANDB_FINISH_TIMEOUT`` override them."""
 PROJECT = "wgan-sweep"
 """The project of runs for which neither the config nor the environment names one."""
 MAX_TAG_LENGTH = 64
+SECONDS_AT_INTERRUPTION = 20.0
+"""How long the mirror of a run that was interrupted may take to end: SLURM kills a job soon after it has asked it to
+stop. The next start of the run sends what is missing."""
+INTERRUPTED = "running"
+"""The status of a run that ends and is to be resumed."""
 GOOD_ENDS = ("done", "pruned")
 """The statuses of runs that W&B shows as finished; it shows others as failed."""
 FATAL = "ERROR+4"
@@ -66,7 +72,7 @@ def key_is_configured() -> bool:
 
     try:
         return wbauth.read_netrc_auth(host=found.base_url) is not None
-    except wandb.Error:  # it is no API key
+    except wandb.Error:  # it is not an API key
         return False
 
 
@@ -138,6 +144,40 @@ def last_close(directory: Path) -> Closed | None:
     return closed if all(isinstance(text, str) for text in texts) else None
 
 
+class _Background:
+    """An action in another thread."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._act, args=(action,), daemon=True)
+        self._thread.start()
+
+    def _act(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except BaseException as error:  # raised by the thread that waits
+            self._errors.append(error)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the action is not over."""
+        return self._thread.is_alive()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the action for a limited time, and raise its error if it failed.
+
+        Raises:
+            TimeoutError: if it takes longer; it goes on.
+        """
+        self._thread.join(seconds)
+        if self.goes_on:
+            raise TimeoutError(
+                f"W&B has not received all within {seconds:.0f} s; the next start of the run sends the rest"
+            )
+        if self._errors:
+            raise self._errors[0]
+
+
 class WandbTracker:
     """Mirrors a run to Weights & Biases: online where a key is configured, else offline. It never prompts.
 
@@ -194,6 +234,8 @@ class WandbTracker:
         self.where = where
         """Where the run is mirrored to."""
         self._pending_images: NDArray[np.uint8] | None = None
+        self._ending: _Background | None = None
+        """The end of the W&B run in another thread, if the run was interrupted."""
         self._rows_logged = 0
         self._rows_on_server = self._run.starting_step if where.mode == "online" else 0
         if where.mode == "online":
@@ -240,6 +282,8 @@ class WandbTracker:
     def close(self, status: str, summary: Values) -> None:
         """Write the summary and end the W&B run, with exit code 1 unless the run is done or pruned.
 
+        An interrupted run, which is to be resumed, gets `SECONDS_AT_INTERRUPTION` for that.
+
         Raises:
             TimeoutError: if W&B does not receive the rest of the data in time.
             ConnectionError: if it refused data.
@@ -247,7 +291,15 @@ class WandbTracker:
         if self._pending_images is not None:
             self._run.summary["samples"] = self._wandb.Image(self._pending_images)
         self._run.summary.update({"status": status, **summary})
-        self._run.finish(exit_code=0 if status in GOOD_ENDS else 1)
+
+        def finish() -> None:
+            self._run.finish(exit_code=0 if status in GOOD_ENDS else 1)
+
+        if status == INTERRUPTED:
+            self._ending = _Background(finish)
+            self._ending.wait(SECONDS_AT_INTERRUPTION)
+        else:
+            finish()
         if self.where.mode == "online" and (error := self._fatal_error()):
             raise ConnectionError(error)
         closed = Closed(self.where, status, time.time())
@@ -265,4 +317,6 @@ class WandbTracker:
 
     def abandon(self) -> None:
         """End the W&B run as it is, so that the next run of this process does not continue it."""
+        if self._ending is not None and self._ending.goes_on:
+            return
         self._run.finish(exit_code=1)

@@ -6,6 +6,7 @@ from the same state. Otherwise, or if capturing fails, iterations stay eager.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,15 +73,50 @@ class CudaGraph:
             return metrics
 
     def capture(self, iteration: Iteration) -> Metrics:
-        """Record an iteration. Other threads (which prefetch batches) may allocate CUDA memory meanwhile."""
-        if TorchVersion(torch.__version__) < "2.14":  # later versions find the generators during the capture
-            for generator in self._generators:
-                self._graph.register_generator_state(generator)
-        with (
-            torch.cuda.device(self._device),
-            torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            return iteration()
+        """Record an iteration. Other threads (which prefetch batches) may allocate CUDA memory meanwhile.
+
+        If that fails, the state of torch is as before, so that eager iterations can follow, and the iteration's own
+        error is raised: leaving a capture that CUDA has made invalid raises another one, which does not tell the cause.
+        """
+        cause: BaseException | None = None
+        with torch.cuda.device(self._device):
+            if TorchVersion(torch.__version__) < "2.14":  # later versions find the generators during the capture
+                for generator in self._generators:
+                    self._graph.register_generator_state(generator)
+            pool = torch.cuda.graph_pool_handle()
+            stream = torch.cuda.current_stream()
+            try:
+                with torch.cuda.graph(self._graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                    try:
+                        return iteration()
+                    except BaseException as error:
+                        cause = error
+                        raise
+            except BaseException:
+                torch.cuda.set_stream(stream)
+                self._end_failed_capture(pool)
+                if cause is not None:
+                    raise cause from None
+                raise
+            finally:
+                del cause  # it refers to this frame, and to the graph
+
+    def _end_failed_capture(self, pool: tuple[int, int]) -> None:
+        """End a capture for the memory allocator and the random number generators, on the current device.
+
+        An operation that cannot be captured makes the capture invalid. Leaving it then raises before torch has told
+        them that it ended: memory would go to the graph's pool, and the generators would refuse to draw.
+
+        Args:
+            pool: The graph's memory pool.
+        """
+        device = torch.cuda.current_device()
+        self._graph.reset()
+        with suppress(RuntimeError):  # if the allocator knows of the end, `reset` has released the pool
+            torch._C._cuda_endAllocateToPool(device, pool)
+            torch._C._cuda_releasePool(device, pool)
+        for generator in (*self._generators, torch.cuda.default_generators[device]):
+            generator.graphsafe_set_state(generator.clone_state())  # a clone takes part in no capture
 
     def replay(self) -> None:
         """Run the recorded iteration."""
@@ -171,8 +207,7 @@ class GraphedIteration:
             snapshot.restore()  # a capture changes nothing, unless part of the iteration was run instead of recorded
             reason = self._verify(variant.graph, iteration, weights, snapshot)
         except Exception as error:  # a capture can fail in the code of any layer, optimizer or library
-            message = str(error).splitlines() or [type(error).__name__]
-            reason = f"capturing failed: {message[0]}"
+            reason = f"capturing failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
         if reason is None:
             variant.graph.release_eager_memory()
             return self._copy_of_metrics(variant)

@@ -1,7 +1,8 @@
 """Measurements of generator and critic, and samples. None of them changes the state of training or draws from it."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -83,7 +84,7 @@ class Probes:
         """
         generator, real = copy.deepcopy(self._generator), real[: self._examples_at_once]
         z = draw_z(len(real), self._latent_dim, generator, self._stream("probe z", step))
-        with self._precision.step():
+        with self._precision.step(), _copied_buffers(self._critic):
             fake = self._precision.apply(generator, z)
             loss = generator_loss(real.to(self._device, z.dtype), fake)
             parameters, loss_scale = list(generator.parameters()), self._generator_loss_scale
@@ -118,10 +119,30 @@ class Probes:
 
     def _apply_critic(self, batch: Tensor) -> Tensor:
         if self._examples_at_once is None:
-            return self._precision.apply(self._critic, batch)
+            return self._apply_unchanged_critic(batch)
         # Such a critic needs memory for each pair of examples, so its forward pass is repeated for the gradient.
         parts = batch.split(self._examples_at_once)
-        return torch.cat([checkpoint(self._precision.apply, self._critic, part, use_reentrant=False) for part in parts])
+        return torch.cat([checkpoint(self._apply_unchanged_critic, part, use_reentrant=False) for part in parts])
+
+    def _apply_unchanged_critic(self, batch: Tensor) -> Tensor:
+        with _copied_buffers(self._critic):
+            return self._precision.apply(self._critic, batch)
 
     def _stream(self, *purpose: object) -> torch.Generator:
         return rng.generator(self._seed, *purpose, device=self._device)
+
+
+@contextmanager
+def _copied_buffers(network: nn.Module) -> Iterator[None]:
+    """Let a network use copies of its buffers, so that those of training, such as running statistics, stay as they are.
+
+    They are the same tensors afterwards: CUDA graphs write to them, and gradients may need the copies.
+    """
+    buffers = {module: dict(module._buffers) for module in network.modules()}
+    for module, own in buffers.items():
+        module._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in own.items()})
+    try:
+        yield
+    finally:
+        for module, own in buffers.items():
+            module._buffers.update(own)

@@ -20,6 +20,7 @@ from wgan_sweep.training.aliases import Metrics, Network
 from wgan_sweep.training.averaging import MovingAverage
 from wgan_sweep.training.compilation import CompiledGradient, CompiledNetwork
 from wgan_sweep.training.critic_objective import CriticBatches, CriticObjective
+from wgan_sweep.training.critic_updates import CriticUpdates, updates_at, updates_in
 from wgan_sweep.training.cuda_graphs import Graph, GraphedIteration
 from wgan_sweep.training.gradient_rules import GradientRules
 from wgan_sweep.training.loss_scaling import LossScale
@@ -60,7 +61,7 @@ class TrainerSettings:
     latent_dim: int
     """Size of z, which is standard normal."""
     n_critic: int
-    """Critic updates per generator update."""
+    """Critic updates per generator update, unless `critic_updates` of the `Trainer` gives a step another number."""
     ema: float
     """Decay of the averaged generator per update, in [0, 1); 0 turns averaging off. See `MovingAverage`."""
     seed: int
@@ -95,6 +96,7 @@ class Trainer:
         critic_optimizer: Returns the critic's optimizer for its parameters.
         generator_schedule: Returns the scheduler of the generator's learning rate; None: the rate is constant.
         critic_schedule: Returns the scheduler of the critic's learning rate; None: the rate is constant.
+        critic_updates: Returns the number of critic updates of a step; None: it is `settings.n_critic` in all steps.
         batches: Real examples.
         device: Device of all tensors.
         precision: Numeric precision.
@@ -117,6 +119,7 @@ class Trainer:
         critic_optimizer: MakeOptimizer,
         generator_schedule: MakeScheduler | None = None,
         critic_schedule: MakeScheduler | None = None,
+        critic_updates: CriticUpdates | None = None,
         batches: RealExamples,
         device: torch.device,
         precision: Precision,
@@ -130,6 +133,8 @@ class Trainer:
         self.generator = generator = replicas.use_global_batch_norm(generator)
         self.critic = critic = replicas.use_global_batch_norm(critic)
         self.step = 0
+        self._critic_updates = critic_updates
+        self._updates_so_far = self._updates_before_restart = 0  # of the critic
         self.device = device
         self._batches, self._precision = batches, precision
         self._loss, self._constraint, self._stabiliser = stabiliser.adapt_loss(loss), constraint, stabiliser
@@ -212,6 +217,7 @@ class Trainer:
             batch_size=batches.batch_size,
             device=device,
         )
+        self._batch_slots: list[Tensor] = []
         self._raw_batches: list[Tensor] = []
         self._last_batch: tuple[Tensor, Tensor] | None = None
 
@@ -223,7 +229,7 @@ class Trainer:
     @property
     def images_seen(self) -> int:
         """Number of real examples that the critic has been trained on."""
-        return self.step * self._settings.n_critic * self._batches.batch_size
+        return self._updates_so_far * self._batches.batch_size
 
     @property
     def execution(self) -> dict[str, str]:
@@ -262,9 +268,9 @@ class Trainer:
         """Run one iteration, eagerly or by replaying its graph, and update the moving average."""
         if self.step == self._settings.freeze_generator_at:
             self._restart_critic()
-        self._load_batches()
-        self._respect_optimizers()
         active_terms = self._active_terms
+        self._load_batches(len(active_terms))
+        self._respect_optimizers()
         iterate = partial(self._iterate, active_terms)
         if self._graphed and self._is_ready_for_graph:
             metrics = self._graphed(iterate, self._iteration_state, active_terms)
@@ -274,18 +280,19 @@ class Trainer:
         for player in self._players:
             player.advance_learning_rate()
         self.step += 1
+        self._updates_so_far += len(active_terms)
         self._average.update(self.step)
         return metrics
 
     @property
     def _active_terms(self) -> ActiveTerms:
         """The gradient terms that are part of each critic update of the next iteration, by their indices."""
-        start = self._settings.freeze_generator_at if self._is_generator_frozen else None
-        first = (self.step - (start or 0)) * self._settings.n_critic  # the number of updates of this critic so far
-        return tuple(self._objective.terms_at(first + index) for index in range(self._settings.n_critic))
+        first = self._updates_so_far - self._updates_before_restart
+        count = updates_at(self._critic_updates, self._settings.n_critic, self.step)
+        return tuple(self._objective.terms_at(first + index) for index in range(count))
 
     def _iterate(self, active_terms: ActiveTerms) -> Metrics:
-        """Update the critic `n_critic` times on the loaded batches, and the generator once.
+        """Update the critic on the loaded batches, once for each item of `active_terms`, and the generator once.
 
         Args:
             active_terms: The gradient terms of each critic update.
@@ -425,12 +432,14 @@ class Trainer:
     def _restart_critic(self) -> None:
         self.critic.load_state_dict(self._initial_critic or {})
         self._critic_player.restart()
+        self._updates_before_restart = self._updates_so_far
 
-    def _load_batches(self) -> None:
+    def _load_batches(self, critic_updates: int) -> None:
         """Load the raw batches of an iteration: one per update of the critic, and one for the generator if needed."""
-        count = self._settings.n_critic + self._generator_needs_real
+        count = critic_updates + self._generator_needs_real
         batches = [self._batches.next_raw() for _ in range(count)]
-        self._raw_batches = _store(self._raw_batches, batches, in_place=self._graphed is not None)
+        self._batch_slots = _store(self._batch_slots, batches, in_place=self._graphed is not None)
+        self._raw_batches = self._batch_slots[:count]
 
     def _keep_last_batch(self, real: Tensor, fake: Tensor) -> None:
         """Keep the last batch, for probes."""
@@ -578,19 +587,27 @@ class Trainer:
         latest = state.get("latest_terms", {})  # checkpoints of earlier versions lack them
         self._objective.latest = {index: value.to(self.device, copy=True) for index, value in latest.items()}
         self.step = int(state["step"])
+        self._updates_so_far = self._updates_until(self.step)
+        restarted_at = self._settings.freeze_generator_at if self._is_generator_frozen else None
+        self._updates_before_restart = self._updates_until(restarted_at or 0)
         if self._graphed:
             self._graphed.reset()
 
+    def _updates_until(self, step: int) -> int:
+        """Return the number of critic updates of the steps before a step."""
+        return updates_in(self._critic_updates, self._settings.n_critic, range(step))
+
 
 def _store(slots: Sequence[Tensor], tensors: Sequence[Tensor], *, in_place: bool) -> list[Tensor]:
-    """Return `tensors`; or, if a CUDA graph uses them, copies of them, which stay in the same `slots` at each call."""
+    """Return `tensors`; or, if CUDA graphs use them, the `slots` with copies of them in the first ones.
+
+    The copies stay in the same slots at each call. Slots are added if there are more tensors.
+    """
     if not in_place:
         return list(tensors)
-    if not slots:
-        return [tensor.clone() for tensor in tensors]
-    for slot, tensor in zip(slots, tensors, strict=True):
+    for slot, tensor in zip(slots, tensors, strict=False):
         slot.copy_(tensor)
-    return list(slots)
+    return [*slots, *(tensor.clone() for tensor in tensors[len(slots) :])]
 
 
 def _graph_obstacle(settings: TrainerSettings, replicas: Replicas, stabiliser: Stabiliser) -> str | None:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.report.claim_kinds.bounds import Bound
-from wgan_sweep.report.claim_kinds.question import (
+from wgan_sweep.report.claim_kinds.claim import (
+    ClaimTest,
     Coordinates,
     LostRun,
-    Question,
     Selector,
     Setting,
+    claim_test_of_cells,
     lost_runs,
     lost_runs_of_sides,
-    question_about,
+    other_differences,
     select,
+    select_sides,
 )
 from wgan_sweep.report.curves import Curve
 from wgan_sweep.report.inference import correlations, times
@@ -60,12 +62,12 @@ class Correlates:
         """The metrics that it names."""
         return self.first, self.second
 
-    def ask(self, setting: Setting) -> Question | None:
-        """Return the question in a setting; None if no cell is selected."""
+    def test_in(self, setting: Setting) -> ClaimTest | None:
+        """Return its test in a setting; None if no cell is selected."""
         cells = select(setting.cells, self.cells)
         if not cells:
             return None
-        curves = [[setting.curves.along(r.run_id, *self.metrics) for r in setting.cells[cell]] for cell in cells]
+        curves = [[setting.curve(r.run_id, *self.metrics) for r in setting.cells[cell]] for cell in cells]
         every = [curve for cell in curves for curve in cell]
         fewest = min(len(curve.steps) for curve in every)
         few = (
@@ -97,11 +99,11 @@ class Correlates:
                 "steps of each run"
             ]
 
-        return question_about(
+        return claim_test_of_cells(
             setting,
             cells,
             why=why,
-            test=lambda level: correlations.correlated(z, sign * self.threshold, level),
+            evidence_at=lambda level: correlations.correlated(z, sign * self.threshold, level),
             seeds_to_decide=lambda level: correlations.seeds_for_correlation(z, sign * self.threshold, level),
             lost=(lost, 0),
             withheld=(lost > 0, lost > 0),
@@ -142,10 +144,9 @@ class Faster:
         """The metrics that it names."""
         return (self.goal.metric,)
 
-    def ask(self, setting: Setting) -> Question | None:
-        """Return the question in a setting; None if the setting lacks cells on one side."""
-        own = select(setting.cells, self.claimed)
-        rivals = [cell for cell in select(setting.cells, self.than) if cell not in own]
+    def test_in(self, setting: Setting) -> ClaimTest | None:
+        """Return its test in a setting; None if the setting lacks cells on one side."""
+        own, rivals = select_sides(setting.cells, self.claimed, self.than)
         if not own or not rivals:
             return None
         lost = lost_runs_of_sides(setting.lost, own, rivals, self.claimed, self.than)
@@ -155,7 +156,7 @@ class Faster:
             for cells, runs in zip((own, rivals), lost, strict=True)
         ]
         records = [record for side in sides for cell in side.values() for record in cell]
-        curves = {record.run_id: setting.curves.along(record.run_id, self.goal.metric) for record in records}
+        curves = {record.run_id: setting.curve(record.run_id, self.goal.metric) for record in records}
         steps = sorted(
             frozenset.intersection(*(frozenset(curves[r.run_id].steps) for r in records if r.status == Status.DONE))
         )
@@ -181,13 +182,16 @@ class Faster:
                 else ""
             )
             both = [_described(side, self.unit) for side in (first, second)]
-            return [f"{self.goal} is reached by {both[0]}, against {both[1]}{timed}"]
+            return [
+                f"{self.goal} is reached by {both[0]}, against {both[1]}{timed}",
+                *other_differences(setting.cells, own, rivals, self.claimed, self.than),
+            ]
 
-        return question_about(
+        return claim_test_of_cells(
             setting,
             [*own, *rivals],
             why=why,
-            test=lambda level: times.sooner(first, second, level),
+            evidence_at=lambda level: times.sooner(first, second, level),
             seeds_to_decide=lambda level: times.seeds_for_times(first, second, level),
             lost=(len(lost[0]) + len(unscored[0]), len(lost[1]) + len(unscored[1])),
             withheld=(apart[0], apart[1]),

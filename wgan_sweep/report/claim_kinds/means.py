@@ -6,20 +6,22 @@ from dataclasses import dataclass, replace
 
 from wgan_sweep.report.cells import axes
 from wgan_sweep.report.claim_kinds.bounds import number_in
-from wgan_sweep.report.claim_kinds.question import (
+from wgan_sweep.report.claim_kinds.claim import (
+    ClaimTest,
     Coordinates,
-    Question,
     Samples,
     Selector,
     Setting,
+    claim_test_of_cells,
     lost_runs,
     lost_runs_of_sides,
-    question_about,
+    other_differences,
     select,
+    select_sides,
 )
 from wgan_sweep.report.inference import means, spreads
 from wgan_sweep.report.inference.evidence import LEVEL
-from wgan_sweep.runs.record import worst_value
+from wgan_sweep.runs.record import cost_sign
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,11 @@ class Lower:
     higher: bool = False
     """Whether a higher mean is claimed."""
     names_candidates: bool = False
-    """Whether the question is which cell is the best: its details name all that may be."""
+    """Whether the claim is about which cell is the best: its details name all that may be."""
 
-    def ask(self, setting: Setting) -> Question | None:
-        """Return the question in a setting; None if the setting lacks cells on one side."""
-        own = select(setting.cells, self.claimed)
-        rivals = [cell for cell in select(setting.cells, self.than) if cell not in own]
+    def test_in(self, setting: Setting) -> ClaimTest | None:
+        """Return its test in a setting; None if the setting lacks cells on one side."""
+        own, rivals = select_sides(setting.cells, self.claimed, self.than)
         if not own or not rivals:
             return None
         cells = [*own, *rivals]
@@ -62,23 +63,23 @@ class Lower:
             ]
             return [f"cells that may be the best ({1 - LEVEL:.0%}): {'; '.join(names)}"]
 
-        return question_about(
+        return claim_test_of_cells(
             setting,
             cells,
-            test=lambda level: means.every_mean_lower(lower, higher, level),
+            evidence_at=lambda level: means.every_mean_lower(lower, higher, level),
             seeds_to_decide=lambda level: means.seeds_for_means(lower, higher, level),
             lost=lost,
             withheld=self._withheld(setting.metric, lost),
-            details=candidates,
+            details=lambda: [*candidates(), *other_differences(setting.cells, own, rivals, self.claimed, self.than)],
         )
 
     def _withheld(self, metric: str, lost: tuple[int, int]) -> tuple[bool, bool]:
         """Return whether lost runs forbid to support, and to contradict, the claim."""
         own, rivals = lost[0] > 0, lost[1] > 0
-        worst = worst_value(metric)
-        if worst is None:
+        sign = cost_sign(metric)
+        if sign is None:
             return own or rivals, own or rivals
-        is_better = self.higher == (worst < 0)
+        is_better = self.higher == (sign < 0)
         return (own, rivals) if is_better else (rivals, own)
 
     def _values(self, setting: Setting, cells: Sequence[Coordinates]) -> Samples:
@@ -101,8 +102,8 @@ class SpreadsLess:
     than: Selector
     """Selects the cells that they are compared with."""
 
-    def ask(self, setting: Setting) -> Question | None:
-        """Return the question in a setting; None if fewer than two values of the axis are on both sides."""
+    def test_in(self, setting: Setting) -> ClaimTest | None:
+        """Return its test in a setting; None if fewer than two values of the axis are on both sides."""
         own, rivals = select(setting.cells, self.claimed), select(setting.cells, self.than)
         common = {dict(cell).get(self.spread_of) for cell in own} & {dict(cell).get(self.spread_of) for cell in rivals}
         own, rivals = ([cell for cell in side if dict(cell).get(self.spread_of) in common] for side in (own, rivals))
@@ -110,14 +111,17 @@ class SpreadsLess:
             return None
         lost = _lost_of_sides(setting, own, rivals, self.claimed, self.than)
         narrow, wide = setting.values(own), setting.values(rivals)
-        return question_about(
+        return claim_test_of_cells(
             setting,
             [*own, *rivals],
             why=_repeated(self.spread_of, own) or _repeated(self.spread_of, rivals),
-            test=lambda level: spreads.spread_less(narrow, wide, level),
+            evidence_at=lambda level: spreads.spread_less(narrow, wide, level),
             seeds_to_decide=lambda level: spreads.seeds_for_spreads(narrow, wide, level),
             lost=lost,
             withheld=(any(lost), any(lost)),
+            details=lambda: other_differences(
+                setting.cells, own, rivals, self.claimed, self.than, {self.spread_of: ""}
+            ),
         )
 
 
@@ -135,17 +139,17 @@ class Equal:
     within: float
     """The margin, in units of the metric."""
 
-    def ask(self, setting: Setting) -> Question | None:
-        """Return the question in a setting; None if fewer than two cells are selected."""
+    def test_in(self, setting: Setting) -> ClaimTest | None:
+        """Return its test in a setting; None if fewer than two cells are selected."""
         cells = select(setting.cells, self.cells)
         if len(cells) < 2:
             return None
         lost = len(lost_runs(setting.without_value, self.cells, cells))
         values = setting.values(cells)
-        return question_about(
+        return claim_test_of_cells(
             setting,
             cells,
-            test=lambda level: means.means_within(values, self.within, level),
+            evidence_at=lambda level: means.means_within(values, self.within, level),
             seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level),
             lost=(lost, 0),
             withheld=(lost > 0, False),
@@ -163,8 +167,8 @@ class Monotone:
     falls: bool = False
     """Whether the means are claimed to fall."""
 
-    def ask(self, setting: Setting) -> Question | None:
-        """Return the question in a setting; None if fewer than two numeric values of the axis are selected."""
+    def test_in(self, setting: Setting) -> ClaimTest | None:
+        """Return its test in a setting; None if fewer than two numeric values of the axis are selected."""
         positions = {
             cell: position
             for cell in select(setting.cells, self.cells)
@@ -175,11 +179,11 @@ class Monotone:
             return None
         lost = len(lost_runs(setting.without_value, self.cells, cells))
         values = setting.values(cells)
-        return question_about(
+        return claim_test_of_cells(
             setting,
             cells,
             why=_repeated(self.axis, cells),
-            test=lambda level: means.means_rise(values, level),
+            evidence_at=lambda level: means.means_rise(values, level),
             seeds_to_decide=lambda level: means.seeds_for_rise(values, level),
             lost=(lost, 0),
             withheld=(lost > 0, lost > 0),
@@ -197,15 +201,13 @@ class CountingPruned:
         """The statement, in words."""
         return self.means.claim
 
-    def ask(self, setting: Setting) -> Question | None:
-        """Return the question in a setting; None if the setting lacks cells on one side."""
-        question = self.means.ask(setting.counting_pruned())
+    def test_in(self, setting: Setting) -> ClaimTest | None:
+        """Return its test in a setting; None if the setting lacks cells on one side."""
+        test = self.means.test_in(setting.counting_pruned())
         values = (record.scores[setting.metric] for records in setting.pruned.values() for record in records)
-        if question is None or not any(map(math.isnan, values)):
-            return question
-        return replace(
-            question, why=f"neither low nor high values of {setting.metric} are better, so none is the worst"
-        )
+        if test is None or not any(map(math.isnan, values)):
+            return test
+        return replace(test, why=f"neither low nor high values of {setting.metric} are better, so none is the worst")
 
 
 def _repeated(axis: str, cells: Iterable[Coordinates]) -> str:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from wgan_sweep.report.claim_kinds.bounds import Bound
-from wgan_sweep.report.claim_kinds.question import Question, Selector, Setting, matches
+from wgan_sweep.report.claim_kinds.claim import (
+    ClaimTest,
+    Selector,
+    Setting,
+    matches,
+    other_differences,
+    select_sides,
+)
 from wgan_sweep.report.inference import rates
 from wgan_sweep.runs.record import Record, Status, worst_value
 
@@ -60,8 +67,8 @@ class Rarer:
         """The metrics that it names."""
         return (self.event.bound.metric,) if self.event.bound else ()
 
-    def ask(self, setting: Setting) -> Question | None:
-        """Return the question in a setting; None if the setting lacks runs on one side."""
+    def test_in(self, setting: Setting) -> ClaimTest | None:
+        """Return its test in a setting; None if the setting lacks runs on one side."""
         sides = [
             self._outcomes(setting, lambda run: matches(run, self.claimed)),
             self._outcomes(setting, lambda run: matches(run, self.than) and not matches(run, self.claimed)),
@@ -71,14 +78,19 @@ class Rarer:
             return None
         own, rivals = (_by_seed(side) for side in known)
         unknown = [len(side) - len(shown) for side, shown in zip(sides, known, strict=True)]
-        return Question(
+        return ClaimTest(
             [record.run_id for side in known for record, _ in side if not record.is_lost],
             min(map(len, known)),
             lambda level: rates.rarer(own, rivals, level),
             lambda level: rates.seeds_for_rates(own, rivals, level),
             lost=(unknown[0], unknown[1]),
             withheld=(any(unknown), any(unknown)),
+            details=lambda: self._other_differences(setting),
         )
+
+    def _other_differences(self, setting: Setting) -> list[str]:
+        own, rivals = select_sides(setting.cells, self.claimed, self.than)
+        return other_differences(setting.cells, own, rivals, self.claimed, self.than)
 
     def _outcomes(
         self, setting: Setting, is_selected: Callable[[Mapping[str, str]], bool]

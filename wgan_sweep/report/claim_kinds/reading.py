@@ -5,21 +5,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wgan_sweep.common.ranges import shown
 from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.config.documents import read_resolved_yaml
 from wgan_sweep.config.keys import KEYS, Role
 from wgan_sweep.errors import InputError
 from wgan_sweep.report.claim_kinds.bounds import Bound
+from wgan_sweep.report.claim_kinds.claim import Claim
 from wgan_sweep.report.claim_kinds.curves import Correlates, Faster
 from wgan_sweep.report.claim_kinds.means import CountingPruned, Equal, Lower, Monotone, SpreadsLess
-from wgan_sweep.report.claim_kinds.question import Claim
 from wgan_sweep.report.claim_kinds.rates import Event, Rarer
 from wgan_sweep.runs.coordinates import GROUPS
 
 PUBLISHED = Path(__file__).with_name("claims.yaml")
 """The paper's claims."""
 PAPER = "paper"
-"""Name of the paper's claims, where a file is asked for."""
+"""Name of the paper's claims, where a file is expected."""
 
 FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
     ("claim", "lower", "than"): lambda claim, lower, than: Lower(claim, lower, than),
@@ -78,22 +79,24 @@ def read_claims(path: Path) -> list[Claim]:
     Raises:
         InputError: if the file or one of its entries does not have the form of `PUBLISHED`, or names an unknown axis.
     """
+    example = f"{PUBLISHED} is an example of a file of claims"
     try:
-        entries = read_resolved_yaml(path)["claims"]
-        if not isinstance(entries, list):
-            raise TypeError("`claims` is not a list")  # noqa: TRY301
-    except (TypeError, KeyError, InputError) as error:
-        raise InputError(
-            f"{path} is not a file of claims ({type(error).__name__}: {error}): see {PUBLISHED} for an example"
-        ) from error
+        content = read_resolved_yaml(path)
+    except InputError as error:
+        raise InputError(f"{error}; {example}") from error
+    if "claims" not in content:
+        keys = f", but {', '.join(map(str, content))}" if content else ""
+        raise InputError(f"{path} has no key `claims`{keys}; {example}")
+    entries = content["claims"]
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: `claims` must be a list of claims, got {shown(entries)}; {example}")
     return [_claim(path, entry) for entry in entries]
 
 
 def _claim(path: Path, entry: Any) -> Claim:
     form = next((keys for keys in FORMS if isinstance(entry, dict) and set(keys) == entry.keys() - {PRUNED}), None)
     if form is None:
-        forms = "; ".join(", ".join(keys) for keys in FORMS)
-        raise InputError(f"{path}: {entry!r} is not a claim: give the keys {forms} (see {PUBLISHED} for examples)")
+        raise InputError(f"{path}: {_why_no_claim(entry)} ({PUBLISHED} has examples)")
     try:
         for key in form:
             _check(key, entry[key])
@@ -101,6 +104,20 @@ def _claim(path: Path, entry: Any) -> Claim:
         return _counting_pruned(claim, entry[PRUNED]) if PRUNED in entry else claim
     except ValueError as error:
         raise InputError(f"{path}: the claim {entry['claim']!r}: {error}") from error
+
+
+def _why_no_claim(entry: Any) -> str:
+    """Return why the keys of an entry are those of no form, and the keys to give."""
+    if not isinstance(entry, dict):
+        return f"a claim must be a mapping with the key `claim`, got {shown(entry)}"
+    name = f"the claim {shown(entry.get('claim', entry))}"
+    known = {PRUNED, *(key for keys in FORMS for key in keys)}
+    for key in entry:
+        if key not in known:
+            return f"{name}: there is no key {shown(key)}{did_you_mean(str(key), known)}"
+    largest = max(len(entry.keys() & {*keys}) for keys in FORMS)
+    nearest = [keys for keys in FORMS if len(entry.keys() & {*keys}) == largest]
+    return f"{name} has the keys {', '.join(entry)}: give {' or '.join(', '.join(keys) for keys in nearest)}"
 
 
 def _counting_pruned(claim: Claim, value: Any) -> Claim:
@@ -132,8 +149,8 @@ def _check(key: str, value: Any) -> None:
 
 
 def _check_axis(key: str, axis: Any) -> None:
-    groups = {*GROUPS, *(entry.name for entry in KEYS if entry.like), "div"}
+    groups = {*GROUPS, *(entry.name for entry in KEYS if entry.shared_group), "div"}
     roots = {*groups, *(entry.name.split(".")[0] for entry in KEYS if entry.role is Role.SCIENCE)}
     if not isinstance(axis, str) or (axis not in groups and ("." not in axis or axis.split(".")[0] not in roots)):
         known = [*groups, *(entry.name for entry in KEYS if entry.role is Role.SCIENCE and "." in entry.name)]
-        raise ValueError(f"{key}: {axis!r} is no axis{did_you_mean(str(axis), [*known, 'div.k', 'div.p'])}")
+        raise ValueError(f"{key}: {axis!r} is not an axis{did_you_mean(str(axis), [*known, 'div.k', 'div.p'])}")

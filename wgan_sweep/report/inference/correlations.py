@@ -21,7 +21,7 @@ def rank_correlation(first: Sample, second: Sample) -> float:
 
 
 def largest_shown(steps: int) -> float:
-    """Return the value that replaces a correlation of 1: half way to the next one that ranks without ties have."""
+    """Return what replaces a correlation of 1: the midpoint between 1 and the next value of ranks without ties."""
     return 1 - 6 / (steps * (steps**2 - 1))
 
 

@@ -184,8 +184,8 @@ def every_mean_lower(lower: Sequence[Sample], higher: Sequence[Sample], level: f
 def seeds_for_means(lower: Sequence[Sample], higher: Sequence[Sample], level: float = LEVEL) -> int | None:
     """Return the seeds per cell at which `every_mean_lower` decides with power `POWER`.
 
-    The test is simulated, as if the estimated means and noise were the true ones. The verdict that is aimed at is the
-    one of the estimated effect.
+    The test is simulated, as if the estimated means and noise were the true ones. The target is the verdict that
+    the estimated effect suggests.
 
     Args:
         lower: Cells whose means are claimed to be lower, each with two seeds or more.

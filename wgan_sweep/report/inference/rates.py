@@ -86,7 +86,7 @@ def _design_effect(side: Sequence[Counts]) -> float:
     rate = events / runs
     if len(side) < 2 or rate in (0, 1):
         return 1.0
-    independent = rate * (1 - rate) * len(side) / runs
+    independent = rate * (1 - rate) * len(side) / (runs - 1)  # its estimate from a sample, like that of the shares
     return max(1.0, float(np.var(_shares(side), ddof=1)) / independent)
 
 

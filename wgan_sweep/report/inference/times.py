@@ -191,7 +191,7 @@ def seeds_for_times(first: Sequence[Cell], second: Sequence[Cell], level: float 
     Args:
         first: Cells that are claimed to be sooner.
         second: Cells that they are compared with.
-        level: Error rate of the verdict. The one that is aimed at is the one that agrees with the estimates.
+        level: Error rate of the verdict. The target is the verdict that agrees with the estimates.
 
     Returns:
         The number; None if it is above `MAX_SEEDS`.

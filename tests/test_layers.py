@@ -1,8 +1,11 @@
-"""The structure of the package: a wing imports only wings of lower levels, and some libraries belong to few wings."""
+"""The structure of the package: a layer imports only lower layers, and some libraries belong to few layers.
+
+A layer is a package, or a module, directly below `wgan_sweep`.
+"""
 
 import ast
 import subprocess
-from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -24,7 +27,7 @@ LEVELS = [
     {"commands", "api"},
     {"__main__"},
 ]
-"""A wing may import the wings of lower levels, and itself."""
+"""A layer may import the layers of lower levels, and itself."""
 
 LIBRARIES = {
     "hydra": {"config", "sweeps", "commands"},
@@ -45,7 +48,7 @@ LIBRARIES = {
     "submitit": {"sweeps"},
     "mlxtend": {"data"},
 }
-"""Libraries that only these wings may import."""
+"""Libraries that only these layers may import."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {
@@ -54,33 +57,36 @@ MODULES = {
 }
 
 
-def wing(path: Path) -> str:
+def layer_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def level(name: str) -> int:
-    return next(index for index, wings in enumerate(LEVELS) if name in wings)
+    return next(index for index, layers in enumerate(LEVELS) if name in layers)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield the modules that a file imports, including imports inside functions.
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Return the modules that a file imports, including imports inside functions.
 
     The names that the package offers are imported by `__getattr__`, and for type checkers only: they do not count.
     """
     tree = ast.parse(path.read_text())
     if path == PACKAGE / "__init__.py":
         tree.body = [node for node in tree.body if not isinstance(node, ast.If)]
+    found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if name in MODULES else node.module for name in names)
+            found += (name if name in MODULES else node.module for name in names)
+    return tuple(found)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_wing_imports_only_wings_of_lower_levels(path: Path) -> None:
-    importing = wing(path)
+def test_a_layer_imports_only_layers_of_lower_levels(path: Path) -> None:
+    importing = layer_of(path)
     for name in imports(path):
         if name.startswith("wgan_sweep."):
             imported = name.split(".")[1]
@@ -93,17 +99,17 @@ def test_there_are_no_import_cycles() -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_library_is_imported_only_by_the_listed_wings(library: str) -> None:
-    importing = {wing(path) for path in FILES if any(name.split(".")[0] == library for name in imports(path))}
+def test_a_library_is_imported_only_by_the_listed_layers(library: str) -> None:
+    importing = {layer_of(path) for path in FILES if any(name.split(".")[0] == library for name in imports(path))}
     assert importing <= LIBRARIES[library]
 
 
-def test_every_file_belongs_to_a_wing() -> None:
-    assert {wing(path) for path in FILES} == set().union(*LEVELS)
+def test_every_file_belongs_to_a_layer() -> None:
+    assert {layer_of(path) for path in FILES} == set().union(*LEVELS)
 
 
 def test_no_file_of_the_package_is_ignored_by_git() -> None:
-    """Git, the build and ruff leave out what .gitignore names: it must name no wing."""
+    """Git, the build and ruff leave out what .gitignore names: it must name no layer."""
     checkout = PACKAGE.parent
     if not (checkout / ".git").exists():
         pytest.skip("not a git checkout")

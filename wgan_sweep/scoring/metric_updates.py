@@ -1,4 +1,4 @@
-"""How images reach metrics: any `torchmetrics.Metric` is updated with what it consumes, and its values get names.
+"""Updates of metrics: any `torchmetrics.Metric` is updated with what it consumes, and its values get names.
 
 A metric of features or logits says so by an attribute ``consumes``; every other one gets images. It is given the real
 and the generated images if its `update` has a parameter ``real``, and otherwise the generated ones only.
@@ -36,7 +36,7 @@ class Checked(Protocol):
 
 
 def check_metrics(metrics: Metrics, generated: int | None, real: int | None, dimensions: int | None) -> None:
-    """Check that metrics can be fed, and that there are enough images.
+    """Check that metrics can be updated, and that there are enough images.
 
     Args:
         metrics: The metrics.
@@ -45,7 +45,7 @@ def check_metrics(metrics: Metrics, generated: int | None, real: int | None, dim
         dimensions: Number of dimensions of the features; None if it is not known yet.
 
     Raises:
-        InputError: for an object that is no metric, consumes something else, or needs more images.
+        InputError: for an object that is not a metric, consumes something else, or needs more images.
     """
     for key, metric in metrics.items():
         if not isinstance(metric, Metric):
@@ -91,7 +91,7 @@ def _sees(metric: Metric, side: str) -> bool:
     return side == "generated" or takes_real(metric)
 
 
-def feed_features(metrics: Metrics, images: FeatureSet, *, real: bool) -> None:
+def update_with_features(metrics: Metrics, images: FeatureSet, *, real: bool) -> None:
     """Update the metrics of features with a set of images: by its statistics where they are enough."""
     side = "real" if real else "generated"
     for key, metric in metrics.items():
@@ -103,7 +103,7 @@ def feed_features(metrics: Metrics, images: FeatureSet, *, real: bool) -> None:
                 _update(key, metric, 0, on_device, real=real)
 
 
-def feed_batch(
+def update_with_batch(
     metrics: Metrics, index: int, images: Tensor, extracted: Extracted | None, *, device: torch.device, real: bool
 ) -> None:
     """Update metrics with a batch.
@@ -132,7 +132,7 @@ def feed_batch(
             _update(key, metric, index, value, real=real)
 
 
-def feed_nothing(metrics: Metrics, images: Tensor, extracted: Extracted | None, *, device: torch.device) -> None:
+def update_with_nothing(metrics: Metrics, images: Tensor, extracted: Extracted | None, *, device: torch.device) -> None:
     """Update metrics with no real images, in a process that has none: their states get the shapes of another process's.
 
     Args:
@@ -145,7 +145,7 @@ def feed_nothing(metrics: Metrics, images: Tensor, extracted: Extracted | None, 
     if extracted is not None:
         logits = None if extracted.logits is None else extracted.logits[:0]
         extracted = Extracted(extracted.features[:0], logits)
-    feed_batch(unknown, 0, images[:0], extracted, device=device, real=True)
+    update_with_batch(unknown, 0, images[:0], extracted, device=device, real=True)
 
 
 def contribute(metrics: Metrics) -> None:
@@ -173,7 +173,7 @@ def compute(metrics: Metrics) -> dict[str, float]:
     Values that are not finite are left out, with a warning.
 
     Raises:
-        InputError: if a metric cannot be computed, or its result is no such value.
+        InputError: if a metric cannot be computed, or its result is not such a value.
     """
     return {name: value for key, metric in metrics.items() for name, value in _compute(key, metric).items()}
 

@@ -1,10 +1,12 @@
-"""A claim in a setting: the runs that can be compared, those that were lost, and the question to be tested."""
+"""A claim in a setting: the runs that can be compared, those that were lost, and the test of the claim."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from wgan_sweep.report.curves import Curves
+from wgan_sweep.config.keys import find_key
+from wgan_sweep.config.players import player_node
+from wgan_sweep.report.curves import Curve, Curves
 from wgan_sweep.report.inference.evidence import Evidence
 from wgan_sweep.runs.coordinates import SCORING_AXES, as_text
 from wgan_sweep.runs.record import Record
@@ -18,6 +20,8 @@ Coordinates = tuple[tuple[str, str], ...]
 Cells = Mapping[Coordinates, Sequence[Record]]
 Samples = list[list[float]]
 """Metric values ``[cells][seeds]``."""
+OBJECTIVE = frozenset({"loss", "constraint", "sampling", "div"})
+"""The config groups that make up the objective: a loss brings its constraint, and refers to r(x), k and p."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,13 @@ class Setting:
     """Runs that are done at its step and have no value of the metric."""
     pruned: Cells = field(default_factory=dict)
     """Pruned runs, in the cells that they belong to, with the worst value of the metric in the setting."""
+    ends: Mapping[str, int] = field(default_factory=dict)
+    """The steps of those results after which the run was continued, by run id: its curve ends there."""
+
+    def curve(self, run_id: str, *names: str) -> Curve:
+        """Return the curve of distinct names of a run, up to the result that counts in the setting."""
+        curve = self.curves.along(run_id, *names)
+        return curve.until(self.ends[run_id]) if run_id in self.ends else curve
 
     def counting_pruned(self) -> "Setting":
         """Return the setting with pruned runs as if they had finished with the worst value."""
@@ -62,15 +73,15 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A claim in one setting, ready to be tested."""
+class ClaimTest:
+    """The test of a claim in one setting."""
 
     runs: Sequence[str]
     """Ids of the compared runs."""
     seeds: int
     """Seeds of the cell with the fewest."""
-    test: Callable[[float], Evidence]
-    """Tests it at an error rate, which sets the width of the interval."""
+    evidence_at: Callable[[float], Evidence]
+    """Tests the claim at an error rate, which sets the width of the interval."""
     seeds_to_decide: Callable[[float], int | None]
     """Returns how many seeds per cell would decide the claim at an error rate; None if too many."""
     why: str = ""
@@ -94,8 +105,8 @@ class Claim(Protocol):
     def claim(self) -> str:
         """The statement, in words."""
 
-    def ask(self, setting: Setting) -> Question | None:
-        """Return the question in a setting; None if the setting lacks cells on one side."""
+    def test_in(self, setting: Setting) -> ClaimTest | None:
+        """Return its test in a setting; None if the setting lacks cells on one side."""
 
 
 def matches(coordinates: Mapping[str, str], selector: Selector) -> bool:
@@ -109,6 +120,12 @@ def matches(coordinates: Mapping[str, str], selector: Selector) -> bool:
 def select(cells: Cells, selector: Selector) -> list[Coordinates]:
     """Return the cells that are selected."""
     return [cell for cell in cells if matches(dict(cell), selector)]
+
+
+def select_sides(cells: Cells, claimed: Selector, than: Selector) -> tuple[list[Coordinates], list[Coordinates]]:
+    """Return the claim's own cells, and those that they are compared with, without the own ones."""
+    own = select(cells, claimed)
+    return own, [cell for cell in select(cells, than) if cell not in own]
 
 
 def lost_runs(
@@ -148,17 +165,80 @@ def lost_runs_of_sides(
     return lost_runs(lost, claimed, own, rivals), lost_runs(others, than, rivals, own)
 
 
-def question_about(setting: Setting, cells: Sequence[Coordinates], *, why: str = "", **parts: Any) -> Question:
-    """Return the question about the runs of cells; each cell needs `MIN_SEEDS` seeds.
+def other_differences(
+    cells: Cells, own: Iterable[Coordinates], rivals: Iterable[Coordinates], *selectors: Selector
+) -> list[str]:
+    """Return, as a sentence, the axes by which two sides differ and which no selector names; empty if there are none.
+
+    An effect may come from these as well: a loss brings its published optimizer and number of critic updates. An axis
+    that has the same values on both sides is not among them, and neither are options that differ in name only.
+
+    Args:
+        cells: All cells, with their runs.
+        own: The cells of one side.
+        rivals: Those of the other side.
+        *selectors: What the claim says about both sides.
+    """
+    named = {axis for selector in selectors for axis in selector}
+    chosen = {axis.partition(".")[0] for axis in named}
+    unnamed = set[str]()
+    if chosen & OBJECTIVE:
+        named |= OBJECTIVE
+        if "loss" not in chosen:
+            unnamed = {"loss", "constraint"} - chosen  # r(x), k and p choose neither
+    first, second = (_values_by_axis({cell: cells[cell] for cell in side}) for side in (own, rivals))
+    differing = {
+        axis: f"({', '.join(first[axis].values())}, against {', '.join(second[axis].values())})"
+        for axis in first
+        if (axis in unnamed or not any(_is_part_of(axis, name) for name in named))
+        and axis in second
+        and first[axis].keys() != second[axis].keys()
+    }
+    shown = [
+        f"{axis} {values}"
+        for axis, values in differing.items()
+        if _of_both_players(axis) == axis or differing.get(_of_both_players(axis)) != values
+    ]
+    return [f"the two sides also differ in {'; '.join(shown)}"] if shown else []
+
+
+def _is_part_of(axis: str, name: str) -> bool:
+    return any(f"{either}.".startswith(f"{name}.") for either in (axis, _of_both_players(axis)))
+
+
+def _of_both_players(axis: str) -> str:
+    """Return the axis of both players that one of a single player, such as ``critic_optimizer.lr``, belongs to."""
+    group, dot, key = axis.partition(".")
+    return f"{find_key(group).shared_group or group}{dot}{key}"
+
+
+def _values_by_axis(cells: Cells) -> dict[str, dict[str, str]]:
+    """Return the values on each axis, by what tells them apart: of an option, the target instead of its name."""
+    values: dict[str, dict[str, str]] = {}
+    for cell, records in cells.items():
+        for axis, value in cell:
+            values.setdefault(axis, {})[_target(records[0].config, axis) or value] = value
+    return values
+
+
+def _target(config: Mapping[str, Any], axis: str) -> str:
+    """Return the target of the option that an axis names; empty if the axis is not a group."""
+    key = find_key(axis)
+    node = player_node(config, axis) if key.shared_group and key.name == axis else config.get(axis)
+    return str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
+
+
+def claim_test_of_cells(setting: Setting, cells: Sequence[Coordinates], *, why: str = "", **parts: Any) -> ClaimTest:
+    """Return the test of a claim about the runs of cells; each cell needs `MIN_SEEDS` seeds.
 
     Args:
         setting: The setting.
         cells: All compared cells.
         why: Why it cannot be tested if there are enough seeds; empty if it can be.
-        **parts: The other fields of `Question`.
+        **parts: The other fields of `ClaimTest`.
     """
     runs = [record.run_id for cell in cells for record in setting.cells[cell]]
     seeds = min(len(setting.cells[cell]) for cell in cells)
     if seeds < MIN_SEEDS:
         why = f"a cell has only one seed: {MIN_SEEDS} or more are needed in each cell"
-    return Question(runs, seeds, why=why, cells=len(cells), **parts)
+    return ClaimTest(runs, seeds, why=why, cells=len(cells), **parts)

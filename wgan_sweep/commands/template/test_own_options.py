@@ -1,4 +1,4 @@
-"""Tests of the own pieces: each alone, and all of them in a run."""
+"""Tests of the own options: each alone, and all of them in a run."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_pieces import SiluMLP, drift
+from own_options import SiluMLP, drift
 
 FOLDER = Path(__file__).parent
 
@@ -41,4 +41,4 @@ def test_a_run_of_the_experiment_trains(tmp_path: Path) -> None:
     subprocess.run([*command, *tiny], check=True)
     (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("*/record.json"))
     assert (record["status"], record["step"]) == ("done", 2)
-    assert record["config"]["model"]["_target_"] == "own_pieces.SiluMLP"
+    assert record["config"]["model"]["_target_"] == "own_options.SiluMLP"
