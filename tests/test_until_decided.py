@@ -346,6 +346,29 @@ def test_a_claim_that_an_earlier_look_decides_shows_the_evidence_of_that_look(si
     assert (far.judgement.verdict, far.look) == ("supported", 1)
 
 
+PAIRED_OR_NOT = """
+claims:
+- {claim: paired, lower: {loss: wgan_gp}, than: {loss: wgan_div}, paired: seed}
+- {claim: unpaired, lower: {loss: wgan_gp}, than: {loss: wgan_div}}
+"""
+
+
+@pytest.mark.integration
+def test_a_paired_claim_needs_fewer_seeds_if_a_seed_matters_more_than_the_loss(simulated: SimulatedSweep) -> None:
+    (simulated.folder / "mine.yaml").write_text(PAIRED_OR_NOT)
+    seeds, penalty, divergence = np.random.default_rng(0).normal(0, [[9.0], [0.2], [0.2]], (3, 12))
+    noise = {"wgan_gp": penalty, "wgan_div": divergence + 2}
+    simulated.value = lambda loss, seed: float(seeds[seed] + noise[loss][seed])
+    sweep = simulated.sweep("decide.max_seeds=12", losses=["wgan_gp", "wgan_div"])
+    simulated.run(sweep)
+    paired, unpaired = sweep.decision.tracked
+    assert (paired.standing, paired.judgement.verdict) == (ClaimState.DECIDED, "supported")
+    assert (unpaired.standing, unpaired.judgement.verdict) == (ClaimState.UNDECIDABLE, "undecided")
+    assert paired.judgement.evidence is not None
+    assert paired.judgement.evidence.test == "t-test paired by seed, 1 pair"
+    assert sweep.record().claims[0].effect == pytest.approx(2.0, abs=0.5)
+
+
 def test_a_claim_without_cells_is_named_and_not_tested(simulated: SimulatedSweep) -> None:
     sweep = simulated.sweep(losses=["wgan", "wgan_gp"])
     assert sweep.new_lines() == ["not tested: near (no cells on both sides of the comparison)"]

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from wgan_sweep.report.inference import spreads
+from wgan_sweep.report.inference.comparisons import Comparison, Paired, Unpaired
 from wgan_sweep.report.inference.correlations import correlated, fisher_z, rank_correlation
 from wgan_sweep.report.inference.evidence import LEVEL, Evidence
 from wgan_sweep.report.inference.means import every_mean_lower, means_within
@@ -48,6 +49,28 @@ class Side:
         cells = len(self.means)
         sds, seeds = np.broadcast_to(self.sds, cells), np.broadcast_to(self.seeds, cells)
         return [list(m + sd * self.noise(rng, n)) for m, sd, n in zip(self.means, sds, seeds, strict=True)]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The cells of both sides, which have the same seeds. Part of the noise is common to the runs of a seed."""
+
+    means: Sequence[float]
+    shares: Sequence[float] | float
+    """Standard deviations of the common noise in each cell; those of opposite signs vary against each other."""
+    sds: Sequence[float] | float = 1.0
+    seeds: int = 3
+    lower: int = 1
+    """Number of cells of the first side."""
+
+    def sample(self, rng: np.random.Generator) -> list[list[float]]:
+        cells = len(self.means)
+        shares, sds = (np.broadcast_to(values, cells)[:, None] for values in (self.shares, self.sds))
+        noise = sds * rng.normal(size=(cells, self.seeds)) + shares * rng.normal(size=self.seeds)
+        return (np.array(self.means)[:, None] + noise).tolist()
+
+    def ordered(self, cells: list[list[float]]) -> Evidence:
+        return every_mean_lower(cells[: self.lower], cells[self.lower :], compare=Paired)
 
 
 class Sampler(Protocol):
@@ -234,6 +257,18 @@ MEANS: dict[str, tuple[Side, Side]] = {
 }
 """Cases in which the smallest difference of means is 0."""
 
+BLOCKS: dict[str, Blocks] = {
+    "1 x 1, no common noise": Blocks([0, 0], 0),
+    "1 x 1, correlation 0.8": Blocks([0, 0], 2),
+    "1 x 1, correlation 0.8, n = 2": Blocks([0, 0], 2, seeds=2),
+    "1 x 1, correlation -0.8": Blocks([0, 0], [2, -2]),
+    "1 x 1, correlation 0.8, noise 4 : 1": Blocks([0, 0], [8, 2], [4, 1]),
+    "1 x 3, correlation 0.8": Blocks([0, 0, 0, 0], 2),
+    "1 x 3, one apart, correlation 0.8": Blocks([0, 0, 9, 9], 2),
+    "6 x 6, correlation 0.8, one noisy cell, n = 5": Blocks(FLAT * 2, 2, [4.0, *[1.0] * 11], 5, 6),
+}
+"""Cases of paired runs in which the smallest difference of means is 0."""
+
 SPREADS: dict[str, tuple[Side, Side]] = {
     "flat": (Side(FLAT), Side(FLAT)),
     "flat, n = 2": (Side(FLAT, seeds=2), Side(FLAT, seeds=2)),
@@ -264,6 +299,13 @@ MARGINS: dict[str, tuple[Side, float]] = {
     "six cells, one noisy": (Side([0.0, 0.0, 0.0, 0.0, 0.0, 8.0], ONE_NOISY, 5), 8.0),
 }
 """Cases whose largest difference of means is the margin: neither supported nor contradicted."""
+
+PAIRED_MARGINS: dict[str, tuple[Blocks, float]] = {
+    "two cells at the margin, n = 2": (Blocks([0.0, 2.0], 2, [1, 4], 2), 2.0),
+    "six cells, one at the margin": (Blocks([*FLAT[1:], 8.0], 2, seeds=5), 8.0),
+    "six cells, one noisy": (Blocks([*FLAT[1:], 8.0], 2, ONE_NOISY, 5), 8.0),
+}
+"""Cases of paired runs whose largest difference of means is the margin."""
 
 CURVES: dict[str, Curves] = {
     **{
@@ -328,6 +370,11 @@ ALTERNATIVES: dict[str, tuple[Callable[..., Evidence], tuple[Sampler, ...], floa
     "means 1 x 1, 3 sd, n = 5": (every_mean_lower, (Side([0], seeds=5), Side([3], seeds=5)), 3),
     "means 1 x 3, 3 sd, n = 5": (every_mean_lower, (Side([0], seeds=5), Side([3, 3, 3], seeds=5)), 3),
     "means 6 x 6, 3 sd, n = 10": (every_mean_lower, (Side(FLAT, seeds=10), Side([3.0] * 6, seeds=10)), 3),
+    "paired means 1 x 3, 3 sd, correlation 0.8, n = 3": (
+        Blocks([0, 3, 3, 3], 2).ordered,
+        (Blocks([0, 3, 3, 3], 2),),
+        3,
+    ),
     "spreads flat and wide, n = 3": (spread_less, (Side(FLAT), Side(WIDE)), float(np.std(WIDE, ddof=1))),
     "spreads wide and twice as wide, n = 5": (
         spread_less,
@@ -356,8 +403,8 @@ ALTERNATIVES: dict[str, tuple[Callable[..., Evidence], tuple[Sampler, ...], floa
 """Cases in which the statement is true, with the true effect."""
 
 
-def equivalence(side: Side, margin: float, simulations: int) -> Rates:
-    return simulate(lambda cells: means_within(cells, margin), (side,), 0.0, simulations)
+def equivalence(side: Sampler, margin: float, simulations: int, compare: type[Comparison] = Unpaired) -> Rates:
+    return simulate(lambda cells: means_within(cells, margin, compare=compare), (side,), 0.0, simulations)
 
 
 def at_threshold(curves: Curves, simulations: int) -> Rates:
@@ -386,6 +433,15 @@ def test_error_rate_and_coverage_for_means(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", BLOCKS)
+def test_error_rate_and_coverage_for_paired_means(name: str) -> None:
+    rates = simulate(BLOCKS[name].ordered, (BLOCKS[name],), 0.0, 4 * SIMULATIONS)  # some are exact
+    assert rates.supported + rates.contradicted <= LEVEL + SE
+    assert rates.covered >= 1 - LEVEL - SE
+    assert abs(rates.bias) < 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPREADS)
 def test_error_rate_and_coverage_for_spreads(name: str) -> None:
     assert_calibrated(simulate(spread_less, SPREADS[name], 0.0, SIMULATIONS))
@@ -395,6 +451,12 @@ def test_error_rate_and_coverage_for_spreads(name: str) -> None:
 @pytest.mark.parametrize("name", MARGINS)
 def test_error_rate_and_coverage_for_equivalence(name: str) -> None:
     assert_calibrated(equivalence(*MARGINS[name], SIMULATIONS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRED_MARGINS)
+def test_error_rate_and_coverage_for_equivalence_of_paired_means(name: str) -> None:
+    assert_calibrated(equivalence(*PAIRED_MARGINS[name], SIMULATIONS, Paired))
 
 
 @pytest.mark.slow
@@ -449,8 +511,13 @@ def main() -> None:
     spreads.DRAWS = 1000
     cases = [
         *((f"means, {name}", partial(simulate, every_mean_lower, sides, 0.0)) for name, sides in MEANS.items()),
+        *((f"paired means, {name}", partial(simulate, case.ordered, (case,), 0.0)) for name, case in BLOCKS.items()),
         *((f"spreads, {name}", partial(simulate, spread_less, sides, 0.0)) for name, sides in SPREADS.items()),
         *((f"equivalence, {name}", partial(equivalence, *case)) for name, case in MARGINS.items()),
+        *(
+            (f"paired equivalence, {name}", partial(equivalence, *case, compare=Paired))
+            for name, case in PAIRED_MARGINS.items()
+        ),
         *((f"curves, {name}", partial(simulate, correlated, (side,), 0.0)) for name, side in CURVES.items()),
         *((f"threshold, {name}", partial(at_threshold, side)) for name, side in THRESHOLDS.items()),
         *((f"times, {name}", partial(simulate, sooner, sides, 0.0)) for name, sides in TIMES.items()),

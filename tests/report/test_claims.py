@@ -419,6 +419,89 @@ def test_a_claim_with_pruned_runs_is_undecided_unless_it_counts_them(tmp_path: P
     assert judgement.evidence.effect == pytest.approx(complete.effect, abs=0.1)
 
 
+SEED_EFFECTS = (0.0, 9.0, -7.0, 4.0)
+"""What the runs of a seed have in common."""
+
+
+def grid_with_seed_effects(best: float = 10.0) -> list[Record]:
+    """Four cells whose runs differ by seed far more than the cells differ."""
+    noise = np.random.default_rng(0).normal(0, 0.2, (4, len(SEED_EFFECTS)))
+    return [
+        record(best + 2 * cell + effect + noise[cell, seed], loss="wgan_div", k=k, p=p, seed=seed)
+        for cell, (k, p) in enumerate(((2.0, 6.0), (2.0, 2.0), (1.0, 6.0), (1.0, 2.0)))
+        for seed, effect in enumerate(SEED_EFFECTS)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "verdict"),
+    [
+        (BEST, Verdict.SUPPORTED),
+        ({"highest": {"div.k": 2, "div.p": 6}, "among": {"loss": "wgan_div"}}, Verdict.CONTRADICTED),
+        ({"lower": {"div.k": 2}, "than": {"div.k": 1}}, Verdict.SUPPORTED),
+        ({"higher": {"div.k": 1}, "than": {"div.k": 2}}, Verdict.SUPPORTED),
+        ({"falls_with": "div.k", "in": {"div.p": 6}}, Verdict.SUPPORTED),
+        ({"equal": {"loss": "wgan_div"}, "within": 8}, Verdict.SUPPORTED),
+        ({"equal": {"loss": "wgan_div"}, "within": 4}, Verdict.CONTRADICTED),
+    ],
+)
+def test_claims_that_pair_runs_by_seed_see_through_what_a_seed_has_in_common(
+    tmp_path: Path, entry: dict, verdict: Verdict
+) -> None:
+    records = grid_with_seed_effects()
+    assert judge_one(entry, records, tmp_path).verdict == Verdict.UNDECIDED
+    paired = judge_one({**entry, "paired": "seed"}, records, tmp_path)
+    assert paired.verdict == verdict
+    assert paired.evidence is not None
+    assert "paired by seed" in paired.evidence.test
+    again = judge_one({**entry, "paired": "seed"}, records[::-1], tmp_path)  # in another order
+    assert again.verdict == verdict
+    assert again.evidence is not None
+    assert again.evidence.effect == pytest.approx(paired.evidence.effect)
+
+
+def test_paired_claims_name_the_cells_that_may_be_the_best(tmp_path: Path) -> None:
+    records = grid_with_seed_effects()
+    (detail,) = judge_one({**BEST, "paired": "seed"}, records, tmp_path).details
+    assert detail == "cells that may be the best (95%): div.k=2 div.p=6"
+    (detail,) = judge_one(BEST, records, tmp_path).details
+    assert detail.count("div.k") == 4
+
+
+def test_only_seeds_that_all_cells_have_are_paired(tmp_path: Path) -> None:
+    records = grid_with_seed_effects()
+    entry = {**BEST, "paired": "seed"}
+    whole = judge_one(entry, records, tmp_path)
+    further = [record(fid, loss="wgan_div", k=2.0, p=6.0, seed=seed) for seed, fid in ((8, 50.0), (9, 60.0))]
+    judgement = judge_one(entry, [*further, *records], tmp_path)
+    assert (judgement.seeds, judgement.evidence) == (4, whole.evidence)
+    assert not {run.run_id for run in further} & {*judgement.runs}
+    few = [run for run in records if run.config["seed"] == 0 or run.config["loss"]["k"] == 2]
+    judgement = judge_one(entry, few, tmp_path)
+    assert (judgement.verdict, judgement.seeds) == (Verdict.UNDECIDED, 1)
+    assert judgement.why == "its cells have fewer than two seeds in common, by which runs are paired"
+    apart = [record(30.0 + seed, loss="wgan_div", k=1.0, p=2.0, seed=seed) for seed in (8, 9)]
+    alone = [run for run in records if run.config["loss"] == {**run.config["loss"], "k": 2.0, "p": 6.0}]
+    judgement = judge_one(entry, [*alone, *apart], tmp_path)
+    assert (judgement.verdict, judgement.seeds, judgement.evidence) == (Verdict.UNDECIDED, 0, None)
+
+
+def test_lost_runs_withhold_verdicts_of_paired_runs(tmp_path: Path) -> None:
+    records = grid_with_seed_effects()
+    first = next(run for run in records if (run.config["loss"]["k"], run.config["loss"]["p"]) == (2.0, 6.0))
+    lost = [replace(first, status="diverged"), *(run for run in records if run is not first)]
+    judgement = judge_one({**BEST, "paired": "seed"}, lost, tmp_path)
+    assert (judgement.verdict, judgement.seeds, judgement.lost) == (Verdict.UNDECIDED, 3, (1, 0))
+    assert "without lost runs it would be supported" in judgement.why
+
+
+def test_pruned_runs_are_paired_if_they_count(tmp_path: Path) -> None:
+    runs = [run for run in kp_grid(10, 20) if (run.config["loss"]["k"], run.config["loss"]["p"]) != (1.0, 2.0)]
+    noisy = [replace(run, scores={**run.scores, "fid": run.scores["fid"] + 0.01 * n}) for n, run in enumerate(runs)]
+    judgement = judge_one({**COUNTED, "paired": "seed"}, noisy + pruned(1.0, 0, 1, 2), tmp_path)
+    assert (judgement.verdict, judgement.seeds, len(judgement.runs)) == (Verdict.SUPPORTED, 3, 12)
+
+
 def test_pruned_runs_count_with_the_worst_value_of_their_setting(tmp_path: Path) -> None:
     """A cell whose runs were all pruned has the mean of the worst finished run, 22.6, and not that of its own, 15."""
     grid = kp_grid(10, 20)
@@ -774,6 +857,11 @@ def test_times_of_runs_that_were_scored_differently_are_not_compared(tmp_path: P
         (
             {"equal": {"loss": "wgan"}, "within": 1, "pruned": "worst"},
             "pruned: worst is for claims about lower, higher",
+        ),
+        ({**BEST, "paired": True}, "paired=True is not seed"),
+        (
+            {"spread_of": "sampling", "less_in": {"loss": "a"}, "than_in": {"loss": "b"}, "paired": "seed"},
+            "paired: seed is for claims about lower, higher",
         ),
         ({"lower": {}, "than": {"loss": "wgan"}}, "lower={} is not a mapping of axes to values"),
     ],

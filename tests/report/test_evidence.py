@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from wgan_sweep.report.inference.behrens_fisher import behrens_fisher_sf
+from wgan_sweep.report.inference.comparisons import Paired
 from wgan_sweep.report.inference.evidence import DRAWS, LEVEL, POWER, Evidence, holm
 from wgan_sweep.report.inference.means import (
-    behrens_fisher_sf,
     every_mean_lower,
     means_rise,
     means_within,
@@ -66,6 +67,78 @@ def test_identical_values_do_not_count_as_free_of_noise() -> None:
     assert evidence.p_for == pytest.approx(every_mean_lower([[1.0, 1.1, 0.9]], [varied]).p_for)
 
 
+def correlated_cells(means: list[float], seeds: int = 4, common: float = 5.0) -> list[list[float]]:
+    """Cells whose runs with the same seed have common noise, larger than their own."""
+    rng = np.random.default_rng(0)
+    return (np.array(means)[:, None] + common * rng.normal(size=seeds) + rng.normal(size=(len(means), seeds))).tolist()
+
+
+def test_one_pair_of_cells_with_common_seeds_is_compared_by_the_paired_t_test() -> None:
+    lower, higher = correlated_cells([0.0, 1.0], seeds=8)
+    evidence = every_mean_lower([lower], [higher], compare=Paired)
+    expected = stats.ttest_rel(higher, lower, alternative="greater")
+    interval = stats.ttest_rel(higher, lower).confidence_interval(1 - LEVEL)
+    assert evidence.effect == pytest.approx(np.mean(higher) - np.mean(lower))
+    assert (evidence.p_for, evidence.p_against) == pytest.approx((expected.pvalue, 1 - expected.pvalue))
+    assert (evidence.low, evidence.high) == pytest.approx((interval.low, interval.high))
+    assert evidence.p_for < LEVEL / 2 < every_mean_lower([lower], [higher]).p_for
+    within = means_within([lower, higher], 4.0, compare=Paired)
+    assert within.p_for == pytest.approx(
+        max(
+            stats.ttest_rel(higher, np.array(lower) + 4, alternative="less").pvalue,
+            stats.ttest_rel(higher, np.array(lower) - 4, alternative="greater").pvalue,
+        )
+    )
+    assert within.low == pytest.approx(4 - max(abs(interval.low), abs(interval.high)))
+
+
+def test_noise_that_the_runs_of_a_seed_have_in_common_does_not_change_paired_tests() -> None:
+    cells = correlated_cells([0.0, 1.0, 4.0, 4.0], common=0.0)
+    shifted = (np.array(cells) + np.array([100.0, -300.0, 0.0, 7.0])).tolist()
+    for test in (
+        lambda cells: every_mean_lower(cells[:2], cells[2:], compare=Paired),
+        lambda cells: means_rise(cells[:3], compare=Paired),
+        lambda cells: means_within(cells, 5.0, compare=Paired),
+    ):
+        one, other = test(cells), test(shifted)
+        assert (one.p_for, one.p_against, one.low, one.high) == pytest.approx(
+            (other.p_for, other.p_against, other.low, other.high)
+        )
+        assert one.effect == pytest.approx(other.effect)
+    assert seeds_for_means(cells[:2], cells[2:], compare=Paired) == seeds_for_means(
+        shifted[:2], shifted[2:], compare=Paired
+    )
+    assert possibly_lowest(shifted, Paired) == [True, True, False, False]
+    assert possibly_lowest(shifted) == [True] * 4
+
+
+def test_the_pair_with_the_smallest_paired_difference_decides() -> None:
+    cells = correlated_cells([0.0, 1.0, 5.0, 9.0])
+    lower, higher = cells[:2], cells[2:]
+    pairs = [every_mean_lower([one], [other], compare=Paired) for one in lower for other in higher]
+    corrected = [every_mean_lower([one], [other], LEVEL / 4, Paired) for one in lower for other in higher]
+    evidence = every_mean_lower(lower, higher, compare=Paired)
+    assert evidence.p_for == pytest.approx(max(pair.p_for for pair in pairs))
+    assert evidence.p_against == pytest.approx(min(1.0, 4 * min(pair.p_against for pair in pairs)))
+    assert evidence.low == pytest.approx(min(pair.low for pair in pairs))
+    assert evidence.high == pytest.approx(min(pair.high for pair in corrected))
+
+
+def test_equal_differences_do_not_count_as_free_of_noise() -> None:
+    first, second, third = [1.0, 2.0, 4.0], [3.1, 4.1, 6.1], [7.0, 8.5, 10.0]
+    evidence = every_mean_lower([first], [second], compare=Paired)
+    assert (evidence.p_for, evidence.p_against, evidence.low, evidence.high) == (1, 1, -np.inf, np.inf)
+    assert seeds_for_means([first], [second], compare=Paired) is None
+    noisiest = max(np.std(np.subtract(third, cell), ddof=1) for cell in (first, second))
+    three = every_mean_lower([first], [second, third], compare=Paired)
+    assert three.p_for == pytest.approx(
+        max(
+            stats.t.sf(2.1 / (noisiest / np.sqrt(3)), 2),
+            stats.t.sf(np.mean(np.subtract(third, first)) / stats.sem(np.subtract(third, first)), 2),
+        )
+    )
+
+
 @pytest.mark.integration
 def test_the_recommended_seeds_are_the_fewest_with_the_nominal_power() -> None:
     """Against separate simulations of the whole test."""
@@ -78,8 +151,25 @@ def test_the_recommended_seeds_are_the_fewest_with_the_nominal_power() -> None:
         results = [every_mean_lower([*map(again, lower)], [*map(again, higher)]) for _ in range(150)]
         return float(np.mean([result.p_for < level / 2 for result in results]))
 
+    def paired_power(cells: list[list[float]], count: int) -> float:
+        def again() -> list[list[float]]:
+            return rng.multivariate_normal(
+                np.mean(cells, axis=1), np.cov(cells), count, check_valid="ignore"
+            ).T.tolist()
+
+        results = [every_mean_lower(values[:1], values[1:], compare=Paired) for values in (again() for _ in range(150))]
+        return float(np.mean([result.p_for < LEVEL / 2 for result in results]))
+
     one, other = [[0.0, 1.0, -1.0]], [[1.6, 2.6, 0.6]]
     three = [[1.6, 2.6, 0.6], [1.8, 2.8, 0.8], [2.0, 3.0, 1.0]]
+    for spread in ([0.0, 1.5], [0.0, 1.5, 1.6, 1.7]):
+        cells = correlated_cells(spread, seeds=8)
+        seeds = seeds_for_means(cells[:1], cells[1:], compare=Paired)
+        assert seeds is not None
+        assert paired_power(cells, seeds) > POWER - 0.1
+        assert paired_power(cells, seeds - 1) < POWER + 0.1
+        unpaired = seeds_for_means(cells[:1], cells[1:])
+        assert unpaired is None or unpaired > 3 * seeds
     for higher, level in ((other, LEVEL), (three, LEVEL), (other, LEVEL / 3)):
         seeds = seeds_for_means(one, higher, level)
         assert seeds is not None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wgan_sweep.report.inference import means, spreads
+from wgan_sweep.report.inference import comparisons, spreads
 from wgan_sweep.report.inference.correlations import correlated
 from wgan_sweep.report.inference.evidence import LEVEL, Evidence, holm
 from wgan_sweep.report.inference.means import every_mean_lower, means_within, seeds_for_means
@@ -33,7 +33,7 @@ Test = Callable[..., Evidence]
 FAST: list[tuple[Any, str, Any]] = [
     (spreads, "DRAWS", 2000),
     (spreads, "_bound", lambda _, estimate, __: estimate),
-    (means._Differences, "isf", lambda differences, _: np.zeros_like(differences.values)),
+    (comparisons.Unpaired, "isf", lambda _comparison, _p, pairs: np.zeros(len(pairs.first))),
 ]
 """Few draws, and no intervals, which take most of the time."""
 

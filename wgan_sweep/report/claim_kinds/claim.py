@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from wgan_sweep.config.keys import find_key
 from wgan_sweep.config.players import player_node
 from wgan_sweep.report.curves import Curve, Curves
+from wgan_sweep.report.inference.comparisons import Unpaired
 from wgan_sweep.report.inference.evidence import Evidence
 from wgan_sweep.runs.coordinates import SCORING_AXES, as_text
 from wgan_sweep.runs.record import Record
@@ -61,6 +62,13 @@ class Setting:
         cells = {**self.cells, **self.pruned}
         merged = {cell: [*self.cells.get(cell, ()), *self.pruned.get(cell, ())] for cell in cells}
         return replace(self, cells=merged, pruned={})
+
+    def with_common_seeds(self, cells: Iterable[Coordinates]) -> "Setting":
+        """Return the setting with those runs of the cells whose seed all of them have, in the order of seeds."""
+        by_seed = {cell: {record.config.get("seed"): record for record in self.cells[cell]} for cell in cells}
+        common = [seed for seed in next(iter(by_seed.values()), {}) if all(seed in runs for runs in by_seed.values())]
+        paired = {cell: [runs[seed] for seed in common] for cell, runs in by_seed.items()}
+        return replace(self, cells={**self.cells, **paired})
 
     @property
     def without_value(self) -> list[LostRun]:
@@ -228,17 +236,25 @@ def _target(config: Mapping[str, Any], axis: str) -> str:
     return str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
 
 
-def claim_test_of_cells(setting: Setting, cells: Sequence[Coordinates], *, why: str = "", **parts: Any) -> ClaimTest:
+def claim_test_of_cells(
+    setting: Setting,
+    cells: Sequence[Coordinates],
+    *,
+    why: str = "",
+    too_few: str = Unpaired.too_few,
+    **parts: Any,
+) -> ClaimTest:
     """Return the test of a claim about the runs of cells; each cell needs `MIN_SEEDS` seeds.
 
     Args:
         setting: The setting.
         cells: All compared cells.
         why: Why it cannot be tested if there are enough seeds; empty if it can be.
+        too_few: Why it cannot be tested if there are too few seeds.
         **parts: The other fields of `ClaimTest`.
     """
     runs = [record.run_id for cell in cells for record in setting.cells[cell]]
     seeds = min(len(setting.cells[cell]) for cell in cells)
     if seeds < MIN_SEEDS:
-        why = f"a cell has only one seed: {MIN_SEEDS} or more are needed in each cell"
+        why = too_few
     return ClaimTest(runs, seeds, why=why, cells=len(cells), **parts)

@@ -20,6 +20,7 @@ from wgan_sweep.report.claim_kinds.claim import (
     select_sides,
 )
 from wgan_sweep.report.inference import means, spreads
+from wgan_sweep.report.inference.comparisons import Comparison, Paired, Unpaired
 from wgan_sweep.report.inference.evidence import LEVEL
 from wgan_sweep.runs.record import cost_sign
 
@@ -41,6 +42,8 @@ class Lower:
     """Whether a higher mean is claimed."""
     names_candidates: bool = False
     """Whether the claim is about which cell is the best: its details name all that may be."""
+    paired: bool = False
+    """Whether runs are paired by seed."""
 
     def test_in(self, setting: Setting) -> ClaimTest | None:
         """Return its test in a setting; None if the setting lacks cells on one side."""
@@ -49,12 +52,13 @@ class Lower:
             return None
         cells = [*own, *rivals]
         lost = _lost_of_sides(setting, own, rivals, self.claimed, self.than)
+        setting, compare = _compared(setting, cells, self.paired)
         lower, higher = self._values(setting, own), self._values(setting, rivals)
 
         def candidates() -> list[str]:
             if not self.names_candidates:
                 return []
-            may_be = means.possibly_lowest([*lower, *higher])
+            may_be = means.possibly_lowest([*lower, *higher], compare)
             varying = axes([record for cell in cells for record in setting.cells[cell]])
             names = [
                 " ".join(f"{axis}={dict(cell)[axis]}" for axis in varying if axis in dict(cell))
@@ -66,8 +70,9 @@ class Lower:
         return claim_test_of_cells(
             setting,
             cells,
-            evidence_at=lambda level: means.every_mean_lower(lower, higher, level),
-            seeds_to_decide=lambda level: means.seeds_for_means(lower, higher, level),
+            too_few=compare.too_few,
+            evidence_at=lambda level: means.every_mean_lower(lower, higher, level, compare),
+            seeds_to_decide=lambda level: means.seeds_for_means(lower, higher, level, compare),
             lost=lost,
             withheld=self._withheld(setting.metric, lost),
             details=lambda: [*candidates(), *other_differences(setting.cells, own, rivals, self.claimed, self.than)],
@@ -138,6 +143,8 @@ class Equal:
     """Selects the cells."""
     within: float
     """The margin, in units of the metric."""
+    paired: bool = False
+    """Whether runs are paired by seed."""
 
     def test_in(self, setting: Setting) -> ClaimTest | None:
         """Return its test in a setting; None if fewer than two cells are selected."""
@@ -145,12 +152,14 @@ class Equal:
         if len(cells) < 2:
             return None
         lost = len(lost_runs(setting.without_value, self.cells, cells))
+        setting, compare = _compared(setting, cells, self.paired)
         values = setting.values(cells)
         return claim_test_of_cells(
             setting,
             cells,
-            evidence_at=lambda level: means.means_within(values, self.within, level),
-            seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level),
+            too_few=compare.too_few,
+            evidence_at=lambda level: means.means_within(values, self.within, level, compare),
+            seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level, compare),
             lost=(lost, 0),
             withheld=(lost > 0, False),
         )
@@ -166,6 +175,8 @@ class Monotone:
     """Selects the cells, one for each value of the axis."""
     falls: bool = False
     """Whether the means are claimed to fall."""
+    paired: bool = False
+    """Whether runs are paired by seed."""
 
     def test_in(self, setting: Setting) -> ClaimTest | None:
         """Return its test in a setting; None if fewer than two numeric values of the axis are selected."""
@@ -178,13 +189,15 @@ class Monotone:
         if len(cells) < 2:
             return None
         lost = len(lost_runs(setting.without_value, self.cells, cells))
+        setting, compare = _compared(setting, cells, self.paired)
         values = setting.values(cells)
         return claim_test_of_cells(
             setting,
             cells,
             why=_repeated(self.axis, cells),
-            evidence_at=lambda level: means.means_rise(values, level),
-            seeds_to_decide=lambda level: means.seeds_for_rise(values, level),
+            too_few=compare.too_few,
+            evidence_at=lambda level: means.means_rise(values, level, compare),
+            seeds_to_decide=lambda level: means.seeds_for_rise(values, level, compare),
             lost=(lost, 0),
             withheld=(lost > 0, lost > 0),
         )
@@ -208,6 +221,11 @@ class CountingPruned:
         if test is None or not any(map(math.isnan, values)):
             return test
         return replace(test, why=f"neither low nor high values of {setting.metric} are better, so none is the worst")
+
+
+def _compared(setting: Setting, cells: Sequence[Coordinates], paired: bool) -> tuple[Setting, type[Comparison]]:
+    """Return the runs of cells that are compared, and how; if they are paired, those whose seed all cells have."""
+    return (setting.with_common_seeds(cells), Paired) if paired else (setting, Unpaired)
 
 
 def _repeated(axis: str, cells: Iterable[Coordinates]) -> str:

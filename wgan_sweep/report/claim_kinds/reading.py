@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ FORMS: dict[tuple[str, ...], Callable[..., Claim]] = {
 
 PRUNED, WORST = "pruned", "worst"
 """The key of an entry that says how pruned runs count, and its value."""
+PAIRED, BY_SEED = "paired", "seed"
+"""The key of an entry that says how runs are paired, and its value."""
+OPTIONAL = {PRUNED, PAIRED}
 TEXTS = {"claim", "event", "correlates", "with", "to", "in_units_of"}
 AXES = {"spread_of", "rises_with", "falls_with"}
 NUMBERS = {"within"}
@@ -94,13 +98,14 @@ def read_claims(path: Path) -> list[Claim]:
 
 
 def _claim(path: Path, entry: Any) -> Claim:
-    form = next((keys for keys in FORMS if isinstance(entry, dict) and set(keys) == entry.keys() - {PRUNED}), None)
+    form = next((keys for keys in FORMS if isinstance(entry, dict) and set(keys) == entry.keys() - OPTIONAL), None)
     if form is None:
         raise InputError(f"{path}: {_why_no_claim(entry)} ({PUBLISHED} has examples)")
     try:
         for key in form:
             _check(key, entry[key])
         claim = FORMS[form](**{key: entry[key] for key in form})
+        claim = _paired(claim, entry[PAIRED]) if PAIRED in entry else claim
         return _counting_pruned(claim, entry[PRUNED]) if PRUNED in entry else claim
     except ValueError as error:
         raise InputError(f"{path}: the claim {entry['claim']!r}: {error}") from error
@@ -111,13 +116,23 @@ def _why_no_claim(entry: Any) -> str:
     if not isinstance(entry, dict):
         return f"a claim must be a mapping with the key `claim`, got {shown(entry)}"
     name = f"the claim {shown(entry.get('claim', entry))}"
-    known = {PRUNED, *(key for keys in FORMS for key in keys)}
+    known = {*OPTIONAL, *(key for keys in FORMS for key in keys)}
     for key in entry:
         if key not in known:
             return f"{name}: there is no key {shown(key)}{did_you_mean(str(key), known)}"
     largest = max(len(entry.keys() & {*keys}) for keys in FORMS)
     nearest = [keys for keys in FORMS if len(entry.keys() & {*keys}) == largest]
     return f"{name} has the keys {', '.join(entry)}: give {' or '.join(', '.join(keys) for keys in nearest)}"
+
+
+def _paired(claim: Claim, value: Any) -> Claim:
+    if value != BY_SEED:
+        raise ValueError(f"{PAIRED}={value!r} is not {BY_SEED}; without it, runs are not paired")
+    if isinstance(claim, Lower | Equal | Monotone):
+        return replace(claim, paired=True)
+    raise ValueError(
+        f"{PAIRED}: {BY_SEED} is for claims about lower, higher, lowest, highest, equal, rising or falling means"
+    )
 
 
 def _counting_pruned(claim: Claim, value: Any) -> Claim:

@@ -40,13 +40,6 @@ class Means:
         )
         return cls(means, sds, counts)
 
-    def shrunken(self) -> Array:
-        """Return the means shrunken towards their common mean, by the share of their variance that is due to noise."""
-        variance = float(np.var(self.means, ddof=1)) if len(self.means) > 1 else 0.0
-        kept = max(0.0, 1 - float(np.mean(self.errors**2)) / variance) if variance > 0 else 1.0
-        centre = self.means.mean()
-        return np.asarray(centre + kept * (self.means - centre))
-
     def noise(self, draws: int, rng: np.random.Generator) -> Array:
         """Draw deviations of the observed means from the true ones ``[draws, cells]``, whose size is not known exactly.
 
@@ -94,6 +87,19 @@ def summarise(*sides: Sequence[Sample]) -> list[Means] | None:
 def _sd(cell: Sample) -> float:
     """Return the standard deviation over seeds; 0 for values that are identical up to rounding."""
     return 0.0 if np.ptp(cell) <= SAME * np.max(np.abs(cell)) else float(np.std(cell, ddof=1))
+
+
+def shrunken(means: Array, noise: float) -> Array:
+    """Return means shrunken towards their common mean, by the share of their variance that is due to noise.
+
+    Args:
+        means: The means.
+        noise: The variance that noise alone gives them.
+    """
+    variance = float(np.var(means, ddof=1)) if len(means) > 1 else 0.0
+    kept = max(0.0, 1 - noise / variance) if variance > 0 else 1.0
+    centre = means.mean()
+    return np.asarray(centre + kept * (means - centre))
 
 
 def standardised(means: Array) -> Array:
