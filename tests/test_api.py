@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import gzip
+import hashlib
 import json
 import logging
 import math
@@ -448,7 +450,7 @@ def assert_is_archived(found: ws.Run, before: Measured, archive: Path) -> None:
         assert getattr(found.record, name) == getattr(record, name)
     np.testing.assert_equal(found.metrics(), metrics)
     assert found.config.optimizer == record.config["optimizer"]
-    assert not found.path.exists()
+    assert not found.path.is_dir()
     for use in (lambda: found.sample(1), lambda: found.critic, lambda: found.step, lambda: found.export("g.pt")):
         with pytest.raises(ws.InputError, match=rf"{found.run_id} .* archive {archive}, and archives have no weights"):
             use()
@@ -479,6 +481,39 @@ def test_a_run_that_is_finished_in_its_archive_is_not_trained(base, archived, ca
     config.archive = str(path.with_name("none.gz"))
     with pytest.raises(ws.InputError, match=r"there is no archive .*none\.gz"):
         ws.train(config, progress=False)
+
+
+def test_the_runs_of_an_archive_are_found(archived) -> None:
+    path, before = archived
+    found = ws.find_runs(path)
+    assert {run.config.optimizer["lr"] for run in found} == {1e-3, 1e30}
+    assert [run.record.started for run in found] == sorted(run.record.started for run in found)
+    for one in found:
+        assert_is_archived(one, before[one.config.optimizer["lr"]], path)
+    (diverged,) = ws.find_runs(str(path), status="diverged", **{"optimizer.lr": 1e30})
+    assert diverged.config.optimizer["lr"] == 1e30
+    assert ws.find_runs(path, status="dead") == []
+    with pytest.raises(ws.InputError, match="did you mean loss"):
+        ws.find_runs(path, los="wgan_gp")
+
+
+def test_an_archived_run_without_a_config_has_all_else(archived, tmp_path: Path) -> None:
+    path, before = archived
+    without = tmp_path / "without.jsonl.gz"
+    with gzip.open(path, "rt") as file:
+        entries = [json.loads(line) for line in file]
+    with gzip.open(without, "wt") as file:
+        for entry in entries:
+            run = {**entry["run"], "config": None}
+            text = json.dumps(run, separators=(",", ":"))
+            line = {**entry, "run": run, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+            file.write(json.dumps(line) + "\n")
+    (done,) = ws.find_runs(without, status="done")
+    record, metrics = before[1e-3]
+    assert (done.run_id, done.record.scores) == (record.run_id, record.scores)
+    np.testing.assert_equal(done.metrics(), metrics)
+    with pytest.raises(ws.InputError, match=f"no config of run {done.run_id}"):
+        _ = done.config
 
 
 def test_measurements_of_an_archive_that_is_gone_are_refused(base, archived, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from wgan_sweep.runs.coordinates import as_text
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.directory import find_runs as find_records
 from wgan_sweep.runs.record import Record
-from wgan_sweep.runs.selection import Filter, filtered, stored_runs
+from wgan_sweep.runs.selection import Filter, StoredRun, filtered, stored_runs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -202,42 +202,60 @@ class Run:
 
 
 class ArchivedRun(Run):
-    """A run that is finished in an archive only: its config, record and measurements. It has no networks.
+    """A run of an archive: its config, record and measurements. It has no networks.
 
     Args:
-        path: The directory that it would have in the folder of runs.
+        path: The directory that it would have in the folder of runs, or the archive.
         record: Its record in the archive.
-        config: The config by which it was requested, with the archive.
-        lines: Returns the lines of measurements of runs in the archive, by run id.
+        archive: The archive.
+        read_config: Returns its config, or the one by which it was requested.
+        read_lines: Returns its lines of measurements; None if the archive does not hold it any more.
     """
 
     def __init__(
         self,
         path: Path,
         record: Record,
-        config: "Config",
-        lines: Callable[[], Mapping[str, Sequence[dict[str, float]]]],
+        archive: Path,
+        read_config: "Callable[[], Config]",
+        read_lines: Callable[[], Sequence[dict[str, float]] | None],
     ) -> None:
-        super().__init__(path, config=config)
-        self.__dict__ |= {"record": record, "config": config}  # they are read already
-        self._lines_by_id = lines
+        super().__init__(path)
+        self.__dict__["record"] = record  # it is read already
+        self._archive, self._read_config, self._read_lines = archive, read_config, read_lines
 
     @property
     def place(self) -> Path:
         """The archive."""
-        return Path(str(self.config.archive))
+        return self._archive
+
+    @cached_property
+    def config(self) -> "Config":
+        """The run's resolved config.
+
+        Raises:
+            InputError: if the archive holds none, or it cannot be read.
+        """
+        return self._read_config()
 
     def _lines(self) -> Iterable[dict[str, float]]:
-        lines = self._lines_by_id()
-        if self.run_id not in lines:
+        lines = self._read_lines()
+        if lines is None:
             raise InputError(f"the archive {self.place} does not have run {self.run_id} any more: restore the file")
-        return lines[self.run_id]
+        return lines
 
     @property
     def _networks(self) -> "TrainedNetworks":
-        raise InputError(
-            f"run {self.run_id} is finished in the archive {self.place}, and archives have no weights: leave out the "
-            "key archive to train the run"
+        raise self._has_no_weights()
+
+    @property
+    def _checked_config(self) -> "Config":
+        raise self._has_no_weights()
+
+    def _has_no_weights(self) -> InputError:
+        return InputError(
+            f"run {self.run_id} is in the archive {self.place}, and archives have no weights: train the run, "
+            "without the key archive"
         )
 
 
@@ -272,30 +290,60 @@ def load_run(
 
 
 def find_runs(folder: str | os.PathLike[str] | None = None, **axes: Any) -> list[Run]:
-    """Return the runs in a folder, in the order in which they were started. It reads their records only.
+    """Return the runs in a folder or an archive, in the order in which they were started.
 
-    Directories that hold no readable record are left out, with a warning in the log.
+    Of a folder, it reads the records only. Directories that hold no readable record are left out, with a warning in the
+    log. The runs of an archive have no networks.
 
     Args:
-        folder: The folder of runs; by default ``$WGAN_SWEEP_RUNS``, else ``runs``.
+        folder: The folder of runs, or an archive (``.jsonl.gz``); by default ``$WGAN_SWEEP_RUNS``, else ``runs``.
         **axes: Values that the runs must have: options by group (``loss="wgan_gp"``), values by key
             (``seed=0``, ``**{"div.k": 2}``), ``status`` (``dead``: interrupted, and no process
             holds it), ``sweep`` or ``run_id``. A list means any of its items.
 
     Raises:
-        InputError: if the folder cannot be read, or an axis does not exist.
+        InputError: if the folder or archive cannot be read, or an axis does not exist.
     """
     path = Path(folder or os.environ.get("WGAN_SWEEP_RUNS") or "runs").expanduser()
+    filters = [Filter(axis, _texts(value)) for axis, value in axes.items()]
+    if path.is_file():
+        return _in_archive(path, filters)
     found = find_records(path)
     for line in [*found.problems, *found.notes]:
         log.warning("%s", line)
-    filters = [Filter(axis, _texts(value)) for axis, value in axes.items()]
     runs = []
     for stored in filtered(stored_runs(found.records, path), filters):
         run = Run(stored.directory.path)
         run.__dict__["record"] = stored.record  # it is read already
         runs.append(run)
     return runs
+
+
+def _in_archive(path: Path, filters: Sequence[Filter]) -> list[Run]:
+    """Return the runs in an archive for which all filters hold."""
+    from wgan_sweep.runs.archive import ArchiveEntry, read_archive
+    from wgan_sweep.runs.places import DEFAULT_FOLDER
+
+    def archived(entry: ArchiveEntry) -> Run:
+        def config() -> "Config":
+            from wgan_sweep.config.schema import parse
+
+            where = f"the config of run {entry.record.run_id} in {path}"
+            if entry.config is None:
+                raise InputError(
+                    f"the archive {path} has no config of run {entry.record.run_id}; its record has values"
+                )
+            return parse(entry.config, where, runs=DEFAULT_FOLDER)  # archives do not say where runs were
+
+        return ArchivedRun(path, entry.record, path, config, lambda: entry.metrics)
+
+    entries = sorted(read_archive(path), key=lambda entry: (entry.record.started or "", entry.record.run_id))
+    runs = {
+        entry.record.run_id: (entry, StoredRun(entry.record, RunDir(path), str(entry.record.status)))
+        for entry in entries
+    }
+    chosen = filtered([stored for _, stored in runs.values()], filters)
+    return [archived(runs[stored.run_id][0]) for stored in chosen]
 
 
 def _texts(value: Any) -> tuple[str, ...]:

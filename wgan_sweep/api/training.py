@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache, partial
+from pathlib import Path
 
 from wgan_sweep.api.run import ArchivedRun, Run
 from wgan_sweep.config.schema import Config
@@ -84,8 +85,18 @@ def _runs(requested: Sequence[RequestedRun]) -> list[Run]:
     """Return requested runs as they are by now, in the folder of runs or else in their archives."""
     archived = done_in_archives(requested)
     lines = cache(partial(archived_lines, [run for run in requested if run.run_id in archived]))
+
+    def in_archive(run: RequestedRun) -> Run:
+        return ArchivedRun(
+            run.directory.path,
+            archived[run.run_id],
+            Path(str(run.config.archive)),
+            lambda: run.config,
+            lambda: lines().get(run.run_id),
+        )
+
     return [
-        ArchivedRun(run.directory.path, archived[run.run_id], run.config, lines)
+        in_archive(run)
         if run.run_id in archived
         else Run(run.directory.path, device=run.config.device, config=run.config)
         for run in requested

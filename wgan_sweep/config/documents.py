@@ -16,34 +16,70 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds, with interpolations as text.
 
     Raises:
-        InputError: if the file does not exist, cannot be read, holds no mapping, or uses YAML aliases, by which a short
-            text can stand for an endless document.
+        InputError: if the file does not exist or cannot be read, and as `parse_yaml`.
     """
     try:
         text = read_document(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, source: object) -> dict[str, Any]:
+    """Return the mapping that a YAML text holds, with interpolations as text.
+
+    Args:
+        text: The text.
+        source: The name of the text in messages.
+
+    Raises:
+        InputError: if it is not YAML, holds no mapping, or uses YAML aliases, by which a short text can stand for an
+            endless document.
+    """
+    try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise InputError(f"{path} uses YAML aliases (*name): write their values out")
+            raise InputError(f"{source} uses YAML aliases (*name): write their values out")
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())})") from error
+        raise _unreadable(source, error) from error
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds no mapping: give a file of keys and values")
+        raise InputError(f"{source} holds no mapping: give a file of keys and values")
     return {str(name): value for name, value in values.items()}
 
 
-def read_resolved_yaml(path: Path, *ignored: str) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds, without some of its keys; refuse interpolations in the others.
+def _unreadable(source: object, error: Exception) -> InputError:
+    return InputError(f"{source} cannot be read ({type(error).__name__}: {' '.join(str(error).split())})")
+
+
+def read_resolved_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds; refuse interpolations.
 
     Raises:
-        InputError: as `read_yaml`, or for an interpolation, which could read the environment of this process.
+        InputError: as `read_yaml` and `resolved`.
     """
-    values = {name: value for name, value in read_yaml(path).items() if name not in ignored}
-    for key, value in leaves(values):
+    return resolved(read_yaml(path), path)
+
+
+def resolved(values: dict[str, Any], source: object, *ignored: str) -> dict[str, Any]:
+    """Return a mapping without some of its keys; refuse interpolations in the others.
+
+    Args:
+        values: The mapping.
+        source: Its name in messages.
+        *ignored: The keys.
+
+    Raises:
+        InputError: for an interpolation, which could read the environment of this process.
+    """
+    kept = {name: value for name, value in values.items() if name not in ignored}
+    for key, value in leaves(kept):
         if "${" in str(value):
-            raise InputError(f"{path}: {key}={value} is an interpolation, which is not resolved here: write its value")
-    return values
+            raise InputError(
+                f"{source}: {key}={value} is an interpolation, which is not resolved here: write its value"
+            )
+    return kept
 
 
 def dump_yaml(values: dict[str, Any]) -> str:

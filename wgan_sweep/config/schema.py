@@ -1,6 +1,6 @@
 """The config: its types, where its files are, and how it is composed, written and read."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from wgan_sweep.common.ranges import LARGEST_INT, Count, NonEmpty, Range, check_value, shown
 from wgan_sweep.config import folders, help  # noqa: A004
 from wgan_sweep.config.catalogue import option_values, unknown_key
-from wgan_sweep.config.documents import dump_yaml, read_resolved_yaml
+from wgan_sweep.config.documents import dump_yaml, parse_yaml, read_yaml, resolved
 from wgan_sweep.config.folders import conf_dir as conf_dir
 from wgan_sweep.config.keys import KEYS, leaves, referenced_keys, science_keys
 from wgan_sweep.config.players import groups_of_players, sets_value
@@ -329,10 +329,28 @@ def read(path: Path) -> Config:
     Raises:
         InputError: if it does not fit the schema.
     """
+    return _read(lambda: read_yaml(path), path)
+
+
+def parse(text: str, source: object, **defaults: Any) -> Config:
+    """Return the config of a run, from the text of its ``config.yaml``.
+
+    Args:
+        text: The text.
+        source: Its name in messages.
+        **defaults: The values of keys that the text may lack.
+
+    Raises:
+        InputError: as `read`.
+    """
+    return _read(lambda: {**defaults, **parse_yaml(text, source)}, source)
+
+
+def _read(values: Callable[[], dict[str, Any]], source: object) -> Config:
     try:
-        return finalise(OmegaConf.create(read_resolved_yaml(path, "hydra", "defaults")), {})
+        return finalise(OmegaConf.create(resolved(values(), source, "hydra", "defaults")), {})
     except (InputError, OmegaConfBaseException) as error:
-        raise InputError(f"{path} is not a run's config: {error}") from error
+        raise InputError(f"{source} is not a run's config: {error}") from error
 
 
 def unused_overrides(composed: DictConfig, keys: Iterable[str]) -> list[str]:
