@@ -630,7 +630,7 @@ def test_missing_and_damaged_runs_are_refused_with_a_reason(make, caplog, tmp_pa
     for name, words in [
         ("both", "cannot be loaded: .*Move the checkpoints away"),
         ("none", "has no checkpoint yet: let it train"),
-        ("config", "is not a run's config"),
+        ("config", r"config.yaml cannot be read .ParserError"),
         ("record", "is not a run's directory: it has no record.json"),
         ("other", "does not hold the networks of its config"),
     ]:

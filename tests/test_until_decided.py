@@ -365,7 +365,7 @@ def test_a_paired_claim_needs_fewer_seeds_if_a_seed_matters_more_than_the_loss(s
     assert (paired.standing, paired.judgement.verdict) == (ClaimState.DECIDED, "supported")
     assert (unpaired.standing, unpaired.judgement.verdict) == (ClaimState.UNDECIDABLE, "undecided")
     assert paired.judgement.evidence is not None
-    assert paired.judgement.evidence.test == "t-test paired by seed, 1 pair"
+    assert paired.judgement.evidence.test == "t-test paired by seed, 1 pair of cells"
     assert sweep.record().claims[0].effect == pytest.approx(2.0, abs=0.5)
 
 

@@ -475,6 +475,7 @@ def test_only_seeds_that_all_cells_have_are_paired(tmp_path: Path) -> None:
     further = [record(fid, loss="wgan_div", k=2.0, p=6.0, seed=seed) for seed, fid in ((8, 50.0), (9, 60.0))]
     judgement = judge_one(entry, [*further, *records], tmp_path)
     assert (judgement.seeds, judgement.evidence) == (4, whole.evidence)
+    assert judgement.details == (*whole.details, "not compared: 2 runs, since not all of its cells have their seeds")
     assert not {run.run_id for run in further} & {*judgement.runs}
     few = [run for run in records if run.config["seed"] == 0 or run.config["loss"]["k"] == 2]
     judgement = judge_one(entry, few, tmp_path)
@@ -493,6 +494,45 @@ def test_lost_runs_withhold_verdicts_of_paired_runs(tmp_path: Path) -> None:
     judgement = judge_one({**BEST, "paired": "seed"}, lost, tmp_path)
     assert (judgement.verdict, judgement.seeds, judgement.lost) == (Verdict.UNDECIDED, 3, (1, 0))
     assert "without lost runs it would be supported" in judgement.why
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_seed_that_is_lost_in_one_cell_takes_no_bad_run_of_another_cell_with_it(tmp_path: Path, others: int) -> None:
+    """The claim's own cell is bad at seed 0, at which one of the others diverged. Other seeds agree with the claim."""
+    values = {2.0: [200.0, 10.0, 10.1, 10.2], 1.0: [31.0, 30.0, 30.2, 29.9], 4.0: [0.0, 31.0, 30.6, 30.9]}
+    records = [
+        record(fid, "diverged" if fid == 0 else "done", loss="wgan_div", k=k, p=6.0, seed=seed)
+        for k in (2.0, 4.0, 1.0)[: 1 + others]
+        for seed, fid in enumerate(values[k])
+    ]
+    entry = {"lower": {"div.k": 2}, "than": {"loss": "wgan_div"}, "paired": "seed"}
+    judgement = judge_one(entry, records, tmp_path)
+    assert (judgement.seeds, judgement.lost, judgement.verdict) == (
+        3,
+        (0, 1),
+        Verdict.SUPPORTED if others == 1 else Verdict.UNDECIDED,
+    )
+
+
+def test_runs_without_a_seed_are_not_paired_and_seeds_may_be_written_as_text(tmp_path: Path) -> None:
+    records = grid_with_seed_effects()
+    whole = judge_one({**BEST, "paired": "seed"}, records, tmp_path).evidence
+    for item in records[::2]:
+        item.config["seed"] = str(item.config["seed"])
+    assert judge_one({**BEST, "paired": "seed"}, records, tmp_path).evidence == whole
+    for item in records:
+        if str(item.config["seed"]) == "3":
+            del item.config["seed"]
+    assert judge_one({**BEST, "paired": "seed"}, records, tmp_path).seeds == 3
+
+
+def test_a_pruned_run_whose_seed_other_cells_lack_is_not_ignored(tmp_path: Path) -> None:
+    runs = [run for run in kp_grid(10, 20) if (run.config["loss"]["k"], run.config["loss"]["p"]) != (1.0, 2.0)]
+    for item in runs:
+        item.config["seed"] += 1
+    judgement = judge_one({**BEST, "paired": "seed"}, runs + pruned(1.0, 0), tmp_path)
+    assert (judgement.verdict, judgement.evidence) == (Verdict.UNDECIDED, None)
+    assert "1 of its runs were pruned" in judgement.why
 
 
 def test_pruned_runs_are_paired_if_they_count(tmp_path: Path) -> None:

@@ -139,6 +139,14 @@ def test_equal_differences_do_not_count_as_free_of_noise() -> None:
     )
 
 
+def test_a_cell_with_an_exploded_run_does_not_change_the_noise_of_other_pairs() -> None:
+    lower, higher = [[3.0, 3.2, 2.9, 3.1]], [[1.0, 1.1, 0.9, 1.05]]
+    exploded = [*higher, [2.5, 2.6, 2.4, 1e30]]
+    alone = every_mean_lower(lower, higher, compare=Paired)
+    assert every_mean_lower(lower, exploded, compare=Paired).p_against == pytest.approx(2 * alone.p_against)
+    assert alone.p_against < 1e-4
+
+
 @pytest.mark.integration
 def test_the_recommended_seeds_are_the_fewest_with_the_nominal_power() -> None:
     """Against separate simulations of the whole test."""

@@ -4,14 +4,17 @@ import logging
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wgan_sweep.errors import InputError
+from wgan_sweep.runs.archive import SUFFIX, ArchiveEntry, read_archive
 from wgan_sweep.runs.coordinates import as_text
 from wgan_sweep.runs.directory import RunDir
 from wgan_sweep.runs.directory import find_runs as find_records
+from wgan_sweep.runs.places import DEFAULT_FOLDER
 from wgan_sweep.runs.record import Record
 from wgan_sweep.runs.selection import Filter, StoredRun, filtered, stored_runs
 
@@ -246,13 +249,13 @@ class ArchivedRun(Run):
 
     @property
     def _networks(self) -> "TrainedNetworks":
-        raise self._has_no_weights()
+        raise self._no_weights_error()
 
     @property
     def _checked_config(self) -> "Config":
-        raise self._has_no_weights()
+        raise self._no_weights_error()
 
-    def _has_no_weights(self) -> InputError:
+    def _no_weights_error(self) -> InputError:
         return InputError(
             f"run {self.run_id} is in the archive {self.place}, and archives have no weights: train the run, "
             "without the key archive"
@@ -306,7 +309,7 @@ def find_runs(folder: str | os.PathLike[str] | None = None, **axes: Any) -> list
     """
     path = Path(folder or os.environ.get("WGAN_SWEEP_RUNS") or "runs").expanduser()
     filters = [Filter(axis, _texts(value)) for axis, value in axes.items()]
-    if path.is_file():
+    if path.is_file() or path.name.endswith(SUFFIX):
         return _in_archive(path, filters)
     found = find_records(path)
     for line in [*found.problems, *found.notes]:
@@ -321,29 +324,22 @@ def find_runs(folder: str | os.PathLike[str] | None = None, **axes: Any) -> list
 
 def _in_archive(path: Path, filters: Sequence[Filter]) -> list[Run]:
     """Return the runs in an archive for which all filters hold."""
-    from wgan_sweep.runs.archive import ArchiveEntry, read_archive
-    from wgan_sweep.runs.places import DEFAULT_FOLDER
+    entries = {entry.record.run_id: replace(entry, samples=None) for entry in read_archive(path)}
+    stored = [StoredRun.archived(entry.record, RunDir(path)) for entry in entries.values()]
+    in_order = sorted(filtered(stored, filters), key=lambda run: (run.record.started or "", run.run_id))
+    return [_archived(entries[run.run_id], path) for run in in_order]
 
-    def archived(entry: ArchiveEntry) -> Run:
-        def config() -> "Config":
-            from wgan_sweep.config.schema import parse
 
-            where = f"the config of run {entry.record.run_id} in {path}"
-            if entry.config is None:
-                raise InputError(
-                    f"the archive {path} has no config of run {entry.record.run_id}; its record has values"
-                )
-            return parse(entry.config, where, runs=DEFAULT_FOLDER)  # archives do not say where runs were
+def _archived(entry: ArchiveEntry, path: Path) -> Run:
+    def config() -> "Config":
+        from wgan_sweep.config.schema import parse
 
-        return ArchivedRun(path, entry.record, path, config, lambda: entry.metrics)
+        if entry.config is None:
+            raise InputError(f"{path} has no config of run {entry.record.run_id}: read the values in record.config")
+        source = f"the config of run {entry.record.run_id} in {path}"
+        return parse(entry.config, source, runs=DEFAULT_FOLDER)  # archives do not say where runs were
 
-    entries = sorted(read_archive(path), key=lambda entry: (entry.record.started or "", entry.record.run_id))
-    runs = {
-        entry.record.run_id: (entry, StoredRun(entry.record, RunDir(path), str(entry.record.status)))
-        for entry in entries
-    }
-    chosen = filtered([stored for _, stored in runs.values()], filters)
-    return [archived(runs[stored.run_id][0]) for stored in chosen]
+    return ArchivedRun(path, entry.record, path, config, lambda: entry.metrics)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -37,13 +37,12 @@ def parse_yaml(text: str, source: object) -> dict[str, Any]:
             endless document.
     """
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise InputError(f"{source} uses YAML aliases (*name): write their values out")
-        values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
+        has_aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        values = None if has_aliases else OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise _unreadable(source, error) from error
+    if has_aliases:
+        raise InputError(f"{source} uses YAML aliases (*name): write their values out")
     if not isinstance(values, dict):
         raise InputError(f"{source} holds no mapping: give a file of keys and values")
     return {str(name): value for name, value in values.items()}
@@ -57,29 +56,28 @@ def read_resolved_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; refuse interpolations.
 
     Raises:
-        InputError: as `read_yaml` and `resolved`.
+        InputError: as `read_yaml` and `refuse_interpolations`.
     """
-    return resolved(read_yaml(path), path)
+    values = read_yaml(path)
+    refuse_interpolations(values, path)
+    return values
 
 
-def resolved(values: dict[str, Any], source: object, *ignored: str) -> dict[str, Any]:
-    """Return a mapping without some of its keys; refuse interpolations in the others.
+def refuse_interpolations(values: dict[str, Any], source: object) -> None:
+    """Refuse a mapping with interpolations.
 
     Args:
         values: The mapping.
         source: Its name in messages.
-        *ignored: The keys.
 
     Raises:
         InputError: for an interpolation, which could read the environment of this process.
     """
-    kept = {name: value for name, value in values.items() if name not in ignored}
-    for key, value in leaves(kept):
+    for key, value in leaves(values):
         if "${" in str(value):
             raise InputError(
                 f"{source}: {key}={value} is an interpolation, which is not resolved here: write its value"
             )
-    return kept
 
 
 def dump_yaml(values: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The config: its types, where its files are, and how it is composed, written and read."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from wgan_sweep.common.ranges import LARGEST_INT, Count, NonEmpty, Range, check_value, shown
 from wgan_sweep.config import folders, help  # noqa: A004
 from wgan_sweep.config.catalogue import option_values, unknown_key
-from wgan_sweep.config.documents import dump_yaml, parse_yaml, read_yaml, resolved
+from wgan_sweep.config.documents import dump_yaml, parse_yaml, read_yaml, refuse_interpolations
 from wgan_sweep.config.folders import conf_dir as conf_dir
 from wgan_sweep.config.keys import KEYS, leaves, referenced_keys, science_keys
 from wgan_sweep.config.players import groups_of_players, sets_value
@@ -329,7 +329,7 @@ def read(path: Path) -> Config:
     Raises:
         InputError: if it does not fit the schema.
     """
-    return _read(lambda: read_yaml(path), path)
+    return _from_values(read_yaml(path), path)
 
 
 def parse(text: str, source: object, **defaults: Any) -> Config:
@@ -343,12 +343,14 @@ def parse(text: str, source: object, **defaults: Any) -> Config:
     Raises:
         InputError: as `read`.
     """
-    return _read(lambda: {**defaults, **parse_yaml(text, source)}, source)
+    return _from_values({**defaults, **parse_yaml(text, source)}, source)
 
 
-def _read(values: Callable[[], dict[str, Any]], source: object) -> Config:
+def _from_values(values: dict[str, Any], source: object) -> Config:
+    kept = {name: value for name, value in values.items() if name not in ("hydra", "defaults")}
+    refuse_interpolations(kept, source)
     try:
-        return finalise(OmegaConf.create(resolved(values(), source, "hydra", "defaults")), {})
+        return finalise(OmegaConf.create(kept), {})
     except (InputError, OmegaConfBaseException) as error:
         raise InputError(f"{source} is not a run's config: {error}") from error
 

@@ -193,7 +193,7 @@ def claim_test(claim: Claim, setting: Setting) -> ClaimTest | None:
         return test
     complete = claim.test_in(setting.counting_pruned())
     pruned = {record.run_id for records in setting.pruned.values() for record in records}
-    count = sum(run_id in pruned for run_id in complete.runs) if complete else 0
+    count = sum(run_id in pruned for run_id in (*complete.runs, *complete.left_out)) if complete else 0
     if complete is None or not count:
         return test
     remedy = f"train them to the end (prune=none), or count them as the worst ({PRUNED}: {WORST})"
@@ -271,8 +271,13 @@ def with_evidence(claim: Claim, setting: str, test: ClaimTest, level: float = LE
         test.seeds,
         test.lost,
         evidence=None if test.why else test.evidence_at(level),
-        details=() if test.why else tuple(test.details()),
+        details=() if test.why else (*test.details(), *_left_out(test)),
     )
+
+
+def _left_out(test: ClaimTest) -> list[str]:
+    count = len(test.left_out)
+    return [f"not compared: {count} runs, since not all of its cells have their seeds"] if count else []
 
 
 def decided(judgement: Judgement, test: ClaimTest, p_for: float, p_against: float, level: float) -> Judgement:

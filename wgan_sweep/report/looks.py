@@ -208,12 +208,13 @@ class Decision:
                 judgement = replace(judgement, why=f"{sum(test.lost)} runs {LOST}")
                 return replace(tracked, judgement=judgement, standing=ClaimState.LOST)
             if judgement.seeds_to_decide is not None:
-                number = round(judgement.seeds_to_decide / max(1.0, test.seeds / seeds))
+                number = round(judgement.seeds_to_decide * seeds / test.seeds)  # of trained seeds, some are lost
         elif tracked.judgement.why and tracked.judgement.seeds >= MIN_SEEDS:
             return replace(tracked, standing=ClaimState.UNTESTABLE)
         tracked = replace(tracked, needed=(*tracked.needed, (seeds, number)))
         if is_futile(tracked.needed, largest):
-            return replace(tracked, standing=ClaimState.UNDECIDABLE)
+            can_be_tested = tracked.judgement.evidence is not None
+            return replace(tracked, standing=ClaimState.UNDECIDABLE if can_be_tested else ClaimState.LOST)
         return replace(tracked, standing=ClaimState.EXHAUSTED) if seeds == largest else tracked
 
     def where(self, tracked: TrackedClaim) -> str:

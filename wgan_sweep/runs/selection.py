@@ -46,6 +46,12 @@ class StoredRun:
                 return cls(record, directory, DEAD)
         return cls(record, directory, str(record.status))
 
+    @classmethod
+    def archived(cls, record: Record, place: RunDir) -> "StoredRun":
+        """Return the run of a record in an archive, which no process trains."""
+        is_dead = record.status == Status.RUNNING
+        return cls(record, place, DEAD if is_dead else str(record.status))
+
     @property
     def run_id(self) -> str:
         """The id of the run."""

@@ -60,13 +60,16 @@ class Setting:
     def counting_pruned(self) -> "Setting":
         """Return the setting with pruned runs as if they had finished with the worst value."""
         cells = {**self.cells, **self.pruned}
-        merged = {cell: [*self.cells.get(cell, ()), *self.pruned.get(cell, ())] for cell in cells}
+        merged = {cell: [*self.pruned.get(cell, ()), *self.cells.get(cell, ())] for cell in cells}
         return replace(self, cells=merged, pruned={})
 
     def with_common_seeds(self, cells: Iterable[Coordinates]) -> "Setting":
-        """Return the setting with those runs of the cells whose seed all of them have, in the order of seeds."""
-        by_seed = {cell: {record.config.get("seed"): record for record in self.cells[cell]} for cell in cells}
-        common = [seed for seed in next(iter(by_seed.values()), {}) if all(seed in runs for runs in by_seed.values())]
+        """Return the setting with those runs of the cells whose seed all of them have, in the order of the seeds."""
+        by_seed = {
+            cell: {as_text(run.config["seed"]): run for run in self.cells[cell] if "seed" in run.config}
+            for cell in cells
+        }
+        common = sorted(set.intersection(*(set(runs) for runs in by_seed.values())))
         paired = {cell: [runs[seed] for seed in common] for cell, runs in by_seed.items()}
         return replace(self, cells={**self.cells, **paired})
 
@@ -104,6 +107,8 @@ class ClaimTest:
     """Number of cells whose runs are compared; 0 if runs are counted, whatever their cell."""
     fewest_cells: int = 2
     """Number of cells that it needs."""
+    left_out: Sequence[str] = ()
+    """Ids of finished runs of its cells that are not compared, since not all cells have their seeds."""
 
 
 class Claim(Protocol):

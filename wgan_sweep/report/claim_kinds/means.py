@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from wgan_sweep.report.cells import axes
 from wgan_sweep.report.claim_kinds.bounds import number_in
@@ -23,6 +24,38 @@ from wgan_sweep.report.inference import means, spreads
 from wgan_sweep.report.inference.comparisons import Comparison, Paired, Unpaired
 from wgan_sweep.report.inference.evidence import LEVEL
 from wgan_sweep.runs.record import cost_sign
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """The runs of cells that a claim compares, and how."""
+
+    setting: Setting
+    """The setting with these runs."""
+    by: type[Comparison]
+    cells: int
+    """Number of cells."""
+    left_out: Sequence[str] = ()
+    """Ids of the cells' other finished runs."""
+
+    @classmethod
+    def of(cls, setting: Setting, cells: Sequence[Coordinates], paired: bool) -> Self:
+        """Return the comparison of cells: of the runs whose seed all cells have, if runs are paired."""
+        if not paired:
+            return cls(setting, Unpaired, len(cells))
+        common = setting.with_common_seeds(cells)
+        kept = {record.run_id for cell in cells for record in common.cells[cell]}
+        every = [record.run_id for cell in cells for record in setting.cells[cell]]
+        return cls(common, Paired, len(cells), [run for run in every if run not in kept])
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a `ClaimTest` says of it."""
+        return {"too_few": self.by.too_few, "left_out": self.left_out}
+
+    def is_selected(self, lost: tuple[int, int]) -> bool:
+        """Whether lost runs have taken finished runs of other cells with them: a selection in either direction."""
+        return self.by is Paired and self.cells > 2 and any(lost)
 
 
 @dataclass(frozen=True)
@@ -52,8 +85,9 @@ class Lower:
             return None
         cells = [*own, *rivals]
         lost = _lost_of_sides(setting, own, rivals, self.claimed, self.than)
-        setting, compare = _compared(setting, cells, self.paired)
-        lower, higher = self._values(setting, own), self._values(setting, rivals)
+        compared = _Compared.of(setting, cells, self.paired)
+        compare = compared.by
+        lower, higher = self._values(compared.setting, own), self._values(compared.setting, rivals)
 
         def candidates() -> list[str]:
             if not self.names_candidates:
@@ -68,13 +102,13 @@ class Lower:
             return [f"cells that may be the best ({1 - LEVEL:.0%}): {'; '.join(names)}"]
 
         return claim_test_of_cells(
-            setting,
+            compared.setting,
             cells,
-            too_few=compare.too_few,
+            **compared.parts,
             evidence_at=lambda level: means.every_mean_lower(lower, higher, level, compare),
             seeds_to_decide=lambda level: means.seeds_for_means(lower, higher, level, compare),
             lost=lost,
-            withheld=self._withheld(setting.metric, lost),
+            withheld=(True, True) if compared.is_selected(lost) else self._withheld(setting.metric, lost),
             details=lambda: [*candidates(), *other_differences(setting.cells, own, rivals, self.claimed, self.than)],
         )
 
@@ -152,16 +186,16 @@ class Equal:
         if len(cells) < 2:
             return None
         lost = len(lost_runs(setting.without_value, self.cells, cells))
-        setting, compare = _compared(setting, cells, self.paired)
-        values = setting.values(cells)
+        compared = _Compared.of(setting, cells, self.paired)
+        values = compared.setting.values(cells)
         return claim_test_of_cells(
-            setting,
+            compared.setting,
             cells,
-            too_few=compare.too_few,
-            evidence_at=lambda level: means.means_within(values, self.within, level, compare),
-            seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level, compare),
+            **compared.parts,
+            evidence_at=lambda level: means.means_within(values, self.within, level, compared.by),
+            seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level, compared.by),
             lost=(lost, 0),
-            withheld=(lost > 0, False),
+            withheld=(lost > 0, compared.is_selected((lost, 0))),
         )
 
 
@@ -189,15 +223,15 @@ class Monotone:
         if len(cells) < 2:
             return None
         lost = len(lost_runs(setting.without_value, self.cells, cells))
-        setting, compare = _compared(setting, cells, self.paired)
-        values = setting.values(cells)
+        compared = _Compared.of(setting, cells, self.paired)
+        values = compared.setting.values(cells)
         return claim_test_of_cells(
-            setting,
+            compared.setting,
             cells,
             why=_repeated(self.axis, cells),
-            too_few=compare.too_few,
-            evidence_at=lambda level: means.means_rise(values, level, compare),
-            seeds_to_decide=lambda level: means.seeds_for_rise(values, level, compare),
+            **compared.parts,
+            evidence_at=lambda level: means.means_rise(values, level, compared.by),
+            seeds_to_decide=lambda level: means.seeds_for_rise(values, level, compared.by),
             lost=(lost, 0),
             withheld=(lost > 0, lost > 0),
         )
@@ -221,11 +255,6 @@ class CountingPruned:
         if test is None or not any(map(math.isnan, values)):
             return test
         return replace(test, why=f"neither low nor high values of {setting.metric} are better, so none is the worst")
-
-
-def _compared(setting: Setting, cells: Sequence[Coordinates], paired: bool) -> tuple[Setting, type[Comparison]]:
-    """Return the runs of cells that are compared, and how; if they are paired, those whose seed all cells have."""
-    return (setting.with_common_seeds(cells), Paired) if paired else (setting, Unpaired)
 
 
 def _repeated(axis: str, cells: Iterable[Coordinates]) -> str:

@@ -30,8 +30,21 @@ class Pairs(NamedTuple):
         """Return pairs of positions."""
         return cls(*(np.array(side) for side in zip(*pairs, strict=True)))
 
+    @classmethod
+    def all(cls, count: int) -> Self:
+        """Return all pairs of a number of cells."""
+        return cls(*np.triu_indices(count, 1))
+
+    def take(self, positions: Positions) -> "Pairs":
+        """Return some of the pairs."""
+        return Pairs(self.first[positions], self.second[positions])
+
+    def differences(self, values: Array) -> Array:
+        """Return the differences ``[..., pairs]`` of the values ``[..., cells]``."""
+        return np.asarray(values[..., self.second] - values[..., self.first])
+
     def __str__(self) -> str:
-        return f"{len(self.first)} {'pair' if len(self.first) == 1 else 'pairs'}"
+        return f"{len(self.first)} {'pair' if len(self.first) == 1 else 'pairs'} of cells"
 
 
 class Simulated(NamedTuple):
@@ -117,7 +130,7 @@ class Unpaired:
         means, errors = self._cells.simulate(trials, seeds, rng)
         both = errors[:, pairs.first], errors[:, pairs.second]
         return Simulated(
-            means[:, pairs.second] - means[:, pairs.first],
+            pairs.differences(means),
             lambda values, p: behrens_fisher_exceeds(values, both, seeds - 1, p),
         )
 
@@ -132,29 +145,28 @@ class Paired:
     test = "t-test paired by seed"
     too_few = "its cells have fewer than two seeds in common, by which runs are paired"
 
-    def __init__(self, values: Array, sides: Sequence[int]) -> None:
+    def __init__(self, values: Array, cells_per_side: Sequence[int]) -> None:
         """Take values ``[cells, seeds]`` and the number of cells of each side."""
         self.means: Array = values.mean(axis=1)
-        self._sides = sides
+        self._cells_per_side = cells_per_side
         self._centred = values - values.mean(axis=1, keepdims=True)
         self._seeds = values.shape[1]
-        everything = Pairs(*np.triu_indices(len(values), 1))
-        self._scale = SAME * float(np.max(np.abs(values)))
-        self._largest = float(np.max(self._sds(everything)))
+        self._sizes = np.abs(values).max(axis=1)
+        self._largest = float(np.max(self._sds(Pairs.all(len(values)))))
 
     @classmethod
     def of(cls, sides: Sides) -> Self | None:
         """Return the comparison; None if no two cells have different differences by seed."""
-        comparison = cls(
-            np.array([cell for side in sides for cell in side], dtype=float), [len(side) for side in sides]
-        )
+        values = np.array([cell for side in sides for cell in side], dtype=float)
+        comparison = cls(values, [len(side) for side in sides])
         return comparison if comparison._largest > 0 else None
 
     def _sds(self, pairs: Pairs) -> Array:
         """Return the standard deviations of the differences by seed ``[pairs]``; 0 if they are equal up to rounding."""
-        differences = self._centred[pairs.second] - self._centred[pairs.first]
-        sds = np.sqrt(np.sum(differences**2, axis=1) / (self._seeds - 1))
-        return np.where(np.ptp(differences, axis=1) <= self._scale, 0.0, sds)
+        differences = pairs.differences(self._centred.T)
+        sds = np.sqrt(np.sum(differences**2, axis=0) / (self._seeds - 1))
+        rounding = SAME * np.maximum(self._sizes[pairs.first], self._sizes[pairs.second])
+        return np.where(np.ptp(differences, axis=0) <= rounding, 0.0, sds)
 
     def errors(self, pairs: Pairs) -> Array:
         """Return the standard errors of the differences ``[pairs]``.
@@ -166,11 +178,10 @@ class Paired:
 
     def shrunken(self) -> list[Array]:
         """Return the means of each side, shrunken by the share of their differences that is due to noise."""
-        ends = accumulate(self._sides, initial=0)
         sides = []
-        for start, end in pairwise(ends):
-            first, second = np.triu_indices(end - start, 1)
-            errors = self.errors(Pairs(start + first, start + second))
+        for start, end in pairwise(accumulate(self._cells_per_side, initial=0)):
+            pairs = Pairs.all(end - start)
+            errors = self.errors(Pairs(start + pairs.first, start + pairs.second))
             sides.append(shrunken(self.means[start:end], float(np.mean(errors**2)) / 2 if len(errors) else 0.0))
         return sides
 
@@ -185,12 +196,16 @@ class Paired:
     def simulate(self, pairs: Pairs, trials: int, seeds: int, rng: np.random.Generator) -> Simulated:
         """Simulate experiments with that many seeds, as if the estimates were the true values.
 
-        The means of all cells vary together as observed; the standard deviations of pairs are drawn one by one.
+        The runs of a seed vary together as observed.
         """
-        means = rng.normal(size=(trials, self._seeds)) @ self._centred.T / np.sqrt((self._seeds - 1) * seeds)
-        spread = np.sqrt(rng.chisquare(seeds - 1, (trials, len(pairs.first))) / (seeds - 1))
-        errors = spread * self.errors(pairs) * np.sqrt(self._seeds / seeds)
-        differences = (
-            self.means[pairs.second] - self.means[pairs.first] + means[:, pairs.second] - means[:, pairs.first]
+        weights = pairs.differences(self._centred.T) / np.sqrt(self._seeds - 1)
+        draws = rng.normal(size=(trials, seeds, self._seeds))
+        means = draws.mean(axis=1)
+        centred = draws - means[:, None]
+        covariances = centred.transpose(0, 2, 1) @ centred / (seeds - 1)
+        sds = np.sqrt(np.einsum("tij,ip,jp->tp", covariances, weights, weights, optimize=True))
+        errors = np.where(self._sds(pairs) == 0, self._largest, sds) / np.sqrt(seeds)
+        return Simulated(
+            pairs.differences(self.means) + means @ weights,
+            lambda values, p: values > -special.stdtrit(seeds - 1, p) * errors,
         )
-        return Simulated(differences, lambda values, p: values > -special.stdtrit(seeds - 1, p) * errors)

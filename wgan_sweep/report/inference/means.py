@@ -1,7 +1,7 @@
 """Tests of whether means lie in an order or close together, and which cell may be the best."""
 
 from collections.abc import Sequence
-from itertools import accumulate, combinations, pairwise, product
+from itertools import accumulate, pairwise, product
 
 import numpy as np
 from scipy import special
@@ -26,9 +26,9 @@ def _ordered(sides: Sides, level: float, compare: type[Comparison]) -> Evidence:
     comparison = compare.of(sides)
     if comparison is None:
         means = np.array([float(np.mean(sample)) for side in sides for sample in side])
-        smallest_difference = float(np.min(means[pairs.second] - means[pairs.first]))
+        smallest_difference = float(np.min(pairs.differences(means)))
         return Evidence(smallest_difference, -np.inf, np.inf, measure, test, 1.0, 1.0)
-    differences = comparison.means[pairs.second] - comparison.means[pairs.first]
+    differences = pairs.differences(comparison.means)
     low = float(np.min(differences - comparison.isf(level / 2, pairs)))
     high = float(np.min(differences + comparison.isf(level / 2 / count, pairs)))
     return Evidence(
@@ -138,7 +138,7 @@ def means_within(
         level: Error rate of the verdict; the interval covers 1 - `level`.
         compare: How two means are compared.
     """
-    pairs = _all_pairs(cells)
+    pairs = Pairs.all(len(cells))
     tests = 2 * len(pairs.first)
     measure, test = (
         f"{margin:g} minus the largest difference of means",
@@ -147,7 +147,7 @@ def means_within(
     comparison = compare.of([cells])
     if comparison is None:
         return Evidence(margin - float(np.ptp([np.mean(c) for c in cells])), -np.inf, margin, measure, test, 1.0, 1.0)
-    sizes = np.abs(comparison.means[pairs.second] - comparison.means[pairs.first])
+    sizes = np.abs(pairs.differences(comparison.means))
     low = margin - float(np.max(sizes + comparison.isf(level / 2, pairs)))
     high = margin - max(0.0, float(np.max(sizes - comparison.isf(level / 2 / tests, pairs))))  # sizes are not below 0
     return Evidence(
@@ -159,10 +159,6 @@ def means_within(
         float(np.max(comparison.sf(margin - sizes, pairs))),
         min(1.0, tests * float(np.min(comparison.sf(sizes - margin, pairs)))),
     )
-
-
-def _all_pairs(cells: Sequence[Sample]) -> Pairs:
-    return Pairs.of([*combinations(range(len(cells)), 2)])
 
 
 def _largest_difference(comparison: Comparison) -> float:
@@ -178,7 +174,7 @@ def seeds_for_equivalence(
     comparison = compare.of([cells])
     if comparison is None:
         return None
-    pairs = _all_pairs(cells)
+    pairs = Pairs.all(len(cells))
     supports = _largest_difference(comparison) < margin
 
     def is_enough(seeds: int) -> bool:
@@ -212,12 +208,12 @@ def possibly_lowest(cells: Sequence[Sample], compare: type[Comparison] = Unpaire
 
     def is_excluded(cell: int) -> bool:
         rivals = Pairs.of([(rival, cell) for rival in range(len(cells)) if rival != cell])
-        differences = comparison.means[rivals.second] - comparison.means[rivals.first]
+        differences = rivals.differences(comparison.means)
         distances = differences / comparison.errors(rivals)
         order = np.argsort(-distances)[: np.count_nonzero(distances > least)]
         # Most cells are excluded by their farthest rival.
         return any(
-            bool(np.any(comparison.sf(differences[some], Pairs(rivals.first[some], rivals.second[some])) < p))
+            bool(np.any(comparison.sf(differences[some], rivals.take(some)) < p))
             for some in (order[:1], order[1:])
             if len(some)
         )
