@@ -369,6 +369,19 @@ def test_a_paired_claim_needs_fewer_seeds_if_a_seed_matters_more_than_the_loss(s
     assert sweep.record().claims[0].effect == pytest.approx(2.0, abs=0.5)
 
 
+@pytest.mark.integration
+def test_a_paired_claim_ends_if_lost_runs_leave_no_seeds_in_common(simulated: SimulatedSweep) -> None:
+    (simulated.folder / "mine.yaml").write_text(PAIRED_OR_NOT)
+    simulated.value = lambda loss, seed: Status.DIVERGED if seed % 2 == (loss == "wgan_gp") else float(seed)
+    sweep = simulated.sweep("decide.max_seeds=8", losses=["wgan_gp", "wgan_div"])
+    simulated.run(sweep)
+    paired, _ = sweep.decision.tracked
+    assert paired.standing is ClaimState.LOST
+    assert paired.judgement.why == "its cells have fewer than two seeds in common, by which runs are paired"
+    assert paired.judgement.lost > (0, 0)
+    assert sweep.decision.looks.seeds[paired.look] < 8
+
+
 def test_a_claim_without_cells_is_named_and_not_tested(simulated: SimulatedSweep) -> None:
     sweep = simulated.sweep(losses=["wgan", "wgan_gp"])
     assert sweep.new_lines() == ["not tested: near (no cells on both sides of the comparison)"]
