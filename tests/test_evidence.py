@@ -157,7 +157,7 @@ def test_the_verdicts_of_the_readme_are_those_of_the_archives(tmp_path: Path) ->
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["points_kp", "points_rx_weight", "ring_rx", "ring_weights", "ranks"])
+@pytest.mark.parametrize("name", ["points_kp", "points_rx_weight", "ring_rx", "ring_weights", "ring_kp", "ranks"])
 def test_the_seeds_that_undecided_claims_would_take_are_those_of_the_report(name: str, tmp_path: Path) -> None:
     claims = ["--claims", str(EVIDENCE / f"{name}.yaml"), "--format", "json", "-o", str(tmp_path / "claims.json")]
     report.main([str(EVIDENCE / f"{name}{SUFFIX}"), *claims])
