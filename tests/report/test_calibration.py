@@ -66,7 +66,7 @@ class Blocks:
     def sample(self, rng: np.random.Generator) -> list[list[float]]:
         cells = len(self.means)
         shares, sds = (np.broadcast_to(values, cells)[:, None] for values in (self.shares, self.sds))
-        noise = sds * rng.normal(size=(cells, self.seeds)) + shares * rng.normal(size=self.seeds)
+        noise = shares * rng.normal(size=self.seeds) + sds * rng.normal(size=(cells, self.seeds))
         return (np.array(self.means)[:, None] + noise).tolist()
 
     def ordered(self, cells: list[list[float]]) -> Evidence:

@@ -18,6 +18,8 @@ from wgan_sweep.report.inference.means import (
 from wgan_sweep.report.inference.rates import rarer, seeds_for_rates
 from wgan_sweep.report.inference.spreads import seeds_for_spreads, spread_less
 
+from .test_calibration import Blocks
+
 
 def test_holm_matches_its_definition() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -69,8 +71,7 @@ def test_identical_values_do_not_count_as_free_of_noise() -> None:
 
 def correlated_cells(means: list[float], seeds: int = 4, common: float = 5.0) -> list[list[float]]:
     """Cells whose runs with the same seed have common noise, larger than their own."""
-    rng = np.random.default_rng(0)
-    return (np.array(means)[:, None] + common * rng.normal(size=seeds) + rng.normal(size=(len(means), seeds))).tolist()
+    return Blocks(means, common, seeds=seeds).sample(np.random.default_rng(0))
 
 
 def test_one_pair_of_cells_with_common_seeds_is_compared_by_the_paired_t_test() -> None:

@@ -326,7 +326,7 @@ def _in_archive(path: Path, filters: Sequence[Filter]) -> list[Run]:
     """Return the runs in an archive for which all filters hold."""
     entries = {entry.record.run_id: replace(entry, samples=None) for entry in read_archive(path)}
     stored = [StoredRun.archived(entry.record, RunDir(path)) for entry in entries.values()]
-    in_order = sorted(filtered(stored, filters), key=lambda run: (run.record.started or "", run.run_id))
+    in_order = sorted(filtered(stored, filters), key=lambda run: run.record.start_order)
     return [_archived(entries[run.run_id], path) for run in in_order]
 
 

@@ -208,7 +208,7 @@ class Decision:
                 judgement = replace(judgement, why=f"{sum(test.lost)} runs {LOST}")
                 return replace(tracked, judgement=judgement, standing=ClaimState.LOST)
             if judgement.seeds_to_decide is not None:
-                number = round(judgement.seeds_to_decide * seeds / test.seeds)  # of trained seeds, some are lost
+                number = round(judgement.seeds_to_decide * seeds / test.seeds)  # lost seeds are not compared
         elif tracked.judgement.why and tracked.judgement.seeds >= MIN_SEEDS:
             return replace(tracked, standing=ClaimState.UNTESTABLE)
         tracked = replace(tracked, needed=(*tracked.needed, (seeds, number)))

@@ -239,6 +239,6 @@ def find_runs(runs: Path) -> FoundRuns:
                 records.append(record)
             elif record is not None:
                 copies.append(path.name)
-    records.sort(key=lambda record: (record.started or "", record.run_id))
+    records.sort(key=lambda record: record.start_order)
     log.debug("%s: the records of %d directories are read in %.2f s", runs, len(paths), time.monotonic() - began)
     return FoundRuns(records, problems, outdated, copies)

@@ -80,7 +80,7 @@ def opened(places: Sequence[Path]) -> Iterator[OpenedRuns]:
         for run_id, (source, _) in chosen.items():
             (folder / run_id).symlink_to((source / run_id).absolute())
             _link_lock(source, run_id, folder)
-        records = sorted((record for _, record in chosen.values()), key=lambda one: (one.started or "", one.run_id))
+        records = sorted((record for _, record in chosen.values()), key=lambda record: record.start_order)
         found = FoundRuns(
             records,
             [problem for part in parts for problem in part.found.problems],

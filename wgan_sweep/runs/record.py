@@ -227,6 +227,11 @@ class Record:
         ]
 
     @property
+    def start_order(self) -> tuple[str, str]:
+        """A key that sorts runs by their start, those that never started first, and then by id."""
+        return self.started or "", self.run_id
+
+    @property
     def is_lost(self) -> bool:
         """Whether the run ended without a result: it diverged or failed."""
         return self.status in (Status.DIVERGED, Status.FAILED)

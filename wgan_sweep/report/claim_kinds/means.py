@@ -33,6 +33,7 @@ class _Compared:
     setting: Setting
     """The setting with these runs."""
     by: type[Comparison]
+    """The test of two means."""
     cells: int
     """Number of cells."""
     left_out: Sequence[str] = ()
@@ -53,8 +54,8 @@ class _Compared:
         """What a `ClaimTest` says of it."""
         return {"too_few": self.by.too_few, "left_out": self.left_out}
 
-    def is_selected(self, lost: tuple[int, int]) -> bool:
-        """Whether lost runs have taken finished runs of other cells with them: a selection in either direction."""
+    def is_biased_by(self, lost: tuple[int, int]) -> bool:
+        """Whether lost runs may have removed finished runs of other cells, which biases their differences."""
         return self.by is Paired and self.cells > 2 and any(lost)
 
 
@@ -86,13 +87,12 @@ class Lower:
         cells = [*own, *rivals]
         lost = _lost_of_sides(setting, own, rivals, self.claimed, self.than)
         compared = _Compared.of(setting, cells, self.paired)
-        compare = compared.by
         lower, higher = self._values(compared.setting, own), self._values(compared.setting, rivals)
 
         def candidates() -> list[str]:
             if not self.names_candidates:
                 return []
-            may_be = means.possibly_lowest([*lower, *higher], compare)
+            may_be = means.possibly_lowest([*lower, *higher], compared.by)
             varying = axes([record for cell in cells for record in setting.cells[cell]])
             names = [
                 " ".join(f"{axis}={dict(cell)[axis]}" for axis in varying if axis in dict(cell))
@@ -105,10 +105,10 @@ class Lower:
             compared.setting,
             cells,
             **compared.parts,
-            evidence_at=lambda level: means.every_mean_lower(lower, higher, level, compare),
-            seeds_to_decide=lambda level: means.seeds_for_means(lower, higher, level, compare),
+            evidence_at=lambda level: means.every_mean_lower(lower, higher, level, compared.by),
+            seeds_to_decide=lambda level: means.seeds_for_means(lower, higher, level, compared.by),
             lost=lost,
-            withheld=(True, True) if compared.is_selected(lost) else self._withheld(setting.metric, lost),
+            withheld=(True, True) if compared.is_biased_by(lost) else self._withheld(setting.metric, lost),
             details=lambda: [*candidates(), *other_differences(setting.cells, own, rivals, self.claimed, self.than)],
         )
 
@@ -195,7 +195,7 @@ class Equal:
             evidence_at=lambda level: means.means_within(values, self.within, level, compared.by),
             seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level, compared.by),
             lost=(lost, 0),
-            withheld=(lost > 0, compared.is_selected((lost, 0))),
+            withheld=(lost > 0, compared.is_biased_by((lost, 0))),
         )
 
 

@@ -48,12 +48,12 @@ class Pairs(NamedTuple):
 
 
 class Simulated(NamedTuple):
-    """Simulated experiments: differences of means, and whether such noise is improbable."""
+    """Simulated experiments: differences of means, and the test of such values in each trial."""
 
     differences: Array
     """``[trials, pairs]``."""
     exceed: Callable[[Array, float], Array]
-    """Whether noise exceeds values ``[trials, pairs]`` with a probability below p, by the noise seen in each trial."""
+    """Returns which values ``[trials, pairs]`` are significant at level p, by the noise estimated in each trial."""
 
 
 class Comparison(Protocol):
@@ -62,7 +62,7 @@ class Comparison(Protocol):
     test: str
     """Name of the test of one difference."""
     too_few: str
-    """What it says of cells with too few seeds."""
+    """Why cells with too few seeds cannot be compared."""
     means: Array
     """``[cells]``."""
 
