@@ -72,6 +72,9 @@ class Blocks:
     def ordered(self, cells: list[list[float]]) -> Evidence:
         return every_mean_lower(cells[: self.lower], cells[self.lower :], compare=Paired)
 
+    def spread(self, cells: list[list[float]]) -> Evidence:
+        return spread_less(cells[: self.lower], cells[self.lower :], compare=Paired)
+
 
 class Sampler(Protocol):
     """Draws the runs of the cells of one side."""
@@ -291,6 +294,24 @@ SPREADS: dict[str, tuple[Side, Side]] = {
 }
 """Cases in which both sides' means have the same standard deviation."""
 
+PAIRED_SPREADS: dict[str, Blocks] = {
+    "flat, n = 5": Blocks(FLAT * 2, 2, seeds=5, lower=6),
+    "flat, correlations 0.9 and 0, n = 20": Blocks(
+        [0.0] * 20, [np.sqrt(0.9)] * 10 + [0.0] * 10, [np.sqrt(0.1)] * 10 + [1.0] * 10, 20, 10
+    ),
+    "flat, one noisy cell, n = 5": Blocks(FLAT * 2, 2, [*ONE_NOISY, *[1.0] * 6], 5, 6),
+    "wide, no common noise, n = 5": Blocks(WIDE * 2, 0, seeds=5, lower=6),
+    "wide, correlation 0.8, n = 10": Blocks(WIDE * 2, 2, seeds=10, lower=6),
+    "wide, noise 4 : 1, n = 10": Blocks(WIDE * 2, 2, [4.0] * 6 + [1.0] * 6, 10, 6),
+    "wide, a cell varies against the others, n = 10": Blocks(WIDE * 2, [*[2.0] * 5, -2.0, *[2.0] * 6], 1, 10, 6),
+    "wide, the sides vary together, n = 10": Blocks(WIDE * 2, [-2.0, -2.0, -2.0, 2.0, 2.0, 2.0] * 2, 1, 10, 6),
+    "spike and random, n = 10": Blocks([*SPIKE, *np.array(WIDE) * np.std(SPIKE) / np.std(WIDE)], 2, 1, 10, 6),
+    "spread near the noise, n = 10": Blocks(NEAR * 2, 2, seeds=10, lower=6),
+    "two cells, n = 2": Blocks([-3.0, 3.0] * 2, 2, seeds=2, lower=2),
+    "two cells, noise 4 : 1, n = 5": Blocks([-3.0, 3.0] * 2, 2, [4.0, 4.0, 1.0, 1.0], 5, 2),
+}
+"""Cases of paired runs in which both sides' means have the same standard deviation."""
+
 MARGINS: dict[str, tuple[Side, float]] = {
     "two cells at the margin": (Side([0.0, 2.0]), 2.0),
     "two cells at the margin, n = 2": (Side([0.0, 2.0], [1, 4], 2), 2.0),
@@ -381,6 +402,11 @@ ALTERNATIVES: dict[str, tuple[Callable[..., Evidence], tuple[Sampler, ...], floa
         (Side(WIDE, seeds=5), Side(FAR, seeds=5)),
         float(np.std(WIDE, ddof=1)),
     ),
+    "paired spreads flat and wide, correlation 0.8, n = 5": (
+        Blocks(FLAT + WIDE, 2, seeds=5, lower=6).spread,
+        (Blocks(FLAT + WIDE, 2, seeds=5, lower=6),),
+        float(np.std(WIDE, ddof=1)),
+    ),
     "correlation, coupled, n = 6": (correlated, (Curves(Coupled(1.0), 6),), Curves(Coupled(1.0), 6).centre()),
     "correlation, coupled, 3 cells, n = 10": (
         correlated,
@@ -445,6 +471,14 @@ def test_error_rate_and_coverage_for_paired_means(name: str) -> None:
 @pytest.mark.parametrize("name", SPREADS)
 def test_error_rate_and_coverage_for_spreads(name: str) -> None:
     assert_calibrated(simulate(spread_less, SPREADS[name], 0.0, SIMULATIONS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRED_SPREADS)
+def test_error_rate_and_coverage_for_paired_spreads(name: str) -> None:
+    rates = simulate(PAIRED_SPREADS[name].spread, (PAIRED_SPREADS[name],), 0.0, SIMULATIONS)
+    assert_calibrated(rates)
+    assert max(rates.supported, rates.contradicted) <= LEVEL / 2 + 2 * SE
 
 
 @pytest.mark.slow
@@ -513,6 +547,10 @@ def main() -> None:
         *((f"means, {name}", partial(simulate, every_mean_lower, sides, 0.0)) for name, sides in MEANS.items()),
         *((f"paired means, {name}", partial(simulate, case.ordered, (case,), 0.0)) for name, case in BLOCKS.items()),
         *((f"spreads, {name}", partial(simulate, spread_less, sides, 0.0)) for name, sides in SPREADS.items()),
+        *(
+            (f"paired spreads, {name}", partial(simulate, case.spread, (case,), 0.0))
+            for name, case in PAIRED_SPREADS.items()
+        ),
         *((f"equivalence, {name}", partial(equivalence, *case)) for name, case in MARGINS.items()),
         *(
             (f"paired equivalence, {name}", partial(equivalence, *case, compare=Paired))

@@ -460,6 +460,27 @@ def test_claims_that_pair_runs_by_seed_see_through_what_a_seed_has_in_common(
     assert again.evidence.effect == pytest.approx(paired.evidence.effect)
 
 
+@pytest.mark.integration
+def test_a_paired_claim_about_spreads_sees_through_what_a_seed_has_in_common(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.2, (2, 3, len(SEED_EFFECTS)))
+    records = [
+        record(10 + apart * cell + effect + noise[side, cell, seed], loss=loss, sampling=sampling, seed=seed)
+        for side, (loss, apart) in enumerate((("wgan_div", 0.0), ("wgan_gp", 5.0)))
+        for cell, sampling in enumerate(("real", "fake", "real_fake"))
+        for seed, effect in enumerate(SEED_EFFECTS)
+    ]
+    entry = {"spread_of": "sampling", "less_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    assert judge_one(entry, records, tmp_path).verdict == Verdict.UNDECIDED
+    paired = judge_one({**entry, "paired": "seed"}, records, tmp_path)
+    assert (paired.verdict, paired.seeds, len(paired.runs)) == (Verdict.SUPPORTED, 4, 24)
+    assert paired.evidence is not None
+    assert paired.evidence.effect == pytest.approx(5.0, abs=0.3)  # 0, 5 and 10 have a standard deviation of 5
+    further = record(500.0, loss="wgan_gp", sampling="real", seed=len(SEED_EFFECTS))
+    again = judge_one({**entry, "paired": "seed"}, [*records, further], tmp_path)
+    assert again.evidence == paired.evidence
+    assert "not compared: 1 run" in " ".join(again.details)
+
+
 def test_paired_claims_name_the_cells_that_may_be_the_best(tmp_path: Path) -> None:
     records = grid_with_seed_effects()
     (detail,) = judge_one({**BEST, "paired": "seed"}, records, tmp_path).details
@@ -900,8 +921,8 @@ def test_times_of_runs_that_were_scored_differently_are_not_compared(tmp_path: P
         ),
         ({**BEST, "paired": True}, "paired=True is not seed"),
         (
-            {"spread_of": "sampling", "less_in": {"loss": "a"}, "than_in": {"loss": "b"}, "paired": "seed"},
-            "paired: seed is for claims about lower, higher",
+            {"event": "lost", "rarer_in": {"loss": "a"}, "than_in": {"loss": "b"}, "paired": "seed"},
+            "paired: seed is for claims about means, not about events",
         ),
         ({"lower": {}, "than": {"loss": "wgan"}}, "lower={} is not a mapping of axes to values"),
     ],

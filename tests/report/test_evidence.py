@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from wgan_sweep.report.inference.behrens_fisher import behrens_fisher_sf
 from wgan_sweep.report.inference.comparisons import Paired
@@ -217,6 +217,63 @@ def test_the_spread_of_means_without_noise_is_their_standard_deviation() -> None
     assert evidence.p_against == 1
 
 
+@pytest.mark.parametrize("further", [0.0, 1.5, 4.0, -6.0])
+def test_far_spreads_of_two_paired_cells_are_compared_by_the_t_test_of_what_differs_by_seed(further: float) -> None:
+    """The standard deviation of two means is their distance over the square root of 2, and noise changes it linearly.
+
+    Of random arrangements, half turn one side round: its noise then counts with the opposite sign.
+    """
+    first, second, third, fourth = correlated_cells([0.0, 100.0, 5.0, 105.0 + further], seeds=5)
+    narrow, wide = np.subtract(second, first) / np.sqrt(2), np.subtract(fourth, third) / np.sqrt(2)
+    statistic = abs(np.mean(wide - narrow))
+    as_observed, turned = (stats.t.sf(statistic / stats.sem(by_seed), 4) for by_seed in (wide - narrow, wide + narrow))
+    expected = max(as_observed, (as_observed + turned) / 2)
+    evidence = spread_less([first, second], [third, fourth], compare=Paired)
+    assert evidence.test == "simulated null distribution, paired by seed"
+    p = evidence.p_for if further >= 0 else evidence.p_against
+    assert p == pytest.approx(expected, abs=4 * np.sqrt(expected / DRAWS) + 1 / DRAWS)
+    interval = stats.ttest_1samp(wide - narrow, 0).confidence_interval(1 - LEVEL)
+    assert evidence.low < interval.low + 0.05 < interval.high - 0.05 < evidence.high
+    assert evidence.high - evidence.low < 1.3 * (interval.high - interval.low)  # no spread is the least favourable one
+    assert evidence.effect == pytest.approx(np.mean(wide - narrow), abs=0.02)
+
+
+@pytest.mark.integration
+def test_noise_that_the_runs_of_a_seed_have_in_common_does_not_change_paired_spreads() -> None:
+    cells = correlated_cells([0.0, 1.0, 2.0, 0.0, 4.0, 9.0], common=0.0)
+    shift = np.array([100.0, -300.0, 0.0, 7.0])
+    shifted = [list(np.add(cell, shift * factor)) for cell, factor in zip(cells, (1, 1, 1, -2, -2, -2), strict=True)]
+    one, other = (spread_less(sides[:3], sides[3:], compare=Paired) for sides in (cells, shifted))
+    assert (one.p_for, one.p_against) == pytest.approx((other.p_for, other.p_against), abs=1 / DRAWS)
+    assert (one.low, one.effect, one.high) == pytest.approx((other.low, other.effect, other.high))
+    assert one.p_for < LEVEL / 2 < spread_less(shifted[:3], shifted[3:]).p_for
+    seeds = seeds_for_spreads(cells[:3], cells[3:], compare=Paired)
+    assert seeds == seeds_for_spreads(shifted[:3], shifted[3:], compare=Paired)
+
+
+def paired_noise(*sides: list[list[float]]) -> np.ndarray:
+    comparison = Paired.within_sides(sides)
+    assert comparison is not None
+    return comparison.noise(100_000, np.random.default_rng(0))
+
+
+def test_cells_that_do_not_vary_against_each_other_are_as_noisy_as_the_noisiest_pair() -> None:
+    rng = np.random.default_rng(0)
+    common, others = 100 * rng.normal(size=5), list(rng.normal(size=(2, 5)) + 100 * rng.normal(size=5))
+    constant, nearly = [list(common), list(common + 1)], [list(common), list(common + 1), list(common + 3 * others[0])]
+    quantiles = [0.1, 0.5, 0.9]
+    expected = stats.sem(others[1] - others[0]) * stats.t.ppf(quantiles, 4)
+    for side, pairs in ((constant, ((0, 1), (2, 3))), (nearly, ((3, 4),))):
+        noise = paired_noise(side, others)
+        for first, second in pairs:
+            observed = np.quantile(noise[:, second] - noise[:, first], quantiles)
+            assert observed == pytest.approx(expected, rel=0.03, abs=0.02)
+    noise = paired_noise(nearly, others)
+    assert np.quantile(noise[:, 1] - noise[:, 0], 0.9) >= expected[2]
+    evidence = spread_less(constant, [list(3 * common), list(3 * common + 9)], compare=Paired)
+    assert (evidence.p_for, evidence.p_against, evidence.low, evidence.high) == (1, 1, -np.inf, np.inf)
+
+
 def test_rising_means_are_compared_with_their_neighbours() -> None:
     noise = [-0.1, 0.0, 0.1]
     cells = [[mean + e for e in noise] for mean in (1.0, 2.0, 5.0)]
@@ -284,7 +341,12 @@ def test_a_cell_is_excluded_if_and_only_if_another_is_lower_by_its_own_test() ->
 
     def noise_exceeds(x: float, first: tuple[float, int], second: tuple[float, int]) -> float:
         (a, f), (b, g) = first, second
-        return integrate.quad(lambda t: stats.t.pdf(t, f) * stats.t.sf((x - a * t) / b, g), -np.inf, np.inf)[0]
+        constant = stats.t.pdf(0, f)
+
+        def density(t: float) -> float:
+            return constant * (1 + t * t / f) ** (-(f + 1) / 2) * special.stdtr(g, (a * t - x) / b)
+
+        return integrate.quad(density, -np.inf, np.inf)[0]
 
     rng = np.random.default_rng(3)
     for spread in (0.0, 2.0, 6.0):
@@ -345,7 +407,7 @@ def test_many_seeds_are_exchanged_at_random() -> None:
     assert _permutation_p_values(first, second)[0] == pytest.approx(exact, abs=4 * np.sqrt(exact / 20_000))
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_the_runs_that_decide_a_rate_have_the_nominal_power() -> None:
     runs = seeds_for_rates(single(1, 10), single(6, 10))
     assert runs is not None

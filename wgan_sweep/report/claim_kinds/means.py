@@ -140,6 +140,8 @@ class SpreadsLess:
     """Selects the claim's own cells."""
     than: Selector
     """Selects the cells that they are compared with."""
+    paired: bool = False
+    """Whether runs are paired by seed."""
 
     def test_in(self, setting: Setting) -> ClaimTest | None:
         """Return its test in a setting; None if fewer than two values of the axis are on both sides."""
@@ -149,13 +151,15 @@ class SpreadsLess:
         if len(common) < 2:
             return None
         lost = _lost_of_sides(setting, own, rivals, self.claimed, self.than)
-        narrow, wide = setting.values(own), setting.values(rivals)
+        compared = _Compared.of(setting, [*own, *rivals], self.paired)
+        narrow, wide = compared.setting.values(own), compared.setting.values(rivals)
         return claim_test_of_cells(
-            setting,
+            compared.setting,
             [*own, *rivals],
             why=_repeated(self.spread_of, own) or _repeated(self.spread_of, rivals),
-            evidence_at=lambda level: spreads.spread_less(narrow, wide, level),
-            seeds_to_decide=lambda level: spreads.seeds_for_spreads(narrow, wide, level),
+            **compared.parts,
+            evidence_at=lambda level: spreads.spread_less(narrow, wide, level, compared.by),
+            seeds_to_decide=lambda level: spreads.seeds_for_spreads(narrow, wide, level, compared.by),
             lost=lost,
             withheld=(any(lost), any(lost)),
             details=lambda: other_differences(

@@ -128,11 +128,9 @@ def _why_no_claim(entry: Any) -> str:
 def _paired(claim: Claim, value: Any) -> Claim:
     if value != BY_SEED:
         raise ValueError(f"{PAIRED}={value!r} is not {BY_SEED}; without it, runs are not paired")
-    if isinstance(claim, Lower | Equal | Monotone):
+    if isinstance(claim, Lower | SpreadsLess | Equal | Monotone):
         return replace(claim, paired=True)
-    raise ValueError(
-        f"{PAIRED}: {BY_SEED} is for claims about lower, higher, lowest, highest, equal, rising or falling means"
-    )
+    raise ValueError(f"{PAIRED}: {BY_SEED} is for claims about means, not about events or learning curves")
 
 
 def _counting_pruned(claim: Claim, value: Any) -> Claim:

@@ -1,6 +1,7 @@
 """Two ways to compare means: by the noise of each cell, or by the differences between runs with the same seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple, Protocol, Self
 
@@ -61,6 +62,8 @@ class Comparison(Protocol):
 
     test: str
     """Name of the test of one difference."""
+    pairing: str
+    """How runs are paired, to be added to the name of a test; empty if they are not."""
     too_few: str
     """Why cells with too few seeds cannot be compared."""
     means: Array
@@ -70,8 +73,21 @@ class Comparison(Protocol):
     def of(cls, sides: Sides) -> Self | None:
         """Return the comparison of the cells of all sides; None if the noise is unknown, since values do not vary."""
 
-    def shrunken(self) -> list[Array]:
-        """Return the means of each side, shrunken towards the mean of their side."""
+    @classmethod
+    def within_sides(cls, sides: Sides) -> Self | None:
+        """Return the comparison for use within sides alone: what all cells of a side have in common is no noise."""
+
+    def split(self, values: Array) -> list[Array]:
+        """Return those of the values ``[..., cells]`` that belong to each side."""
+
+    def noise_variances(self) -> list[float]:
+        """Return the variance that noise alone is expected to give the means of each side."""
+
+    def noise(self, draws: int, rng: np.random.Generator) -> Array:
+        """Draw deviations of the observed means from the true ones ``[draws, cells]``, whose size is not known exactly.
+
+        Only their differences within a side count.
+        """
 
     def errors(self, pairs: Pairs) -> Array:
         """Return the standard errors of the differences ``[pairs]``."""
@@ -85,11 +101,21 @@ class Comparison(Protocol):
     def simulate(self, pairs: Pairs, trials: int, seeds: int, rng: np.random.Generator) -> Simulated:
         """Simulate experiments with that many seeds, as if the estimates were the true values."""
 
+    def experiments(self, means: Array, trials: int, seeds: int, rng: np.random.Generator) -> Iterator[Self]:
+        """Simulate experiments with that many seeds, these true means ``[cells]``, and the estimated noise."""
+
+
+def shrunken_sides(comparison: Comparison) -> list[Array]:
+    """Return the means of each side, shrunken by the share of their variance that is due to noise."""
+    sides = zip(comparison.split(comparison.means), comparison.noise_variances(), strict=True)
+    return [shrunken(means, noise) for means, noise in sides]
+
 
 class Unpaired:
     """Compares means by the noise of each cell, whatever the seeds of the cells."""
 
     test = "Behrens-Fisher"
+    pairing = ""
     too_few = "a cell has only one seed: two or more are needed in each cell"
 
     def __init__(self, sides: Sequence[Means]) -> None:
@@ -103,9 +129,22 @@ class Unpaired:
         summaries = summarise(*sides)
         return None if summaries is None else cls(summaries)
 
-    def shrunken(self) -> list[Array]:
-        """Return the means of each side, shrunken by the share of their variance that is due to noise."""
-        return [shrunken(side.means, float(np.mean(side.errors**2))) for side in self._sides]
+    @classmethod
+    def within_sides(cls, sides: Sides) -> Self | None:
+        """Return the comparison; the noise of all cells counts."""
+        return cls.of(sides)
+
+    def split(self, values: Array) -> list[Array]:
+        """Return those of the values ``[..., cells]`` that belong to each side."""
+        return _split(values, [len(side.means) for side in self._sides])
+
+    def noise_variances(self) -> list[float]:
+        """Return the variance that noise alone is expected to give the means of each side."""
+        return [float(np.mean(side.errors**2)) for side in self._sides]
+
+    def noise(self, draws: int, rng: np.random.Generator) -> Array:
+        """Draw deviations of the observed means from the true ones ``[draws, cells]``, independent for each cell."""
+        return np.concatenate([side.noise(draws, rng) for side in self._sides], axis=1)
 
     def errors(self, pairs: Pairs) -> Array:
         """Return the standard errors of the differences ``[pairs]``."""
@@ -134,6 +173,18 @@ class Unpaired:
             lambda values, p: behrens_fisher_exceeds(values, both, seeds - 1, p),
         )
 
+    def experiments(self, means: Array, trials: int, seeds: int, rng: np.random.Generator) -> Iterator[Self]:
+        """Simulate experiments with that many seeds, these true means ``[cells]``, and the estimated noise."""
+        true = [replace(side, means=part) for side, part in zip(self._sides, self.split(means), strict=True)]
+        simulated = [side.simulate(trials, seeds, rng) for side in true]
+        for trial in range(trials):
+            yield type(self)(
+                [
+                    Means(means[trial], errors[trial] * np.sqrt(seeds), np.full(len(means[trial]), float(seeds)))
+                    for means, errors in simulated
+                ]
+            )
+
 
 class Paired:
     """Compares means by the differences between runs with the same seed: all cells have the same seeds, in one order.
@@ -143,6 +194,7 @@ class Paired:
     """
 
     test = "t-test paired by seed"
+    pairing = ", paired by seed"
     too_few = "its cells have fewer than two seeds in common, by which runs are paired"
 
     def __init__(self, values: Array, cells_per_side: Sequence[int]) -> None:
@@ -161,6 +213,12 @@ class Paired:
         comparison = cls(values, [len(side) for side in sides])
         return comparison if comparison._largest > 0 else None
 
+    @classmethod
+    def within_sides(cls, sides: Sides) -> Self | None:
+        """Return the comparison without what all cells of a side have in common at each seed."""
+        arrays = [np.array(side, dtype=float) for side in sides]
+        return cls.of([cells - cells.mean(axis=0) + cells.mean() for cells in arrays])
+
     def _sds(self, pairs: Pairs) -> Array:
         """Return the standard deviations of the differences by seed ``[pairs]``; 0 if they are equal up to rounding."""
         differences = pairs.differences(self._centred.T)
@@ -176,14 +234,34 @@ class Paired:
         sds = self._sds(pairs)
         return np.asarray(np.where(sds == 0, self._largest, sds) / np.sqrt(self._seeds))
 
-    def shrunken(self) -> list[Array]:
-        """Return the means of each side, shrunken by the share of their differences that is due to noise."""
-        sides = []
-        for start, end in pairwise(accumulate(self._cells_per_side, initial=0)):
-            pairs = Pairs.all(end - start)
-            errors = self.errors(Pairs(start + pairs.first, start + pairs.second))
-            sides.append(shrunken(self.means[start:end], float(np.mean(errors**2)) / 2 if len(errors) else 0.0))
-        return sides
+    def split(self, values: Array) -> list[Array]:
+        """Return those of the values ``[..., cells]`` that belong to each side."""
+        return _split(values, self._cells_per_side)
+
+    def _pairs_within(self) -> list[Pairs]:
+        """Return the pairs of cells of each side."""
+        ends = accumulate(self._cells_per_side, initial=0)
+        return [Pairs(*(start + position for position in Pairs.all(end - start))) for start, end in pairwise(ends)]
+
+    def noise_variances(self) -> list[float]:
+        """Return the variance that noise alone is expected to give the means of each side; 0 for a single cell."""
+        errors = [self.errors(pairs) for pairs in self._pairs_within()]
+        return [float(np.mean(side**2)) / 2 if len(side) else 0.0 for side in errors]
+
+    def noise(self, draws: int, rng: np.random.Generator) -> Array:
+        """Draw deviations of the observed means from the true ones ``[draws, cells]``.
+
+        They are combinations of the observed seeds, so all cells vary together as observed. Cells that do not vary
+        against each other are taken to be as noisy as the noisiest pair of cells.
+        """
+        noise = rng.normal(size=(draws, self._seeds)) @ self._centred.T / np.sqrt(self._seeds - 1)
+        equal = np.zeros(len(self.means), dtype=bool)
+        for pairs in self._pairs_within():
+            constant = pairs.take(np.flatnonzero(self._sds(pairs) == 0))
+            equal[[*constant.first, *constant.second]] = True
+        noise[:, equal] += self._largest / np.sqrt(2) * rng.normal(size=(draws, int(equal.sum())))
+        size_is_estimated = np.sqrt((self._seeds - 1) / rng.chisquare(self._seeds - 1, (draws, 1)))
+        return np.asarray(noise * size_is_estimated / np.sqrt(self._seeds))
 
     def sf(self, excess: Array, pairs: Pairs) -> Array:
         """Return the probabilities that noise exceeds the given values ``[pairs]``."""
@@ -209,3 +287,13 @@ class Paired:
             pairs.differences(self.means) + means @ weights,
             lambda values, p: values > -special.stdtrit(seeds - 1, p) * errors,
         )
+
+    def experiments(self, means: Array, trials: int, seeds: int, rng: np.random.Generator) -> Iterator[Self]:
+        """Simulate experiments with that many seeds and these true means ``[cells]``; seeds vary as observed."""
+        noise = rng.normal(size=(trials, seeds, self._seeds)) @ self._centred.T / np.sqrt(self._seeds - 1)
+        for values in means + noise:
+            yield type(self)(values.T, self._cells_per_side)
+
+
+def _split(values: Array, cells_per_side: Sequence[int]) -> list[Array]:
+    return np.split(values, np.cumsum(cells_per_side)[:-1], axis=-1)

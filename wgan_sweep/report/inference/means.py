@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise, product
 import numpy as np
 from scipy import special
 
-from wgan_sweep.report.inference.comparisons import Comparison, Pairs, Sides, Unpaired
+from wgan_sweep.report.inference.comparisons import Comparison, Pairs, Sides, Unpaired, shrunken_sides
 from wgan_sweep.report.inference.evidence import LEVEL, POWER, TRIALS, Evidence, Sample, smallest
 
 
@@ -44,7 +44,7 @@ def _ordered(sides: Sides, level: float, compare: type[Comparison]) -> Evidence:
 
 def _smallest_difference(comparison: Comparison) -> float:
     """Estimate the smallest difference of true means between neighbouring sides, from shrunken means."""
-    return min(float(second.min() - first.max()) for first, second in pairwise(comparison.shrunken()))
+    return min(float(second.min() - first.max()) for first, second in pairwise(shrunken_sides(comparison)))
 
 
 def _seeds_for_order(sides: Sides, level: float, compare: type[Comparison]) -> int | None:
@@ -163,7 +163,7 @@ def means_within(
 
 def _largest_difference(comparison: Comparison) -> float:
     """Estimate the largest difference of true means of one side, from shrunken means."""
-    (means,) = comparison.shrunken()
+    (means,) = shrunken_sides(comparison)
     return float(np.ptp(means))
 
 

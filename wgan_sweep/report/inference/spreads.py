@@ -1,11 +1,12 @@
 """Tests of whether the means of one set of cells spread less than those of another."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from wgan_sweep.report.inference.cells import Means, standardised, summarise
+from wgan_sweep.report.inference.cells import standardised
+from wgan_sweep.report.inference.comparisons import Comparison, Unpaired
 from wgan_sweep.report.inference.evidence import DRAWS, LEVEL, POWER, Array, Evidence, Sample, smallest
 
 SPREAD_TRIALS, SPREAD_DRAWS = 100, 500
@@ -31,17 +32,17 @@ class _NullSpreads:
     """Unit of `SPREADS`."""
 
     @classmethod
-    def around(cls, narrow: Means, wide: Means, draws: int, rng: np.random.Generator) -> "_NullSpreads":
-        """Return the simulation for the noise and the arrangement of observed means."""
-        sides = narrow, wide
-        observed = [standardised(side.means[None]) for side in sides]
-        random = [standardised(rng.normal(size=(draws, len(side.means)))) for side in sides]
-        noise = tuple(side.noise(draws, rng) for side in sides)
-        scale = max(float(np.std(side.means, ddof=1)) for side in sides)
+    def around(cls, sides: Comparison, draws: int, rng: np.random.Generator) -> "_NullSpreads":
+        """Return the simulation for the noise and the arrangement of the observed means of two sides."""
+        means = sides.split(sides.means)
+        observed = [standardised(side[None]) for side in means]
+        random = [standardised(rng.normal(size=(draws, len(side)))) for side in means]
+        narrow, wide = sides.split(sides.noise(draws, rng))
+        scale = max(float(np.std(side, ddof=1)) for side in means)
         return cls(
             tuple((a, b) for a, b in (observed, random)),
-            (noise[0], noise[1]),
-            scale or max(float(np.max(side.errors)) for side in sides),
+            (narrow, wide),
+            scale or float(np.sqrt(max(sides.noise_variances()))),
         )
 
     def p_values(self, statistic: float, effect: float = 0.0) -> tuple[float, float]:
@@ -90,70 +91,82 @@ def _bound(is_rejected: Callable[[float], bool], estimate: float, step: float) -
     return inside
 
 
-def _with_spread(side: Means, sd: float) -> Means:
-    """Return the means rescaled to a standard deviation."""
-    return replace(side, means=side.means.mean() + sd * standardised(side.means))
+def _sds(sides: Comparison) -> list[float]:
+    """Return the standard deviations of the observed means of each side."""
+    return [float(np.std(means, ddof=1)) for means in sides.split(sides.means)]
 
 
-def _difference_of_spreads(narrow: Means, wide: Means) -> float:
-    return float(np.std(wide.means, ddof=1) - np.std(narrow.means, ddof=1))
+def _true_sds(sides: Comparison) -> list[float]:
+    """Estimate the standard deviations of the true means: without the part that is due to noise over seeds."""
+    variances = [float(np.var(means, ddof=1)) for means in sides.split(sides.means)]
+    noise = sides.noise_variances()
+    return [float(np.sqrt(max(0.0, total - part))) for total, part in zip(variances, noise, strict=True)]
 
 
-def _true_spread(side: Means) -> float:
-    """Estimate the standard deviation of the true means: without the part that is due to noise over seeds."""
-    return float(np.sqrt(max(0.0, float(np.var(side.means, ddof=1)) - float(np.mean(side.errors**2)))))
-
-
-def spread_less(narrow: Sequence[Sample], wide: Sequence[Sample], level: float = LEVEL) -> Evidence:
+def spread_less(
+    narrow: Sequence[Sample],
+    wide: Sequence[Sample],
+    level: float = LEVEL,
+    compare: type[Comparison] = Unpaired,
+) -> Evidence:
     """Test whether the means of one set of cells spread less than the means of another set.
 
     The effect is the difference of the standard deviations of the true means. The statistic is the same difference of
-    the observed means. Its null distribution is simulated with the noise over seeds of every single cell, at the least
-    favourable common spread. The interval consists of the effects that this test, for other effects than 0, does not
-    reject.
+    the observed means. Its null distribution is simulated with the noise over seeds, of every single cell or of all
+    cells together, at the least favourable common spread. The interval consists of the effects that this test, for
+    other effects than 0, does not reject.
 
     Args:
         narrow: Cells whose means are claimed to spread less: two or more, each with two seeds or more.
         wide: Cells whose means are claimed to spread more, likewise.
         level: Error rate of the verdict; the interval covers 1 - `level`.
+        compare: How means are compared. If runs are paired, what the cells of a side have in common at each seed does
+            not count as noise, and the noise of all cells varies together as observed. This holds its level but where
+            a seed scales all differences of one side: in simulations it then errs in 6 of 100 cases with 6 cells and 20
+            seeds, and in 9 of 100 with 20 cells and 5 seeds.
     """
-    measure, test = "difference of the means' standard deviations", "simulated null distribution"
-    summaries = summarise(narrow, wide)
-    if summaries is None:
+    measure = "difference of the means' standard deviations"
+    test = f"simulated null distribution{compare.pairing}"
+    sides = compare.within_sides([narrow, wide])
+    if sides is None:
         sds = [float(np.std([np.mean(cell) for cell in side], ddof=1)) for side in (narrow, wide)]
         return Evidence(sds[1] - sds[0], -np.inf, np.inf, measure, test, 1.0, 1.0)
-    statistic = _difference_of_spreads(*summaries)
-    null = _NullSpreads.around(summaries[0], summaries[1], DRAWS, np.random.default_rng(0))
+    sds = _sds(sides)
+    statistic = sds[1] - sds[0]
+    null = _NullSpreads.around(sides, DRAWS, np.random.default_rng(0))
     p_for, p_against = null.p_values(statistic)
-    true_sds = [_true_spread(side) for side in summaries]
+    true_sds = _true_sds(sides)
     low = _bound(lambda effect: null.p_values(statistic, effect)[0] < level / 2, statistic, -null.scale)
     high = _bound(lambda effect: null.p_values(statistic, effect)[1] < level / 2, statistic, null.scale)
     effect = float(np.clip(true_sds[1] - true_sds[0], low, high))
     return Evidence(effect, low, high, measure, test, p_for, p_against)
 
 
-def seeds_for_spreads(narrow: Sequence[Sample], wide: Sequence[Sample], level: float = LEVEL) -> int | None:
+def seeds_for_spreads(
+    narrow: Sequence[Sample],
+    wide: Sequence[Sample],
+    level: float = LEVEL,
+    compare: type[Comparison] = Unpaired,
+) -> int | None:
     """Return the seeds per cell at which `spread_less` decides with power `POWER`; see `seeds_for_means`."""
-    summaries = summarise(narrow, wide)
-    if summaries is None:
+    sides = compare.within_sides([narrow, wide])
+    if sides is None:
         return None
-    spreads = [_true_spread(side) for side in summaries]
-    if spreads[0] == spreads[1]:
+    true_sds = _true_sds(sides)
+    if true_sds[0] == true_sds[1]:
         return None
-    targets = [_with_spread(side, sd) for side, sd in zip(summaries, spreads, strict=True)]
+    true_means = np.concatenate(
+        [side.mean() + sd * standardised(side) for side, sd in zip(sides.split(sides.means), true_sds, strict=True)]
+    )
 
     def is_enough(seeds: int) -> bool:
         rng = np.random.default_rng(1)
         decided = 0
-        simulated = [side.simulate(SPREAD_TRIALS, seeds, rng) for side in targets]
-        for trial in range(SPREAD_TRIALS):
-            sides = [
-                Means(means[trial], errors[trial] * np.sqrt(seeds), np.full(len(means[trial]), float(seeds)))
-                for means, errors in simulated
-            ]
-            simulation = _NullSpreads.around(sides[0], sides[1], SPREAD_DRAWS, rng)
-            p = simulation.p_values(_difference_of_spreads(*sides))
-            decided += p[0 if spreads[1] > spreads[0] else 1] <= max(level / 2, 1 / SPREAD_DRAWS)
+        for trial in sides.experiments(true_means, SPREAD_TRIALS, seeds, rng):
+            simulation = _NullSpreads.around(trial, SPREAD_DRAWS, rng)
+            sds = _sds(trial)
+            p = simulation.p_values(sds[1] - sds[0])
+            decided += p[0 if true_sds[1] > true_sds[0] else 1] <= max(level / 2, 1 / SPREAD_DRAWS)
         return decided >= POWER * SPREAD_TRIALS
 
     return smallest(is_enough)
