@@ -52,10 +52,18 @@ def set_gradient(
     return metrics
 
 
+TRACED = [
+    (scheme, name)
+    for number, scheme in enumerate(SCHEMES)
+    for position, name in enumerate(CRITICS)
+    if (position - 2 * number) % len(CRITICS) < 2
+]
+"""Each r(x) with two networks, and each network with at least one r(x)."""
+
+
 @pytest.mark.integration
 @pytest.mark.usefixtures("without_compiler")
-@pytest.mark.parametrize("name", CRITICS)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("scheme", "name"), TRACED)
 def test_the_traced_gradient_is_that_of_the_whole_objective(name: str, scheme: sampling.Sampling) -> None:
     """Compared with double backward in float64, also on a second batch with other weights."""
     critic, real, fake = critic_and_batches(name)

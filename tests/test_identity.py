@@ -41,30 +41,35 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-PAIRS = [(loss, constraint) for loss in options("loss") for constraint in options("constraint")]
+CHOICES = [f"{group}={option}" for group in ("loss", "constraint") for option in options(group)]
+PAIRS = [
+    (f"loss={loss}", f"constraint={constraint}") for loss in options("loss") for constraint in options("constraint")
+]
 
 
-@pytest.fixture(scope="module")
-def pairs() -> list[Any]:
-    """The composed configs of all losses with all constraints, on points."""
+def composed_on_points(choices: list[tuple[str, ...]]) -> list[Any]:
+    """Return the composed configs of choices of options, on points."""
     base = ["data=gaussians8", "runs=x", "scorer=none"]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return [
-            compose("config", [*base, f"loss={loss}", f"constraint={constraint}"], return_hydra_config=True)
-            for loss, constraint in PAIRS
-        ]
+        return [compose("config", [*base, *choice], return_hydra_config=True) for choice in choices]
+
+
+def ids_of(composed: list[Any]) -> list[str]:
+    return [run_id(schema.finalise(config, config.hydra.runtime.choices)) for config in composed]
 
 
 @pytest.fixture
-def pair_ids(pairs):
-    """A function that returns the ids of all losses with all constraints."""
-    return lambda: [run_id(schema.finalise(composed, composed.hydra.runtime.choices)) for composed in pairs]
+def option_ids() -> Callable[[], list[str]]:
+    """A function that returns the ids of all losses and of all constraints."""
+    composed = composed_on_points([(choice,) for choice in CHOICES])
+    return lambda: ids_of(composed)
 
 
 @pytest.mark.integration
-def test_every_loss_with_every_constraint_has_a_different_id(pair_ids) -> None:
-    assert len(set(pair_ids())) == len(PAIRS) == len(options("loss")) * len(options("constraint"))
+def test_every_loss_with_every_constraint_has_a_different_id() -> None:
+    ids = ids_of(composed_on_points(PAIRS))
+    assert len(set(ids)) == len(ids) == len(options("loss")) * len(options("constraint"))
 
 
 def test_ids_are_pinned(make) -> None:
@@ -80,8 +85,8 @@ def test_ids_are_pinned(make) -> None:
 
 
 @pytest.mark.integration
-def test_a_new_training_key_at_its_neutral_value_changes_no_id(pair_ids, make, monkeypatch) -> None:
-    before = pair_ids()
+def test_a_new_training_key_at_its_neutral_value_changes_no_id(option_ids, make, monkeypatch) -> None:
+    before = option_ids()
 
     @dataclasses.dataclass
     class Train(schema.Train):
@@ -91,7 +96,7 @@ def test_a_new_training_key_at_its_neutral_value_changes_no_id(pair_ids, make, m
     extended = dataclasses.make_dataclass("ExtendedConfig", [field], bases=(Config,))
     monkeypatch.setattr(schema, "Config", extended)
     monkeypatch.setattr(keys, "KEYS", (*KEYS, Key("train.lr_decay", Role.SCIENCE, neutral=None)))
-    assert pair_ids() == before
+    assert option_ids() == before
     assert run_id(make("+train.lr_decay=linear")) != run_id(make())
     assert science(make("+train.lr_decay=linear"))["train.lr_decay"] == "linear"
 
@@ -105,14 +110,14 @@ def gradient_penalty(weight: float, centre: float, exponent: float, sampling, ev
 """Functions of this package as a later version may have them: with one more parameter, whose default is neutral."""
 
 
-def test_a_new_parameter_of_an_option_changes_no_id_at_its_default(pair_ids, make, monkeypatch) -> None:
-    before = pair_ids()
+def test_a_new_parameter_of_an_option_changes_no_id_at_its_default(option_ids, make, monkeypatch) -> None:
+    before = option_ids()
     for module, definition in LATER_OPTIONS.items():
         defined: dict[str, Any] = {}
         exec(definition, module.__dict__, defined)  # noqa: S102 (the function then belongs to the module)
         for name, function in defined.items():
             monkeypatch.setattr(module, name, function)
-    assert pair_ids() == before
+    assert option_ids() == before
     base = make("loss=wgan_gp")
     explicit = dataclasses.replace(base, constraint={**base.constraint, "order": 2})
     other = dataclasses.replace(base, constraint={**base.constraint, "order": 1})
