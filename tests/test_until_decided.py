@@ -242,6 +242,20 @@ def test_a_cell_without_a_result_at_the_first_look_is_left_out(simulated: Simula
     assert "are left out: loss=wgan_div." in sweep.table()
 
 
+def test_a_cell_that_is_left_out_forbids_a_verdict_at_later_looks(simulated: SimulatedSweep) -> None:
+    """Every run of one of the claim's own cells diverged, so the claim is not supported by the others."""
+    claim = "{claim: both, lower: {loss: [wgan_gp, wgan_div]}, than: {loss: wgan}}"
+    (simulated.folder / "mine.yaml").write_text(f"claims: [{claim}]")
+    noise = [3.0, -3.0, 0.1, -0.1, 0.2, -0.2, 0.1, -0.1]
+    simulated.value = lambda loss, seed: Status.DIVERGED if loss == "wgan_div" else MEANS[loss] + noise[seed]
+    sweep = simulated.sweep()
+    simulated.run(sweep)
+    (both,) = sweep.decision.tracked
+    assert both.look > 0
+    assert (both.judgement.verdict, both.judgement.lost) == ("undecided", (2, 0))
+    assert both.judgement.why.startswith("without lost runs it would be supported, but 2 runs of the claim's own cells")
+
+
 def test_a_command_stops_when_one_run_after_another_fails(simulated: SimulatedSweep) -> None:
     simulated.value = lambda loss, seed: value(loss, seed) if seed < 2 else Status.FAILED
     sweep = simulated.sweep()

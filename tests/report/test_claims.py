@@ -300,6 +300,25 @@ def test_the_runs_of_a_cell_that_failed_altogether_count() -> None:
     assert judgement.lost == (15, 0)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"lower": {"loss": ["wgan_gp", "wgan_div"]}, "than": {"loss": "wgan"}},
+        {"equal": {"sampling": "real_fake"}, "within": 30},
+    ],
+)
+def test_the_runs_of_a_loss_that_failed_altogether_count_at_its_own_learning_rate(tmp_path: Path, entry: dict) -> None:
+    done = of_loss("wgan_gp", [1.0, 1.1, 0.9]) + of_loss("wgan", [9.0, 9.1, 8.9])
+    elsewhere = [record(None, status="diverged", loss="wgan_gp", seed=seed) for seed in range(3)]
+    for item in elsewhere:
+        item.config["optimizer"]["lr"] = 1e-2
+    judgement = judge_one(entry, [*done, *elsewhere], tmp_path)
+    assert (judgement.verdict, judgement.lost) == (Verdict.SUPPORTED, (0, 0))
+    lost = [record(None, status="diverged", loss="wgan_div", seed=seed, lr=2e-4) for seed in range(3)]
+    judgement = judge_one(entry, [*done, *elsewhere, *lost], tmp_path)
+    assert (judgement.verdict, judgement.lost) == (Verdict.UNDECIDED, (3, 0))
+
+
 def test_a_lost_run_is_worse_where_high_values_are_claimed_too(tmp_path: Path) -> None:
     """Lost runs of the side that is claimed to be worse agree with the claim, and those of the other one do not."""
     high, low = of_loss("wgan", [30, 31, 32]), of_loss("wgan_div", [20, 21, 22])

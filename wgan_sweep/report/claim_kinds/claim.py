@@ -146,10 +146,10 @@ def lost_runs(
 ) -> list[LostRun]:
     """Return the lost runs of one side of a comparison.
 
-    A lost run is left out if all compared cells, of both sides, have the same value on some axis, and the run has
-    another one: a run that failed at another learning rate says nothing about them. An axis that only one side has
-    does not count, and neither does any axis of a single compared cell. So the runs of a cell that failed altogether
-    are kept.
+    A lost run is left out if it differs from a compared cell, of either side, only on axes on which all compared cells
+    have the same value: a run that failed at another learning rate says nothing about them. An axis that only one side
+    has does not count, and neither does any axis of a single compared cell. So the runs of a cell that failed
+    altogether are kept, also those of a loss that brings another number of critic updates.
 
     Args:
         lost: The lost runs.
@@ -157,13 +157,21 @@ def lost_runs(
         cells: The compared cells of the side.
         others: Those of the other side.
     """
-    first, *rest = (dict(cell) for cell in (*cells, *others))
+    compared = [dict(cell) for cell in (*cells, *others)]
+    first, *rest = compared
     common = {
         axis: value
         for axis, value in first.items()
         if rest and axis not in SCORING_AXES and all(cell.get(axis) == value for cell in rest)
     }
-    return [run for run in lost if matches(run.coordinates, selector) and common.items() <= run.coordinates.items()]
+
+    def is_elsewhere(coordinates: Mapping[str, str]) -> bool:
+        return not common.items() <= coordinates.items() and any(
+            all(axis in common or axis in SCORING_AXES or coordinates.get(axis) == cell[axis] for axis in cell)
+            for cell in compared
+        )
+
+    return [run for run in lost if matches(run.coordinates, selector) and not is_elsewhere(run.coordinates)]
 
 
 def lost_runs_of_sides(
