@@ -201,8 +201,9 @@ def test_closer_spreads_need_more_seeds() -> None:
     flat = cells(rng, FLAT, 1.0)
     near = seeds_for_spreads(flat, cells(rng, [mean / 4 for mean in WIDE], 1.0))
     far = seeds_for_spreads(flat, cells(rng, WIDE, 1.0))
+    assert near is not None
     assert far is not None
-    assert near is None or near > far >= 2
+    assert 2 <= far < 5 < 25 < near
 
 
 def test_the_spread_of_means_without_noise_is_their_standard_deviation() -> None:
