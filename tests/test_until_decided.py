@@ -230,9 +230,12 @@ def test_lost_runs_of_its_own_cells_end_a_claim_without_a_verdict(simulated: Sim
     assert "would be supported" in far.judgement.why
 
 
-def test_a_cell_without_a_result_at_the_first_look_is_left_out(simulated: SimulatedSweep) -> None:
+@pytest.mark.parametrize("result", [Status.DIVERGED, np.inf])
+def test_a_cell_without_a_result_at_the_first_look_is_left_out(
+    simulated: SimulatedSweep, result: float | Status
+) -> None:
     (simulated.folder / "mine.yaml").write_text(BEST)
-    simulated.value = lambda loss, seed: Status.DIVERGED if loss == "wgan_div" else value(loss, seed)
+    simulated.value = lambda loss, seed: result if loss == "wgan_div" else value(loss, seed)
     sweep = simulated.sweep()
     simulated.run(sweep)
     (best,) = sweep.decision.tracked

@@ -12,7 +12,7 @@ from wgan_sweep.commands import report as command
 from wgan_sweep.errors import InputError
 from wgan_sweep.report import claims
 from wgan_sweep.report.cells import group_runs
-from wgan_sweep.report.claim_kinds.means import Lower, SpreadsLess
+from wgan_sweep.report.claim_kinds.means import Equal, Lower, SpreadsLess
 from wgan_sweep.report.claims import PUBLISHED, Verdict, judge, read_claims
 from wgan_sweep.report.curves import TRAINING, Curves
 from wgan_sweep.report.inference.times import p_value
@@ -317,6 +317,75 @@ def test_the_runs_of_a_loss_that_failed_altogether_count_at_its_own_learning_rat
     lost = [record(None, status="diverged", loss="wgan_div", seed=seed, lr=2e-4) for seed in range(3)]
     judgement = judge_one(entry, [*done, *elsewhere, *lost], tmp_path)
     assert (judgement.verdict, judgement.lost) == (Verdict.UNDECIDED, (3, 0))
+
+
+@pytest.mark.parametrize(
+    ("entry", "lost"),
+    [
+        ({"equal": {"loss": ["wgan", "wgan_gp"]}, "within": 5}, (6, 0)),
+        (
+            {
+                "lower": {"loss": ["wgan", "wgan_gp"], "sampling": "fake"},
+                "than": {"loss": ["wgan", "wgan_gp"], "sampling": "real"},
+            },
+            (3, 3),
+        ),
+    ],
+)
+def test_the_runs_of_a_named_loss_that_failed_altogether_count(tmp_path: Path, entry: dict, lost: tuple) -> None:
+    """The cells that are left have another loss in common."""
+    done = of_loss("wgan", [1.0, 1.1, 0.9], sampling="fake") + of_loss("wgan", [4.0, 4.1, 3.9], sampling="real")
+    assert judge_one(entry, done, tmp_path).verdict == Verdict.SUPPORTED
+    failed = [
+        record(None, status="diverged", loss="wgan_gp", sampling=sampling, seed=seed)
+        for sampling in ("fake", "real")
+        for seed in range(3)
+    ]
+    judgement = judge_one(entry, [*done, *failed], tmp_path)
+    assert (judgement.verdict, judgement.lost) == (Verdict.UNDECIDED, lost)
+
+
+def test_lost_runs_may_contradict_equality_only_next_to_a_cell_without_any(tmp_path: Path) -> None:
+    records = of_loss("wgan", [30, 31, 32]) + of_loss("wgan_div", [20, 21, 22])
+    entry = {"equal": {"loss": ["wgan", "wgan_div"]}, "within": 1}
+    for losses, verdict in ((["wgan_div"], Verdict.CONTRADICTED), (["wgan_div", "wgan"], Verdict.UNDECIDED)):
+        lost = [record(None, status="diverged", loss=loss, seed=9) for loss in losses]
+        assert judge_one(entry, [*records, *lost], tmp_path).verdict == verdict
+    for item in records:
+        item.scores["copied"] = item.scores["fid"]
+    equal = Equal("x", {"loss": ["wgan", "wgan_div"]}, 1.0)
+    assert judge([equal], records, "copied")[0].verdict == Verdict.CONTRADICTED
+    lost = [record(None, status="diverged", loss="wgan_div", seed=9)]
+    assert judge([equal], [*records, *lost], "copied")[0].verdict == Verdict.UNDECIDED
+
+
+def test_a_finished_run_without_a_value_is_lost_and_a_failed_one_might_have_diverged(tmp_path: Path) -> None:
+    entry = {"event": "lost", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    own, rivals = of_loss("wgan_div", [1.0] * 9), of_loss("wgan_gp", [1.0] * 2)
+    diverged = [record(None, status="diverged", loss="wgan_gp", seed=seed) for seed in range(2, 9)]
+    assert judge_one(entry, [*own, *rivals, *diverged], tmp_path).verdict == Verdict.SUPPORTED
+    without = [replace(item, scores={**item.scores, "fid": math.nan}) for item in own[2:]]
+    evidence = judge_one(entry, [*own[:2], *without, *rivals, *diverged], tmp_path).evidence
+    assert evidence is not None
+    assert "7 of 9 against 7 of 9" in evidence.measure
+    entry["event"] = "diverged"
+    assert judge_one(entry, [*own, *rivals, *diverged], tmp_path).verdict == Verdict.SUPPORTED
+    failed = [record(None, status="failed", loss="wgan_div", seed=seed) for seed in range(20, 24)]
+    judgement = judge_one(entry, [*own, *failed, *rivals, *diverged], tmp_path)
+    assert (judgement.verdict, judgement.lost) == (Verdict.UNDECIDED, (4, 0))
+
+
+def test_pruned_runs_whose_event_is_not_known_count_as_pruned(tmp_path: Path) -> None:
+    own, rivals = of_loss("wgan_div", [1.0] * 8), of_loss("wgan_gp", [1.0] * 8)
+    for modes, side in ((25.0, own), (10.0, rivals)):
+        for item in side:
+            item.scores["modes"] = modes
+    entry = {"event": "modes < 20", "rarer_in": {"loss": "wgan_div"}, "than_in": {"loss": "wgan_gp"}}
+    assert judge_one(entry, own + rivals, tmp_path).verdict == Verdict.SUPPORTED
+    stopped = [record(15.0, status="pruned", step=5, loss="wgan_div", seed=seed) for seed in range(20, 30)]
+    judgement = judge_one(entry, own + rivals + stopped, tmp_path)
+    assert judgement.verdict == Verdict.UNDECIDED
+    assert judgement.why.startswith("10 of its runs were pruned")
 
 
 def test_a_lost_run_is_worse_where_high_values_are_claimed_too(tmp_path: Path) -> None:
@@ -784,6 +853,30 @@ def reaching(at: int | None, steps: int = 10, every: int = 10, **more: float) ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("status", "reached", "verdict"),
+    [
+        ("done", 10, Verdict.UNDECIDED),
+        ("diverged", 10, Verdict.UNDECIDED),
+        ("diverged", None, Verdict.SUPPORTED),
+    ],
+)
+def test_runs_that_are_not_timed_forbid_that_others_are_faster(
+    tmp_path: Path, status: str, reached: int | None, verdict: Verdict
+) -> None:
+    """Some rivals may reach the goal first: finished ones without a value, or lost ones in a cell of their own."""
+    timed = (
+        of_loss("wgan_div", [1.0] * 8) + of_loss("wgan_gp", [1.0] * 8) + of_loss("wgan_gp", [1.0] * 8, sampling="real")
+    )
+    entry = {"faster": {"loss": "wgan_div"}, "than": {"loss": "wgan_gp"}, "to": "fid <= 30"}
+    lines = [reaching(40)] * 8 + [reaching(90)] * 16
+    assert judge_one(entry, timed, tmp_path, curves_of(timed, lines)).verdict == Verdict.SUPPORTED
+    fid = math.inf if status == "done" else None
+    others = [record(fid, status=status, loss="wgan_gp", sampling="fake", seed=seed) for seed in range(8)]
+    curves = curves_of([*timed, *others], [*lines, *[reaching(reached, steps=5)] * 8])
+    assert judge_one(entry, [*timed, *others], tmp_path, curves).verdict == verdict
+
+
 def race(own: list[int | None], rivals: list[int | None]) -> tuple[list[Record], Curves]:
     records = [*of_loss("wgan_div", [1.0] * len(own)), *of_loss("wgan_gp", [1.0] * len(rivals))]
     return records, curves_of(records, [reaching(at) for at in [*own, *rivals]])
@@ -914,6 +1007,14 @@ def test_times_of_runs_that_were_scored_differently_are_not_compared(tmp_path: P
     assert why(reaching(90, steps=1)).startswith("its runs have fid at fewer than 2 common steps: score all")
     judgement = judge_one({**FASTER, "to": "kid < 1"}, records, tmp_path, curves_of(records, [reaching(10)] * 8))
     assert judgement.why.startswith("no run has measured kid along its curve")
+
+
+def test_claims_with_the_same_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "claims.yaml"
+    entry = {"claim": "mine", "equal": {"loss": "wgan"}, "within": 1}
+    path.write_text(json.dumps({"claims": [entry, {**entry, "within": 2}]}))
+    with pytest.raises(InputError, match="several claims are named 'mine': give each a name of its own"):
+        read_claims(path)
 
 
 @pytest.mark.parametrize(

@@ -243,4 +243,4 @@ def _untested(tracked: TrackedClaim, why: str) -> TrackedClaim:
 
 
 def _has_result(records: Sequence[Record], metric: str) -> bool:
-    return any(record.status == Status.DONE and metric in record.scores for record in records)
+    return any(record.status == Status.DONE and record.has_value(metric) for record in records)

@@ -147,9 +147,9 @@ def lost_runs(
     """Return the lost runs of one side of a comparison.
 
     A lost run is left out if it differs from a compared cell, of either side, only on axes on which all compared cells
-    have the same value: a run that failed at another learning rate says nothing about them. An axis that only one side
-    has does not count, and neither does any axis of a single compared cell. So the runs of a cell that failed
-    altogether are kept, also those of a loss that brings another number of critic updates.
+    have the same value: a run that failed at another learning rate says nothing about them. An axis that the selector
+    names or that only one side has does not count, and neither does any axis of a single compared cell. So the runs of
+    a cell that failed altogether are kept, also those of a loss that brings another number of critic updates.
 
     Args:
         lost: The lost runs.
@@ -162,7 +162,7 @@ def lost_runs(
     common = {
         axis: value
         for axis, value in first.items()
-        if rest and axis not in SCORING_AXES and all(cell.get(axis) == value for cell in rest)
+        if rest and axis not in SCORING_AXES and axis not in selector and all(cell.get(axis) == value for cell in rest)
     }
 
     def is_elsewhere(coordinates: Mapping[str, str]) -> bool:
@@ -172,6 +172,11 @@ def lost_runs(
         )
 
     return [run for run in lost if matches(run.coordinates, selector) and not is_elsewhere(run.coordinates)]
+
+
+def is_of_cell(run: LostRun, cell: Coordinates) -> bool:
+    """Whether a lost run belongs to a cell of finished runs, which have been scored in addition."""
+    return {axis: value for axis, value in cell if axis not in SCORING_AXES} == run.coordinates
 
 
 def lost_runs_of_sides(

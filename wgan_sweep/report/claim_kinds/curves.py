@@ -9,11 +9,10 @@ from wgan_sweep.common.suggestions import did_you_mean
 from wgan_sweep.report.claim_kinds.bounds import Bound
 from wgan_sweep.report.claim_kinds.claim import (
     ClaimTest,
-    Coordinates,
-    LostRun,
     Selector,
     Setting,
     claim_test_of_cells,
+    is_of_cell,
     lost_runs,
     lost_runs_of_sides,
     other_differences,
@@ -22,7 +21,6 @@ from wgan_sweep.report.claim_kinds.claim import (
 )
 from wgan_sweep.report.curves import Curve
 from wgan_sweep.report.inference import correlations, times
-from wgan_sweep.runs.coordinates import SCORING_AXES
 from wgan_sweep.runs.record import Record, Status
 
 MIN_STEPS = 5
@@ -152,7 +150,7 @@ class Faster:
         lost = lost_runs_of_sides(setting.lost, own, rivals, self.claimed, self.than)
         unscored = lost_runs_of_sides(setting.unscored, own, rivals, self.claimed, self.than)
         sides = [
-            {cell: [*setting.cells[cell], *(run.record for run in runs if _is_of_cell(run, cell))] for cell in cells}
+            {cell: [*setting.cells[cell], *(run.record for run in runs if is_of_cell(run, cell))] for cell in cells}
             for cells, runs in zip((own, rivals), lost, strict=True)
         ]
         records = [record for side in sides for cell in side.values() for record in cell]
@@ -170,9 +168,10 @@ class Faster:
         )
         # Those whose cell has no other runs are not among the times; nor are those without a value.
         apart = [
-            bool(others) or any(not any(_is_of_cell(run, cell) for cell in side) for run in runs)
-            for side, runs, others in zip(sides, lost, unscored, strict=True)
+            [run.record for run in runs if not any(is_of_cell(run, cell) for cell in side)]
+            for side, runs in zip(sides, lost, strict=True)
         ]
+        is_unknown = any(unscored)
         hosts = {record.host for record in records}
 
         def details() -> list[str]:
@@ -194,9 +193,16 @@ class Faster:
             evidence_at=lambda level: times.sooner(first, second, level),
             seeds_to_decide=lambda level: times.seeds_for_times(first, second, level),
             lost=(len(lost[0]) + len(unscored[0]), len(lost[1]) + len(unscored[1])),
-            withheld=(apart[0], apart[1]),
+            withheld=(
+                is_unknown or bool(apart[0]) or any(self._reaches(setting, record) for record in apart[1]),
+                is_unknown or bool(apart[1]),
+            ),
             details=details,
         )
+
+    def _reaches(self, setting: Setting, record: Record) -> bool:
+        """Whether a run reaches the goal at any step at which it was scored."""
+        return any(map(self.goal.holds, setting.curve(record.run_id, self.goal.metric).values[self.goal.metric]))
 
     def _why(self, records: Sequence[Record], curves: Mapping[str, Curve], steps: Sequence[int]) -> str:
         """Return why the times of runs cannot be compared; empty if they can be.
@@ -228,11 +234,6 @@ class Faster:
             return times.Time(math.inf, is_reached=False)
         step = steps[-1] if reached is None else reached
         return times.Time(step * UNITS[self.unit](record), reached is not None)
-
-
-def _is_of_cell(run: LostRun, cell: Coordinates) -> bool:
-    """Whether a lost run belongs to a cell of finished runs, which have been scored in addition."""
-    return {axis: value for axis, value in cell if axis not in SCORING_AXES} == run.coordinates
 
 
 def _described(cells: Sequence[times.Cell], unit: str) -> str:

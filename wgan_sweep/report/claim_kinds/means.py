@@ -14,6 +14,7 @@ from wgan_sweep.report.claim_kinds.claim import (
     Selector,
     Setting,
     claim_test_of_cells,
+    is_of_cell,
     lost_runs,
     lost_runs_of_sides,
     other_differences,
@@ -172,8 +173,9 @@ class SpreadsLess:
 class Equal:
     """Claims that the means of all selected cells differ by less than a margin.
 
-    It is not supported if there are lost runs. It may be contradicted: a lost run counts as worse than all others, so
-    its cell does not equal a cell without one.
+    It is not supported if there are lost runs. It may be contradicted if a cell has none: a lost run counts as worse
+    than all others, so its cell does not equal that one. If neither low nor high values of the metric are known to be
+    good, lost runs forbid every verdict.
     """
 
     claim: str
@@ -189,7 +191,10 @@ class Equal:
         cells = select(setting.cells, self.cells)
         if len(cells) < 2:
             return None
-        lost = len(lost_runs(setting.without_value, self.cells, cells))
+        runs = lost_runs(setting.without_value, self.cells, cells)
+        lost = len(runs)
+        is_any_complete = any(not any(is_of_cell(run, cell) for run in runs) for cell in cells)
+        is_far_from_a_complete_cell = is_any_complete and cost_sign(setting.metric) is not None
         compared = _Compared.of(setting, cells, self.paired)
         values = compared.setting.values(cells)
         return claim_test_of_cells(
@@ -199,7 +204,10 @@ class Equal:
             evidence_at=lambda level: means.means_within(values, self.within, level, compared.by),
             seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level, compared.by),
             lost=(lost, 0),
-            withheld=(lost > 0, compared.is_biased_by((lost, 0))),
+            withheld=(
+                lost > 0,
+                (lost > 0 and not is_far_from_a_complete_cell) or compared.is_biased_by((lost, 0)),
+            ),
         )
 
 

@@ -35,14 +35,23 @@ class Event:
         """The bound; None if it is about lost runs."""
         return Bound.parse(self.text)
 
-    def happened_to(self, record: Record) -> bool | None:
+    def happened_to(self, record: Record, *, has_value: bool = True) -> bool | None:
         """Whether the event happened to a run that ended; None if that is not known.
 
         A lost run counts as worse than all others: it is above a bound if low values of the metric are good, and below
-        it if high ones are. If neither is known, its event is not known.
+        it if high ones are. If neither is known, its event is not known. Nobody knows whether a run that failed would
+        have diverged.
+
+        Args:
+            record: The run.
+            has_value: Whether a finished run has a value of the compared metric; else it is lost.
         """
+        if self.text == Status.DIVERGED and record.status == Status.FAILED:
+            return None
+        if self.text == "lost":
+            return record.is_lost or not has_value
         if self.bound is None:
-            return record.is_lost and self.text in ("lost", record.status)
+            return record.status == self.text
         value = worst_value(self.bound.metric) if record.is_lost else record.scores.get(self.bound.metric)
         return None if value is None or math.isnan(value) else self.bound.holds(value)
 
@@ -79,7 +88,7 @@ class Rarer:
         own, rivals = (_by_seed(side) for side in known)
         unknown = [len(side) - len(shown) for side, shown in zip(sides, known, strict=True)]
         return ClaimTest(
-            [record.run_id for side in known for record, _ in side if not record.is_lost],
+            [record.run_id for side in sides for record, _ in side if not record.is_lost],
             min(map(len, known)),
             lambda level: rates.rarer(own, rivals, level),
             lambda level: rates.seeds_for_rates(own, rivals, level),
@@ -96,11 +105,15 @@ class Rarer:
         self, setting: Setting, is_selected: Callable[[Mapping[str, str]], bool]
     ) -> list[tuple[Record, bool | None]]:
         """Return whether the event happened to each selected run; None where that is not known."""
-        runs: list[tuple[Mapping[str, str], Record]] = [
-            (dict(cell), record) for cell, records in setting.cells.items() for record in records
+        runs: list[tuple[Mapping[str, str], Record, bool]] = [
+            (dict(cell), record, True) for cell, records in setting.cells.items() for record in records
         ]
-        runs += [(run.coordinates, run.record) for run in setting.without_value]
-        return [(record, self.event.happened_to(record)) for values, record in runs if is_selected(values)]
+        runs += [(run.coordinates, run.record, False) for run in setting.without_value]
+        return [
+            (record, self.event.happened_to(record, has_value=has_value))
+            for values, record, has_value in runs
+            if is_selected(values)
+        ]
 
 
 def _by_seed(outcomes: Sequence[tuple[Record, bool]]) -> list[rates.Counts]:

@@ -94,7 +94,11 @@ def read_claims(path: Path) -> list[Claim]:
     entries = content["claims"]
     if not isinstance(entries, list):
         raise InputError(f"{path}: `claims` must be a list of claims, got {shown(entries)}; {example}")
-    return [_claim(path, entry) for entry in entries]
+    claims = [_claim(path, entry) for entry in entries]
+    names = [claim.claim for claim in claims]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{path}: several claims are named {shown(repeated[0])}: give each a name of its own")
+    return claims
 
 
 def _claim(path: Path, entry: Any) -> Claim:
