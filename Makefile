@@ -17,8 +17,9 @@ ON_ANY_CPU := not slow and not slurm and not gpu and not browser
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# uv installs several times faster than pip. It does not read pip's configuration; where it fails, pip installs.
-INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python -m pip install --quiet $(1)
+# uv installs several times faster than pip. It does not read pip's configuration; where it fails, pip installs. Modules are
+# compiled at once, as by pip: compiling one of POT gives a warning, which is an error in tests.
+INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1) || $(BIN)/python -m pip install --quiet $(1)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
