@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FLOOR := .venv-floor
-# Later versions of Python to test: the newest. NEWER_PYTHONS="3.12 3.13" tests all.
+# The versions of Python that `pythons-test` tests. The other tests use PYTHON.
 NEWER_PYTHONS ?= 3.13
 OTHER_VENVS := $(NEWER_PYTHONS:%=.venv-%)
 RUNS ?= runs
@@ -17,8 +17,8 @@ ON_ANY_CPU := not slow and not slurm and not gpu and not browser
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# uv installs several times faster than pip. It does not read pip's configuration; where it fails, pip installs. Modules are
-# compiled at once, as by pip: compiling one of POT gives a warning, which is an error in tests.
+# uv installs faster than pip. It does not read pip's configuration; where it fails, pip installs. uv compiles modules only on
+# request. They must be compiled before the tests: a module of POT raises a warning then, which is an error in tests.
 INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1) || $(BIN)/python -m pip install --quiet $(1)
 
 $(BIN)/python:

@@ -32,6 +32,10 @@ class LostRun:
     coordinates: Mapping[str, str]
     record: Record
 
+    def is_of(self, cell: Coordinates) -> bool:
+        """Whether it belongs to a cell of finished runs, whose coordinates also say how they were scored."""
+        return {axis: value for axis, value in cell if axis not in SCORING_AXES} == self.coordinates
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -172,11 +176,6 @@ def lost_runs(
         )
 
     return [run for run in lost if matches(run.coordinates, selector) and not is_elsewhere(run.coordinates)]
-
-
-def is_of_cell(run: LostRun, cell: Coordinates) -> bool:
-    """Whether a lost run belongs to a cell of finished runs, which have been scored in addition."""
-    return {axis: value for axis, value in cell if axis not in SCORING_AXES} == run.coordinates
 
 
 def lost_runs_of_sides(

@@ -12,7 +12,6 @@ from wgan_sweep.report.claim_kinds.claim import (
     Selector,
     Setting,
     claim_test_of_cells,
-    is_of_cell,
     lost_runs,
     lost_runs_of_sides,
     other_differences,
@@ -120,7 +119,9 @@ class Faster:
     """Claims that the runs of every cell of one kind reach a goal sooner than those of every cell of another kind.
 
     A run that does not reach it is censored at the last step at which all were scored. A lost run that had not reached
-    it never will.
+    it never will. Runs without a value forbid a verdict. Lost runs of cells without finished runs are not timed: the
+    claim's own forbid to support it. The others forbid to contradict it, and also to support it if one of them reached
+    the goal.
     """
 
     claim: str
@@ -150,7 +151,7 @@ class Faster:
         lost = lost_runs_of_sides(setting.lost, own, rivals, self.claimed, self.than)
         unscored = lost_runs_of_sides(setting.unscored, own, rivals, self.claimed, self.than)
         sides = [
-            {cell: [*setting.cells[cell], *(run.record for run in runs if is_of_cell(run, cell))] for cell in cells}
+            {cell: [*setting.cells[cell], *(run.record for run in runs if run.is_of(cell))] for cell in cells}
             for cells, runs in zip((own, rivals), lost, strict=True)
         ]
         records = [record for side in sides for cell in side.values() for record in cell]
@@ -166,12 +167,11 @@ class Faster:
             ]
             for side in sides
         )
-        # Those whose cell has no other runs are not among the times; nor are those without a value.
+        # Lost runs of cells without finished runs are not among the times.
         apart = [
-            [run.record for run in runs if not any(is_of_cell(run, cell) for cell in side)]
+            [run.record for run in runs if not any(map(run.is_of, side))]
             for side, runs in zip(sides, lost, strict=True)
         ]
-        is_unknown = any(unscored)
         hosts = {record.host for record in records}
 
         def details() -> list[str]:
@@ -194,8 +194,8 @@ class Faster:
             seeds_to_decide=lambda level: times.seeds_for_times(first, second, level),
             lost=(len(lost[0]) + len(unscored[0]), len(lost[1]) + len(unscored[1])),
             withheld=(
-                is_unknown or bool(apart[0]) or any(self._reaches(setting, record) for record in apart[1]),
-                is_unknown or bool(apart[1]),
+                any(unscored) or bool(apart[0]) or any(self._reaches(setting, record) for record in apart[1]),
+                any(unscored) or bool(apart[1]),
             ),
             details=details,
         )

@@ -14,7 +14,6 @@ from wgan_sweep.report.claim_kinds.claim import (
     Selector,
     Setting,
     claim_test_of_cells,
-    is_of_cell,
     lost_runs,
     lost_runs_of_sides,
     other_differences,
@@ -191,10 +190,9 @@ class Equal:
         cells = select(setting.cells, self.cells)
         if len(cells) < 2:
             return None
-        runs = lost_runs(setting.without_value, self.cells, cells)
-        lost = len(runs)
-        is_any_complete = any(not any(is_of_cell(run, cell) for run in runs) for cell in cells)
-        is_far_from_a_complete_cell = is_any_complete and cost_sign(setting.metric) is not None
+        lost = lost_runs(setting.without_value, self.cells, cells)
+        every_cell_has_lost = all(any(run.is_of(cell) for run in lost) for cell in cells)
+        may_be_equal = bool(lost) and (every_cell_has_lost or cost_sign(setting.metric) is None)
         compared = _Compared.of(setting, cells, self.paired)
         values = compared.setting.values(cells)
         return claim_test_of_cells(
@@ -203,11 +201,8 @@ class Equal:
             **compared.parts,
             evidence_at=lambda level: means.means_within(values, self.within, level, compared.by),
             seeds_to_decide=lambda level: means.seeds_for_equivalence(values, self.within, level, compared.by),
-            lost=(lost, 0),
-            withheld=(
-                lost > 0,
-                (lost > 0 and not is_far_from_a_complete_cell) or compared.is_biased_by((lost, 0)),
-            ),
+            lost=(len(lost), 0),
+            withheld=(bool(lost), may_be_equal or compared.is_biased_by((len(lost), 0))),
         )
 
 

@@ -35,23 +35,22 @@ class Event:
         """The bound; None if it is about lost runs."""
         return Bound.parse(self.text)
 
-    def happened_to(self, record: Record, *, has_value: bool = True) -> bool | None:
+    def happened_to(self, record: Record, *, has_value: bool) -> bool | None:
         """Whether the event happened to a run that ended; None if that is not known.
 
         A lost run counts as worse than all others: it is above a bound if low values of the metric are good, and below
-        it if high ones are. If neither is known, its event is not known. Nobody knows whether a run that failed would
+        it if high ones are. If neither is known, its event is not known. Nor is it known whether a failed run would
         have diverged.
 
         Args:
             record: The run.
             has_value: Whether a finished run has a value of the compared metric; else it is lost.
         """
-        if self.text == Status.DIVERGED and record.status == Status.FAILED:
-            return None
         if self.text == "lost":
             return record.is_lost or not has_value
         if self.bound is None:
-            return record.status == self.text
+            might_have_diverged = self.text == Status.DIVERGED and record.status == Status.FAILED
+            return None if might_have_diverged else record.status == self.text
         value = worst_value(self.bound.metric) if record.is_lost else record.scores.get(self.bound.metric)
         return None if value is None or math.isnan(value) else self.bound.holds(value)
 
@@ -88,6 +87,7 @@ class Rarer:
         own, rivals = (_by_seed(side) for side in known)
         unknown = [len(side) - len(shown) for side, shown in zip(sides, known, strict=True)]
         return ClaimTest(
+            # Also those whose event is not known: pruned runs are looked for among them.
             [record.run_id for side in sides for record, _ in side if not record.is_lost],
             min(map(len, known)),
             lambda level: rates.rarer(own, rivals, level),

@@ -248,13 +248,17 @@ class Paired:
         errors = [self.errors(pairs) for pairs in self._pairs_within()]
         return [float(np.mean(side**2)) / 2 if len(side) else 0.0 for side in errors]
 
+    def _combined(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Draw noise of runs ``[*shape, cells]``, as combinations of the observed seeds."""
+        return np.asarray(rng.normal(size=(*shape, self._seeds)) @ self._centred.T / np.sqrt(self._seeds - 1))
+
     def noise(self, draws: int, rng: np.random.Generator) -> Array:
         """Draw deviations of the observed means from the true ones ``[draws, cells]``.
 
-        They are combinations of the observed seeds, so all cells vary together as observed. Cells that do not vary
-        against each other are taken to be as noisy as the noisiest pair of cells.
+        All cells vary together as observed: the deviations are combinations of the observed seeds. Cells that do not
+        vary against each other are taken to be as noisy as the noisiest pair of cells.
         """
-        noise = rng.normal(size=(draws, self._seeds)) @ self._centred.T / np.sqrt(self._seeds - 1)
+        noise = self._combined((draws,), rng)
         equal = np.zeros(len(self.means), dtype=bool)
         for pairs in self._pairs_within():
             constant = pairs.take(np.flatnonzero(self._sds(pairs) == 0))
@@ -290,8 +294,7 @@ class Paired:
 
     def experiments(self, means: Array, trials: int, seeds: int, rng: np.random.Generator) -> Iterator[Self]:
         """Simulate experiments with that many seeds and these true means ``[cells]``; seeds vary as observed."""
-        noise = rng.normal(size=(trials, seeds, self._seeds)) @ self._centred.T / np.sqrt(self._seeds - 1)
-        for values in means + noise:
+        for values in means + self._combined((trials, seeds), rng):
             yield type(self)(values.T, self._cells_per_side)
 
 
